@@ -1,0 +1,394 @@
+//! The connection pool: limits for each host and in all, and a queue of those who wait, first come first served.
+//!
+//! Every open connection, idle or in use or being dialled, holds a [`Slot`]; dropping the slot is what makes room.
+//! Nothing is dropped under the pool's lock, because dropping a slot takes it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use overdue_core::facts::{H2Facts, PoolFacts};
+use tokio::sync::oneshot;
+
+use super::{http1::Http1, http2::Http2};
+use crate::{clock, dial::Target};
+
+/// Limits of the pool.
+///
+/// | option | default |
+/// |---|---|
+/// | `connections_per_host` | 64 |
+/// | `connections` | 1024 |
+/// | `idle_per_host` | 32 |
+/// | `idle_timeout` | 60 s: below the 75 s after which nginx closes, and the 60 s of many balancers is reached only by connections that lie unused as long |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolOptions {
+    /// Open connections to one host (scheme, name and port).
+    pub connections_per_host: usize,
+    /// Open connections in all. When it is reached, the connection that has been idle longest makes room.
+    pub connections: usize,
+    /// Idle connections kept for one host.
+    pub idle_per_host: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self {
+            connections_per_host: 64,
+            connections: 1024,
+            idle_per_host: 32,
+            idle_timeout: Duration::from_secs(55),
+        }
+    }
+}
+
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    options: PoolOptions,
+}
+
+#[derive(Default)]
+struct State {
+    hosts: HashMap<Target, Host>,
+    open: usize,
+    next_id: u64,
+    reaper: bool,
+}
+
+#[derive(Default)]
+struct Host {
+    /// Slots: idle, in use, being dialled.
+    open: usize,
+    dialling: usize,
+    idle: VecDeque<(Box<Http1>, Instant)>,
+    h2: Vec<Arc<Http2>>,
+    waiters: VecDeque<oneshot::Sender<Offer>>,
+    /// The last connection spoke HTTP/2: more calls can share one, so nobody dials beside a dial.
+    speaks_h2: bool,
+}
+
+/// What a call gets from the pool.
+pub(crate) enum Offer {
+    /// A kept connection, and how long it had been idle.
+    Kept(Box<Http1>, Duration),
+    /// A stream of a shared connection.
+    Stream(StreamPermit),
+    /// The right to dial.
+    Dial(Slot),
+}
+
+/// The right to one open connection.
+pub(crate) struct Slot {
+    pool: Weak<Pool>,
+    target: Target,
+    pub(crate) id: u64,
+    dialling: bool,
+    armed: bool,
+}
+
+/// The right to one stream of a shared connection.
+pub(crate) struct StreamPermit {
+    pub(crate) connection: Arc<Http2>,
+    pool: Weak<Pool>,
+    target: Target,
+}
+
+impl Pool {
+    pub(crate) fn new(options: PoolOptions) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), options })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection, a stream, or the right to dial. Waits while the limits forbid all three; the caller bounds the
+    /// wait. Cancel safe: what was offered to a caller that is gone goes to the next.
+    pub(crate) async fn acquire(self: &Arc<Self>, target: &Target) -> Offer {
+        loop {
+            let mut discarded = Vec::new();
+            let attempt = {
+                let mut state = self.lock();
+                let host = state.hosts.entry(target.clone()).or_default();
+                host.waiters.retain(|waiter| !waiter.is_closed());
+                // Those who wait already come first.
+                let offer = if host.waiters.is_empty() { self.offer(&mut state, target, &mut discarded) } else { None };
+                offer.ok_or_else(|| {
+                    let (sender, receiver) = oneshot::channel();
+                    state.hosts.entry(target.clone()).or_default().waiters.push_back(sender);
+                    receiver
+                })
+            };
+            drop(discarded);
+            let offer = match attempt {
+                Ok(offer) => offer,
+                Err(receiver) => match receiver.await {
+                    Ok(offer) => offer,
+                    Err(_) => continue,
+                },
+            };
+            match offer {
+                // It may have died, or said something nobody asked for, while it lay here.
+                Offer::Kept(mut connection, idle) => {
+                    if connection.is_fresh().await {
+                        return Offer::Kept(connection, idle);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn offer(self: &Arc<Self>, state: &mut State, target: &Target, discarded: &mut Vec<Box<Http1>>) -> Option<Offer> {
+        let now = clock::now();
+        let host = state.hosts.get_mut(target)?;
+        host.h2.retain(|connection| !connection.is_closed());
+        if let Some(connection) = host.h2.iter().find(|connection| connection.take_stream()) {
+            let connection = Arc::clone(connection);
+            return Some(Offer::Stream(StreamPermit { connection, pool: Arc::downgrade(self), target: target.clone() }));
+        }
+        while let Some((connection, since)) = host.idle.pop_back() {
+            let idle = now.saturating_duration_since(since);
+            if idle < self.options.idle_timeout {
+                return Some(Offer::Kept(connection, idle));
+            }
+            discarded.push(connection);
+        }
+        if host.speaks_h2 && host.dialling > 0 || host.open >= self.options.connections_per_host {
+            return None;
+        }
+        if state.open >= self.options.connections && !state.evict(discarded) {
+            return None;
+        }
+        state.open += 1;
+        state.next_id += 1;
+        let id = state.next_id;
+        let host = state.hosts.get_mut(target)?;
+        host.open += 1;
+        host.dialling += 1;
+        let pool = Arc::downgrade(self);
+        Some(Offer::Dial(Slot { pool, target: target.clone(), id, dialling: true, armed: true }))
+    }
+
+    /// Gives what has become free to those who wait.
+    fn serve(self: &Arc<Self>, target: &Target) {
+        let mut discarded = Vec::new();
+        let mut refused = Vec::new();
+        {
+            let mut state = self.lock();
+            let mut targets = vec![target.clone()];
+            if state.open < self.options.connections {
+                // Room in all may be what somebody else waits for.
+                targets.extend(state.hosts.iter().filter(|(_, host)| !host.waiters.is_empty()).map(|(key, _)| key.clone()));
+            }
+            for target in targets {
+                while let Some(host) = state.hosts.get_mut(&target) {
+                    host.waiters.retain(|waiter| !waiter.is_closed());
+                    if host.waiters.is_empty() {
+                        break;
+                    }
+                    let Some(offer) = self.offer(&mut state, &target, &mut discarded) else { break };
+                    let waiter = state.hosts.get_mut(&target).and_then(|host| host.waiters.pop_front());
+                    match waiter.map(|waiter| waiter.send(offer)) {
+                        Some(Err(offer)) => refused.push(offer),
+                        Some(Ok(())) | None => {}
+                    }
+                }
+            }
+            state.hosts.retain(|_, host| host.open > 0 || !host.waiters.is_empty() || host.speaks_h2);
+        }
+        drop(discarded);
+        drop(refused);
+    }
+
+    /// Takes back a connection that can carry another call.
+    pub(crate) fn put(self: &Arc<Self>, connection: Box<Http1>) {
+        let target = connection.slot().target.clone();
+        let surplus = {
+            let mut state = self.lock();
+            let Some(host) = state.hosts.get_mut(&target) else { return };
+            host.idle.push_back((connection, clock::now()));
+            let surplus = if host.idle.len() > self.options.idle_per_host { host.idle.pop_front() } else { None };
+            if !state.reaper {
+                state.reaper = true;
+                tokio::spawn(reap(Arc::downgrade(self), self.options.idle_timeout));
+            }
+            surplus
+        };
+        drop(surplus);
+        self.serve(&target);
+    }
+
+    /// Shares a new HTTP/2 connection. Its first stream is the caller's.
+    pub(crate) fn share(self: &Arc<Self>, connection: Http2) -> StreamPermit {
+        let connection = Arc::new(connection);
+        let target = connection.slot().target.clone();
+        connection.take_stream();
+        {
+            let mut state = self.lock();
+            if let Some(host) = state.hosts.get_mut(&target) {
+                host.speaks_h2 = true;
+                host.h2.push(Arc::clone(&connection));
+            }
+            if !state.reaper {
+                state.reaper = true;
+                tokio::spawn(reap(Arc::downgrade(self), self.options.idle_timeout));
+            }
+        }
+        self.serve(&target);
+        StreamPermit { connection, pool: Arc::downgrade(self), target }
+    }
+
+    /// What a call that waits sees.
+    pub(crate) fn facts(&self, target: &Target) -> (PoolFacts, Option<H2Facts>) {
+        let state = self.lock();
+        let Some(host) = state.hosts.get(target) else {
+            let limit = self.options.connections_per_host;
+            return (PoolFacts { in_use: 0, limit, waiting: 0, limit_is_global: false }, None);
+        };
+        let global = host.open < self.options.connections_per_host && state.open >= self.options.connections;
+        let pool = PoolFacts {
+            in_use: if global { state.open } else { host.open - host.idle.len() },
+            limit: if global { self.options.connections } else { self.options.connections_per_host },
+            waiting: host.waiters.len(),
+            limit_is_global: global,
+        };
+        let h2 = (!host.h2.is_empty()).then(|| H2Facts {
+            streams_exhausted: host.h2.iter().all(|connection| connection.is_full()),
+            streams_in_use: host.h2.iter().map(|connection| connection.streams_in_use()).sum(),
+            max_streams: host.h2.iter().map(|connection| connection.streams_max()).sum(),
+            window_blocked_bytes: 0,
+        });
+        (pool, h2)
+    }
+
+    /// Connections open now: idle, in use and being dialled.
+    pub(crate) fn open(&self) -> usize {
+        self.lock().open
+    }
+}
+
+impl State {
+    /// Closes the connection that has been idle longest, of whatever host.
+    fn evict(&mut self, discarded: &mut Vec<Box<Http1>>) -> bool {
+        let oldest = self
+            .hosts
+            .iter()
+            .filter_map(|(target, host)| host.idle.front().map(|(_, since)| (*since, target.clone())))
+            .min_by_key(|(since, _)| *since);
+        let Some((_, target)) = oldest else { return false };
+        let Some(host) = self.hosts.get_mut(&target) else { return false };
+        let Some((mut connection, _)) = host.idle.pop_front() else { return false };
+        // Its place is taken over here and now; dropping it later must not free it once more.
+        connection.slot_mut().armed = false;
+        host.open -= 1;
+        self.open -= 1;
+        discarded.push(connection);
+        true
+    }
+}
+
+/// Closes idle connections when their time has come; ends when there are none.
+async fn reap(pool: Weak<Pool>, idle_timeout: Duration) {
+    let mut wait = idle_timeout;
+    loop {
+        tokio::time::sleep(wait.max(Duration::from_millis(10))).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut discarded = Vec::new();
+        let mut unused = Vec::new();
+        {
+            let mut state = pool.lock();
+            let now = clock::now();
+            let mut next: Option<Duration> = None;
+            for host in state.hosts.values_mut() {
+                while let Some((connection, _)) =
+                    host.idle.pop_front_if(|(_, since)| now.saturating_duration_since(*since) >= idle_timeout)
+                {
+                    discarded.push(connection);
+                }
+                let (keep, drop): (Vec<_>, Vec<_>) =
+                    host.h2.drain(..).partition(|connection| connection.idle_for(now).is_none_or(|idle| idle < idle_timeout));
+                host.h2 = keep;
+                unused.extend(drop);
+                let idle = host.idle.front().map(|(_, since)| now.saturating_duration_since(*since));
+                let idle = idle.into_iter().chain(host.h2.iter().map(|connection| connection.idle_for(now).unwrap_or_default()));
+                next = idle.map(|idle| idle_timeout.saturating_sub(idle)).chain(next).min();
+            }
+            match next {
+                Some(next) => wait = next,
+                None => {
+                    state.reaper = false;
+                    wait = Duration::MAX;
+                }
+            }
+        }
+        drop(discarded);
+        drop(unused);
+        if wait == Duration::MAX {
+            return;
+        }
+    }
+}
+
+impl Slot {
+    pub(crate) fn pool(&self) -> Option<Arc<Pool>> {
+        self.pool.upgrade()
+    }
+
+    /// The dial is over.
+    pub(crate) fn dialled(&mut self) {
+        if std::mem::take(&mut self.dialling) {
+            if let Some(pool) = self.pool.upgrade() {
+                if let Some(host) = pool.lock().hosts.get_mut(&self.target) {
+                    host.dialling -= 1;
+                }
+            }
+        }
+    }
+
+    /// The host turned out to speak HTTP/1: calls that waited for one shared connection must dial for themselves.
+    pub(crate) fn speaks_h1(&self) {
+        if let Some(pool) = self.pool.upgrade() {
+            let changed =
+                pool.lock().hosts.get_mut(&self.target).is_some_and(|host| std::mem::take(&mut host.speaks_h2));
+            if changed {
+                pool.serve(&self.target);
+            }
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.upgrade().filter(|_| self.armed) else { return };
+        {
+            let mut state = pool.lock();
+            state.open -= 1;
+            if let Some(host) = state.hosts.get_mut(&self.target) {
+                host.open -= 1;
+                host.dialling -= usize::from(self.dialling);
+            }
+        }
+        pool.serve(&self.target);
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.connection.put_stream();
+        if let Some(pool) = self.pool.upgrade() {
+            pool.serve(&self.target);
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("open", &self.open()).field("options", &self.options).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,307 @@
+//! TCP connections: non-blocking connect, several addresses as RFC 8305 has it (happy eyeballs), a limit for each
+//! attempt and one for all of them.
+//!
+//! A [`Race`] lives outside the future that drives it. When a limit fires, the sockets that are still in `SYN_SENT`
+//! are there to be asked why.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use overdue_core::{
+    Deadline, Limit,
+    facts::{Failure, SocketFacts},
+};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::{
+    net::TcpStream,
+    time::{Sleep, sleep_until},
+};
+
+use crate::{clock, socket, wire::Wire};
+
+/// RFC 8305, section 5: how long one address is tried before the next is tried beside it.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// More addresses than this are not tried: a name that has more is no better for it.
+const ADDRESSES_MAX: usize = 32;
+
+/// A function that sees the raw socket before it connects.
+pub type BeforeConnect = Arc<dyn Fn(&Socket, SocketAddr) -> io::Result<()> + Send + Sync>;
+
+/// Options of a TCP connection.
+///
+/// | option | default |
+/// |---|---|
+/// | `nodelay` | on |
+/// | `keepalive` | first probe after 30 s of silence, then every 10 s, dead after 3 |
+/// | `user_timeout` | the kernel's own (`tcp_retries2`, some 15 minutes) |
+/// | `bind` | chosen by the kernel |
+/// | `before_connect` | nothing |
+#[derive(Clone)]
+pub struct TcpOptions {
+    /// `TCP_NODELAY`.
+    pub nodelay: bool,
+    /// TCP keepalive; `None` leaves it off.
+    pub keepalive: Option<Keepalive>,
+    /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged before the kernel gives up.
+    pub user_timeout: Option<Duration>,
+    /// The own address to connect from. Addresses of the other family are then not tried.
+    pub bind: Option<IpAddr>,
+    /// Called with the raw socket before connect: marks, interfaces, what the user needs.
+    pub before_connect: Option<BeforeConnect>,
+}
+
+/// TCP keepalive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Unanswered probes until the connection counts as dead.
+    pub probes: u32,
+}
+
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self {
+            nodelay: true,
+            keepalive: Some(Keepalive {
+                idle: Duration::from_secs(30),
+                interval: Duration::from_secs(10),
+                probes: 3,
+            }),
+            user_timeout: None,
+            bind: None,
+            before_connect: None,
+        }
+    }
+}
+
+impl fmt::Debug for TcpOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpOptions")
+            .field("nodelay", &self.nodelay)
+            .field("keepalive", &self.keepalive)
+            .field("user_timeout", &self.user_timeout)
+            .field("bind", &self.bind)
+            .field("before_connect", &self.before_connect.is_some())
+            .finish()
+    }
+}
+
+/// An attempt that failed.
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    pub(crate) socket: SocketFacts,
+    pub(crate) source: Option<io::Error>,
+}
+
+/// Attempts on several addresses, the first to succeed wins.
+pub(crate) struct Race<'a> {
+    options: &'a TcpOptions,
+    limit: Option<&'a Limit>,
+    waiting: std::vec::IntoIter<SocketAddr>,
+    running: Vec<Attempt>,
+    failed: Vec<Failed>,
+    /// When the next address is tried although others are still running.
+    next: Option<Pin<Box<Sleep>>>,
+}
+
+struct Attempt {
+    addr: SocketAddr,
+    stream: TcpStream,
+    limit: Option<(Deadline, Pin<Box<Sleep>>)>,
+}
+
+impl<'a> Race<'a> {
+    pub(crate) fn new(addrs: Vec<SocketAddr>, options: &'a TcpOptions, limit: Option<&'a Limit>) -> Self {
+        let mut addrs = addrs;
+        if let Some(bind) = options.bind {
+            addrs.retain(|addr| addr.is_ipv4() == bind.is_ipv4());
+        }
+        addrs.truncate(ADDRESSES_MAX);
+        Self { options, limit, waiting: addrs.into_iter(), running: Vec::new(), failed: Vec::new(), next: None }
+    }
+
+    /// Cancel safe: what runs goes on at the next poll.
+    pub(crate) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Wire, Failed>> {
+        loop {
+            if let Some(wire) = self.poll_running(cx) {
+                return Poll::Ready(Ok(wire));
+            }
+            let due = self.running.is_empty()
+                || self.next.as_mut().is_some_and(|next| next.as_mut().poll(cx).is_ready());
+            if !due {
+                return Poll::Pending;
+            }
+            match self.waiting.next() {
+                Some(addr) => {
+                    match self.start(addr) {
+                        Ok(attempt) => self.running.push(attempt),
+                        Err(failed) => self.failed.push(failed),
+                    }
+                    self.next = Some(Box::pin(sleep_until((clock::now() + ATTEMPT_DELAY).into())));
+                }
+                None if self.running.is_empty() => return Poll::Ready(Err(self.worst())),
+                None => {
+                    self.next = None;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn poll_running(&mut self, cx: &mut TaskContext<'_>) -> Option<Wire> {
+        let mut index = 0;
+        while let Some(attempt) = self.running.get_mut(index) {
+            let outcome = match attempt.stream.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => Some(match attempt.stream.take_error() {
+                    Ok(None) => Ok(()),
+                    Ok(Some(err)) | Err(err) => Err(os_failure("connect", err)),
+                }),
+                Poll::Ready(Err(err)) => Some(Err(os_failure("connect", err))),
+                Poll::Pending => match &mut attempt.limit {
+                    Some((deadline, sleep)) if sleep.as_mut().poll(cx).is_ready() => {
+                        Some(Err((Failure::DeadlinePassed(deadline.limit().clone()), None)))
+                    }
+                    _ => None,
+                },
+            };
+            match outcome {
+                None => index += 1,
+                Some(outcome) => {
+                    let attempt = self.running.swap_remove(index);
+                    match outcome {
+                        Ok(()) => return Some(Wire::tcp(attempt.stream, attempt.addr)),
+                        Err((failure, source)) => {
+                            // The next address need not wait for its turn.
+                            self.next = None;
+                            let socket = attempt.observe();
+                            self.failed.push(Failed { failure, socket, source });
+                            if !self.waiting.as_slice().is_empty() {
+                                self.next = Some(Box::pin(sleep_until(clock::now().into())));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn start(&self, addr: SocketAddr) -> Result<Attempt, Failed> {
+        let failed = |operation, err: io::Error| {
+            let (failure, source) = os_failure(operation, err);
+            Failed { failure, source, socket: SocketFacts { peer: addr.to_string(), ..SocketFacts::default() } }
+        };
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+            .map_err(|err| failed("socket", err))?;
+        self.options.apply(&socket, addr).map_err(|(operation, err)| failed(operation, err))?;
+        match socket.connect(&addr.into()) {
+            Ok(()) => {}
+            Err(err) if in_progress(&err) => {}
+            Err(err) => return Err(failed("connect", err)),
+        }
+        let stream = TcpStream::from_std(socket.into()).map_err(|err| failed("epoll_ctl", err))?;
+        let limit = self.limit.map(|limit| {
+            let deadline = Deadline::after(clock::now(), limit.clone());
+            let sleep = Box::pin(sleep_until(deadline.at().into()));
+            (deadline, sleep)
+        });
+        Ok(Attempt { addr, stream, limit })
+    }
+
+    /// What the attempt that has run longest looks like now; the last failure when none is running.
+    pub(crate) fn observe(&self) -> Option<SocketFacts> {
+        match self.running.first() {
+            Some(attempt) => Some(attempt.observe()),
+            None => self.failed.last().map(|failed| failed.socket.clone()),
+        }
+    }
+
+    /// All attempts failed: the failure that says most. "No route" for one family means little when the other family
+    /// got as far as a refusal or a silence.
+    fn worst(&mut self) -> Failed {
+        let says = |failed: &Failed| match &failed.failure {
+            Failure::Os { kind: overdue_core::facts::OsFailure::Unreachable, .. } => 0,
+            Failure::Os { .. } => 1,
+            _ => 2,
+        };
+        let index = (0..self.failed.len()).max_by_key(|index| self.failed.get(*index).map(says));
+        match index {
+            Some(index) => self.failed.swap_remove(index),
+            None => Failed {
+                failure: Failure::Other("there is no address to connect to".to_owned()),
+                socket: SocketFacts::default(),
+                source: None,
+            },
+        }
+    }
+}
+
+impl Attempt {
+    fn observe(&self) -> SocketFacts {
+        let mut facts = observe_stream(&self.stream, self.addr);
+        facts.peer = self.addr.to_string();
+        facts
+    }
+}
+
+#[cfg(unix)]
+fn observe_stream(stream: &TcpStream, addr: SocketAddr) -> SocketFacts {
+    use std::os::fd::AsFd;
+    socket::observe(stream.as_fd(), stream.local_addr().ok(), Some(addr))
+}
+
+#[cfg(not(unix))]
+fn observe_stream(_: &TcpStream, _: SocketAddr) -> SocketFacts {
+    SocketFacts::default()
+}
+
+impl TcpOptions {
+    fn apply(&self, socket: &Socket, addr: SocketAddr) -> Result<(), (&'static str, io::Error)> {
+        let option = |err| ("setsockopt", err);
+        socket.set_tcp_nodelay(self.nodelay).map_err(option)?;
+        if let Some(keepalive) = self.keepalive {
+            let probes = TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval);
+            #[cfg(not(windows))]
+            let probes = probes.with_retries(keepalive.probes);
+            socket.set_tcp_keepalive(&probes).map_err(option)?;
+        }
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(self.user_timeout).map_err(option)?;
+        if let Some(hook) = &self.before_connect {
+            hook(socket, addr).map_err(|err| ("the before_connect hook", err))?;
+        }
+        if let Some(bind) = self.bind {
+            #[cfg(target_os = "linux")]
+            SockRef::from(socket).set_bind_address_no_port(true).map_err(option)?;
+            socket.bind(&SocketAddr::new(bind, 0).into()).map_err(|err| ("bind", err))?;
+        }
+        Ok(())
+    }
+}
+
+fn in_progress(err: &io::Error) -> bool {
+    #[cfg(unix)]
+    let in_progress = err.raw_os_error() == Some(libc::EINPROGRESS);
+    #[cfg(not(unix))]
+    let in_progress = err.kind() == io::ErrorKind::WouldBlock;
+    // An interrupted connect goes on in the kernel, as a non-blocking one does.
+    in_progress || err.kind() == io::ErrorKind::Interrupted
+}
+
+/// The fact for the judge, and the error itself for the chain of sources.
+pub(crate) fn os_failure(operation: &'static str, err: io::Error) -> (Failure, Option<io::Error>) {
+    (Failure::Os { operation, kind: socket::classify(&err), text: err.to_string() }, Some(err))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! The cancellation tree.
+//!
+//! A node knows its parent; a parent learns of a child only when somebody waits on that child (or below it), so that
+//! a context which is created, checked and dropped touches no lock. Two rules keep this right:
+//!
+//! - Reading a cause stores it in the node that was asked. What was read once is what every later reader gets.
+//! - A child links itself under its parent's lock, where it sees whether the parent was cancelled before. If it was,
+//!   the child's own subtree is cancelled by the one who links.
+//!
+//! Cancelling walks the tree with a list of its own (no recursion, however deep the tree), and wakes when no lock is
+//! held.
+
+use std::{
+    any::Any,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    task::{Poll, Waker},
+};
+
+use overdue_core::Deadline;
+use slab::Slab;
+
+use super::CancelCause;
+
+pub(super) struct Node {
+    parent: Option<Arc<Node>>,
+    /// Values are read through a detached node, cancellation is not.
+    detached: bool,
+    deadline: Option<Deadline>,
+    value: Option<Arc<dyn Any + Send + Sync>>,
+    cause: OnceLock<Arc<CancelCause>>,
+    links: Mutex<Links>,
+}
+
+#[derive(Default)]
+struct Links {
+    /// The place in the parent's `children`, once this node is linked.
+    slot: Option<usize>,
+    children: Slab<Weak<Node>>,
+    waiters: Slab<Waker>,
+}
+
+impl Node {
+    pub(super) fn root() -> Self {
+        Self { parent: None, detached: true, deadline: None, value: None, cause: OnceLock::new(), links: Mutex::default() }
+    }
+
+    pub(super) fn child(parent: &Arc<Self>, deadline: Option<Deadline>) -> Self {
+        Self { parent: Some(Arc::clone(parent)), detached: false, deadline, ..Self::root() }
+    }
+
+    pub(super) fn detached(parent: &Arc<Self>) -> Self {
+        Self { parent: Some(Arc::clone(parent)), ..Self::root() }
+    }
+
+    pub(super) fn with_value(mut self, value: Arc<dyn Any + Send + Sync>) -> Self {
+        self.value = Some(value);
+        self
+    }
+
+    pub(super) fn deadline(&self) -> Option<&Deadline> {
+        self.deadline.as_ref()
+    }
+
+    pub(super) fn value<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let mut node = Some(self);
+        while let Some(current) = node {
+            if let Some(found) = current.value.as_ref().and_then(|value| Arc::clone(value).downcast().ok()) {
+                return Some(found);
+            }
+            node = current.parent.as_deref();
+        }
+        None
+    }
+
+    /// The first cause of this node or of those above it. What is found above is kept here.
+    pub(super) fn cause(&self) -> Option<Arc<CancelCause>> {
+        let mut node = self;
+        loop {
+            if let Some(cause) = node.cause.get() {
+                return Some(Arc::clone(self.cause.get_or_init(|| Arc::clone(cause))));
+            }
+            match node.above() {
+                Some(parent) => node = parent,
+                None => return None,
+            }
+        }
+    }
+
+    /// Cancels this node and all below it. False when it was cancelled before.
+    pub(super) fn cancel(self: &Arc<Self>, cause: &Arc<CancelCause>) -> bool {
+        let first = self.cause().is_none() && self.cause.set(Arc::clone(cause)).is_ok();
+        if first {
+            self.spread();
+        }
+        first
+    }
+
+    /// Tells every linked descendant the cause of this node, and wakes those who wait.
+    fn spread(self: &Arc<Self>) {
+        let mut to_visit = vec![Arc::clone(self)];
+        let mut to_wake = Vec::new();
+        while let Some(node) = to_visit.pop() {
+            let Some(cause) = node.cause.get().cloned() else { continue };
+            let children: Vec<_> = {
+                let mut links = node.lock();
+                to_wake.extend(links.waiters.iter().map(|(_, waker)| waker.clone()));
+                links.children.iter().filter_map(|(_, child)| child.upgrade()).collect()
+            };
+            for child in children {
+                // A child that was cancelled for a reason of its own told its subtree then.
+                if child.cause.set(Arc::clone(&cause)).is_ok() || child.cause.get().is_some_and(|own| Arc::ptr_eq(own, &cause)) {
+                    to_visit.push(child);
+                }
+            }
+        }
+        for waker in to_wake {
+            waker.wake();
+        }
+    }
+
+    /// Makes sure that a cancel above reaches this node.
+    fn link(self: &Arc<Self>) {
+        let mut node = self;
+        while let Some(parent) = node.parent.as_ref().filter(|_| !node.detached) {
+            {
+                let mut links = node.lock();
+                if links.slot.is_some() {
+                    return;
+                }
+                // Locks are taken from a child to its parent, never the other way round.
+                links.slot = Some(parent.lock().children.insert(Arc::downgrade(node)));
+            }
+            if let Some(cause) = parent.cause.get() {
+                let _ = node.cause.set(Arc::clone(cause));
+                node.spread();
+                return;
+            }
+            node = parent;
+        }
+    }
+
+    fn above(&self) -> Option<&Self> {
+        self.parent.as_deref().filter(|_| !self.detached)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unlink(&mut self) -> Option<Arc<Self>> {
+        let slot = self.links.get_mut().unwrap_or_else(PoisonError::into_inner).slot.take();
+        let parent = self.parent.take();
+        if let (Some(slot), Some(parent)) = (slot, parent.as_deref()) {
+            parent.lock().children.try_remove(slot);
+        }
+        parent
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A chain of a million nodes must not be dropped by a million nested calls.
+        let mut parent = self.unlink();
+        while let Some(mut node) = parent.and_then(Arc::into_inner) {
+            parent = node.unlink();
+        }
+    }
+}
+
+/// Ends when its node is cancelled.
+pub(super) struct Cancelled {
+    node: Arc<Node>,
+    waiter: Option<usize>,
+}
+
+impl Cancelled {
+    pub(super) const fn new(node: Arc<Node>) -> Self {
+        Self { node, waiter: None }
+    }
+}
+
+impl Future for Cancelled {
+    type Output = Arc<CancelCause>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        if let Some(cause) = self.node.cause() {
+            return Poll::Ready(cause);
+        }
+        match self.waiter {
+            Some(slot) => {
+                if let Some(waker) = self.node.lock().waiters.get_mut(slot) {
+                    waker.clone_from(cx.waker());
+                }
+            }
+            None => {
+                let slot = self.node.lock().waiters.insert(cx.waker().clone());
+                self.waiter = Some(slot);
+                self.node.link();
+            }
+        }
+        // A cancel between the first look and the registration has woken nobody.
+        self.node.cause().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        if let Some(slot) = self.waiter.take() {
+            self.node.lock().waiters.try_remove(slot);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Heads: requests written, responses read.
+
+use bytes::{Buf, BufMut, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+};
+
+use super::Framing;
+
+/// A head that is longer is refused.
+pub(crate) const HEAD_MAX: usize = 64 * 1024;
+const HEADERS_MAX: usize = 128;
+
+/// The head of a response.
+#[derive(Debug)]
+pub(crate) struct ResponseHead {
+    pub(crate) status: StatusCode,
+    pub(crate) version: Version,
+    pub(crate) headers: HeaderMap,
+    pub(crate) framing: Framing,
+    /// Whether the peer means to go on with this connection.
+    pub(crate) keep_alive: bool,
+}
+
+/// Takes a whole response head from the front of `buf`; `None` when it is not all there yet.
+///
+/// # Errors
+/// Words for what is wrong with it. Framing that two parsers could read differently is refused: a length beside
+/// `Transfer-Encoding`, two lengths, a coding other than `chunked`.
+pub(crate) fn parse_response(buf: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let length = match response.parse(buf) {
+        Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
+        Ok(httparse::Status::Partial) if buf.len() < HEAD_MAX => return Ok(None),
+        Ok(_) => return Err(format!("its response head is longer than {} KiB", HEAD_MAX / 1024)),
+        Err(httparse::Error::TooManyHeaders) => return Err(format!("it sent more than {HEADERS_MAX} header fields")),
+        Err(err) => return Err(format!("its response head is malformed: {err}{}", seen(buf))),
+    };
+    let version = match response.version {
+        Some(0) => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    };
+    let status = response
+        .code
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .ok_or_else(|| format!("its status code is out of range{}", seen(buf)))?;
+    let mut map = HeaderMap::with_capacity(response.headers.len());
+    for header in response.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| "a header field has no valid name")?;
+        let value = HeaderValue::from_bytes(header.value)
+            .map_err(|_| format!("the value of header field {name} has characters that are not allowed"))?;
+        map.append(name, value);
+    }
+    let framing = response_framing(&map, version, status, method)?;
+    let keep_alive = match version {
+        Version::HTTP_10 => has_token(&map, "keep-alive"),
+        _ => !has_token(&map, "close"),
+    } && framing != Framing::UntilClose
+        && status != StatusCode::SWITCHING_PROTOCOLS;
+    buf.advance(length);
+    Ok(Some(ResponseHead { status, version, headers: map, framing, keep_alive }))
+}
+
+/// The beginning of what came, safe to print.
+fn seen(buf: &[u8]) -> String {
+    let line = buf.get(..buf.len().min(40)).unwrap_or_default();
+    format!(" ({:?})", line.split(|byte| *byte == b'\n').next().unwrap_or_default().escape_ascii().to_string())
+}
+
+fn response_framing(
+    headers: &HeaderMap,
+    version: Version,
+    status: StatusCode,
+    method: &Method,
+) -> Result<Framing, String> {
+    // Wrong framing is wrong even where no body follows.
+    let length = content_length(headers)?;
+    let chunked = chunked(headers)?;
+    if chunked && length.is_some() {
+        return Err("it sent both Content-Length and Transfer-Encoding".to_owned());
+    }
+    if chunked && version == Version::HTTP_10 {
+        return Err("it sent Transfer-Encoding in an HTTP/1.0 response".to_owned());
+    }
+    if method == Method::HEAD
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+    {
+        return Ok(Framing::Empty);
+    }
+    Ok(match (chunked, length) {
+        (true, _) => Framing::Chunked,
+        (false, Some(0)) => Framing::Empty,
+        (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::UntilClose,
+    })
+}
+
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
+    let mut found = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        let digits = value.as_bytes();
+        let length = std::str::from_utf8(digits)
+            .ok()
+            .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse::<u64>().ok())
+            .ok_or_else(|| format!("its Content-Length is no number: {:?}", digits.escape_ascii().to_string()))?;
+        if found.is_some_and(|other| other != length) {
+            return Err("it sent two different Content-Lengths".to_owned());
+        }
+        found = Some(length);
+    }
+    Ok(found)
+}
+
+fn chunked(headers: &HeaderMap) -> Result<bool, String> {
+    let mut values = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(first) = values.next() else { return Ok(false) };
+    if values.next().is_none() && first.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+        return Ok(true);
+    }
+    Err("its Transfer-Encoding is not the single coding chunked".to_owned())
+}
+
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+/// Whether the caller wants the connection closed after this request.
+pub(crate) fn wants_close(headers: &HeaderMap) -> bool {
+    has_token(headers, "close")
+}
+
+/// Writes a request head. Framing is ours: what the caller put into `Content-Length` and `Transfer-Encoding` is left
+/// out, and `body` says what is true.
+pub(crate) fn encode_request(
+    out: &mut BytesMut,
+    method: &Method,
+    target: &str,
+    authority: &str,
+    headers: &HeaderMap,
+    body: Framing,
+) {
+    out.reserve(256 + headers.len() * 64);
+    out.put_slice(method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\n");
+    if !headers.contains_key(HOST) {
+        put_field(out, b"host", authority.as_bytes());
+    }
+    for (name, value) in headers {
+        if name != CONTENT_LENGTH && name != TRANSFER_ENCODING {
+            put_field(out, name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+    match body {
+        Framing::Empty if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
+        Framing::Empty => put_field(out, b"content-length", b"0"),
+        Framing::Length(length) => put_field(out, b"content-length", length.to_string().as_bytes()),
+        Framing::Chunked | Framing::UntilClose => put_field(out, b"transfer-encoding", b"chunked"),
+    }
+    out.put_slice(b"\r\n");
+}
+
+fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.put_slice(name);
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Option<ResponseHead>, String> {
+        parse_response(&mut BytesMut::from(text), &Method::GET)
+    }
+
+    #[test]
+    fn framing_that_could_be_read_two_ways_is_refused() {
+        for (fields, why) in [
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked", "both"),
+            ("Content-Length: 5\r\nContent-Length: 6", "two different"),
+            ("Content-Length: +5", "no number"),
+            ("Content-Length: 5, 5", "no number"),
+            ("Content-Length: ", "no number"),
+            ("Content-Length: 99999999999999999999", "no number"),
+            ("Transfer-Encoding: gzip, chunked", "single coding"),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "single coding"),
+            ("Transfer-Encoding: identity", "single coding"),
+            ("Content-Length : 5", "malformed"),
+            ("X: a\r\n folded", "malformed"),
+        ] {
+            let err = parse(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n")).unwrap_err();
+            assert!(err.contains(why), "{fields:?}: {err}");
+        }
+        assert!(parse("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap_err().contains("HTTP/1.0"));
+    }
+
+    #[test]
+    fn the_end_of_a_body_is_known() {
+        let framing = |text: &str, method| {
+            parse_response(&mut BytesMut::from(text), &method).unwrap().map(|head| (head.framing, head.keep_alive))
+        };
+        let get = |text| framing(text, Method::GET).unwrap();
+        assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), (Framing::Length(5), true));
+        assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n"), (Framing::Length(5), true));
+        assert_eq!(get("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n"), (Framing::Chunked, true));
+        assert_eq!(get("HTTP/1.1 200 OK\r\n\r\n"), (Framing::UntilClose, false));
+        assert_eq!(get("HTTP/1.1 204 No Content\r\n\r\n"), (Framing::Empty, true));
+        assert_eq!(get("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"), (Framing::Length(5), false));
+        assert_eq!(get("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: Keep-Alive\r\n\r\n").1, true);
+        assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: foo, Close\r\n\r\n").1, false);
+        let head = framing("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Method::HEAD).unwrap();
+        assert_eq!(head, (Framing::Empty, true));
+    }
+
+    #[test]
+    fn heads_have_an_end() {
+        assert!(parse("HTTP/1.1 200 OK\r\nX: ").unwrap().is_none());
+        let long = format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(HEAD_MAX));
+        assert!(parse(&long).unwrap_err().contains("longer than 64 KiB"));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(HEADERS_MAX + 1));
+        assert!(parse(&many).unwrap_err().contains("more than 128"));
+    }
+
+    #[test]
+    fn only_the_head_is_taken() {
+        let mut buf = BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody");
+        parse_response(&mut buf, &Method::GET).unwrap().unwrap();
+        assert_eq!(&buf[..], b"body");
+    }
+
+    #[test]
+    fn the_caller_cannot_break_the_framing() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("7"));
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        let mut out = BytesMut::new();
+        encode_request(&mut out, &Method::POST, "/x?y", "example.test:81", &headers, Framing::Length(3));
+        assert_eq!(&out[..], b"POST /x?y HTTP/1.1\r\nhost: example.test:81\r\ncontent-length: 3\r\n\r\n");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+            let mut buf = BytesMut::from(&bytes[..]);
+            let _ = parse_response(&mut buf, &Method::GET);
+            let mut buf = BytesMut::from(&[b"HTTP/1.1 200 OK\r\n", &bytes[..]].concat()[..]);
+            let _ = parse_response(&mut buf, &Method::GET);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What one call has seen so far: its timeline and the facts that a verdict would rest on.
+//!
+//! The call, the body of its response and whoever asks for a report share it. Nobody holds its lock across an await.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use overdue_core::{
+    ConnectionReport, Deadline, Limit, NotVisible, Outcome, Report, SpanOutcome, Stage, Timeline,
+    facts::{CallFacts, DnsFacts, ExchangeFacts, Failure, H2Facts, PoolFacts, SocketFacts},
+};
+
+use crate::{
+    Error, clock,
+    context::{Bound, CancelCause, Context, Interrupted},
+    error::BoxError,
+};
+
+/// A handle to what a call has seen so far. It is in the extensions of every response, and can be read at any time.
+#[derive(Clone, Debug)]
+pub struct CallLog(Arc<Mutex<Entries>>);
+
+#[derive(Debug)]
+struct Entries {
+    timeline: Timeline,
+    ended: Option<Outcome>,
+    exchange: ExchangeFacts,
+    connection: Option<ConnectionReport>,
+    dns: Option<DnsFacts>,
+    attempts: Vec<Report>,
+    /// Nothing has left this process that the peer could have acted on, or sending it again is safe.
+    replayable: bool,
+}
+
+/// What ended a call, with what was observed at that moment.
+#[derive(Default)]
+pub(crate) struct Trouble {
+    pub(crate) failure: Option<Failure>,
+    pub(crate) late_by: Duration,
+    pub(crate) cancel: Option<Arc<CancelCause>>,
+    pub(crate) source: Option<BoxError>,
+    pub(crate) socket: Option<SocketFacts>,
+    pub(crate) pool: Option<PoolFacts>,
+    pub(crate) h2: Option<H2Facts>,
+}
+
+impl From<(Failure, Option<io::Error>)> for Trouble {
+    fn from((failure, source): (Failure, Option<io::Error>)) -> Self {
+        Self { failure: Some(failure), source: source.map(Into::into), ..Self::default() }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self { failure: Some(failure), ..Self::default() }
+    }
+}
+
+impl Trouble {
+    pub(crate) fn interrupted(interrupted: Interrupted, late_by: Duration) -> Self {
+        let (failure, cancel) = interrupted.into_failure();
+        Self { failure: Some(failure), late_by, cancel, ..Self::default() }
+    }
+
+    pub(crate) fn with_socket(mut self, socket: Option<SocketFacts>) -> Self {
+        self.socket = socket;
+        self
+    }
+}
+
+impl CallLog {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Entries {
+            timeline: Timeline::new(clock::now()),
+            ended: None,
+            exchange: ExchangeFacts::default(),
+            connection: None,
+            dns: None,
+            attempts: Vec::new(),
+            replayable: true,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` as one stage under its own limit and the context's, and enters it in the timeline.
+    pub(crate) async fn stage<T, E: Into<Trouble>>(
+        &self,
+        context: &Context,
+        stage: Stage,
+        limit: Option<&Limit>,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Trouble> {
+        let deadline = context.stage_deadline(limit);
+        self.begin(stage, deadline.as_ref());
+        let settled = Bound::new(context, deadline, work).await;
+        let now = clock::now();
+        let result = match settled.result {
+            Ok(result) => result.map_err(Into::into),
+            Err(interrupted) => Err(Trouble::interrupted(interrupted, settled.late_by)),
+        };
+        let outcome = match &result {
+            Ok(_) => SpanOutcome::Done,
+            Err(trouble) => span_outcome(trouble.failure.as_ref()),
+        };
+        self.lock().timeline.finish_late(now, settled.late_by, outcome);
+        result
+    }
+
+    pub(crate) fn begin(&self, stage: Stage, deadline: Option<&Deadline>) {
+        self.lock().timeline.begin(stage, clock::now(), deadline);
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.lock().timeline.start()
+    }
+
+    pub(crate) fn exchange(&self, change: impl FnOnce(&mut ExchangeFacts)) {
+        change(&mut self.lock().exchange);
+    }
+
+    pub(crate) fn set_connection(&self, connection: ConnectionReport) {
+        self.lock().connection = Some(connection);
+    }
+
+    pub(crate) fn set_dns(&self, dns: DnsFacts) {
+        self.lock().dns = Some(dns);
+    }
+
+    pub(crate) fn set_replayable(&self, replayable: bool) {
+        self.lock().replayable = replayable;
+    }
+
+    /// The call has ended well.
+    pub(crate) fn end(&self) {
+        let mut entries = self.lock();
+        entries.timeline.end(clock::now(), SpanOutcome::Done);
+        entries.ended.get_or_insert(Outcome::Ok);
+    }
+
+    /// The caller dropped the body before its end.
+    pub(crate) fn abandon(&self) {
+        let mut entries = self.lock();
+        if entries.ended.is_none() {
+            entries.timeline.end(clock::now(), SpanOutcome::Cancelled);
+            entries.ended = Some(Outcome::Cancelled);
+        }
+    }
+
+    /// Ends the call with an error, judged from all that was seen.
+    pub(crate) fn fail(&self, stage: Stage, trouble: Trouble) -> Error {
+        let now = clock::now();
+        let mut entries = self.lock();
+        let failure = trouble.failure.unwrap_or(Failure::Other("no reason was given".to_owned()));
+        let outcome = span_outcome(Some(&failure));
+        if entries.timeline.running().is_none() && entries.timeline.spans().last().is_none_or(|span| span.stage != stage && span.stage != Stage::Stall) {
+            entries.timeline.begin(stage, now, None);
+        }
+        entries.timeline.finish_late(now, trouble.late_by, outcome);
+        entries.timeline.end(now, outcome);
+        let retryable = entries.replayable && worth_repeating(&failure);
+        let facts = CallFacts {
+            stage,
+            failure,
+            now,
+            timeline: entries.timeline.clone(),
+            late_by: trouble.late_by,
+            socket: trouble.socket,
+            dns: entries.dns.clone(),
+            pool: trouble.pool,
+            h2: trouble.h2,
+            exchange: entries.exchange.clone(),
+        };
+        let not_visible = not_visible(&facts);
+        let mut error = Error::judged(facts, retryable).with_cancel(trouble.cancel).with_source(trouble.source);
+        entries.ended = Some(if error.is_cancelled() {
+            Outcome::Cancelled
+        } else if error.is_timeout() {
+            Outcome::TimedOut
+        } else {
+            Outcome::Failed
+        });
+        let report = error.report_mut();
+        report.connection = entries.connection.clone();
+        report.attempts = entries.attempts.clone();
+        report.not_visible = not_visible;
+        error
+    }
+
+    /// Keeps the report of an attempt that failed, and makes room for the next. Time goes on: the new timeline starts
+    /// where the call started.
+    pub(crate) fn next_attempt(&self, failed: &Error) {
+        let mut entries = self.lock();
+        let mut report = failed.report().clone();
+        report.attempts.clear();
+        entries.attempts.push(report);
+        let start = entries.timeline.start();
+        entries.timeline = Timeline::new(start);
+        entries.ended = None;
+        entries.exchange = ExchangeFacts::default();
+        entries.connection = None;
+    }
+
+    /// The call as it stands: complete once the body has been read to its end.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let entries = self.lock();
+        let now = clock::now();
+        let mut report = Report::new(entries.ended.unwrap_or(Outcome::Ok), &entries.timeline, now);
+        report.connection = entries.connection.clone();
+        report.attempts = entries.attempts.clone();
+        report
+    }
+
+    /// The stages so far.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        self.lock().timeline.clone()
+    }
+}
+
+fn span_outcome(failure: Option<&Failure>) -> SpanOutcome {
+    match failure {
+        Some(Failure::DeadlinePassed(_) | Failure::DeadlinePast(_)) => SpanOutcome::TimedOut,
+        Some(Failure::Cancelled { .. }) => SpanOutcome::Cancelled,
+        _ => SpanOutcome::Failed,
+    }
+}
+
+/// Whether another try could end otherwise.
+fn worth_repeating(failure: &Failure) -> bool {
+    use overdue_core::facts::DnsFailure;
+    !matches!(
+        failure,
+        Failure::Cancelled { .. }
+            | Failure::DeadlinePast(_)
+            | Failure::TlsUntrusted(_)
+            | Failure::TlsAlert(_)
+            | Failure::TlsNotTls(_)
+            | Failure::RequestBody(_)
+            | Failure::Dns { reason: DnsFailure::InvalidName | DnsFailure::NoSuchName | DnsFailure::NoAddress, .. }
+    )
+}
+
+/// What would have helped the judge and cannot be seen from here.
+fn not_visible(facts: &CallFacts) -> Vec<NotVisible> {
+    let mut gaps = Vec::new();
+    let Some(socket) = &facts.socket else { return gaps };
+    if socket.tcp.is_none() {
+        gaps.push(NotVisible {
+            what: "tcp-info",
+            why: "the socket is no TCP socket, or this platform has no TCP_INFO".to_owned(),
+            how: "on Linux, connect over TCP".to_owned(),
+        });
+    } else if socket.peer_socket.is_none() && socket.listener.is_none() {
+        gaps.push(NotVisible {
+            what: "the peer's side",
+            why: format!("{} is not on this host (or in another network namespace)", socket.peer),
+            how: "on the peer: ss -tnpi, ss -ltn, nstat -az TcpExtListenOverflows".to_owned(),
+        });
+    }
+    gaps
+}

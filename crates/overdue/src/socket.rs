@@ -1,0 +1,176 @@
+//! Evidence from the own socket, without privilege, at the moment of failure.
+//!
+//! A call that fails asks the kernel what it knows about the connection: its TCP state and counters
+//! ([`tcp_info`]), what lies in the queues of both directions, and, when the peer is on this very host, the two
+//! things that only that host can know ([`sock_diag`]): whether the listener's accept queue is full, and what the
+//! other end of the connection has received and not read. That tells a full accept queue from a filter, and a peer
+//! that does not read from one that is slow.
+//!
+//! Everything here is best effort and answers at once: a handful of system calls that do not wait, some tens of
+//! microseconds together. What cannot be learnt is `None`, never an error: there is one already.
+
+use std::io;
+#[cfg(unix)]
+use std::{net::SocketAddr, os::fd::BorrowedFd};
+
+use overdue_core::facts::OsFailure;
+#[cfg(unix)]
+use overdue_core::facts::SocketFacts;
+
+#[cfg(target_os = "linux")]
+mod netlink;
+#[cfg(target_os = "linux")]
+mod sock_diag;
+#[cfg(target_os = "linux")]
+mod tcp_info;
+
+/// What the kernel says about `socket` now.
+///
+/// `local` and `peer` are the ends of the connection as the caller knows them; they are needed to find the peer's
+/// sockets when the peer is on this host. On a platform other than Linux only the unread bytes are observed.
+///
+/// It does not await, and blocks for no longer than the few system calls take (see [`sock_diag`] for the bound).
+#[cfg(unix)]
+pub(crate) fn observe(socket: BorrowedFd<'_>, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> SocketFacts {
+    let facts = SocketFacts {
+        peer: peer.map(|addr| addr.to_string()).unwrap_or_default(),
+        unread_bytes: rustix::io::ioctl_fionread(socket).ok().and_then(|bytes| u32::try_from(bytes).ok()),
+        ..SocketFacts::default()
+    };
+    #[cfg(target_os = "linux")]
+    let facts = linux::observe(socket, local, peer, facts);
+    #[cfg(not(target_os = "linux"))]
+    let _ = local;
+    facts
+}
+
+/// Sorts a failed system call by what it means to a caller.
+///
+/// An error that no system call returned has no class, whatever its [`io::ErrorKind`]: a `TimedOut` that the own
+/// process made up is not the kernel giving up.
+pub(crate) fn classify(err: &io::Error) -> OsFailure {
+    let Some(code) = err.raw_os_error() else {
+        return match err.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+                OsFailure::Reset
+            }
+            _ => OsFailure::Other,
+        };
+    };
+    match err.kind() {
+        io::ErrorKind::ConnectionRefused => OsFailure::Refused,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            OsFailure::Reset
+        }
+        io::ErrorKind::TimedOut => OsFailure::KernelTimeout,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
+            OsFailure::Unreachable
+        }
+        io::ErrorKind::AddrNotAvailable => OsFailure::AddressNotAvailable,
+        _ if is_host_down(code) => OsFailure::Unreachable,
+        _ if is_out_of_descriptors(code) => OsFailure::NoDescriptors,
+        _ => OsFailure::Other,
+    }
+}
+
+#[cfg(unix)]
+fn is_host_down(code: i32) -> bool {
+    code == libc::EHOSTDOWN
+}
+
+#[cfg(unix)]
+fn is_out_of_descriptors(code: i32) -> bool {
+    code == libc::EMFILE || code == libc::ENFILE
+}
+
+#[cfg(windows)]
+fn is_host_down(code: i32) -> bool {
+    code == 10064 // WSAEHOSTDOWN
+}
+
+#[cfg(windows)]
+fn is_out_of_descriptors(code: i32) -> bool {
+    code == 10024 // WSAEMFILE
+}
+
+#[cfg(not(any(unix, windows)))]
+fn is_host_down(_code: i32) -> bool {
+    false
+}
+
+#[cfg(not(any(unix, windows)))]
+fn is_out_of_descriptors(_code: i32) -> bool {
+    false
+}
+
+/// The system calls that only Linux has.
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::{
+        net::SocketAddr,
+        os::fd::{AsRawFd, BorrowedFd},
+    };
+
+    use overdue_core::facts::SocketFacts;
+
+    use super::{sock_diag, tcp_info};
+
+    pub(super) fn observe(
+        socket: BorrowedFd<'_>,
+        local: Option<SocketAddr>,
+        peer: Option<SocketAddr>,
+        facts: SocketFacts,
+    ) -> SocketFacts {
+        let here = match peer {
+            Some(peer) => sock_diag::ask(local, peer, netns_cookie(socket)),
+            None => sock_diag::PeerHere::default(),
+        };
+        SocketFacts {
+            tcp: read_tcp_info(socket),
+            unsent_bytes: unacknowledged_bytes(socket),
+            cookie: rustix::net::sockopt::socket_cookie(socket).ok(),
+            listener: here.listener,
+            peer_socket: here.peer_socket,
+            ..facts
+        }
+    }
+
+    fn read_tcp_info(socket: BorrowedFd<'_>) -> Option<overdue_core::facts::TcpInfo> {
+        // Longer than any struct tcp_info so far: a newer kernel's further fields are cut off, not refused.
+        let mut buf = [0_u8; 512];
+        let len = read_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut buf)?;
+        tcp_info::parse(buf.get(..len)?)
+    }
+
+    /// `SO_NETNS_COOKIE`: which network namespace the socket lives in. Linux 5.14.
+    pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
+        let mut buf = [0_u8; 8];
+        let len = read_option(socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, &mut buf)?;
+        (len == buf.len()).then(|| u64::from_ne_bytes(buf))
+    }
+
+    /// `getsockopt` into bytes; how many of them the kernel wrote.
+    #[expect(unsafe_code, reason = "neither rustix nor socket2 reads an option as bytes of any length")]
+    fn read_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, buf: &mut [u8]) -> Option<usize> {
+        let mut len = libc::socklen_t::try_from(buf.len()).ok()?;
+        // SAFETY: the descriptor is borrowed, so it is open; `buf` is writable for the `len` bytes announced, and the
+        // kernel writes no more than that.
+        let result =
+            unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, buf.as_mut_ptr().cast(), &raw mut len) };
+        let len = usize::try_from(len).ok()?;
+        (result == 0 && len <= buf.len()).then_some(len)
+    }
+
+    /// `SIOCOUTQ`: what was written and the peer has not acknowledged, sent or not.
+    #[expect(unsafe_code, reason = "rustix has no SIOCOUTQ")]
+    fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> Option<u32> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is borrowed, so it is open; SIOCOUTQ (TIOCOUTQ by another name) writes one int.
+        let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        (result == 0).then_some(bytes).and_then(|bytes| u32::try_from(bytes).ok())
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests;

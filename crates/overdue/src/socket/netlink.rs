@@ -1,0 +1,192 @@
+//! The little of netlink that [`sock_diag`](super::sock_diag) speaks: requests written, replies read.
+//!
+//! Three fixed layouts and one list of attributes, written out rather than taken from a crate: what the kernel sends
+//! is untrusted input, so every field is read by offset with a length check, nothing is allocated for a reply, and
+//! what does not fit is skipped. Layouts: `linux/netlink.h`, `linux/inet_diag.h`, `linux/rtnetlink.h`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use overdue_core::facts::TcpState;
+
+use super::tcp_info;
+
+pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(super) const RTM_GETROUTE: u16 = 26;
+pub(super) const ERROR: u16 = 2;
+pub(super) const DONE: u16 = 3;
+/// `NLM_F_DUMP`: every socket that fits, not one.
+pub(super) const DUMP: u16 = 0x300;
+pub(super) const ALL_STATES: u32 = u32::MAX;
+/// `1 << TCP_LISTEN`
+pub(super) const LISTENING: u32 = 1 << 10;
+
+const NLM_F_REQUEST: u16 = 1;
+const RTM_NEWROUTE: u16 = 24;
+const RTN_LOCAL: u8 = 2;
+const RTA_DST: u16 = 1;
+const INET_DIAG_SKV6ONLY: u16 = 11;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+
+/// `struct nlmsghdr`
+const HEADER_BYTES: usize = 16;
+/// `struct inet_diag_msg`; attributes follow.
+const INET_MESSAGE_BYTES: usize = 72;
+/// `struct nlattr`
+const ATTRIBUTE_BYTES: usize = 4;
+
+/// A request, ready to be sent. `None` when it is longer than a length field can say.
+pub(super) fn frame(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Option<Vec<u8>> {
+    let len = u32::try_from(HEADER_BYTES + payload.len()).ok()?;
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
+    bytes.extend(len.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((flags | NLM_F_REQUEST).to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]); // the kernel fills in who asks
+    bytes.extend(payload);
+    Some(bytes)
+}
+
+/// `struct inet_diag_req_v2`: TCP sockets whose own end is `local`. With `remote`, the one that segments from there
+/// reach; without, for a dump, only the family and the port of `local` count.
+pub(super) fn inet_request(local: SocketAddr, remote: Option<SocketAddr>, states: u32) -> Vec<u8> {
+    let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut bytes = vec![family, IPPROTO_TCP, 0, 0];
+    bytes.extend(states.to_ne_bytes());
+    bytes.extend(local.port().to_be_bytes());
+    bytes.extend(remote.map_or(0, |remote| remote.port()).to_be_bytes());
+    bytes.extend(address_field(local.ip()));
+    bytes.extend(remote.map_or([0; 16], |remote| address_field(remote.ip())));
+    bytes.extend([0; 4]); // any interface
+    bytes.extend([0xff; 8]); // INET_DIAG_NOCOOKIE
+    bytes
+}
+
+/// `struct rtmsg` with one attribute: where would a packet to `address` go?
+pub(super) fn route_request(address: IpAddr) -> Vec<u8> {
+    let (family, octets) = match address {
+        IpAddr::V4(ip) => (AF_INET, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (AF_INET6, ip.octets().to_vec()),
+    };
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let attribute_len: u16 = if address.is_ipv4() { 8 } else { 20 };
+    let mut bytes = vec![family, bits];
+    bytes.extend([0; 10]);
+    bytes.extend(attribute_len.to_ne_bytes());
+    bytes.extend(RTA_DST.to_ne_bytes());
+    bytes.extend(octets);
+    bytes
+}
+
+/// One message of a reply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
+    pub(super) sequence: u32,
+    payload: &'a [u8],
+}
+
+/// One TCP socket, as `inet_diag_msg` describes it. IPv4-mapped addresses are written as IPv4.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct InetSocket {
+    pub(super) state: TcpState,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    /// The interface it is bound to; 0 for none.
+    pub(super) interface: u32,
+    /// Bytes to read; for a listener, connections to accept.
+    pub(super) rqueue: u32,
+    /// Bytes not acknowledged; for a listener, how many connections may wait.
+    pub(super) wqueue: u32,
+    /// Whether an IPv6 listener takes no IPv4.
+    pub(super) v6_only: bool,
+}
+
+/// The messages of one datagram, up to the first that does not fit.
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let len = usize::try_from(u32_at(datagram, 0)?).ok()?;
+        let message = Message {
+            kind: u16_at(datagram, 4)?,
+            sequence: u32_at(datagram, 8)?,
+            payload: datagram.get(HEADER_BYTES..len)?,
+        };
+        datagram = datagram.get(aligned(len)?..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+impl Message<'_> {
+    /// Reads `struct inet_diag_msg`.
+    pub(super) fn inet_socket(&self) -> Option<InetSocket> {
+        if self.kind != SOCK_DIAG_BY_FAMILY {
+            return None;
+        }
+        let bytes = self.payload;
+        let family = *bytes.first()?;
+        let address = |at: usize| -> Option<IpAddr> {
+            match family {
+                AF_INET => bytes.get(at..)?.first_chunk().map(|octets: &[u8; 4]| Ipv4Addr::from(*octets).into()),
+                AF_INET6 => {
+                    let octets: &[u8; 16] = bytes.get(at..)?.first_chunk()?;
+                    Some(Ipv6Addr::from(*octets).to_canonical())
+                }
+                _ => None,
+            }
+        };
+        let port = |at: usize| u16_at(bytes, at).map(u16::from_be);
+        Some(InetSocket {
+            state: tcp_info::state(*bytes.get(1)?),
+            local: SocketAddr::new(address(8)?, port(4)?),
+            remote: SocketAddr::new(address(24)?, port(6)?),
+            interface: u32_at(bytes, 40)?,
+            rqueue: u32_at(bytes, 56)?,
+            wqueue: u32_at(bytes, 60)?,
+            v6_only: attribute(bytes.get(INET_MESSAGE_BYTES..)?, INET_DIAG_SKV6ONLY).is_some_and(|value| value != [0]),
+        })
+    }
+
+    /// Whether this is a route whose packets the kernel delivers to this host.
+    pub(super) fn is_local_route(&self) -> bool {
+        self.kind == RTM_NEWROUTE && self.payload.get(7) == Some(&RTN_LOCAL)
+    }
+}
+
+/// The value of the first attribute of that kind.
+fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let len = usize::from(u16_at(bytes, 0)?);
+        let value = bytes.get(ATTRIBUTE_BYTES..len)?;
+        if u16_at(bytes, 2)? == kind {
+            return Some(value);
+        }
+        bytes = bytes.get(aligned(len)?..)?;
+    }
+}
+
+/// Sixteen bytes, of which IPv4 uses the first four.
+fn address_field(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+/// Messages and attributes begin at multiples of four.
+fn aligned(len: usize) -> Option<usize> {
+    len.checked_next_multiple_of(4)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
+}

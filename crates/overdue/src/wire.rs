@@ -1,0 +1,284 @@
+//! The own socket, with what crossed it.
+//!
+//! A [`Wire`] is shared: the connection reads and writes through it, and a call that fails looks at the same socket
+//! without owning it and without a duplicate of its descriptor, so that evidence never keeps a connection open longer
+//! than the error that holds it.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use overdue_core::facts::SocketFacts;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::{clock, socket};
+
+/// A connected socket that counts. Clones share it; it is closed when the last one is dropped.
+#[derive(Clone)]
+pub struct Wire(Arc<Shared>);
+
+struct Shared {
+    io: Io,
+    peer: Peer,
+    local: Option<SocketAddr>,
+    born: Instant,
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+    /// When bytes were last read: nanoseconds after `born`, 0 for never.
+    last_read_ns: AtomicU64,
+    /// What the peer said first: enough to tell what it speaks.
+    first_bytes: OnceLock<Box<[u8]>>,
+}
+
+const FIRST_BYTES: usize = 48;
+
+enum Io {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixStream),
+}
+
+/// The other end of a [`Wire`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// An address.
+    Addr(SocketAddr),
+    /// A Unix socket.
+    Path(PathBuf),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addr(addr) => addr.fmt(f),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Wire {
+    pub(crate) fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
+        let local = stream.local_addr().ok();
+        Self::new(Io::Tcp(stream), Peer::Addr(peer), local)
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn unix(stream: tokio::net::UnixStream, path: PathBuf) -> Self {
+        Self::new(Io::Unix(stream), Peer::Path(path), None)
+    }
+
+    fn new(io: Io, peer: Peer, local: Option<SocketAddr>) -> Self {
+        Self(Arc::new(Shared {
+            io,
+            peer,
+            local,
+            born: clock::now(),
+            read_bytes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            last_read_ns: AtomicU64::new(0),
+            first_bytes: OnceLock::new(),
+        }))
+    }
+
+    /// The other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.0.peer
+    }
+
+    /// The own end, for TCP.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.0.local
+    }
+
+    /// Bytes read so far.
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.0.read_bytes.load(Relaxed)
+    }
+
+    /// Bytes handed to the kernel so far.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        self.0.written_bytes.load(Relaxed)
+    }
+
+    /// When bytes were last read, if ever.
+    #[must_use]
+    pub fn last_read(&self) -> Option<Instant> {
+        let ns = self.0.last_read_ns.load(Relaxed);
+        (ns > 0).then(|| self.0.born + Duration::from_nanos(ns))
+    }
+
+    /// The kernel's name for this socket, for as long as it exists: the key under which other tools know it.
+    #[must_use]
+    pub fn cookie(&self) -> Option<u64> {
+        #[cfg(target_os = "linux")]
+        let cookie = match &self.0.io {
+            Io::Tcp(stream) => socket2::SockRef::from(stream).cookie().ok(),
+            Io::Unix(stream) => socket2::SockRef::from(stream).cookie().ok(),
+        };
+        #[cfg(not(target_os = "linux"))]
+        let cookie = None;
+        cookie
+    }
+
+    /// The first bytes that were read, at most 48.
+    #[must_use]
+    pub fn first_bytes(&self) -> &[u8] {
+        self.0.first_bytes.get().map(AsRef::as_ref).unwrap_or_default()
+    }
+
+    /// What the kernel says about the socket now.
+    #[must_use]
+    pub fn observe(&self) -> SocketFacts {
+        let facts = match &self.0.io {
+            #[cfg(unix)]
+            Io::Tcp(stream) => {
+                use std::os::fd::AsFd;
+                let peer = match self.0.peer {
+                    Peer::Addr(addr) => Some(addr),
+                    Peer::Path(_) => None,
+                };
+                socket::observe(stream.as_fd(), self.0.local, peer)
+            }
+            #[cfg(not(unix))]
+            Io::Tcp(_) => SocketFacts::default(),
+            #[cfg(unix)]
+            Io::Unix(_) => SocketFacts::default(),
+        };
+        SocketFacts { peer: self.0.peer.to_string(), ..facts }
+    }
+
+    fn note_read(&self, read: &[u8]) {
+        if !read.is_empty() {
+            if self.0.read_bytes.fetch_add(read.len() as u64, Relaxed) == 0 {
+                let _ = self.0.first_bytes.set(read.get(..FIRST_BYTES).unwrap_or(read).into());
+            }
+            let ns = clock::now().saturating_duration_since(self.0.born).as_nanos();
+            self.0.last_read_ns.store(u64::try_from(ns).unwrap_or(u64::MAX).max(1), Relaxed);
+        }
+    }
+
+    fn note_written(&self, bytes: usize) {
+        self.0.written_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("peer", &self.0.peer).field("local", &self.0.local).finish_non_exhaustive()
+    }
+}
+
+impl Io {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(cx),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.poll_write_ready(cx),
+        }
+    }
+
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(buf),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_read(buf),
+        }
+    }
+
+    fn try_write_vectored(&self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write_vectored(bufs),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_write_vectored(bufs),
+        }
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write),
+            #[cfg(unix)]
+            Self::Unix(stream) => socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write),
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let shared = &self.0;
+        loop {
+            ready!(shared.io.poll_read_ready(cx))?;
+            let free = buf.initialize_unfilled();
+            match shared.io.try_read(free) {
+                Ok(bytes) => {
+                    self.note_read(free.get(..bytes).unwrap_or_default());
+                    buf.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Poll::Ready(Err(err)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.io.poll_write_ready(cx))?;
+            match self.0.io.try_write_vectored(bufs) {
+                Ok(bytes) => {
+                    self.note_written(bytes);
+                    return Poll::Ready(Ok(bytes));
+                }
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Poll::Ready(Err(err)),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.0.io.shutdown())
+    }
+}
