@@ -1,2 +1,44 @@
-//! x
-fn main(){}
+//! The command `overdue`: calls that explain themselves.
+
+mod args;
+mod demo;
+mod doctor;
+mod drive;
+mod exit;
+mod explain;
+mod get;
+mod interrupt;
+mod lab;
+mod plan;
+mod render;
+mod screen;
+mod tally;
+mod truth;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Args, Command, Lab};
+
+// No runtime and no thread starts here: a scenario may need a namespace, which only a process of one thread can enter.
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return exit::usage(&error),
+    };
+    let result = match args.command {
+        Command::Get(flags) => get::run(&flags),
+        Command::Demo => demo::run(),
+        Command::Lab(Lab::List) => lab::list(),
+        Command::Lab(Lab::Run { name, json, owner }) => lab::run(&name, json, owner),
+        Command::Lab(Lab::Verify { names, json, runs }) => verify::run(&names, json, runs),
+        Command::Explain { cause } => explain::run(cause.as_deref()),
+        Command::Doctor { json } => doctor::run(json),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => exit::failed(&error),
+    }
+}

@@ -101,6 +101,8 @@ pub enum Failure {
     Protocol(String),
     /// The caller's own request body failed.
     RequestBody(String),
+    /// The caller asked for what cannot be done: a bad URL, a bad field, a bound that is too small.
+    Usage(String),
     /// Something that no rule knows.
     Other(String),
 }

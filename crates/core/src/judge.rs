@@ -11,17 +11,26 @@
 //! | [`STALL_SHARE`] | half of the elapsed time | from here on the own runtime is blamed before the network |
 //! | [`STALL_ADVISORY`] | 50 ms and a fifth of the elapsed time | a lateness worth mentioning beside another cause |
 //! | [`DELAYED_ACK`] | 250 ms | Linux delays an ACK by 40 to 200 ms: bytes unacknowledged for longer did not arrive |
-//! | [`READER_AWAY_SHARE`] | half of the time spent in `receive` | from here on the caller who does not read is blamed before the peer |
+//! | [`LATE_START_SHARE`] | a tenth of the limit | an attempt that had less of a limit for the whole is not called slow |
+//! | [`SHORT_SILENCE`] | 250 ms | a shorter silence may be nothing but a long way |
+//! | [`TIMER_SLACK`] | 10 ms | lateness below this is not measured |
+//! | [`READER_AWAY_SHARE`] | half of the time spent in `receive` | from here on the caller who does not read is blamed before the peer, if bytes wait for it |
+//! | [`READER_ABSENT_SHARE`] | nine tenths of it | the same, even where no waiting byte is seen |
+//! | [`FLOWING_SHARE`] | a tenth of it | a body whose last bytes came within this share of the end was still coming |
+//! | [`SILENT_SHARE`] | half of it | a body that was silent for this share had stopped |
 
+mod budget;
 mod dial;
 mod exchange;
 mod local;
 mod path;
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Cow, time::Duration};
 
 use crate::{
-    Cause, Confidence, DurationText, Evidence, Limit, LimitName, Rejected, Source, Stage, Verdict,
+    Cause, Confidence, DurationText, Evidence, Limit, Rejected, Source, Stage, Verdict,
     facts::{CallFacts, Failure, OsFailure, TcpInfo},
 };
 
@@ -34,7 +43,19 @@ pub const STALL_ADVISORY: (Duration, f64) = (Duration::from_millis(50), 0.2);
 /// See the table of thresholds.
 pub const DELAYED_ACK: Duration = Duration::from_millis(250);
 /// See the table of thresholds.
+pub const LATE_START_SHARE: f64 = 0.1;
+/// See the table of thresholds.
+pub const SHORT_SILENCE: Duration = Duration::from_millis(250);
+/// See the table of thresholds.
+pub const TIMER_SLACK: Duration = Duration::from_millis(10);
+/// See the table of thresholds.
 pub const READER_AWAY_SHARE: f64 = 0.5;
+/// See the table of thresholds.
+pub const READER_ABSENT_SHARE: f64 = 0.9;
+/// See the table of thresholds.
+pub const FLOWING_SHARE: f64 = 0.1;
+/// See the table of thresholds.
+pub const SILENT_SHARE: f64 = 0.5;
 
 /// What the judge found.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -50,9 +71,9 @@ pub struct Judgement {
 pub fn judge(facts: &CallFacts) -> Judgement {
     let finding = match &facts.failure {
         Failure::Cancelled { reason, at } => local::cancelled(facts, reason, at.as_deref()),
-        Failure::DeadlinePast(limit) => {
-            local::stalled(facts).or_else(|| spent_earlier(facts, limit)).unwrap_or_else(|| local::past(facts, limit))
-        }
+        Failure::DeadlinePast(limit) => local::stalled(facts)
+            .or_else(|| budget::spent_earlier(facts, limit))
+            .unwrap_or_else(|| budget::past(facts, limit)),
         Failure::DeadlinePassed(limit) => timed_out(facts, limit),
         Failure::Os { operation, kind, text } => os_failure(facts, operation, *kind, text),
         Failure::Closed => exchange::closed(facts),
@@ -60,9 +81,12 @@ pub fn judge(facts: &CallFacts) -> Judgement {
         Failure::TlsAlert(alert) => dial::tls_rejected(alert),
         Failure::TlsUntrusted(why) => dial::tls_untrusted(why),
         Failure::TlsNotTls(seen) => dial::tls_not_tls(seen),
-        Failure::TlsBroken(text) => dial::tls_broken(text),
+        Failure::TlsBroken(text) => dial::tls_broken(facts, text),
         Failure::Protocol(text) => exchange::protocol(facts, text),
         Failure::RequestBody(text) => exchange::request_body_failed(text),
+        Failure::Usage(text) => Finding::new(Cause::Unknown, facts.stage, Confidence::High, text.clone())
+            .because(Evidence::new(Source::Http, text.clone()))
+            .fix("correct the request: nothing that the network did explains this"),
         Failure::Other(text) => Finding::new(Cause::Unknown, facts.stage, Confidence::Low, text.clone()),
     };
     let blamed_local = finding.cause == Cause::LocalStall;
@@ -74,10 +98,16 @@ pub fn judge(facts: &CallFacts) -> Judgement {
 }
 
 fn timed_out(facts: &CallFacts, limit: &Limit) -> Finding {
-    local::stalled(facts).or_else(|| spent_earlier(facts, limit)).unwrap_or_else(|| match facts.stage {
+    local::stalled(facts)
+        .or_else(|| budget::spent_earlier(facts, limit))
+        .unwrap_or_else(|| budget::begun_late(facts, limit, in_its_stage(facts, limit)))
+}
+
+fn in_its_stage(facts: &CallFacts, limit: &Limit) -> Finding {
+    match facts.stage {
         Stage::Queue => local::queue(facts),
         Stage::Resolve => dial::resolve(facts),
-        Stage::Connect => dial::connect(facts),
+        Stage::Connect => dial::connect(facts, None),
         Stage::Tls => dial::tls(facts),
         Stage::Send => exchange::send(facts),
         Stage::Wait => exchange::wait(facts),
@@ -88,77 +118,26 @@ fn timed_out(facts: &CallFacts, limit: &Limit) -> Finding {
             Confidence::Low,
             format!("{} did not end within {}", facts.stage, DurationText(limit.value)),
         )
+        .because(ran(facts, facts.stage))
         .rejected(Cause::ServerSlow, "this stage is the user's own; nothing below it was observed"),
-    })
-}
-
-/// A limit for the whole call fired, and a stage that had ended by then took most of it.
-fn spent_earlier(facts: &CallFacts, limit: &Limit) -> Option<Finding> {
-    if !matches!(limit.name, LimitName::Total | LimitName::Attempt) || limit.value.is_zero() {
-        return None;
     }
-    let (stage, spent) = [Stage::Queue, Stage::Resolve, Stage::Connect, Stage::Tls, Stage::Send]
-        .into_iter()
-        .filter(|stage| *stage != facts.stage)
-        .map(|stage| (stage, facts.timeline.time_in(stage, facts.now)))
-        .max_by_key(|(_, spent)| *spent)?;
-    if spent.as_secs_f64() < DOMINANT_SHARE * limit.value.as_secs_f64() {
-        return None;
-    }
-    let percent = share(spent, limit.value) * 100.0;
-    let summary = |what: &str| {
-        format!(
-            "{what} after {}, {percent:.0} % of the {} for the whole call; {} was left when {} ran",
-            DurationText(spent),
-            DurationText(limit.value),
-            DurationText(limit.value.saturating_sub(spent)),
-            facts.stage,
-        )
-    };
-    let timeline = Evidence::new(Source::Timeline, format!("{stage} took {} and succeeded", DurationText(spent)))
-        .with("duration_us", spent.as_micros());
-    let tcp = facts.socket.as_ref().and_then(|socket| socket.tcp.as_ref());
-    Some(match stage {
-        Stage::Resolve => Finding::new(Cause::DnsSlow, stage, Confidence::High, summary("the DNS answer came"))
-            .because(timeline)
-            .and(dial::dns_evidence(facts))
-            .rejected(Cause::DnsNoAnswer, "an answer did come"),
-        Stage::Connect => Finding::new(Cause::ConnectSlow, stage, Confidence::High, summary("the connection was up"))
-            .because(timeline)
-            .and(tcp.filter(|tcp| tcp.total_retrans > 0).map(|tcp| {
-                Evidence::new(Source::TcpInfo, format!("{} segments were sent again, SYNs included", tcp.total_retrans))
-                    .with("retransmits_total", tcp.total_retrans)
-            }))
-            .rejected(Cause::SynUnanswered, "the SYN-ACK did come"),
-        Stage::Tls => Finding::new(Cause::TlsSlow, stage, Confidence::High, summary("the handshake ended"))
-            .because(timeline)
-            .rejected(Cause::TlsPeerSilent, "the handshake did end"),
-        Stage::Queue => local::queue(facts).spent(timeline),
-        _ => {
-            let window = tcp.and_then(|tcp| tcp.rwnd_limited_us).unwrap_or(0);
-            if share(Duration::from_micros(window), spent) < DOMINANT_SHARE {
-                return None;
-            }
-            Finding::new(Cause::PeerNotReading, stage, Confidence::High, summary("the request was sent"))
-                .because(timeline)
-                .and(tcp.map(path::window_evidence))
-                .rejected(Cause::PathLost, "the peer acknowledged everything in the end")
-        }
-    })
 }
 
 fn os_failure(facts: &CallFacts, operation: &'static str, kind: OsFailure, text: &str) -> Finding {
     match kind {
         OsFailure::NoDescriptors => local::no_descriptors(facts, operation, text),
         OsFailure::Reset => exchange::reset(facts, operation, text),
-        OsFailure::KernelTimeout if facts.stage == Stage::Connect => dial::connect(facts).because(errno(operation, text)),
+        OsFailure::KernelTimeout if facts.stage == Stage::Connect => dial::connect(facts, Some(errno(operation, text))),
+        // On a connection that was up, ICMP is only remembered, and handed out when the kernel gives up.
         OsFailure::KernelTimeout => path::kernel_gave_up(facts, operation, text),
-        OsFailure::Refused => dial::refused(facts, operation, text),
+        OsFailure::Unreachable if facts.stage != Stage::Connect => path::kernel_gave_up(facts, operation, text),
         OsFailure::Unreachable => dial::unreachable(facts, operation, text),
-        OsFailure::AddressNotAvailable if operation == "connect" => dial::ports_exhausted(operation, text),
+        OsFailure::Refused => dial::refused(facts, operation, text),
+        OsFailure::AddressNotAvailable if operation == "connect" => dial::ports_exhausted(facts, operation, text),
         OsFailure::AddressNotAvailable | OsFailure::Other => {
             Finding::new(Cause::Unknown, facts.stage, Confidence::Low, format!("{operation} failed: {text}"))
                 .because(errno(operation, text))
+                .rejected(Cause::PeerReset, "this error says nothing about the peer")
         }
     }
 }
@@ -176,12 +155,23 @@ fn tcp(facts: &CallFacts) -> Option<&TcpInfo> {
 }
 
 fn peer(facts: &CallFacts) -> &str {
-    facts.socket.as_ref().map_or("the peer", |socket| socket.peer.as_str())
+    facts.socket.as_ref().map(|socket| socket.peer.as_str()).filter(|peer| !peer.is_empty()).unwrap_or("the peer")
 }
 
 /// The running stage's time.
 fn in_stage(facts: &CallFacts) -> Duration {
     facts.timeline.time_in(facts.stage, facts.now)
+}
+
+/// How long a stage took.
+fn ran(facts: &CallFacts, stage: Stage) -> Evidence {
+    let took = facts.timeline.time_in(stage, facts.now);
+    Evidence::new(Source::Timeline, format!("{stage} took {}", DurationText(took)))
+        .with("duration_us", took.as_micros())
+}
+
+fn millis(ms: u32) -> Duration {
+    Duration::from_millis(ms.into())
 }
 
 /// A verdict that is still being written.
@@ -191,6 +181,8 @@ struct Finding {
     confidence: Confidence,
     summary: String,
     fix: Option<Cow<'static, str>>,
+    /// The time that it explains, where that is not the time of its stage.
+    explains: Option<Duration>,
     evidence: Vec<Evidence>,
     rejected: Vec<Rejected>,
 }
@@ -203,6 +195,7 @@ impl Finding {
             confidence,
             summary: summary.into(),
             fix: None,
+            explains: None,
             evidence: Vec::new(),
             rejected: Vec::new(),
         }
@@ -212,7 +205,6 @@ impl Finding {
         self.evidence.push(evidence);
         self
     }
-
 
     fn and(mut self, evidence: impl IntoIterator<Item = Evidence>) -> Self {
         self.evidence.extend(evidence);
@@ -229,18 +221,19 @@ impl Finding {
         self
     }
 
-    fn spent(mut self, evidence: Evidence) -> Self {
-        self.evidence.insert(0, evidence);
+    fn explains(mut self, time: Duration) -> Self {
+        self.explains = Some(time);
         self
     }
 
     fn verdict(self, facts: &CallFacts) -> Verdict {
         let fix = self.fix.unwrap_or_else(|| self.cause.entry().fix.first().copied().unwrap_or_default().into());
+        let explained = self.explains.unwrap_or_else(|| facts.timeline.time_in(self.stage, facts.now));
         Verdict {
             cause: self.cause,
             stage: self.stage.as_str(),
             confidence: self.confidence,
-            share: share(facts.timeline.time_in(self.stage, facts.now), facts.timeline.total(facts.now)),
+            share: share(explained, facts.timeline.total(facts.now)),
             summary: self.summary,
             fix,
             evidence: self.evidence,

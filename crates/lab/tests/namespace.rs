@@ -51,6 +51,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
 
+    let wanted = Wanted::parse(env::args().skip(1));
+    let cases = CASES.iter().map(|(case, _)| *case).filter(|case| wanted.has(case));
+    if wanted.list {
+        cases.for_each(|case| println!("{case}: test"));
+        return ExitCode::SUCCESS;
+    }
+
     if let Err(why) = netns::available() {
         println!("namespace: skipped, {why}");
         return ExitCode::SUCCESS;
@@ -60,12 +67,49 @@ fn main() -> ExitCode {
         assert!(CASES.iter().any(|(name, _)| *name == scenario.name), "{} has no case", scenario.name);
     }
     let myself = env::current_exe().expect("a test knows its own file");
-    let failed = CASES.iter().filter(|(case, _)| {
+    let (mut passed, mut failed) = (0, 0);
+    for case in cases {
         let ended = Command::new(&myself).env(CASE, case).status().expect("a test can start itself");
         println!("namespace {case} ... {}", if ended.success() { "ok" } else { "FAILED" });
-        !ended.success()
-    });
-    if failed.count() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        *if ended.success() { &mut passed } else { &mut failed } += 1;
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What cargo test and cargo nextest ask of a test: the list of its cases, or to run some of them.
+struct Wanted {
+    list: bool,
+    /// Only those that are ignored: no case is.
+    ignored: bool,
+    /// The names are whole names, as against parts of them.
+    exact: bool,
+    names: Vec<String>,
+    skip: Vec<String>,
+}
+
+impl Wanted {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Self {
+        let mut wanted = Self { list: false, ignored: false, exact: false, names: Vec::new(), skip: Vec::new() };
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--list" => wanted.list = true,
+                "--ignored" => wanted.ignored = true,
+                "--exact" => wanted.exact = true,
+                "--skip" => wanted.skip.extend(arguments.next()),
+                // These have a value, which is no name.
+                "--format" | "--color" | "--test-threads" => drop(arguments.next()),
+                flag if flag.starts_with('-') => {}
+                _ => wanted.names.push(argument),
+            }
+        }
+        wanted
+    }
+
+    fn has(&self, case: &str) -> bool {
+        let matches = |name: &String| if self.exact { name == case } else { case.contains(name.as_str()) };
+        !self.ignored && !self.skip.iter().any(matches) && (self.names.is_empty() || self.names.iter().any(matches))
+    }
 }
 
 fn connect(fault: &Fault) -> TcpStream {

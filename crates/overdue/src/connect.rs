@@ -17,7 +17,7 @@ use overdue_core::{
     Deadline, Limit,
     facts::{Failure, SocketFacts},
 };
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
     net::TcpStream,
     time::{Sleep, sleep_until},
@@ -168,10 +168,11 @@ impl<'a> Race<'a> {
                 }),
                 Poll::Ready(Err(err)) => Some(Err(os_failure("connect", err))),
                 Poll::Pending => match &mut attempt.limit {
-                    Some((deadline, sleep)) if sleep.as_mut().poll(cx).is_ready() => {
-                        Some(Err((Failure::DeadlinePassed(deadline.limit().clone()), None)))
-                    }
-                    _ => None,
+                    Some((deadline, sleep)) => match sleep.as_mut().poll(cx) {
+                        Poll::Ready(()) => Some(Err((Failure::DeadlinePassed(deadline.limit().clone()), None))),
+                        Poll::Pending => None,
+                    },
+                    None => None,
                 },
             };
             match outcome {
@@ -282,7 +283,7 @@ impl TcpOptions {
         }
         if let Some(bind) = self.bind {
             #[cfg(target_os = "linux")]
-            SockRef::from(socket).set_bind_address_no_port(true).map_err(option)?;
+            socket::choose_port_late(std::os::fd::AsFd::as_fd(socket)).map_err(option)?;
             socket.bind(&SocketAddr::new(bind, 0).into()).map_err(|err| ("bind", err))?;
         }
         Ok(())

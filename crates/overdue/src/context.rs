@@ -23,7 +23,7 @@ use std::{any::Any, fmt, panic::Location, sync::Arc, time::Duration};
 
 use overdue_core::{Deadline, Limit, Stage};
 
-pub(crate) use bound::{Bound, Interrupted, Settled};
+pub(crate) use bound::{Bound, Interrupted, Watch};
 pub use cause::CancelCause;
 use tree::Node;
 

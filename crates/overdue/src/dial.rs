@@ -23,13 +23,13 @@ pub(crate) struct Target {
     pub(crate) port: u16,
 }
 
+#[derive(Debug)]
 pub(crate) struct Dialer {
     pub(crate) resolver: Resolver,
     pub(crate) tcp: TcpOptions,
     pub(crate) tls: Tls,
     /// Connects here instead of to the target's address.
     pub(crate) unix: Option<PathBuf>,
-    pub(crate) limits: Limits,
 }
 
 /// A connection that is ready for its protocol.
@@ -41,12 +41,18 @@ pub(crate) struct Dialed {
 }
 
 impl Dialer {
-    pub(crate) async fn dial(&self, context: &Context, target: &Target, log: &CallLog) -> Result<Dialed, Error> {
+    pub(crate) async fn dial(
+        &self,
+        context: &Context,
+        target: &Target,
+        limits: &Limits,
+        log: &CallLog,
+    ) -> Result<Dialed, Error> {
         let wire = match &self.unix {
-            Some(path) => self.connect_unix(context, path, log).await?,
+            Some(path) => self.connect_unix(context, path, limits, log).await?,
             None => {
-                let addrs = self.resolve(context, target, log).await?;
-                self.connect(context, addrs, log).await?
+                let addrs = self.resolve(context, target, limits, log).await?;
+                self.connect(context, addrs, limits, log).await?
             }
         };
         let mut report = ConnectionReport {
@@ -61,7 +67,7 @@ impl Dialer {
             return Ok(Dialed { transport: Transport::Plain(wire), h2: false, report });
         }
         let handshake = self.tls.handshake(wire.clone(), &target.host);
-        let done = log.stage(context, Stage::Tls, self.limits.tls.as_ref(), handshake).await;
+        let done = log.stage(context, Stage::Tls, limits.tls.as_ref(), handshake).await;
         log.exchange(|exchange| {
             exchange.response_bytes = wire.read_bytes();
             exchange.last_read = wire.last_read();
@@ -81,12 +87,17 @@ impl Dialer {
         Ok(Dialed { transport: Transport::Tls(Box::new(stream)), h2, report })
     }
 
-    async fn resolve(&self, context: &Context, target: &Target, log: &CallLog) -> Result<Vec<SocketAddr>, Error> {
+    async fn resolve(&self, context: &Context, target: &Target, limits: &Limits, log: &CallLog) -> Result<Vec<SocketAddr>, Error> {
         let lookup = LookupLog::default();
         let work = self.resolver.lookup(&target.host, target.port, &lookup);
         let done = log
-            .stage(context, Stage::Resolve, self.limits.resolve.as_ref(), async {
-                work.await.map_err(|err| Trouble::from(Failure::Dns { reason: err.reason, text: err.text }))
+            .stage(context, Stage::Resolve, limits.resolve.as_ref(), async {
+                work.await.map_err(|err| {
+                    Trouble::from(match err.os {
+                        Some(kind) => Failure::Os { operation: "resolve", kind, text: err.text },
+                        None => Failure::Dns { reason: err.reason, text: err.text },
+                    })
+                })
             })
             .await;
         log.set_dns(lookup.facts());
@@ -96,8 +107,8 @@ impl Dialer {
         }
     }
 
-    async fn connect(&self, context: &Context, addrs: Vec<SocketAddr>, log: &CallLog) -> Result<Wire, Error> {
-        let mut race = Race::new(addrs, &self.tcp, self.limits.connect_attempt.as_ref());
+    async fn connect(&self, context: &Context, addrs: Vec<SocketAddr>, limits: &Limits, log: &CallLog) -> Result<Wire, Error> {
+        let mut race = Race::new(addrs, &self.tcp, limits.connect_attempt.as_ref());
         let work = std::future::poll_fn(|cx| {
             race.poll(cx).map_err(|failed| Trouble {
                 failure: Some(failed.failure),
@@ -106,7 +117,7 @@ impl Dialer {
                 ..Trouble::default()
             })
         });
-        let done = log.stage(context, Stage::Connect, self.limits.connect.as_ref(), work).await;
+        let done = log.stage(context, Stage::Connect, limits.connect.as_ref(), work).await;
         done.map_err(|mut trouble| {
             if trouble.socket.is_none() {
                 trouble.socket = race.observe();
@@ -116,14 +127,14 @@ impl Dialer {
     }
 
     #[cfg(unix)]
-    async fn connect_unix(&self, context: &Context, path: &PathBuf, log: &CallLog) -> Result<Wire, Error> {
+    async fn connect_unix(&self, context: &Context, path: &PathBuf, limits: &Limits, log: &CallLog) -> Result<Wire, Error> {
         let work = async {
             match tokio::net::UnixStream::connect(path).await {
                 Ok(stream) => Ok(Wire::unix(stream, path.clone())),
                 Err(err) => Err(Trouble::from(os_failure("connect", err))),
             }
         };
-        let done = log.stage(context, Stage::Connect, self.limits.connect.as_ref(), work).await;
+        let done = log.stage(context, Stage::Connect, limits.connect.as_ref(), work).await;
         done.map_err(|mut trouble| {
             let peer = path.display().to_string();
             trouble.socket.get_or_insert_default().peer = peer;
@@ -132,7 +143,7 @@ impl Dialer {
     }
 
     #[cfg(not(unix))]
-    async fn connect_unix(&self, _: &Context, _: &PathBuf, log: &CallLog) -> Result<Wire, Error> {
+    async fn connect_unix(&self, _: &Context, _: &PathBuf, _: &Limits, log: &CallLog) -> Result<Wire, Error> {
         let failure = Failure::Other("this platform has no Unix sockets here".to_owned());
         Err(log.fail(Stage::Connect, failure.into()))
     }

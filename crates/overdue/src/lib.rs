@@ -1,1 +1,51 @@
-//! x
+//! Network deadlines that hold, and timeouts that say why.
+//!
+//! Every stage of a call (queue, resolve, connect, tls, send, wait, receive) has its own limit and its own measured
+//! time. A call that fails says which stage was running, which limit fired and who set it, what the other side or the
+//! path did, with the kernel's evidence, and what to change.
+//!
+//! - [`Context`]: deadlines, cancellation and its cause, typed values, in a tree.
+//! - [`Client`]: HTTP/1.1 and HTTP/2 over a pool of its own (feature `client`, on by default).
+//! - [`resolve`]: names to addresses under one limit.
+//! - [`Error`]: the four facts, through any chain of errors.
+
+#[cfg(feature = "client")]
+pub mod client;
+mod clock;
+#[cfg(feature = "client")]
+mod connect;
+mod context;
+#[cfg(feature = "client")]
+mod dial;
+mod error;
+#[cfg(all(fuzzing, feature = "client"))]
+pub mod fuzz;
+#[cfg(feature = "client")]
+mod h1;
+#[cfg(feature = "client")]
+mod log;
+#[cfg(feature = "client")]
+pub mod resolve;
+#[cfg(feature = "client")]
+mod socket;
+#[cfg(feature = "client")]
+mod tls;
+#[cfg(feature = "client")]
+mod transport;
+#[cfg(feature = "client")]
+mod wire;
+
+#[cfg(feature = "client")]
+pub use client::{Body, BuildError, Builder, Client, PoolOptions};
+#[cfg(feature = "client")]
+pub use connect::{BeforeConnect, Keepalive, TcpOptions};
+pub use context::{CancelCause, CancelGuard, Context};
+pub use error::{BoxError, Error};
+#[cfg(feature = "client")]
+pub use log::CallLog;
+pub use overdue_core::{
+    Cause, Confidence, Deadline, DurationText, Evidence, Limit, LimitName, Limits, Origin, Outcome, Rejected, Report,
+    Source, Stage, Timeline, Verdict, parse_duration,
+};
+#[cfg(feature = "client")]
+pub use tls::{TlsOptions, TlsOptionsError};

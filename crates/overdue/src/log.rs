@@ -5,12 +5,12 @@
 use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use overdue_core::{
     ConnectionReport, Deadline, Limit, NotVisible, Outcome, Report, SpanOutcome, Stage, Timeline,
-    facts::{CallFacts, DnsFacts, ExchangeFacts, Failure, H2Facts, PoolFacts, SocketFacts},
+    facts::{CallFacts, DnsFacts, ExchangeFacts, Failure, H2Facts, OsFailure, PoolFacts, SocketFacts},
 };
 
 use crate::{
@@ -45,6 +45,8 @@ pub(crate) struct Trouble {
     pub(crate) socket: Option<SocketFacts>,
     pub(crate) pool: Option<PoolFacts>,
     pub(crate) h2: Option<H2Facts>,
+    /// The peer said that it did nothing with the request.
+    pub(crate) unprocessed: bool,
 }
 
 impl From<(Failure, Option<io::Error>)> for Trouble {
@@ -63,6 +65,11 @@ impl Trouble {
     pub(crate) fn interrupted(interrupted: Interrupted, late_by: Duration) -> Self {
         let (failure, cancel) = interrupted.into_failure();
         Self { failure: Some(failure), late_by, cancel, ..Self::default() }
+    }
+
+    /// The connection was gone, as it is when the peer closes one that was kept idle.
+    pub(crate) fn is_dead_connection(&self) -> bool {
+        matches!(self.failure, Some(Failure::Closed | Failure::Os { kind: OsFailure::Reset, .. }))
     }
 
     pub(crate) fn with_socket(mut self, socket: Option<SocketFacts>) -> Self {
@@ -116,10 +123,6 @@ impl CallLog {
         self.lock().timeline.begin(stage, clock::now(), deadline);
     }
 
-    pub(crate) fn started(&self) -> Instant {
-        self.lock().timeline.start()
-    }
-
     pub(crate) fn exchange(&self, change: impl FnOnce(&mut ExchangeFacts)) {
         change(&mut self.lock().exchange);
     }
@@ -163,7 +166,7 @@ impl CallLog {
         }
         entries.timeline.finish_late(now, trouble.late_by, outcome);
         entries.timeline.end(now, outcome);
-        let retryable = entries.replayable && worth_repeating(&failure);
+        let retryable = (entries.replayable || trouble.unprocessed) && worth_repeating(&failure);
         let facts = CallFacts {
             stage,
             failure,
@@ -243,6 +246,8 @@ fn worth_repeating(failure: &Failure) -> bool {
             | Failure::TlsAlert(_)
             | Failure::TlsNotTls(_)
             | Failure::RequestBody(_)
+            | Failure::Usage(_)
+            | Failure::Other(_)
             | Failure::Dns { reason: DnsFailure::InvalidName | DnsFailure::NoSuchName | DnsFailure::NoAddress, .. }
     )
 }

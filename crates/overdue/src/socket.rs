@@ -103,10 +103,18 @@ fn is_out_of_descriptors(_code: i32) -> bool {
     false
 }
 
+/// Lets a socket that is bound to an address choose its port only when it connects, so that one port can serve
+/// connections to many peers.
+#[cfg(target_os = "linux")]
+pub(crate) fn choose_port_late(socket: BorrowedFd<'_>) -> io::Result<()> {
+    linux::set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
 /// The system calls that only Linux has.
 #[cfg(target_os = "linux")]
 mod linux {
     use std::{
+        io,
         net::SocketAddr,
         os::fd::{AsRawFd, BorrowedFd},
     };
@@ -161,6 +169,19 @@ mod linux {
         (result == 0 && len <= buf.len()).then_some(len)
     }
 
+    #[expect(unsafe_code, reason = "neither rustix nor socket2 has every option")]
+    pub(super) fn set_option(
+        socket: BorrowedFd<'_>,
+        level: libc::c_int,
+        name: libc::c_int,
+        value: libc::c_int,
+    ) -> io::Result<()> {
+        let size = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: the descriptor is borrowed, so it is open; the kernel reads one int, which is there.
+        let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// `SIOCOUTQ`: what was written and the peer has not acknowledged, sent or not.
     #[expect(unsafe_code, reason = "rustix has no SIOCOUTQ")]
     fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> Option<u32> {
@@ -174,3 +195,22 @@ mod linux {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests;
+
+#[cfg(all(fuzzing, target_os = "linux"))]
+pub(crate) mod fuzz {
+    //! What the fuzz targets call.
+
+    use super::{netlink, tcp_info};
+
+    /// A datagram from netlink.
+    pub fn sock_diag(bytes: &[u8]) {
+        for message in netlink::messages(bytes) {
+            let _ = (message.inet_socket(), message.is_local_route());
+        }
+    }
+
+    /// A `struct tcp_info` of any length.
+    pub fn tcp_info(bytes: &[u8]) {
+        let _ = tcp_info::parse(bytes);
+    }
+}

@@ -7,7 +7,6 @@ use std::{
     cell::Cell,
     fmt, io,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
@@ -183,6 +182,12 @@ impl Tls {
             verify_us: micros(verifying),
         };
         Ok((stream, report))
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("server_name", &self.server_name).finish_non_exhaustive()
     }
 }
 

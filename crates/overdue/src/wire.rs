@@ -27,7 +27,7 @@ use crate::{clock, socket};
 
 /// A connected socket that counts. Clones share it; it is closed when the last one is dropped.
 #[derive(Clone)]
-pub struct Wire(Arc<Shared>);
+pub(crate) struct Wire(Arc<Shared>);
 
 struct Shared {
     io: Io,
@@ -52,7 +52,7 @@ enum Io {
 
 /// The other end of a [`Wire`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Peer {
+pub(crate) enum Peer {
     /// An address.
     Addr(SocketAddr),
     /// A Unix socket.
@@ -93,39 +93,33 @@ impl Wire {
     }
 
     /// The other end.
-    #[must_use]
-    pub fn peer(&self) -> &Peer {
+    pub(crate) fn peer(&self) -> &Peer {
         &self.0.peer
     }
 
     /// The own end, for TCP.
-    #[must_use]
-    pub fn local(&self) -> Option<SocketAddr> {
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
         self.0.local
     }
 
     /// Bytes read so far.
-    #[must_use]
-    pub fn read_bytes(&self) -> u64 {
+    pub(crate) fn read_bytes(&self) -> u64 {
         self.0.read_bytes.load(Relaxed)
     }
 
     /// Bytes handed to the kernel so far.
-    #[must_use]
-    pub fn written_bytes(&self) -> u64 {
+    pub(crate) fn written_bytes(&self) -> u64 {
         self.0.written_bytes.load(Relaxed)
     }
 
     /// When bytes were last read, if ever.
-    #[must_use]
-    pub fn last_read(&self) -> Option<Instant> {
+    pub(crate) fn last_read(&self) -> Option<Instant> {
         let ns = self.0.last_read_ns.load(Relaxed);
         (ns > 0).then(|| self.0.born + Duration::from_nanos(ns))
     }
 
     /// The kernel's name for this socket, for as long as it exists: the key under which other tools know it.
-    #[must_use]
-    pub fn cookie(&self) -> Option<u64> {
+    pub(crate) fn cookie(&self) -> Option<u64> {
         #[cfg(target_os = "linux")]
         let cookie = match &self.0.io {
             Io::Tcp(stream) => socket2::SockRef::from(stream).cookie().ok(),
@@ -137,14 +131,12 @@ impl Wire {
     }
 
     /// The first bytes that were read, at most 48.
-    #[must_use]
-    pub fn first_bytes(&self) -> &[u8] {
+    pub(crate) fn first_bytes(&self) -> &[u8] {
         self.0.first_bytes.get().map(AsRef::as_ref).unwrap_or_default()
     }
 
     /// What the kernel says about the socket now.
-    #[must_use]
-    pub fn observe(&self) -> SocketFacts {
+    pub(crate) fn observe(&self) -> SocketFacts {
         let facts = match &self.0.io {
             #[cfg(unix)]
             Io::Tcp(stream) => {

@@ -1,8 +1,6 @@
 //! Causes before the request: resolve, connect, tls.
 
-use std::time::Duration;
-
-use super::{Finding, errno, in_stage, path, peer, tcp};
+use super::{Finding, SHORT_SILENCE, errno, exchange, in_stage, local, path, peer, ran, tcp};
 use crate::{
     Cause, Confidence, DurationText, Evidence, Source, Stage,
     facts::{CallFacts, DnsFacts, DnsFailure, TcpState},
@@ -35,10 +33,19 @@ fn name(facts: &CallFacts) -> &str {
 pub(super) fn resolve(facts: &CallFacts) -> Finding {
     let took = DurationText(in_stage(facts));
     match facts.dns.as_ref() {
-        Some(DnsFacts { answers: Some(0), queries: Some(queries), .. }) if *queries > 0 => Finding::new(
+        Some(DnsFacts { queries: Some(0), .. }) => Finding::new(
+            Cause::Unknown,
+            Stage::Resolve,
+            Confidence::Low,
+            format!("{} was not resolved within {took}, and no query had been sent", name(facts)),
+        )
+        .because(ran(facts, Stage::Resolve))
+        .and(dns_evidence(facts))
+        .rejected(Cause::DnsNoAnswer, "no DNS server had been asked"),
+        Some(DnsFacts { answers: Some(0), queries: Some(queries), .. }) => Finding::new(
             Cause::DnsNoAnswer,
             Stage::Resolve,
-            Confidence::High,
+            if in_stage(facts) < SHORT_SILENCE { Confidence::Medium } else { Confidence::High },
             format!("no DNS server answered for {} within {took} ({queries} queries sent)", name(facts)),
         )
         .and(dns_evidence(facts))
@@ -48,33 +55,38 @@ pub(super) fn resolve(facts: &CallFacts) -> Finding {
             Stage::Resolve,
             Confidence::Medium,
             format!(
-                "DNS answers for {} came, but no usable address within {took}{}",
+                "DNS answers for {} came, but the lookup was not complete within {took}{}",
                 name(facts),
                 if *truncated { " (a truncated answer made the resolver ask again over TCP)" } else { "" }
             ),
         )
         .and(dns_evidence(facts))
         .rejected(Cause::DnsNoAnswer, "some answers did come"),
+        // The system's resolver hides what it does.
         _ => Finding::new(
             Cause::DnsNoAnswer,
             Stage::Resolve,
-            Confidence::Medium,
+            Confidence::Low,
             format!("the resolver gave no answer for {} within {took}", name(facts)),
         )
-        .because(
-            Evidence::new(Source::Timeline, format!("resolve ran for {took}"))
-                .with("duration_us", in_stage(facts).as_micros()),
-        )
+        .because(ran(facts, Stage::Resolve))
         .and(dns_evidence(facts))
-        .rejected(Cause::DnsSlow, "the resolver does not show whether any answer came"),
+        .rejected(Cause::DnsSlow, "possible: the resolver does not show whether any answer came"),
     }
 }
 
 pub(super) fn dns_failed(facts: &CallFacts, reason: DnsFailure, text: &str) -> Finding {
     let name = name(facts);
     let said = Evidence::new(Source::Dns, text.to_owned());
-    if reason == DnsFailure::NoAnswer {
-        return Finding::new(
+    let failed = |what: &str, fix| {
+        Finding::new(Cause::DnsFailed, Stage::Resolve, Confidence::High, format!("{name} was not resolved: {what}"))
+            .because(said.clone())
+            .and(dns_evidence(facts))
+            .fix(fix)
+    };
+    let answered = "a server did answer";
+    match reason {
+        DnsFailure::NoAnswer => Finding::new(
             Cause::DnsNoAnswer,
             Stage::Resolve,
             Confidence::High,
@@ -82,45 +94,56 @@ pub(super) fn dns_failed(facts: &CallFacts, reason: DnsFailure, text: &str) -> F
         )
         .because(said)
         .and(dns_evidence(facts))
-        .rejected(Cause::DnsFailed, "no server said anything at all");
-    }
-    let (what, fix) = match reason {
-        DnsFailure::NoSuchName => {
-            ("the name does not exist (NXDOMAIN)", "Check the name for a typo and the search domains in /etc/resolv.conf.")
-        }
+        .rejected(Cause::DnsFailed, "no server said anything at all"),
+        DnsFailure::NoSuchName => failed(
+            "the name does not exist (NXDOMAIN)",
+            "Check the name for a typo and the search domains in /etc/resolv.conf.",
+        )
+        .rejected(Cause::DnsNoAnswer, answered),
         DnsFailure::NoAddress => {
-            ("the name exists and has no address", "Add an A or AAAA record, or ask for the name that has one.")
+            failed("the name exists and has no address", "Add an A or AAAA record, or ask for the name that has one.")
+                .rejected(Cause::DnsNoAnswer, answered)
         }
-        DnsFailure::ServerError => {
-            ("the DNS server answered with an error", "Look at the DNS server's own log: it could not or would not answer.")
-        }
-        DnsFailure::InvalidName => ("it is no valid host name", "Correct the host in the URL."),
-        DnsFailure::NoAnswer | DnsFailure::Unusable => (
+        DnsFailure::ServerError => failed(
+            "the DNS server answered with an error",
+            "Look at the DNS server's own log: it could not or would not answer.",
+        )
+        .rejected(Cause::DnsNoAnswer, answered),
+        DnsFailure::Unusable => failed(
             "the answers could not be used",
             "See what the server answers (dig +tcp NAME @SERVER): large answers need DNS over TCP.",
-        ),
-    };
-    Finding::new(Cause::DnsFailed, Stage::Resolve, Confidence::High, format!("{name} has no address: {what}"))
-        .because(said)
-        .and(dns_evidence(facts))
-        .fix(fix)
-        .rejected(Cause::DnsNoAnswer, "a server did answer")
+        )
+        .rejected(Cause::DnsNoAnswer, answered),
+        DnsFailure::InvalidName => failed("it is no valid host name", "Correct the host in the URL.")
+            .rejected(Cause::DnsNoAnswer, "no server had to be asked"),
+    }
 }
 
-/// The connect limit fired, or the kernel gave up.
-pub(super) fn connect(facts: &CallFacts) -> Finding {
-    let took = in_stage(facts);
+/// The connect limit fired, or the kernel gave up (`gave_up`).
+pub(super) fn connect(facts: &CallFacts, gave_up: Option<Evidence>) -> Finding {
+    let waited = in_stage(facts);
+    let took = DurationText(waited);
     let listener = facts.socket.as_ref().and_then(|socket| socket.listener);
-    let syn = tcp(facts).map(|tcp| {
-        Evidence::new(
-            Source::TcpInfo,
-            format!(
-                "{}, SYN sent again {} times, no answer, no error",
-                if tcp.state == TcpState::SynSent { "SYN_SENT" } else { "no handshake" },
-                tcp.retransmits.max(u8::try_from(tcp.total_retrans).unwrap_or(u8::MAX)),
-            ),
+    let tcp = tcp(facts);
+    if let Some(up) = tcp.filter(|tcp| tcp.state == TcpState::Established) {
+        return Finding::new(
+            Cause::ConnectSlow,
+            Stage::Connect,
+            Confidence::Medium,
+            format!("the connection to {} came up just when the limit fired, after {took}", peer(facts)),
         )
-        .with("retransmits", tcp.total_retrans)
+        .because(
+            Evidence::new(Source::TcpInfo, format!("ESTABLISHED, {} segments sent again", up.total_retrans))
+                .with("retransmits_total", up.total_retrans),
+        )
+        .because(ran(facts, Stage::Connect))
+        .rejected(Cause::SynUnanswered, "the SYN-ACK did come");
+    }
+    let repeats = tcp.map_or(0, |tcp| tcp.total_retrans.max(tcp.retransmits.into()));
+    let syn = tcp.map(|tcp| {
+        let state = if tcp.state == TcpState::SynSent { "SYN_SENT" } else { "no handshake" };
+        Evidence::new(Source::TcpInfo, format!("{state}, SYN sent again {repeats} times, no answer"))
+            .with("retransmits", repeats)
     });
     if let Some(listener) = listener.filter(|listener| listener.is_full()) {
         return Finding::new(
@@ -134,34 +157,46 @@ pub(super) fn connect(facts: &CallFacts) -> Finding {
                 listener.backlog
             ),
         )
-        .because(path::listener_evidence(listener.queued, listener.backlog))
+        .because(path::listener_evidence(listener))
         .and(syn)
+        .and(gave_up)
         .rejected(Cause::SynUnanswered, "the listener is on this host and its queue is full");
     }
-    let repeated = tcp(facts).is_some_and(|tcp| tcp.total_retrans > 0 || tcp.retransmits > 0);
-    let Some(syn) = syn else {
+    if syn.is_none() && gave_up.is_none() {
         return Finding::new(
             Cause::Unknown,
             Stage::Connect,
             Confidence::Low,
-            format!("no connection to {} after {}", peer(facts), DurationText(took)),
+            format!("no connection to {} after {took}", peer(facts)),
         )
-        .rejected(Cause::SynUnanswered, "the socket's state could not be read here");
+        .because(ran(facts, Stage::Connect))
+        .rejected(Cause::SynUnanswered, "possible: the socket's state could not be read here");
+    }
+    let repeated = repeats > 0 || gave_up.is_some();
+    let confidence = if repeated || listener.is_some() {
+        Confidence::High
+    } else if waited < SHORT_SILENCE {
+        Confidence::Low
+    } else {
+        Confidence::Medium
     };
     let finding = Finding::new(
         Cause::SynUnanswered,
         Stage::Connect,
-        if repeated { Confidence::High } else { Confidence::Medium },
-        format!("{} did not answer our SYN for {}: no SYN-ACK, no RST, no ICMP", peer(facts), DurationText(took)),
+        confidence,
+        format!("{} did not answer our SYN for {took}: no SYN-ACK, no RST, no ICMP error", peer(facts)),
     )
-    .because(syn);
+    .and(syn)
+    .and(gave_up);
     match listener {
-        Some(listener) => finding
-            .because(path::listener_evidence(listener.queued, listener.backlog))
-            .rejected(Cause::AcceptQueueFull, "the listener on this host has room in its queue: a filter drops the SYN"),
+        Some(listener) => finding.because(path::listener_evidence(listener)).rejected(
+            Cause::AcceptQueueFull,
+            "the listener on this host has room in its queue: a filter drops the SYN",
+        ),
         None if repeated => finding.rejected(
             Cause::AcceptQueueFull,
-            "the listener is not on this host: its queue cannot be seen from here (there: ss -ltn, nstat TcpExtListenOverflows)",
+            "no listener is seen on this host: a queue elsewhere cannot be seen from here \
+             (there: ss -ltn, nstat TcpExtListenOverflows)",
         ),
         None => finding.rejected(
             Cause::ConnectSlow,
@@ -175,65 +210,84 @@ pub(super) fn refused(facts: &CallFacts, operation: &'static str, text: &str) ->
         Cause::ConnectRefused,
         facts.stage,
         Confidence::High,
-        format!("{} refused the connection: the host is up, nothing listens there (or a firewall rejects)", peer(facts)),
+        format!("{} refused the connection: nothing listens there, or a firewall rejects in its name", peer(facts)),
     )
     .because(errno(operation, text))
-    .rejected(Cause::SynUnanswered, "an answer came at once: RST")
+    .rejected(Cause::SynUnanswered, "an answer came, and it was no")
 }
 
 pub(super) fn unreachable(facts: &CallFacts, operation: &'static str, text: &str) -> Finding {
-    Finding::new(Cause::Unreachable, facts.stage, Confidence::High, format!("there is no way to {}: {text}", peer(facts)))
-        .because(errno(operation, text))
-        .rejected(Cause::SynUnanswered, "the kernel or a router said that there is no way")
+    Finding::new(
+        Cause::Unreachable,
+        facts.stage,
+        Confidence::High,
+        format!("there is no way to {}: {text}", peer(facts)),
+    )
+    .because(errno(operation, text))
+    .rejected(Cause::SynUnanswered, "the kernel or a router said that there is no way")
 }
 
-pub(super) fn ports_exhausted(operation: &'static str, text: &str) -> Finding {
+pub(super) fn ports_exhausted(facts: &CallFacts, operation: &'static str, text: &str) -> Finding {
+    let (confidence, why) = if peer(facts).starts_with('[') {
+        (Confidence::Medium, "possible: an IPv6 address that this host cannot use fails with the same error")
+    } else {
+        (Confidence::High, "the kernel did not even choose a local port: EADDRNOTAVAIL")
+    };
     Finding::new(
         Cause::PortsExhausted,
         Stage::Connect,
-        Confidence::High,
-        "no local port is left for this destination",
+        confidence,
+        format!("no local port is left for {}", peer(facts)),
     )
     .because(errno(operation, text))
-    .rejected(Cause::Unreachable, "the kernel did not even choose a local port: EADDRNOTAVAIL")
+    .rejected(Cause::Unreachable, why)
 }
 
 pub(super) fn tls(facts: &CallFacts) -> Finding {
-    let bytes = facts.exchange.response_bytes;
-    let took = in_stage(facts);
-    if let Some(finding) = path::blocked(facts) {
+    if let Some(finding) = local::unread(facts).or_else(|| path::blocked(facts)) {
         return finding;
     }
-    let (confidence, evidence) = path::silence(facts);
+    let took = DurationText(in_stage(facts));
+    let silence = path::silence(facts);
+    let read = facts.exchange.response_bytes;
+    let unread = facts.socket.as_ref().and_then(|socket| socket.unread_bytes).unwrap_or(0);
+    let bytes = read.saturating_add(unread.into());
     if bytes == 0 {
+        let (what, why) = match silence.acknowledged {
+            Some(true) => {
+                ("took our ClientHello and said nothing", "the ClientHello was acknowledged: the way there works")
+            }
+            Some(false) => ("has not acknowledged our ClientHello", "possible: it was too early for a retransmission"),
+            None => ("did not answer our ClientHello", "possible: what the peer has received cannot be told from here"),
+        };
         return Finding::new(
             Cause::TlsPeerSilent,
             Stage::Tls,
-            confidence,
-            format!("{} took our ClientHello and said nothing for {}", peer(facts), DurationText(took)),
+            silence.confidence,
+            format!("{} {what} for {took}", peer(facts)),
         )
-        .and(evidence)
-        .rejected(Cause::PathLost, "the ClientHello was acknowledged: the way there works")
+        .because(handshake_evidence(facts, bytes))
+        .and(silence.evidence)
+        .rejected(Cause::PathLost, why)
         .rejected(Cause::TlsSlow, "not one byte of a handshake came");
     }
-    let pause = facts.exchange.last_read.map_or(Duration::ZERO, |at| facts.now.saturating_duration_since(at));
+    let pause = DurationText(exchange::peer_silent_for(facts));
     Finding::new(
         Cause::TlsSlow,
         Stage::Tls,
-        confidence.max(crate::Confidence::Medium),
-        format!(
-            "{} sent {bytes} bytes of the handshake in {}, the last {} ago",
-            peer(facts),
-            DurationText(took),
-            DurationText(pause)
-        ),
+        silence.confidence.max(Confidence::Medium),
+        format!("{} sent {bytes} bytes of the handshake in {took}, the last {pause} ago", peer(facts)),
     )
-    .because(
-        Evidence::new(Source::Tls, format!("{bytes} bytes of the peer's handshake were read"))
-            .with("handshake_bytes", bytes),
-    )
-    .and(evidence)
+    .because(handshake_evidence(facts, bytes))
+    .and(silence.evidence)
     .rejected(Cause::TlsPeerSilent, "handshake bytes did come")
+}
+
+fn handshake_evidence(facts: &CallFacts, bytes: u64) -> Evidence {
+    let took = in_stage(facts);
+    Evidence::new(Source::Tls, format!("{bytes} bytes of the peer's handshake came within {}", DurationText(took)))
+        .with("handshake_bytes", bytes)
+        .with("duration_us", took.as_micros())
 }
 
 pub(super) fn tls_rejected(alert: &str) -> Finding {
@@ -269,8 +323,16 @@ pub(super) fn tls_not_tls(seen: &str) -> Finding {
     .rejected(Cause::TlsRejected, "what came is no TLS record, so no alert either")
 }
 
-pub(super) fn tls_broken(text: &str) -> Finding {
-    Finding::new(Cause::ProtocolError, Stage::Tls, Confidence::High, format!("the peer broke the TLS handshake: {text}"))
-        .because(Evidence::new(Source::Tls, text.to_owned()))
+pub(super) fn tls_broken(facts: &CallFacts, text: &str) -> Finding {
+    let said = Evidence::new(Source::Tls, text.to_owned());
+    let summary = format!("the TLS handshake failed: {text}");
+    if facts.exchange.response_bytes == 0 {
+        return Finding::new(Cause::Unknown, Stage::Tls, Confidence::Low, summary)
+            .because(said)
+            .rejected(Cause::ProtocolError, "no byte of the peer was seen that could be wrong");
+    }
+    Finding::new(Cause::ProtocolError, Stage::Tls, Confidence::Medium, summary)
+        .because(said)
+        .because(handshake_evidence(facts, facts.exchange.response_bytes))
         .rejected(Cause::TlsNotTls, "TLS records did come")
 }

@@ -2,39 +2,73 @@
 
 use std::time::Duration;
 
-use super::{Finding, READER_AWAY_SHARE, errno, in_stage, path, peer, share};
-use crate::{
-    Cause, Confidence, DurationText, Evidence, Limit, LimitName, Source, Stage,
-    facts::{CallFacts, ExchangeFacts},
+use super::{
+    FLOWING_SHARE, Finding, READER_ABSENT_SHARE, READER_AWAY_SHARE, SILENT_SHARE, errno, in_stage, local, millis, path,
+    peer, ran, share,
 };
+use crate::{Cause, Confidence, DurationText, Evidence, Limit, LimitName, Source, Stage, facts::CallFacts};
 
-fn since_last_read(facts: &CallFacts) -> Duration {
-    facts.exchange.last_read.map_or_else(|| in_stage(facts), |at| facts.now.saturating_duration_since(at))
+/// How long nothing came from the peer, as far as this call read, or the kernel has bytes that it did not.
+pub(super) fn peer_silent_for(facts: &CallFacts) -> Duration {
+    let since_read =
+        facts.exchange.last_read.map_or_else(|| in_stage(facts), |at| facts.now.saturating_duration_since(at));
+    let arrived = facts.socket.as_ref().filter(|socket| socket.unread_bytes.is_some_and(|bytes| bytes > 0));
+    match arrived.and_then(|socket| socket.tcp.as_ref()) {
+        Some(tcp) => since_read.min(millis(tcp.last_data_recv_ms)),
+        None => since_read,
+    }
 }
 
-fn exchange_evidence(exchange: &ExchangeFacts) -> Evidence {
-    Evidence::new(
-        Source::Http,
-        format!(
-            "request: {} bytes sent; response: {} bytes received, {} of the body{}",
-            exchange.request_bytes,
-            exchange.response_bytes,
-            exchange.body_bytes,
-            exchange.body_expected.map_or(String::new(), |expected| format!(" of {expected}"))
+fn exchange_evidence(facts: &CallFacts) -> Evidence {
+    let exchange = &facts.exchange;
+    let of = exchange.body_expected.map_or(String::new(), |expected| format!(" of {expected}"));
+    let request = format!("request: {} bytes sent", exchange.request_bytes);
+    let (text, response) = match facts.stage {
+        Stage::Tls => (format!("{} bytes of the peer's handshake received", exchange.response_bytes), None),
+        // Frames of all streams share the connection: a head has no bytes of its own.
+        _ if facts.h2.is_some() => {
+            (format!("{request}; response body: {} bytes received{of}", exchange.body_bytes), None)
+        }
+        _ => (
+            format!(
+                "{request}; response: {} bytes received, {} of the body{of}",
+                exchange.response_bytes, exchange.body_bytes
+            ),
+            Some(exchange.response_bytes),
         ),
-    )
-    .with("request_bytes", exchange.request_bytes)
-    .with("response_bytes", exchange.response_bytes)
-    .with("body_bytes", exchange.body_bytes)
+    };
+    let mut evidence = Evidence::new(Source::Http, text).with("request_bytes", exchange.request_bytes);
+    if let Some(bytes) = response {
+        evidence = evidence.with("response_bytes", bytes);
+    }
+    evidence.with("body_bytes", exchange.body_bytes)
 }
 
 pub(super) fn send(facts: &CallFacts) -> Finding {
     let took = DurationText(in_stage(facts));
-    if let Some(h2) = facts.h2.filter(|h2| h2.window_blocked_bytes > 0) {
+    let bytes = facts.exchange.request_bytes;
+    let h2 = facts.h2.filter(|h2| h2.window_blocked_bytes > 0);
+    // The answer, or the WINDOW_UPDATE, may lie here unread.
+    let unread = h2.and_then(|_| local::unread(facts));
+    if let Some(finding) = unread.or_else(|| path::blocked(facts)) {
+        return finding;
+    }
+    let unsent = facts.socket.as_ref().and_then(|socket| socket.unsent_bytes);
+    let waits_in_kernel = match facts.socket.as_ref().and_then(|socket| socket.tcp.as_ref()?.notsent_bytes) {
+        _ if unsent == Some(0) => Some(false),
+        Some(bytes) => Some(bytes > 0),
+        None => unsent.map(|_| true),
+    };
+    let queue = unsent.map(|unsent| {
+        Evidence::new(Source::SocketQueue, format!("{unsent} bytes in the own socket wait to be acknowledged"))
+            .with("unsent_bytes", unsent)
+    });
+    if let Some(h2) = h2.filter(|_| waits_in_kernel != Some(true)) {
+        let empty = unsent == Some(0);
         return Finding::new(
             Cause::H2WindowBlocked,
             Stage::Send,
-            Confidence::High,
+            if empty { Confidence::High } else { Confidence::Medium },
             format!("the peer gives no WINDOW_UPDATE: {} bytes of the request wait for it", h2.window_blocked_bytes),
         )
         .because(
@@ -44,170 +78,239 @@ pub(super) fn send(facts: &CallFacts) -> Finding {
             )
             .with("waiting_bytes", h2.window_blocked_bytes),
         )
-        .because(exchange_evidence(&facts.exchange))
-        .rejected(Cause::PeerNotReading, "TCP is not what holds: HTTP/2's own window is used up");
-    }
-    if let Some(finding) = path::blocked(facts) {
-        return finding;
+        .and(queue)
+        .because(exchange_evidence(facts))
+        .rejected(
+            Cause::PeerNotReading,
+            if empty {
+                "TCP is not what holds: the socket has nothing left to send"
+            } else {
+                "TCP does not seem to be what holds: nothing is known to wait for its window"
+            },
+        );
     }
     if facts.exchange.waiting_for_request_body {
         return Finding::new(
             Cause::SenderSlow,
             Stage::Send,
             Confidence::High,
-            format!("the request body, which the caller provides, gave no bytes; {took} in send"),
+            format!(
+                "send waited for the request body, which the caller provides, when the limit fired: \
+                 {bytes} bytes were sent in {took}"
+            ),
         )
-        .because(exchange_evidence(&facts.exchange))
-        .rejected(Cause::PeerNotReading, "nothing waited for the peer: all that the caller gave was sent");
+        .because(exchange_evidence(facts))
+        .and(queue)
+        .rejected(Cause::PeerNotReading, "nothing waited for the peer: the kernel took all that the caller gave");
     }
     Finding::new(
         Cause::Unknown,
         Stage::Send,
         Confidence::Low,
-        format!("the request was not sent within {took}, and the socket does not say why"),
+        format!("the request was not sent within {took} ({bytes} bytes were), and the socket does not say why"),
     )
-    .because(exchange_evidence(&facts.exchange))
+    .because(exchange_evidence(facts))
+    .and(queue)
     .rejected(Cause::PeerNotReading, "the peer's window is open, as far as the socket shows")
 }
 
 pub(super) fn wait(facts: &CallFacts) -> Finding {
-    if let Some(finding) = unread(facts).or_else(|| path::blocked(facts)) {
+    if let Some(finding) = local::unread(facts).or_else(|| path::blocked(facts)) {
         return finding;
     }
-    let (confidence, evidence) = path::silence(facts);
+    let silence = path::silence(facts);
+    let took = DurationText(in_stage(facts));
     let bytes = facts.exchange.response_bytes;
     if bytes > 0 {
         return Finding::new(
             Cause::HeadStalled,
             Stage::Wait,
-            confidence.max(Confidence::Medium),
+            silence.confidence.max(Confidence::Medium),
             format!(
                 "{} sent {bytes} bytes of a response head, then nothing more for {}",
                 peer(facts),
-                DurationText(since_last_read(facts))
+                DurationText(peer_silent_for(facts))
             ),
         )
-        .because(exchange_evidence(&facts.exchange))
-        .and(evidence)
+        .because(exchange_evidence(facts))
+        .and(silence.evidence)
         .rejected(Cause::ServerSlow, "the server had begun to answer");
     }
-    Finding::new(
-        Cause::ServerSlow,
-        Stage::Wait,
-        confidence,
-        format!("{} has the whole request and did not answer for {}", peer(facts), DurationText(in_stage(facts))),
-    )
-    .and(evidence)
-    .because(exchange_evidence(&facts.exchange))
-    .rejected(
-        Cause::PathLost,
-        if confidence == Confidence::High {
-            "the other end is visible and has written nothing"
-        } else {
-            "the request was acknowledged; answers lost on the way back would look the same from here"
-        },
-    )
+    if let Some(unread) = facts.socket.as_ref().and_then(|socket| socket.unread_bytes).filter(|bytes| *bytes > 0) {
+        let late = peer_silent_for(facts);
+        return Finding::new(
+            Cause::ServerSlow,
+            Stage::Wait,
+            Confidence::Medium,
+            format!("{} answered only when the limit fired, after {took}", peer(facts)),
+        )
+        .because(ran(facts, Stage::Wait))
+        .because(local::unread_evidence(unread, late))
+        .because(exchange_evidence(facts))
+        .rejected(Cause::LocalStall, "the bytes came too late to be read in time");
+    }
+    let (summary, why) = match silence.acknowledged {
+        Some(true) if silence.confidence == Confidence::High => (
+            format!("{} has the whole request and did not answer for {took}", peer(facts)),
+            "the other end is visible, and nothing of its own is under way",
+        ),
+        Some(true) => (
+            format!("{} has the whole request and did not answer for {took}", peer(facts)),
+            "possible: the request was acknowledged, but answers lost on the way back look the same from here",
+        ),
+        Some(false) => (
+            format!("{} did not answer for {took}, and has not acknowledged the whole request", peer(facts)),
+            "possible: it was too early for a retransmission",
+        ),
+        None => (
+            format!("{} did not answer for {took}", peer(facts)),
+            "possible: what the peer has received cannot be told from here",
+        ),
+    };
+    Finding::new(Cause::ServerSlow, Stage::Wait, silence.confidence, summary)
+        .and(silence.evidence)
+        .because(exchange_evidence(facts))
+        .rejected(Cause::PathLost, why)
 }
 
-pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
+/// The caller was away for so long that it, and not the peer, is what the body waited for.
+fn reader_slow(facts: &CallFacts, limit: &Limit) -> Option<Finding> {
     let took = in_stage(facts);
     let away = facts.exchange.reader_away;
-    if share(away, took) >= READER_AWAY_SHARE {
-        let unread = facts.socket.as_ref().and_then(|socket| socket.unread_bytes).unwrap_or(0);
-        return Finding::new(
+    let part = share(away, took);
+    let unread = facts.socket.as_ref().and_then(|socket| socket.unread_bytes);
+    // A gap is counted while the caller asks: when that limit fires on an empty socket, the peer was silent.
+    let asked = limit.name == LimitName::Gap;
+    let confidence = match unread {
+        Some(1..) if part >= READER_AWAY_SHARE => Confidence::High,
+        // HTTP/2 reads ahead of the caller, so its socket is empty either way.
+        None if part >= READER_AWAY_SHARE && !asked => Confidence::Medium,
+        Some(0) if part >= READER_AWAY_SHARE && !asked && facts.h2.is_some() => Confidence::Medium,
+        Some(0) if part >= READER_ABSENT_SHARE && !asked => Confidence::Medium,
+        _ => return None,
+    };
+    let waiting = unread.map_or(String::new(), |bytes| format!(", {bytes} bytes wait in the socket"));
+    Some(
+        Finding::new(
             Cause::ReaderSlow,
             Stage::Receive,
-            if unread > 0 { Confidence::High } else { Confidence::Medium },
+            confidence,
             format!(
-                "the caller did not read: {} of {} in receive passed between its reads, {unread} bytes wait in the socket",
+                "the caller did not read: {} of {} in receive passed between its reads{waiting}",
                 DurationText(away),
                 DurationText(took)
             ),
         )
-        .because(
-            Evidence::new(Source::SocketQueue, format!("{unread} bytes unread in the own socket"))
-                .with("unread_bytes", unread),
-        )
-        .because(
-            Evidence::new(Source::Timeline, format!("the body was not asked for during {}", DurationText(away)))
-                .with("reader_away_us", away.as_micros()),
-        )
-        .rejected(Cause::BodyStalled, "the peer was not what was waited for");
-    }
-    if let Some(finding) = unread(facts).or_else(|| path::blocked(facts)) {
+        .explains(away)
+        .because(away_evidence(facts))
+        .and(unread.filter(|bytes| *bytes > 0).map(|bytes| {
+            Evidence::new(Source::SocketQueue, format!("{bytes} bytes unread in the own socket"))
+                .with("unread_bytes", bytes)
+        }))
+        .rejected(
+            Cause::BodyStalled,
+            if confidence == Confidence::High {
+                "the peer was not what was waited for: its bytes are here"
+            } else {
+                "possible: what the peer did meanwhile was not seen"
+            },
+        ),
+    )
+}
+
+fn away_evidence(facts: &CallFacts) -> Evidence {
+    let away = facts.exchange.reader_away;
+    Evidence::new(Source::Timeline, format!("the body was not asked for during {}", DurationText(away)))
+        .with("reader_away_us", away.as_micros())
+}
+
+pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
+    let took = in_stage(facts);
+    if let Some(finding) = reader_slow(facts, limit) {
         return finding;
     }
-    let (confidence, evidence) = path::silence(facts);
-    let quiet = since_last_read(facts);
+    // Bytes that wait while the caller is away are no stall of the process.
+    let stalled = local::unread(facts)
+        .filter(|finding| finding.explains.is_none_or(|waited| waited > facts.exchange.reader_away));
+    if let Some(finding) = stalled.or_else(|| path::blocked(facts)) {
+        return finding;
+    }
+    let silence = path::silence(facts);
+    let quiet = peer_silent_for(facts);
     let bytes = facts.exchange.body_bytes;
-    // A limit for the gap fires on silence alone; one for the whole may find the body still trickling in.
-    if limit.name != LimitName::Gap && share(quiet, took) < 0.5 && bytes > 0 {
+    let away = (!facts.exchange.reader_away.is_zero()).then(|| away_evidence(facts));
+    // A limit for the gap fires on silence alone; one for the whole may find the body still coming.
+    let part = share(quiet, took);
+    if limit.name != LimitName::Gap && part < SILENT_SHARE && bytes > 0 {
+        let flowing = part < FLOWING_SHARE && share(facts.exchange.reader_away, took) < FLOWING_SHARE;
         #[expect(clippy::cast_precision_loss, reason = "a rate for a reader")]
         let rate = bytes as f64 / took.as_secs_f64().max(1e-6);
-        let needed = facts.exchange.body_expected.map(|expected| expected.saturating_sub(bytes));
+        let left = facts.exchange.body_expected.map(|expected| expected.saturating_sub(bytes));
         return Finding::new(
             Cause::BodySlow,
             Stage::Receive,
-            Confidence::High,
+            if flowing { Confidence::High } else { Confidence::Medium },
             format!(
-                "the body trickles: {bytes} bytes in {} ({rate:.0} bytes/s){}",
+                "the body came too slowly: {bytes} bytes in {} ({rate:.0} bytes/s){}",
                 DurationText(took),
-                needed.map_or(String::new(), |left| format!(", {left} bytes were still to come"))
+                left.map_or(String::new(), |left| format!(", {left} bytes were still to come"))
             ),
         )
-        .because(exchange_evidence(&facts.exchange))
+        .because(exchange_evidence(facts))
         .because(
             Evidence::new(Source::Timeline, format!("the last bytes came {} before the end", DurationText(quiet)))
                 .with("last_read_us_ago", quiet.as_micros()),
         )
-        .rejected(Cause::BodyStalled, "bytes kept coming");
+        .and(away)
+        .rejected(
+            Cause::BodyStalled,
+            if flowing { "bytes kept coming" } else { "possible: bytes came, but none just before the limit fired" },
+        );
     }
+    let how_far = if bytes == 0 {
+        "sent no byte of the body after its head".to_owned()
+    } else {
+        format!("stopped in the middle of the body after {bytes} bytes")
+    };
     Finding::new(
         Cause::BodyStalled,
         Stage::Receive,
-        confidence,
-        format!("{} stopped in the middle of the body: {bytes} bytes came, then nothing for {}", peer(facts), DurationText(quiet)),
+        silence.confidence,
+        format!("{} {how_far}: nothing came for {}", peer(facts), DurationText(quiet)),
     )
-    .because(exchange_evidence(&facts.exchange))
-    .and(evidence)
+    .because(exchange_evidence(facts))
+    .and(silence.evidence)
+    .and(away)
     .rejected(
         Cause::PathLost,
-        if confidence == Confidence::High {
-            "the other end is visible and has written nothing more"
+        if silence.confidence == Confidence::High {
+            "the other end is visible, and nothing of its own is under way"
         } else {
-            "a path that loses everything on the way back would look the same from here"
+            "possible: a path that loses everything on the way back looks the same from here"
         },
     )
 }
 
-/// Bytes lie in our own socket and we are the ones who should have read them.
-fn unread(facts: &CallFacts) -> Option<Finding> {
-    let socket = facts.socket.as_ref()?;
-    let unread = socket.unread_bytes.filter(|bytes| *bytes > 0)?;
-    let waited = socket.tcp.as_ref().map_or(0, |tcp| tcp.last_data_recv_ms);
-    // Bytes of this very millisecond came too late, not unread.
-    if waited < 8 {
-        return None;
-    }
+/// A reused connection that ended before it gave anything: the server may have closed it while it was idle.
+fn idle_before(facts: &CallFacts) -> Option<Evidence> {
+    let idle = facts.exchange.reused_after.filter(|_| facts.exchange.response_bytes == 0)?;
     Some(
-        Finding::new(
-            Cause::LocalStall,
-            Stage::Stall,
-            Confidence::High,
-            format!("the answer is here and was not read: {unread} bytes have waited {waited} ms in the own socket"),
-        )
-        .because(
-            Evidence::new(Source::SocketQueue, format!("{unread} bytes unread, the last came {waited} ms ago"))
-                .with("unread_bytes", unread)
-                .with("last_data_recv_ms", waited),
-        )
-        .rejected(Cause::ServerSlow, "the server did answer"),
+        Evidence::new(Source::Pool, format!("the connection had been idle for {}", DurationText(idle)))
+            .with("idle_us", idle.as_micros()),
     )
 }
 
+const KEEPALIVE_RACE: &str = "possible: the connection was reused just when the server may have closed it";
+
 pub(super) fn reset(facts: &CallFacts, operation: &'static str, text: &str) -> Finding {
     let bytes = facts.exchange.response_bytes;
-    let came = if bytes == 0 { "before any byte of a response".to_owned() } else { format!("after {bytes} bytes of the response") };
+    let came = match (facts.stage, bytes) {
+        (Stage::Tls, 0) => "before any byte of its handshake".to_owned(),
+        (Stage::Tls, _) => format!("after {bytes} bytes of its handshake"),
+        (_, 0) => "before any byte of a response".to_owned(),
+        _ if facts.h2.is_some() => format!("after {} bytes of the response body", facts.exchange.body_bytes),
+        _ => format!("after {bytes} bytes of the response"),
+    };
     let finding = Finding::new(
         Cause::PeerReset,
         facts.stage,
@@ -215,15 +318,10 @@ pub(super) fn reset(facts: &CallFacts, operation: &'static str, text: &str) -> F
         format!("{} reset the connection {came}", peer(facts)),
     )
     .because(errno(operation, text))
-    .because(exchange_evidence(&facts.exchange));
-    match facts.exchange.reused_after {
-        Some(idle) if bytes == 0 => finding
-            .because(
-                Evidence::new(Source::Pool, format!("the connection had been idle for {}", DurationText(idle)))
-                    .with("idle_us", idle.as_micros()),
-            )
-            .rejected(Cause::KeepaliveRace, "possible: the connection was reused just when the server may have closed it"),
-        _ => finding.rejected(Cause::ClosedEarly, "a reset came, not an orderly end"),
+    .because(exchange_evidence(facts));
+    match idle_before(facts) {
+        Some(idle) => finding.because(idle).rejected(Cause::KeepaliveRace, KEEPALIVE_RACE),
+        None => finding.rejected(Cause::ClosedEarly, "a reset came, not an orderly end"),
     }
 }
 
@@ -241,10 +339,19 @@ pub(super) fn closed(facts: &CallFacts) -> Finding {
         }
         _ => "before any byte of a response".to_owned(),
     };
-    Finding::new(Cause::ClosedEarly, facts.stage, Confidence::High, format!("{} closed the connection {what}", peer(facts)))
-        .because(exchange_evidence(exchange))
-        .because(Evidence::new(Source::Errno, "read: end of stream (FIN) where more was due"))
-        .rejected(Cause::PeerReset, "an orderly end came, no RST")
+    let finding = Finding::new(
+        Cause::ClosedEarly,
+        facts.stage,
+        Confidence::High,
+        format!("{} closed the connection {what}", peer(facts)),
+    )
+    .because(exchange_evidence(facts))
+    .because(Evidence::new(Source::Errno, "read: end of stream (FIN) where more was due"))
+    .rejected(Cause::PeerReset, "an orderly end came, no RST");
+    match idle_before(facts) {
+        Some(idle) => finding.because(idle).rejected(Cause::KeepaliveRace, KEEPALIVE_RACE),
+        None => finding,
+    }
 }
 
 pub(super) fn protocol(facts: &CallFacts, text: &str) -> Finding {
@@ -255,7 +362,7 @@ pub(super) fn protocol(facts: &CallFacts, text: &str) -> Finding {
         format!("{} broke the protocol: {text}", peer(facts)),
     )
     .because(Evidence::new(Source::Http, text.to_owned()))
-    .because(exchange_evidence(&facts.exchange))
+    .because(exchange_evidence(facts))
     .rejected(Cause::ClosedEarly, "what came was wrong, not too short")
 }
 
@@ -267,4 +374,6 @@ pub(super) fn request_body_failed(text: &str) -> Finding {
         format!("the request body, which the caller provides, failed: {text}"),
     )
     .because(Evidence::new(Source::Http, text.to_owned()))
+    .fix("Look at what provides the body: its error ended the call, not the network.")
+    .rejected(Cause::SenderSlow, "the body gave an error, not silence")
 }

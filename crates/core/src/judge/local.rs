@@ -1,46 +1,24 @@
 //! Causes on this side: the caller, the pool, the runtime, the process.
 
-use super::{Finding, STALL_ADVISORY, STALL_SHARE, errno, share};
+use std::{fmt::Write as _, time::Duration};
+
+use super::{Finding, STALL_ADVISORY, STALL_SHARE, TIMER_SLACK, errno, in_stage, millis, path, ran, share};
 use crate::{
-    Cause, Confidence, DurationText, Evidence, Limit, Source, Stage,
-    facts::{CallFacts, Failure},
+    Cause, Confidence, DurationText, Evidence, Source, Stage,
+    facts::{CallFacts, Failure, TcpState},
 };
 
 pub(super) fn cancelled(facts: &CallFacts, reason: &str, at: Option<&str>) -> Finding {
     let place = at.map(|at| format!(" at {at}")).unwrap_or_default();
-    let waited = super::in_stage(facts);
+    let waited = in_stage(facts);
     Finding::new(
         Cause::CancelledByCaller,
         facts.stage,
         Confidence::High,
         format!("the caller cancelled{place} ({reason}) after {} in {}", DurationText(waited), facts.stage),
     )
-    .because(
-        Evidence::new(Source::Context, format!("cancelled: {reason}{place}")).with("stage_us", waited.as_micros()),
-    )
+    .because(Evidence::new(Source::Context, format!("cancelled: {reason}{place}")).with("stage_us", waited.as_micros()))
     .rejected(Cause::BudgetSpent, "no limit had fired when the cancel came")
-}
-
-/// The deadline had passed before there was anything to blame.
-pub(super) fn past(facts: &CallFacts, limit: &Limit) -> Finding {
-    let stage = facts.stage;
-    let started = facts.exchange.request_started;
-    Finding::new(
-        Cause::BudgetSpent,
-        stage,
-        Confidence::High,
-        if started {
-            format!("{limit} had passed before {stage} began")
-        } else {
-            format!("{limit} had passed before {stage} began: nothing was sent")
-        },
-    )
-    .because(
-        Evidence::new(Source::Context, format!("no time was left when {stage} was to begin"))
-            .with("limit_us", limit.value.as_micros())
-            .with("request_bytes", facts.exchange.request_bytes),
-    )
-    .rejected(Cause::ServerSlow, "the server was never asked")
 }
 
 pub(super) fn queue(facts: &CallFacts) -> Finding {
@@ -68,9 +46,34 @@ pub(super) fn queue(facts: &CallFacts) -> Finding {
         .rejected(Cause::PoolExhausted, "a connection was there; the peer's own limit on streams was reached");
     }
     let Some(pool) = facts.pool else {
-        return Finding::new(Cause::Unknown, Stage::Queue, Confidence::Low, "waited in a queue that was not observed");
+        return Finding::new(
+            Cause::Unknown,
+            Stage::Queue,
+            Confidence::Low,
+            format!("waited {} in a queue that was not observed", DurationText(waited)),
+        )
+        .because(ran(facts, Stage::Queue))
+        .rejected(Cause::PoolExhausted, "how many connections were in use is not known");
     };
     let scope = if pool.limit_is_global { "all hosts together" } else { "this host" };
+    let counts = Evidence::new(
+        Source::Pool,
+        format!("{} of {} connections for {scope} in use, {} calls waiting", pool.in_use, pool.limit, pool.waiting),
+    )
+    .with("in_use", pool.in_use)
+    .with("limit", pool.limit)
+    .with("waiting", pool.waiting);
+    if pool.in_use < pool.limit {
+        return Finding::new(
+            Cause::Unknown,
+            Stage::Queue,
+            Confidence::Low,
+            format!("waited {} for a connection although the pool had room", DurationText(waited)),
+        )
+        .because(ran(facts, Stage::Queue))
+        .because(counts)
+        .rejected(Cause::PoolExhausted, "fewer connections were in use than may be");
+    }
     Finding::new(
         Cause::PoolExhausted,
         Stage::Queue,
@@ -83,15 +86,7 @@ pub(super) fn queue(facts: &CallFacts) -> Finding {
             pool.waiting
         ),
     )
-    .because(
-        Evidence::new(
-            Source::Pool,
-            format!("{} of {} connections for {scope} in use, {} calls waiting", pool.in_use, pool.limit, pool.waiting),
-        )
-        .with("in_use", pool.in_use)
-        .with("limit", pool.limit)
-        .with("waiting", pool.waiting),
-    )
+    .because(counts)
     .rejected(Cause::ConnectSlow, "no connection was being dialled for this call: the pool's limit forbade it")
 }
 
@@ -110,15 +105,14 @@ pub(super) fn no_descriptors(facts: &CallFacts, operation: &'static str, text: &
 pub(super) fn stalled(facts: &CallFacts) -> Option<Finding> {
     let late = facts.timeline.time_in(Stage::Stall, facts.now);
     let total = facts.timeline.total(facts.now);
-    if late.is_zero() || share(late, total) < STALL_SHARE || peer_was_silent(facts) {
+    if late.is_zero() || share(late, total) < STALL_SHARE || is_stuck_without_us(facts) {
         return None;
     }
-    let blind = facts.socket.is_none() && matches!(facts.failure, Failure::DeadlinePassed(_));
-    Some(
+    let finding = |confidence| {
         Finding::new(
             Cause::LocalStall,
             Stage::Stall,
-            if blind { Confidence::Medium } else { Confidence::High },
+            confidence,
             format!(
                 "this process itself was late by {} of {}: its runtime did not run the call when it was due",
                 DurationText(late),
@@ -126,20 +120,113 @@ pub(super) fn stalled(facts: &CallFacts) -> Option<Finding> {
             ),
         )
         .because(stall_evidence(facts))
-        .rejected(Cause::ServerSlow, "the network was not waited for: the own timers fired late"),
-    )
+    };
+    Some(match arrival(facts) {
+        Arrival::InTime { before } => finding(Confidence::High)
+            .because(
+                Evidence::new(
+                    Source::TcpInfo,
+                    format!("the peer's last bytes had come {} before the limit", DurationText(before)),
+                )
+                .with("arrived_before_limit_us", before.as_micros()),
+            )
+            .rejected(Cause::ServerSlow, "the peer's bytes were here before the limit fired"),
+        Arrival::After => finding(Confidence::Medium).rejected(
+            Cause::ServerSlow,
+            "possible: bytes of the peer came after the limit, while this process was late",
+        ),
+        Arrival::NotSeen => finding(Confidence::Medium)
+            .rejected(Cause::ServerSlow, "the own timers fired late; what the network did meanwhile was not seen"),
+        Arrival::NotWaitedFor => finding(Confidence::High)
+            .rejected(Cause::ServerSlow, "the network was not waited for: the own timers fired late"),
+    })
 }
 
-/// With the runtime awake again, the socket still had nothing: the peer was silent, stall or no stall.
-fn peer_was_silent(facts: &CallFacts) -> bool {
+/// When the peer's last bytes came, seen from the limit that fired late.
+enum Arrival {
+    InTime {
+        before: Duration,
+    },
+    After,
+    NotSeen,
+    /// The lateness was over when the limit fired.
+    NotWaitedFor,
+}
+
+fn arrival(facts: &CallFacts) -> Arrival {
+    if !matches!(facts.failure, Failure::DeadlinePassed(_)) || facts.late_by.is_zero() {
+        return Arrival::NotWaitedFor;
+    }
+    let Some(socket) = &facts.socket else { return Arrival::NotSeen };
+    let waits_for_bytes = matches!(facts.stage, Stage::Tls | Stage::Wait | Stage::Receive);
+    let came = socket.unread_bytes.is_some_and(|bytes| bytes > 0) || read_while_late(facts);
+    if !waits_for_bytes || !came {
+        return Arrival::NotSeen;
+    }
+    match socket.tcp.as_ref().and_then(|tcp| millis(tcp.last_data_recv_ms).checked_sub(facts.late_by)) {
+        Some(before) if !before.is_zero() => Arrival::InTime { before },
+        _ => Arrival::After,
+    }
+}
+
+fn read_while_late(facts: &CallFacts) -> bool {
+    facts.exchange.last_read.is_some_and(|at| facts.now.saturating_duration_since(at) < facts.late_by)
+}
+
+/// With the runtime awake again, the socket still had nothing to go on with: the peer or the path would have been late
+/// without the stall.
+fn is_stuck_without_us(facts: &CallFacts) -> bool {
     if !matches!(facts.failure, Failure::DeadlinePassed(_)) || facts.late_by.is_zero() {
         return false;
     }
     let Some(socket) = &facts.socket else { return false };
-    let read_while_late =
-        facts.exchange.last_read.is_some_and(|at| facts.now.saturating_duration_since(at) < facts.late_by);
-    let waits_for_peer = matches!(facts.stage, Stage::Connect | Stage::Tls | Stage::Wait | Stage::Receive);
-    waits_for_peer && socket.unread_bytes == Some(0) && !read_while_late
+    match facts.stage {
+        Stage::Connect => socket.tcp.as_ref().is_some_and(|tcp| tcp.state == TcpState::SynSent),
+        Stage::Tls | Stage::Wait | Stage::Receive => socket.unread_bytes == Some(0) && !read_while_late(facts),
+        Stage::Send => path::blocked(facts).is_some(),
+        _ => false,
+    }
+}
+
+/// Bytes lie in our own socket since before the limit fired, and we are the ones who should have read them.
+pub(super) fn unread(facts: &CallFacts) -> Option<Finding> {
+    let socket = facts.socket.as_ref()?;
+    let unread = socket.unread_bytes.filter(|bytes| *bytes > 0)?;
+    let waited = millis(socket.tcp.as_ref()?.last_data_recv_ms);
+    if waited <= facts.late_by + TIMER_SLACK {
+        return None;
+    }
+    let mostly = share(waited, in_stage(facts)) >= STALL_SHARE;
+    Some(
+        Finding::new(
+            Cause::LocalStall,
+            Stage::Stall,
+            if mostly { Confidence::High } else { Confidence::Medium },
+            format!(
+                "the answer is here and was not read: {unread} bytes have waited {} in the own socket",
+                DurationText(waited)
+            ),
+        )
+        .explains(waited.min(in_stage(facts)))
+        .because(unread_evidence(unread, waited))
+        .rejected(
+            Cause::ServerSlow,
+            if mostly {
+                "the answer was here for most of the time"
+            } else {
+                "its answer came late, and yet before the limit fired"
+            },
+        ),
+    )
+}
+
+pub(super) fn unread_evidence(unread: u32, waited: Duration) -> Evidence {
+    Evidence::new(
+        Source::SocketQueue,
+        format!("{unread} bytes unread in the own socket, the last came {} ago", DurationText(waited)),
+    )
+    .with("unread_bytes", unread)
+    .with("last_data_recv_us", waited.as_micros())
 }
 
 pub(super) fn stall_advisory(facts: &CallFacts) -> Option<Finding> {
@@ -159,8 +246,19 @@ pub(super) fn stall_advisory(facts: &CallFacts) -> Option<Finding> {
     )
 }
 
-pub(super) fn stall_evidence(facts: &CallFacts) -> Evidence {
+fn stall_evidence(facts: &CallFacts) -> Evidence {
     let late = facts.timeline.time_in(Stage::Stall, facts.now);
     Evidence::new(Source::Runtime, format!("timers of this call were served {} late", DurationText(late)))
         .with("late_us", late.as_micros())
+}
+
+/// Where the time of this call went.
+pub(super) fn breakdown(facts: &CallFacts) -> Evidence {
+    let mut text = String::new();
+    for span in facts.timeline.spans() {
+        let _ = write!(text, "{} {}, ", span.stage, DurationText(span.duration));
+    }
+    let unaccounted = facts.timeline.unaccounted(facts.now);
+    let _ = write!(text, "outside of stages {}", DurationText(unaccounted));
+    Evidence::new(Source::Timeline, text).with("unaccounted_us", unaccounted.as_micros())
 }

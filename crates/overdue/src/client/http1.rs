@@ -10,7 +10,6 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method};
-use http_body::Body as _;
 use overdue_core::{ConnectionReport, facts::Failure};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
@@ -59,6 +58,8 @@ pub(crate) enum Sent {
 pub(crate) struct RequestBody<'a, B> {
     pub(crate) body: Option<Pin<&'a mut B>>,
     pub(crate) framing: Framing,
+    /// Set when the body is first asked for data: from then on it cannot be sent again.
+    pub(crate) begun: &'a mut bool,
 }
 
 impl Http1 {
@@ -110,9 +111,19 @@ impl Http1 {
         self.written_before = self.wire().written_bytes();
     }
 
+    /// Bytes of the current request, TLS included, that the kernel took.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.wire().written_bytes() - self.written_before
+    }
+
+    /// Plain bytes of the current response.
+    pub(crate) fn response_bytes(&self) -> u64 {
+        self.response_bytes
+    }
+
     /// Enters what crossed the wire so far.
     pub(crate) fn note(&self, log: &CallLog) {
-        let written = self.wire().written_bytes() - self.written_before;
+        let written = self.sent_bytes();
         log.exchange(|exchange| {
             exchange.request_started = written > 0;
             exchange.request_bytes = written;
@@ -237,6 +248,7 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
                 };
             }
             let Some(body) = self.body.body.as_mut() else { return Ok(Poll::Ready(())) };
+            *self.body.begun = true;
             match body.as_mut().poll_frame(cx) {
                 Poll::Ready(frame) => {
                     log.exchange(|exchange| exchange.waiting_for_request_body = false);
@@ -374,14 +386,6 @@ impl Http1Body {
         matches!(self.state, BodyState::Done)
     }
 
-    pub(crate) fn expected(&self) -> Option<u64> {
-        match self.state {
-            BodyState::Length(left) => Some(left),
-            BodyState::Done => Some(0),
-            BodyState::Chunked(_) | BodyState::UntilClose => None,
-        }
-    }
-
     pub(crate) fn connection(&self) -> Option<&Http1> {
         self.connection.as_deref()
     }
@@ -392,13 +396,14 @@ impl Http1Body {
             let Some(connection) = self.connection.as_mut() else { return Poll::Ready(Ok(None)) };
             let piece = match &mut self.state {
                 BodyState::Done => return Poll::Ready(Ok(None)),
-                BodyState::Length(left) => take(&mut connection.read, *left).map(|data| {
-                    *left -= data.len() as u64;
+                BodyState::Length(left) => {
+                    let data = take(&mut connection.read, *left);
+                    *left -= data.as_ref().map_or(0, |data| data.len() as u64);
                     if *left == 0 {
                         self.state = BodyState::Done;
                     }
-                    Piece::Data(data)
-                }),
+                    data.map(Piece::Data)
+                }
                 BodyState::UntilClose => take(&mut connection.read, u64::MAX).map(Piece::Data),
                 BodyState::Chunked(decoder) => {
                     let piece = decoder.decode(&mut connection.read).map_err(Failure::Protocol)?;

@@ -23,7 +23,7 @@ use crate::{clock, dial::Target};
 /// | `connections_per_host` | 64 |
 /// | `connections` | 1024 |
 /// | `idle_per_host` | 32 |
-/// | `idle_timeout` | 60 s: below the 75 s after which nginx closes, and the 60 s of many balancers is reached only by connections that lie unused as long |
+/// | `idle_timeout` | 55 s: below the 60 s after which many load balancers close, and the 75 s of nginx |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PoolOptions {
     /// Open connections to one host (scheme, name and port).
@@ -82,10 +82,32 @@ pub(crate) enum Offer {
     Dial(Slot),
 }
 
-/// The right to one open connection.
-pub(crate) struct Slot {
+/// A host's place in the pool.
+#[derive(Clone)]
+pub(crate) struct Place {
     pool: Weak<Pool>,
     target: Target,
+}
+
+impl Place {
+    /// Gives what has become free to those who wait.
+    pub(crate) fn serve(&self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.serve(&self.target);
+        }
+    }
+}
+
+/// Connections that have left the pool, to be dropped when its lock is released.
+#[derive(Default)]
+struct Discarded {
+    h1: Vec<Box<Http1>>,
+    h2: Vec<Arc<Http2>>,
+}
+
+/// The right to one open connection.
+pub(crate) struct Slot {
+    place: Place,
     pub(crate) id: u64,
     dialling: bool,
     armed: bool,
@@ -93,9 +115,18 @@ pub(crate) struct Slot {
 
 /// The right to one stream of a shared connection.
 pub(crate) struct StreamPermit {
-    pub(crate) connection: Arc<Http2>,
-    pool: Weak<Pool>,
-    target: Target,
+    connection: Option<Arc<Http2>>,
+    place: Place,
+}
+
+impl StreamPermit {
+    fn new(connection: Arc<Http2>, place: Place) -> Self {
+        Self { connection: Some(connection), place }
+    }
+
+    pub(crate) fn connection(&self) -> Option<&Arc<Http2>> {
+        self.connection.as_ref()
+    }
 }
 
 impl Pool {
@@ -111,7 +142,7 @@ impl Pool {
     /// wait. Cancel safe: what was offered to a caller that is gone goes to the next.
     pub(crate) async fn acquire(self: &Arc<Self>, target: &Target) -> Offer {
         loop {
-            let mut discarded = Vec::new();
+            let mut discarded = Discarded::default();
             let attempt = {
                 let mut state = self.lock();
                 let host = state.hosts.entry(target.clone()).or_default();
@@ -144,25 +175,24 @@ impl Pool {
         }
     }
 
-    fn offer(self: &Arc<Self>, state: &mut State, target: &Target, discarded: &mut Vec<Box<Http1>>) -> Option<Offer> {
+    fn offer(self: &Arc<Self>, state: &mut State, target: &Target, discarded: &mut Discarded) -> Option<Offer> {
         let now = clock::now();
         let host = state.hosts.get_mut(target)?;
-        host.h2.retain(|connection| !connection.is_closed());
+        discarded.h2.extend(host.h2.extract_if(.., |connection| connection.is_closed()));
         if let Some(connection) = host.h2.iter().find(|connection| connection.take_stream()) {
-            let connection = Arc::clone(connection);
-            return Some(Offer::Stream(StreamPermit { connection, pool: Arc::downgrade(self), target: target.clone() }));
+            return Some(Offer::Stream(StreamPermit::new(Arc::clone(connection), self.place(target))));
         }
         while let Some((connection, since)) = host.idle.pop_back() {
             let idle = now.saturating_duration_since(since);
             if idle < self.options.idle_timeout {
                 return Some(Offer::Kept(connection, idle));
             }
-            discarded.push(connection);
+            discarded.h1.push(connection);
         }
         if host.speaks_h2 && host.dialling > 0 || host.open >= self.options.connections_per_host {
             return None;
         }
-        if state.open >= self.options.connections && !state.evict(discarded) {
+        if state.open >= self.options.connections && !state.evict(&mut discarded.h1) {
             return None;
         }
         state.open += 1;
@@ -171,13 +201,16 @@ impl Pool {
         let host = state.hosts.get_mut(target)?;
         host.open += 1;
         host.dialling += 1;
-        let pool = Arc::downgrade(self);
-        Some(Offer::Dial(Slot { pool, target: target.clone(), id, dialling: true, armed: true }))
+        Some(Offer::Dial(Slot { place: self.place(target), id, dialling: true, armed: true }))
+    }
+
+    fn place(self: &Arc<Self>, target: &Target) -> Place {
+        Place { pool: Arc::downgrade(self), target: target.clone() }
     }
 
     /// Gives what has become free to those who wait.
     fn serve(self: &Arc<Self>, target: &Target) {
-        let mut discarded = Vec::new();
+        let mut discarded = Discarded::default();
         let mut refused = Vec::new();
         {
             let mut state = self.lock();
@@ -200,7 +233,7 @@ impl Pool {
                     }
                 }
             }
-            state.hosts.retain(|_, host| host.open > 0 || !host.waiters.is_empty() || host.speaks_h2);
+            state.hosts.retain(|_, host| host.open > 0 || !host.waiters.is_empty());
         }
         drop(discarded);
         drop(refused);
@@ -208,16 +241,13 @@ impl Pool {
 
     /// Takes back a connection that can carry another call.
     pub(crate) fn put(self: &Arc<Self>, connection: Box<Http1>) {
-        let target = connection.slot().target.clone();
+        let target = connection.slot().place.target.clone();
         let surplus = {
             let mut state = self.lock();
             let Some(host) = state.hosts.get_mut(&target) else { return };
             host.idle.push_back((connection, clock::now()));
             let surplus = if host.idle.len() > self.options.idle_per_host { host.idle.pop_front() } else { None };
-            if !state.reaper {
-                state.reaper = true;
-                tokio::spawn(reap(Arc::downgrade(self), self.options.idle_timeout));
-            }
+            self.reap_later(&mut state);
             surplus
         };
         drop(surplus);
@@ -227,21 +257,24 @@ impl Pool {
     /// Shares a new HTTP/2 connection. Its first stream is the caller's.
     pub(crate) fn share(self: &Arc<Self>, connection: Http2) -> StreamPermit {
         let connection = Arc::new(connection);
-        let target = connection.slot().target.clone();
+        let place = connection.slot().place.clone();
         connection.take_stream();
         {
             let mut state = self.lock();
-            if let Some(host) = state.hosts.get_mut(&target) {
+            if let Some(host) = state.hosts.get_mut(&place.target) {
                 host.speaks_h2 = true;
                 host.h2.push(Arc::clone(&connection));
             }
-            if !state.reaper {
-                state.reaper = true;
-                tokio::spawn(reap(Arc::downgrade(self), self.options.idle_timeout));
-            }
+            self.reap_later(&mut state);
         }
-        self.serve(&target);
-        StreamPermit { connection, pool: Arc::downgrade(self), target }
+        place.serve();
+        StreamPermit::new(connection, place)
+    }
+
+    fn reap_later(self: &Arc<Self>, state: &mut State) {
+        if !std::mem::replace(&mut state.reaper, true) {
+            tokio::spawn(reap(Arc::downgrade(self), self.options.idle_timeout));
+        }
     }
 
     /// What a call that waits sees.
@@ -258,11 +291,14 @@ impl Pool {
             waiting: host.waiters.len(),
             limit_is_global: global,
         };
-        let h2 = (!host.h2.is_empty()).then(|| H2Facts {
-            streams_exhausted: host.h2.iter().all(|connection| connection.is_full()),
-            streams_in_use: host.h2.iter().map(|connection| connection.streams_in_use()).sum(),
-            max_streams: host.h2.iter().map(|connection| connection.streams_max()).sum(),
-            window_blocked_bytes: 0,
+        let h2 = (!host.h2.is_empty()).then(|| {
+            let streams: Vec<_> = host.h2.iter().map(|connection| connection.streams()).collect();
+            H2Facts {
+                streams_exhausted: streams.iter().all(|(in_use, max)| in_use >= max),
+                streams_in_use: streams.iter().map(|(in_use, _)| in_use).sum(),
+                max_streams: streams.iter().fold(0, |sum, (_, max)| sum.saturating_add(*max)),
+                window_blocked_bytes: 0,
+            }
         });
         (pool, h2)
     }
@@ -306,16 +342,13 @@ async fn reap(pool: Weak<Pool>, idle_timeout: Duration) {
             let now = clock::now();
             let mut next: Option<Duration> = None;
             for host in state.hosts.values_mut() {
-                while let Some((connection, _)) =
-                    host.idle.pop_front_if(|(_, since)| now.saturating_duration_since(*since) >= idle_timeout)
-                {
-                    discarded.push(connection);
+                let unused_for = |since: &Instant| now.saturating_duration_since(*since);
+                while host.idle.front().is_some_and(|(_, since)| unused_for(since) >= idle_timeout) {
+                    discarded.extend(host.idle.pop_front());
                 }
-                let (keep, drop): (Vec<_>, Vec<_>) =
-                    host.h2.drain(..).partition(|connection| connection.idle_for(now).is_none_or(|idle| idle < idle_timeout));
-                host.h2 = keep;
-                unused.extend(drop);
-                let idle = host.idle.front().map(|(_, since)| now.saturating_duration_since(*since));
+                let long_unused = |connection: &mut Arc<Http2>| connection.idle_for(now).is_some_and(|idle| idle >= idle_timeout);
+                unused.extend(host.h2.extract_if(.., long_unused));
+                let idle = host.idle.front().map(|(_, since)| unused_for(since));
                 let idle = idle.into_iter().chain(host.h2.iter().map(|connection| connection.idle_for(now).unwrap_or_default()));
                 next = idle.map(|idle| idle_timeout.saturating_sub(idle)).chain(next).min();
             }
@@ -336,15 +369,19 @@ async fn reap(pool: Weak<Pool>, idle_timeout: Duration) {
 }
 
 impl Slot {
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
     pub(crate) fn pool(&self) -> Option<Arc<Pool>> {
-        self.pool.upgrade()
+        self.place.pool.upgrade()
     }
 
     /// The dial is over.
     pub(crate) fn dialled(&mut self) {
         if std::mem::take(&mut self.dialling) {
-            if let Some(pool) = self.pool.upgrade() {
-                if let Some(host) = pool.lock().hosts.get_mut(&self.target) {
+            if let Some(pool) = self.pool() {
+                if let Some(host) = pool.lock().hosts.get_mut(&self.place.target) {
                     host.dialling -= 1;
                 }
             }
@@ -353,11 +390,11 @@ impl Slot {
 
     /// The host turned out to speak HTTP/1: calls that waited for one shared connection must dial for themselves.
     pub(crate) fn speaks_h1(&self) {
-        if let Some(pool) = self.pool.upgrade() {
+        if let Some(pool) = self.pool() {
             let changed =
-                pool.lock().hosts.get_mut(&self.target).is_some_and(|host| std::mem::take(&mut host.speaks_h2));
+                pool.lock().hosts.get_mut(&self.place.target).is_some_and(|host| std::mem::take(&mut host.speaks_h2));
             if changed {
-                pool.serve(&self.target);
+                self.place.serve();
             }
         }
     }
@@ -365,24 +402,26 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Some(pool) = self.pool.upgrade().filter(|_| self.armed) else { return };
+        let Some(pool) = self.pool().filter(|_| self.armed) else { return };
         {
             let mut state = pool.lock();
             state.open -= 1;
-            if let Some(host) = state.hosts.get_mut(&self.target) {
+            if let Some(host) = state.hosts.get_mut(&self.place.target) {
                 host.open -= 1;
                 host.dialling -= usize::from(self.dialling);
             }
         }
-        pool.serve(&self.target);
+        self.place.serve();
     }
 }
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        self.connection.put_stream();
-        if let Some(pool) = self.pool.upgrade() {
-            pool.serve(&self.target);
+        if let Some(connection) = self.connection.take() {
+            connection.put_stream();
+            // It may be the last to hold the connection, whose slot then makes room by itself.
+            drop(connection);
+            self.place.serve();
         }
     }
 }
@@ -392,3 +431,6 @@ impl fmt::Debug for Pool {
         f.debug_struct("Pool").field("open", &self.open()).field("options", &self.options).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,52 +41,51 @@ pub(crate) struct Settled<T> {
 }
 
 pin_project! {
-    /// Runs `work` until it ends, the deadline passes or the context is cancelled.
-    pub(crate) struct Bound<'a, F> {
-        context: &'a Context,
+    /// What can interrupt one operation: a deadline and a cancellation. The operation asks [`Watch::before`] once,
+    /// then polls its work, and only while that is pending [`Watch::poll`].
+    pub(crate) struct Watch {
         deadline: Option<Deadline>,
         #[pin]
-        work: F,
-        #[pin]
         sleep: Option<Sleep>,
-        #[pin]
         cancelled: Cancelled,
-        polled: bool,
         grace: u8,
     }
 }
 
-impl<'a, F: Future> Bound<'a, F> {
-    pub(crate) fn new(context: &'a Context, deadline: Option<Deadline>, work: F) -> Self {
+impl Watch {
+    pub(crate) fn new(context: &Context, deadline: Option<Deadline>) -> Self {
         let cancelled = Cancelled::new(Arc::clone(&context.node));
-        Self { context, deadline, work, sleep: None, cancelled, polled: false, grace: GRACE_POLLS }
+        Self { deadline, sleep: None, cancelled, grace: GRACE_POLLS }
     }
-}
 
-impl<F: Future> Future for Bound<'_, F> {
-    type Output = Settled<F::Output>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+    /// Watches the next operation.
+    pub(crate) fn restart(self: Pin<&mut Self>, deadline: Option<Deadline>) {
         let mut this = self.project();
-        let late_by = |deadline: &Option<Deadline>| {
-            let late = deadline.as_ref().map_or(Duration::ZERO, |deadline| deadline.late_by(clock::now()));
-            if late < LATE { Duration::ZERO } else { late }
-        };
-        if !*this.polled {
-            *this.polled = true;
-            if let Some(cause) = this.context.cancel_cause() {
-                return Poll::Ready(Settled { result: Err(Interrupted::Cancelled(cause)), late_by: Duration::ZERO });
-            }
-            if let Some(deadline) = this.deadline.as_ref().filter(|deadline| deadline.passed(clock::now())) {
-                let limit = deadline.limit().clone();
-                return Poll::Ready(Settled { result: Err(Interrupted::Past(limit)), late_by: Duration::ZERO });
-            }
+        *this.deadline = deadline;
+        this.sleep.set(None);
+        *this.grace = GRACE_POLLS;
+    }
+
+    /// What forbids to begin.
+    pub(crate) fn before(&self) -> Option<Interrupted> {
+        if let Some(cause) = self.cancelled.cause() {
+            return Some(Interrupted::Cancelled(cause));
         }
-        if let Poll::Ready(value) = this.work.poll(cx) {
-            return Poll::Ready(Settled { result: Ok(value), late_by: late_by(this.deadline) });
-        }
-        if let Poll::Ready(cause) = this.cancelled.poll(cx) {
-            return Poll::Ready(Settled { result: Err(Interrupted::Cancelled(cause)), late_by: Duration::ZERO });
+        let past = self.deadline.as_ref().filter(|deadline| deadline.passed(clock::now()))?;
+        Some(Interrupted::Past(past.limit().clone()))
+    }
+
+    /// How long ago the deadline passed; zero below the timer's own precision.
+    pub(crate) fn late_by(&self) -> Duration {
+        let late = self.deadline.as_ref().map_or(Duration::ZERO, |deadline| deadline.late_by(clock::now()));
+        if late < LATE { Duration::ZERO } else { late }
+    }
+
+    /// What ends the operation, whose work is pending, and how late this is noticed.
+    pub(crate) fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<(Interrupted, Duration)> {
+        let mut this = self.as_mut().project();
+        if let Poll::Ready(cause) = Pin::new(this.cancelled).poll(cx) {
+            return Poll::Ready((Interrupted::Cancelled(cause), Duration::ZERO));
         }
         let Some(deadline) = this.deadline else { return Poll::Pending };
         if this.sleep.is_none() {
@@ -98,12 +97,47 @@ impl<F: Future> Future for Bound<'_, F> {
             }
         }
         let limit = deadline.limit().clone();
-        let late_by = late_by(this.deadline);
-        if !late_by.is_zero() && *this.grace > 0 {
-            *this.grace -= 1;
+        let late_by = self.late_by();
+        if !late_by.is_zero() && self.grace > 0 {
+            *self.project().grace -= 1;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Poll::Ready(Settled { result: Err(Interrupted::Passed(limit)), late_by })
+        Poll::Ready((Interrupted::Passed(limit), late_by))
+    }
+}
+
+pin_project! {
+    /// Runs `work` until it ends, the deadline passes or the context is cancelled.
+    pub(crate) struct Bound<F> {
+        #[pin]
+        work: F,
+        #[pin]
+        watch: Watch,
+        polled: bool,
+    }
+}
+
+impl<F: Future> Bound<F> {
+    pub(crate) fn new(context: &Context, deadline: Option<Deadline>, work: F) -> Self {
+        Self { work, watch: Watch::new(context, deadline), polled: false }
+    }
+}
+
+impl<F: Future> Future for Bound<F> {
+    type Output = Settled<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if !std::mem::replace(this.polled, true) {
+            if let Some(interrupted) = this.watch.before() {
+                return Poll::Ready(Settled { result: Err(interrupted), late_by: Duration::ZERO });
+            }
+        }
+        if let Poll::Ready(value) = this.work.poll(cx) {
+            return Poll::Ready(Settled { result: Ok(value), late_by: this.watch.late_by() });
+        }
+        let (interrupted, late_by) = ready!(this.watch.poll(cx));
+        Poll::Ready(Settled { result: Err(interrupted), late_by })
     }
 }

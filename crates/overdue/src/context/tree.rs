@@ -41,16 +41,20 @@ struct Links {
 }
 
 impl Node {
+    fn new(parent: Option<Arc<Self>>, detached: bool, deadline: Option<Deadline>) -> Self {
+        Self { parent, detached, deadline, value: None, cause: OnceLock::new(), links: Mutex::default() }
+    }
+
     pub(super) fn root() -> Self {
-        Self { parent: None, detached: true, deadline: None, value: None, cause: OnceLock::new(), links: Mutex::default() }
+        Self::new(None, true, None)
     }
 
     pub(super) fn child(parent: &Arc<Self>, deadline: Option<Deadline>) -> Self {
-        Self { parent: Some(Arc::clone(parent)), detached: false, deadline, ..Self::root() }
+        Self::new(Some(Arc::clone(parent)), false, deadline)
     }
 
     pub(super) fn detached(parent: &Arc<Self>) -> Self {
-        Self { parent: Some(Arc::clone(parent)), ..Self::root() }
+        Self::new(Some(Arc::clone(parent)), true, None)
     }
 
     pub(super) fn with_value(mut self, value: Arc<dyn Any + Send + Sync>) -> Self {
@@ -103,7 +107,7 @@ impl Node {
         while let Some(node) = to_visit.pop() {
             let Some(cause) = node.cause.get().cloned() else { continue };
             let children: Vec<_> = {
-                let mut links = node.lock();
+                let links = node.lock();
                 to_wake.extend(links.waiters.iter().map(|(_, waker)| waker.clone()));
                 links.children.iter().filter_map(|(_, child)| child.upgrade()).collect()
             };
@@ -148,6 +152,13 @@ impl Node {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many children are linked and how many wait, for tests.
+    #[cfg(test)]
+    pub(super) fn linked(&self) -> (usize, usize) {
+        let links = self.lock();
+        (links.children.len(), links.waiters.len())
+    }
+
     fn unlink(&mut self) -> Option<Arc<Self>> {
         let slot = self.links.get_mut().unwrap_or_else(PoisonError::into_inner).slot.take();
         let parent = self.parent.take();
@@ -177,6 +188,10 @@ pub(super) struct Cancelled {
 impl Cancelled {
     pub(super) const fn new(node: Arc<Node>) -> Self {
         Self { node, waiter: None }
+    }
+
+    pub(super) fn cause(&self) -> Option<Arc<CancelCause>> {
+        self.node.cause()
     }
 }
 

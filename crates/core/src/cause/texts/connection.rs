@@ -117,7 +117,7 @@ pub(in crate::cause) static SYN_UNANSWERED: Entry = Entry {
 pub(in crate::cause) static ACCEPT_QUEUE_FULL: Entry = Entry {
     id: "accept-queue-full",
     group: Group::Call,
-    stages: &["connect", "send", "wait"],
+    stages: &["connect", "tls", "send", "wait"],
     title: "The server's accept queue is full",
     meaning: "Finished handshakes wait in the listener's queue until the application calls accept. When it is \
               full, the kernel ignores new SYNs, and also the last ACK of handshakes under way. In the second \

@@ -6,7 +6,7 @@ use crate::cause::{Entry, Group};
 pub(in crate::cause) static PEER_NOT_READING: Entry = Entry {
     id: "peer-not-reading",
     group: Group::Call,
-    stages: &["send"],
+    stages: &["tls", "send", "wait"],
     title: "The peer does not read what we send",
     meaning: "The peer's receive buffer is full because its application does not read, so it advertises a zero \
               window. Our kernel keeps the data and sends probes. As long as the peer acknowledges the probes \
@@ -56,7 +56,7 @@ pub(in crate::cause) static SENDER_SLOW: Entry = Entry {
 pub(in crate::cause) static PATH_LOST: Entry = Entry {
     id: "path-lost",
     group: Group::Call,
-    stages: &["send", "wait", "receive"],
+    stages: &["tls", "send", "wait", "receive"],
     title: "Sent data is not acknowledged",
     meaning: "The connection is established, data was sent, and no ACK comes. The kernel sends it again at \
               growing intervals. The path or the peer's host is gone, or a NAT, firewall or load balancer on the \
@@ -194,8 +194,8 @@ pub(in crate::cause) static SERVER_SLOW: Entry = Entry {
     group: Group::Call,
     stages: &["wait"],
     title: "The request was received, and no answer came",
-    meaning: "All bytes of the request are acknowledged, and no byte of the response came. Most likely the peer's \
-              application is slow or waits for something itself. The ACK comes from the peer's kernel: the \
+    meaning: "All bytes of the request are acknowledged, and no byte of the response came, or its head came after \
+              most of the budget. Most likely the peer's application is slow or waits for something itself. The ACK comes from the peer's kernel: the \
               application may not have read the request, or not even have accepted the connection.",
     look_alikes: "Answers that are lost on the way back look the same from here; on the server the connection \
                   then has a Send-Q (`mtu-blackhole` if only large ones). `path-lost`: the request is not \
@@ -244,7 +244,7 @@ pub(in crate::cause) static HEAD_STALLED: Entry = Entry {
 pub(in crate::cause) static CLOSED_EARLY: Entry = Entry {
     id: "closed-early",
     group: Group::Call,
-    stages: &["wait", "receive"],
+    stages: &["tls", "send", "wait", "receive"],
     title: "The peer closed before the response was complete",
     meaning: "A FIN came before the head, or in the middle of the body. The peer closed in an orderly way: its \
               own timeout, a worker that ended, a proxy that lost its upstream. When a process dies, its kernel \
@@ -392,7 +392,7 @@ pub(in crate::cause) static BREAKER_OPEN: Entry = Entry {
 pub(in crate::cause) static BUDGET_SPENT: Entry = Entry {
     id: "budget-spent",
     group: Group::Call,
-    stages: &["queue"],
+    stages: &["any"],
     title: "Too little time was left to start",
     meaning: "What remained until the deadline could not fit the work, or a retry with its backoff, so nothing \
               was sent. The time was spent before: in our own code, in earlier attempts, or by the caller. The \

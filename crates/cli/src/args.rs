@@ -1,0 +1,244 @@
+//! The command line as it was written. What it means is decided by each subcommand.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
+use overdue_core::{LimitName, parse_duration};
+
+use crate::plan::Address;
+
+/// Network calls that say why they were late: the stage, the limit and who set it, the cause with the kernel's
+/// evidence, and the fix.
+#[derive(Parser, Debug)]
+#[command(name = "overdue", version, arg_required_else_help = true, after_help = "\
+Begin with `overdue demo`: eight faults on this machine, each told apart from the others in some ten seconds.
+
+Exit codes: 0 nothing wrong, 1 a verdict was reached, 2 wrong usage or environment, 130 interrupted.")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Make a call and show where its time went, and why it failed if it did
+    Get(Box<Get>),
+    /// Show the whole story on loopback: eight faults that a log calls by one name (no root, some ten seconds)
+    Demo,
+    /// Faults made on purpose, with the truth about them
+    #[command(subcommand)]
+    Lab(Lab),
+    /// Say what a cause means, how to confirm it by hand and how to mend it (works offline)
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain {
+        /// The id of a cause, such as `server-slow`; without it, all causes
+        cause: Option<String>,
+    },
+    /// Say what can be seen on this machine, what cannot, why, and how to change it
+    Doctor {
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  overdue explain                      all causes
+  overdue explain accept-queue-full    one of them";
+
+const GET_EXAMPLES: &str = "\
+Limits (and their defaults): queue 5s, resolve 5s, connect 10s, connect-attempt none, tls 10s, send 30s, wait 30s,
+gap 30s (silence between two pieces of the body), attempt none, total 60s. The earliest one fires and is named.
+
+Examples:
+  overdue get https://example.com/
+  overdue get api.test:8080/health --total 800ms --limit wait=300ms
+  overdue get https://api.test/ -n 1000 -c 20         percentiles of each stage, and a count of causes
+  overdue get https://api.test/ --resolve api.test:443:10.0.0.7 -k
+  overdue get https://api.test/v1/items -d @item.json -H 'content-type: application/json' -o -
+  overdue get lab:tls-silent                          a fault made on purpose (see overdue lab list)
+
+Exit codes: 0 the call ended well (whatever its status), 1 a verdict was reached, 2 wrong usage or environment.";
+
+#[derive(Parser, Debug)]
+#[command(after_help = GET_EXAMPLES)]
+pub(crate) struct Get {
+    /// What to call: [http://]HOST[:PORT]/PATH, https://..., or lab:NAME
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) url: String,
+
+    /// Set the limit of a stage, as in `wait=300ms`; `none` leaves it out. May be repeated
+    #[arg(long, value_name = "STAGE=DUR", value_parser = limit, help_heading = "Limits")]
+    pub(crate) limit: Vec<(LimitName, Option<Duration>)>,
+    /// Set the limit of the whole call, redirects included: the same as `--limit total=DUR`
+    #[arg(long, value_name = "DUR", value_parser = parse_duration, help_heading = "Limits")]
+    pub(crate) total: Option<Duration>,
+
+    /// One JSON object on stdout (`overdue.report/1`) instead of text
+    #[arg(long, help_heading = "Output", conflicts_with = "include")]
+    pub(crate) json: bool,
+    /// Write the body of the response to this file. `-` is stdout: the report then goes to stderr. Without it the body
+    /// is read and counted
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) output: Option<PathBuf>,
+    /// Show the head of the response, too
+    #[arg(short, long, help_heading = "Output")]
+    pub(crate) include: bool,
+
+    /// Make so many calls and show percentiles for each stage
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Many calls", conflicts_with_all = ["output", "include"])]
+    pub(crate) number: Option<u64>,
+    /// Make so many of them at a time
+    #[arg(short = 'c', long, value_name = "C", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000), requires = "number", help_heading = "Many calls")]
+    pub(crate) concurrency: u16,
+
+    /// The method; POST with -d, HEAD with -I, otherwise GET
+    #[arg(short = 'X', long, value_name = "METHOD", help_heading = "Request")]
+    pub(crate) request: Option<String>,
+    /// A header field, as in `-H 'accept: text/plain'`; `-H 'accept:'` takes one out. May be repeated
+    #[arg(short = 'H', long, value_name = "FIELD", help_heading = "Request")]
+    pub(crate) header: Vec<String>,
+    /// A body. `@FILE` reads it from a file and `@-` from stdin, as it is, newlines included. Several are joined by `&`
+    #[arg(short, long, value_name = "DATA", help_heading = "Request")]
+    pub(crate) data: Vec<String>,
+    /// Ask for the head only (HEAD), and show it
+    #[arg(short = 'I', long, help_heading = "Request", conflicts_with_all = ["data", "request"])]
+    pub(crate) head: bool,
+    /// Follow redirects, at most 20, all within the same total limit
+    #[arg(short = 'L', long, help_heading = "Request")]
+    pub(crate) location: bool,
+
+    /// Speak HTTP/1.1 only
+    #[arg(long = "http1.1", help_heading = "Connection", conflicts_with = "http2")]
+    pub(crate) http1: bool,
+    /// Speak HTTP/2 only: by ALPN inside TLS, with prior knowledge (no upgrade) without
+    #[arg(long, help_heading = "Connection")]
+    pub(crate) http2: bool,
+    /// Use this address for that host and port; several are separated by commas. May be repeated
+    #[arg(long, value_name = "HOST:PORT:ADDR", value_parser = address, help_heading = "Connection")]
+    pub(crate) resolve: Vec<Address>,
+    /// Ask this DNS server (port 53 unless given) instead of the system's. May be repeated
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = dns_server, help_heading = "Connection")]
+    pub(crate) dns: Vec<SocketAddr>,
+    /// Connect to this Unix socket
+    #[arg(long, value_name = "PATH", help_heading = "Connection")]
+    pub(crate) unix_socket: Option<PathBuf>,
+    /// Accept any certificate
+    #[arg(short = 'k', long, help_heading = "Connection", conflicts_with = "cacert")]
+    pub(crate) insecure: bool,
+    /// Trust the certificates of this PEM file instead of the platform's
+    #[arg(long, value_name = "FILE", help_heading = "Connection")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Show the certificate of this PEM file to the server
+    #[arg(long, value_name = "FILE", help_heading = "Connection")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of --cert, when it is not in the same file
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Connection")]
+    pub(crate) key: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Lab {
+    /// List the scenarios: what each is, and what it must be judged as
+    List,
+    /// Start a scenario, call it, and show the verdict beside the truth
+    #[command(after_help = "Exit codes: 0 judged as its truth, 1 judged wrongly, 2 the scenario could not be run.")]
+    Run {
+        /// A name from `overdue lab list`
+        name: String,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+        /// End when this process does
+        #[arg(long, value_name = "PID", hide = true)]
+        owner: Option<i32>,
+    },
+    /// Run scenarios and compare every verdict with the truth
+    #[command(after_help = "\
+Examples:
+  overdue lab verify
+  overdue lab verify no-head half-head --runs 20
+  overdue lab verify --json | jq '.scenarios[] | select(.result != \"ok\")'
+
+Exit codes: 0 every verdict is right, 1 one is not, 2 a scenario could not be run.")]
+    Verify {
+        /// Names from `overdue lab list`; all of them when none is given
+        names: Vec<String>,
+        /// One JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+        /// Run each scenario so many times
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+    },
+}
+
+fn limit(text: &str) -> Result<(LimitName, Option<Duration>), String> {
+    let (name, value) = text.split_once('=').ok_or("write STAGE=DUR, such as wait=300ms")?;
+    if name == "receive" {
+        return Err("the body has no limit of its own: use gap (silence between two pieces) or total".to_owned());
+    }
+    let name = name.parse::<LimitName>().map_err(|error| error.to_string())?;
+    match value {
+        "none" => Ok((name, None)),
+        value => parse_duration(value).map(|value| (name, Some(value))).map_err(|error| error.to_string()),
+    }
+}
+
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let server = text.parse().or_else(|_| bare.parse().map(|ip| SocketAddr::new(ip, 53)));
+    server.map_err(|_| "write an IP address with or without a port, such as 127.0.0.1:5353".to_owned())
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    let wrong = || "write HOST:PORT:ADDR, such as api.test:443:10.0.0.7".to_owned();
+    let mut parts = text.splitn(3, ':');
+    let (Some(host), Some(port), Some(addresses)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(wrong());
+    };
+    let port = port.parse().map_err(|_| format!("{port:?} is no port: {}", wrong()))?;
+    let bare = |text: &str| text.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let addresses = addresses
+        .split(',')
+        .map(|text| bare(text).parse().map_err(|_| format!("{text:?} is no IP address: {}", wrong())))
+        .collect::<Result<_, _>>()?;
+    Ok(Address { host: host.to_owned(), port, addresses })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn limits_are_read() {
+        let ms = Duration::from_millis;
+        assert_eq!(limit("wait=300ms").unwrap(), ("wait".parse().unwrap(), Some(ms(300))));
+        assert_eq!(limit("total=none").unwrap().1, None);
+        for (text, part) in [("wait", "STAGE=DUR"), ("wait=5", "with a unit"), ("wit=5s", "queue"), ("receive=1s", "gap")]
+        {
+            let error = limit(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read() {
+        let address = address("api.test:443:10.0.0.7,[::1]").unwrap();
+        assert_eq!((address.host.as_str(), address.port), ("api.test", 443));
+        assert_eq!(address.addresses, [[10, 0, 0, 7].into(), "::1".parse::<std::net::IpAddr>().unwrap()]);
+        for text in ["api.test:443", "api.test:x:10.0.0.7", "api.test:443:nowhere"] {
+            assert!(super::address(text).is_err(), "{text}");
+        }
+        assert_eq!(dns_server("127.0.0.1").unwrap().port(), 53);
+        assert_eq!(dns_server("[::1]:5353").unwrap().port(), 5353);
+        assert_eq!(dns_server("::1").unwrap(), "[::1]:53".parse().unwrap());
+        assert!(dns_server("dns.test").is_err());
+    }
+}

@@ -1,0 +1,278 @@
+//! Makes calls as their plan says, with all that their caller does to them: `get`, the lab and the demo share it.
+
+use std::{io, os::fd::AsRawFd, path::PathBuf, thread, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use http::{StatusCode, header::LOCATION, response};
+use http_body_util::BodyExt as _;
+use overdue::{CallLog, Client, Context};
+use overdue_core::Report;
+use overdue_lab::{Caller, Fault, Scenario, Trouble};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    fs::File,
+    io::{AsyncWrite, AsyncWriteExt as _},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use url::Url;
+
+use crate::plan::{Message, Plan};
+
+/// Where browsers stop, too.
+const REDIRECTS_MAX: usize = 20;
+
+/// How long the preparation of a scenario may take, which is no part of the call.
+const PREPARATION_LIMIT: Duration = Duration::from_secs(10);
+
+/// A client with its plan, ready for the calls that are to be judged.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    plan: Plan,
+    client: Client,
+    fault: Option<Fault>,
+    /// Calls of its own that hold a connection or a stream, until this is dropped.
+    holders: JoinSet<()>,
+    starved: Option<Starved>,
+}
+
+/// A call that was made.
+#[derive(Debug)]
+pub(crate) struct Called {
+    /// What was sent last.
+    pub(crate) message: Message,
+    pub(crate) answer: Answer,
+    /// The calls that led there.
+    pub(crate) redirects: Vec<Redirect>,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) report: Report,
+    /// The head of the response, when one came.
+    pub(crate) head: Option<response::Parts>,
+    pub(crate) body_bytes: u64,
+}
+
+/// A call that was answered with another address.
+#[derive(Debug)]
+pub(crate) struct Redirect {
+    pub(crate) url: Url,
+    pub(crate) status: StatusCode,
+    pub(crate) report: Report,
+}
+
+/// Where the body of a response goes.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// It is counted.
+    Counted,
+    /// Standard output.
+    Stdout,
+    /// A file, made when there is a response.
+    File(PathBuf),
+}
+
+/// A scenario that was called.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) called: Called,
+    /// The limit of the whole call.
+    pub(crate) total: Option<Duration>,
+    /// What the fault server ran into that is no part of the scenario.
+    pub(crate) trouble: Vec<Trouble>,
+}
+
+/// Starts a scenario and makes its call. For one that needs a namespace the process has entered one.
+pub(crate) async fn run_scenario(scenario: &Scenario, parent: &Context) -> anyhow::Result<Ran> {
+    let fault = Fault::start(scenario)?;
+    let plan = Plan::of_scenario(scenario, &fault)?;
+    let ready = Ready::new(plan, Some(fault), parent).await?;
+    let called = ready.call(parent, &Output::Counted).await?;
+    Ok(Ran { called, trouble: ready.trouble(), total: ready.plan.total() })
+}
+
+impl Ready {
+    /// Makes the client, and the calls that come before the one that is to be judged.
+    pub(crate) async fn new(plan: Plan, fault: Option<Fault>, parent: &Context) -> anyhow::Result<Self> {
+        let client = plan.client()?;
+        let mut ready = Self { plan, client, fault, holders: JoinSet::new(), starved: None };
+        let caller = ready.plan.caller.clone();
+        if ready.plan.warm {
+            let context = parent.branch();
+            let warm_up = ready.exchange(&context, &ready.plan.message, &Output::Counted);
+            let answer = timeout(PREPARATION_LIMIT, warm_up).await.context("the call that comes first did not end")??;
+            ensure!(answer.report.outcome == "ok", "the call that comes first failed{}", ready.complaints());
+        }
+        if caller.holds() {
+            let (client, context, request) = (ready.client.clone(), parent.branch(), ready.plan.message.request()?);
+            ready.holders.spawn(async move {
+                // Its end is the end of its task.
+                _ = client.call(&context, request).await;
+            });
+        }
+        if let Some(fault) = ready.fault.as_ref().filter(|_| ready.plan.warm || caller.holds()) {
+            let armed = timeout(PREPARATION_LIMIT, fault.armed()).await;
+            ensure!(armed == Ok(true), "the fault server did not get as far as its fault{}", ready.complaints());
+        }
+        if caller == Caller::NoFds {
+            ready.starved = Some(Starved::begin().context("cannot take all file descriptors")?);
+        }
+        Ok(ready)
+    }
+
+    /// What is called.
+    pub(crate) const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// See [`Fault::trouble`].
+    pub(crate) fn trouble(&self) -> Vec<Trouble> {
+        self.fault.as_ref().map(Fault::trouble).unwrap_or_default()
+    }
+
+    fn complaints(&self) -> String {
+        self.trouble().iter().map(|trouble| format!("; {trouble}")).collect()
+    }
+
+    /// Makes the call, and those that its redirects lead to, all within the limit of the whole call.
+    pub(crate) async fn call(&self, parent: &Context, output: &Output) -> anyhow::Result<Called> {
+        let context = match self.plan.limits.total.clone() {
+            Some(total) => parent.child(total),
+            None => parent.branch(),
+        };
+        let _beside = self.misbehave(&context).await;
+        let (mut message, mut redirects) = (self.plan.message.clone(), Vec::new());
+        loop {
+            let answer = self.exchange(&context, &message, output).await?;
+            let Some((status, next)) = self.plan.follow.then(|| answer.redirect(&message.url)).flatten() else {
+                return Ok(Called { message, answer, redirects });
+            };
+            if redirects.len() == REDIRECTS_MAX {
+                bail!("{REDIRECTS_MAX} redirects were followed, and the last one leads on, to {next}: look without -L");
+            }
+            let following = message.redirected(status, next);
+            redirects.push(Redirect { url: message.url, status, report: answer.report });
+            message = following;
+        }
+    }
+
+    /// What the caller does to its own call. The tasks end with what is returned.
+    async fn misbehave(&self, context: &Context) -> JoinSet<()> {
+        let mut beside = JoinSet::new();
+        match self.plan.caller {
+            Caller::BlocksExecutor { after, blocked_for } => drop(beside.spawn(async move {
+                sleep(after).await;
+                #[expect(clippy::disallowed_methods, reason = "the blocked thread is the fault")]
+                thread::sleep(blocked_for);
+            })),
+            Caller::Cancels { after } => {
+                let context = context.clone();
+                beside.spawn(async move {
+                    sleep(after).await;
+                    context.cancel("the lab's caller wants no answer any more");
+                });
+            }
+            Caller::PastDeadline => {
+                while let Some(left) = context.remaining().filter(|left| !left.is_zero() && !context.is_cancelled()) {
+                    tokio::select! {
+                        _ = context.cancelled() => {}
+                        () = sleep(left) => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+        beside
+    }
+
+    /// One request and its response.
+    async fn exchange(&self, context: &Context, message: &Message, output: &Output) -> anyhow::Result<Answer> {
+        let response = match self.client.call(context, message.request()?).await {
+            Ok(response) => response,
+            Err(error) => return Ok(Answer { report: error.report().clone(), head: None, body_bytes: 0 }),
+        };
+        let (head, mut body) = response.into_parts();
+        let log = head.extensions.get::<CallLog>().cloned().context("the response has no log of its call")?;
+        let mut answer = Answer { report: log.report(), head: Some(head), body_bytes: 0 };
+        let leads_on = self.plan.follow && answer.redirect(&message.url).is_some();
+        let mut sink = if leads_on { Output::Counted.open().await? } else { output.open().await? };
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => {
+                    let data = frame.data_ref().map_or(&[][..], |data| data);
+                    answer.body_bytes += data.len() as u64;
+                    sink.write_all(data).await.with_context(|| output.trouble())?;
+                }
+                Err(error) => {
+                    answer.report = error.report().clone();
+                    break;
+                }
+            }
+            if let Caller::SlowReader { every, .. } = self.plan.caller {
+                sleep(every).await;
+            }
+        }
+        sink.flush().await.with_context(|| output.trouble())?;
+        if answer.report.stage.is_none() {
+            answer.report = log.report();
+        }
+        Ok(answer)
+    }
+}
+
+impl Answer {
+    /// Where the response says that its caller should go instead.
+    fn redirect(&self, from: &Url) -> Option<(StatusCode, Url)> {
+        let head = self.head.as_ref().filter(|_| self.report.stage.is_none())?;
+        if !matches!(head.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+            return None;
+        }
+        let location = head.headers.get(LOCATION)?.to_str().ok()?;
+        let next = from.join(location).ok().filter(|next| matches!(next.scheme(), "http" | "https"))?;
+        Some((head.status, next))
+    }
+}
+
+impl Output {
+    async fn open(&self) -> anyhow::Result<Box<dyn AsyncWrite + Send + Unpin>> {
+        Ok(match self {
+            Self::Counted => Box::new(tokio::io::sink()),
+            Self::Stdout => Box::new(tokio::io::stdout()),
+            Self::File(path) => Box::new(File::create(path).await.with_context(|| self.trouble())?),
+        })
+    }
+
+    fn trouble(&self) -> String {
+        match self {
+            Self::Counted => "cannot count the body".to_owned(),
+            Self::Stdout => "cannot write to stdout".to_owned(),
+            Self::File(path) => format!("cannot write {}", path.display()),
+        }
+    }
+}
+
+/// This process has no file descriptor left, until this is dropped.
+#[derive(Debug)]
+struct Starved {
+    before: Rlimit,
+}
+
+impl Starved {
+    fn begin() -> io::Result<Self> {
+        // The lowest free number: every lower one is taken.
+        let lowest_free = rustix::io::dup(io::stderr())?.as_raw_fd();
+        let before = getrlimit(Resource::Nofile);
+        let current = u64::try_from(lowest_free).ok();
+        setrlimit(Resource::Nofile, Rlimit { current, maximum: before.maximum })?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        // Raising the soft limit to what it was is always allowed.
+        _ = setrlimit(Resource::Nofile, self.before);
+    }
+}

@@ -1,0 +1,47 @@
+//! How a run of the program ends: decided here and nowhere else.
+
+use std::{io, process::ExitCode};
+
+/// How a command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exit {
+    /// Nothing is wrong.
+    Fine,
+    /// A verdict or a finding was reached.
+    Finding,
+    /// The user pressed Ctrl-C; what was known by then has been printed.
+    Interrupted,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Fine => 0,
+            Exit::Finding => 1,
+            // As a shell counts a process that SIGINT ended.
+            Exit::Interrupted => 130,
+        })
+    }
+}
+
+/// The exit code of a wrong usage, or of an environment in which nothing could be found out.
+const ERROR: u8 = 2;
+
+/// Ends a command that could not do its work. Somebody who closed the pipe has seen enough and is told nothing.
+pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
+    let is_closed_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(is_closed_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    // `eprintln!` would panic where stderr is closed.
+    _ = io::Write::write_all(&mut io::stderr(), format!("error: {error:#}\n").as_bytes());
+    ExitCode::from(ERROR)
+}
+
+/// Ends a command line that was not understood, or that asked for help.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    _ = error.print();
+    ExitCode::from(if error.use_stderr() { ERROR } else { 0 })
+}

@@ -1,0 +1,124 @@
+//! `overdue lab list` and `overdue lab run`: the scenarios, and one of them beside its truth.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use overdue_lab::{Scenario, netns};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    drive::{Ran, run_scenario},
+    exit::Exit,
+    interrupt::{self, Threads},
+    plan, render,
+    screen::{Ink, Screen},
+    truth::{self, Comparison, Mark},
+};
+
+/// What one run of a scenario tells another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) schema: String,
+    pub(crate) scenario: String,
+    pub(crate) result: Mark,
+    pub(crate) truth: serde_json::Value,
+    /// The verdict in one line.
+    pub(crate) judged: String,
+    pub(crate) differences: Vec<String>,
+    pub(crate) report: serde_json::Value,
+}
+
+pub(crate) fn list() -> anyhow::Result<Exit> {
+    let mut out = io::stdout();
+    let screen = Screen::of(&out);
+    let mut text = String::new();
+    let scenarios = overdue_lab::scenarios();
+    let widest = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
+    for scenario in scenarios {
+        let needs = if scenario.needs.namespace { " It needs a network namespace." } else { "" };
+        text.push_str(&screen.hanging(&format!("{:widest$}  ", scenario.name), &format!("{}{needs}", scenario.about)));
+        let truth = format!("{:widest$}  {}", "", truth::of_truth(&scenario.truth));
+        _ = writeln!(text, "{}", screen.ink(Ink::Dim, &truth));
+    }
+    _ = writeln!(text, "\n{} scenarios: overdue lab run NAME, overdue get lab:NAME", scenarios.len());
+    out.write_all(text.as_bytes())?;
+    Ok(Exit::Fine)
+}
+
+pub(crate) fn run(name: &str, json: bool, owner: Option<i32>) -> anyhow::Result<Exit> {
+    let scenario = plan::scenario(name)?;
+    if scenario.needs.namespace {
+        netns::enter().with_context(|| format!("{name} needs a network namespace"))?;
+    }
+    // After the namespace: entering one takes it back.
+    if let Some(owner) = owner {
+        die_with(owner)?;
+    }
+    interrupt::run(Threads::One, |interrupt| async move {
+        let ran = run_scenario(scenario, interrupt.context()).await?;
+        let comparison = Comparison::of(&ran.called.answer.report, &scenario.truth);
+        let mut out = io::stdout();
+        let text = if json {
+            told(scenario, &ran, &comparison)?
+        } else {
+            text(Screen::of(&out), scenario, &ran, &comparison)
+        };
+        out.write_all(text.as_bytes())?;
+        if let Some(trouble) = ran.trouble.first() {
+            bail!("the fault server had trouble of its own: {trouble}");
+        }
+        Ok(interrupt.or(if comparison.mark == Mark::Ok { Exit::Fine } else { Exit::Finding }))
+    })
+}
+
+/// Makes the kernel end this process when its owner ends, however that comes about.
+fn die_with(owner: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot bind the life of this process to its owner's")?;
+    ensure!(getppid().map(Pid::as_raw_pid) == Some(owner), "the owner {owner} has ended already");
+    Ok(())
+}
+
+fn told(scenario: &Scenario, ran: &Ran, comparison: &Comparison) -> anyhow::Result<String> {
+    let told = Told {
+        schema: "overdue.lab/1".to_owned(),
+        scenario: scenario.name.clone(),
+        result: comparison.mark,
+        truth: truth::json(&scenario.truth),
+        judged: truth::of_report(&ran.called.answer.report),
+        differences: comparison.differences.clone(),
+        report: serde_json::to_value(&ran.called.answer.report)?,
+    };
+    Ok(serde_json::to_string(&told)? + "\n")
+}
+
+fn text(screen: Screen, scenario: &Scenario, ran: &Ran, comparison: &Comparison) -> String {
+    let report = &ran.called.answer.report;
+    let mut out = format!("{}\n{}\n\n", screen.ink(Ink::Bold, &scenario.name), scenario.about);
+    _ = writeln!(out, "{}\n", render::headline(screen, report));
+    out.push_str(&render::waterfall(screen, report, ran.total));
+    if let Some(connection) = &report.connection {
+        _ = write!(out, "\n{}", render::connection(screen, connection));
+    }
+    out.push_str(&render::findings(screen, report));
+    _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "BESIDE THE TRUTH"));
+    _ = writeln!(out, "  truth    {}", truth::of_truth(&scenario.truth));
+    _ = writeln!(out, "  verdict  {}", truth::of_report(report));
+    _ = writeln!(out, "  {}", mark(screen, comparison.mark));
+    for difference in &comparison.differences {
+        _ = writeln!(out, "  {difference}");
+    }
+    out
+}
+
+/// `ok`, `unknown` or `WRONG`.
+pub(crate) fn mark(screen: Screen, mark: Mark) -> String {
+    match mark {
+        Mark::Ok => screen.ink(Ink::Green, "ok"),
+        Mark::Unknown => screen.ink(Ink::Yellow, "unknown"),
+        Mark::Wrong => screen.ink(Ink::Red, "WRONG"),
+    }
+}

@@ -1,0 +1,208 @@
+//! A report as text: a waterfall of the stages against their limits, and what was found.
+
+use std::{fmt::Write as _, time::Duration};
+
+use overdue_core::{ConnectionReport, DurationText, LimitReport, Report, SpanReport, Verdict};
+
+use crate::screen::{Ink, Screen, harmless};
+
+/// Unaccounted time is shown from this part of the whole on.
+const UNACCOUNTED_SHARE: f64 = 0.01;
+
+/// The least and the most of a line that a bar takes.
+const BAR_COLUMNS: (usize, usize) = (8, 60);
+
+/// Microseconds for a reader.
+pub(crate) fn time(us: u64) -> String {
+    DurationText(Duration::from_micros(us)).to_string()
+}
+
+/// How a call ended, in one line: `timed out in tls after 601ms`.
+pub(crate) fn headline(screen: Screen, report: &Report) -> String {
+    let elapsed = time(report.elapsed_us);
+    let Some(stage) = report.stage else {
+        return screen.ink(Ink::Green, &format!("{} in {elapsed}", report.outcome));
+    };
+    let mut line = screen.ink(Ink::Red, &format!("{} in {stage} after {elapsed}", report.outcome.replace('-', " ")));
+    if let Some(LimitReport { name, value_us, origin, .. }) = &report.limit {
+        _ = write!(line, ": limit {name} {}, set by {}", time(*value_us), owner(origin));
+    }
+    line
+}
+
+fn owner(origin: &str) -> &str {
+    if origin == "default" { "default (change it with --limit)" } else { origin }
+}
+
+/// The stages as bars on one scale, each with its time and its limit. `total` is the limit of the whole call.
+pub(crate) fn waterfall(screen: Screen, report: &Report, total: Option<Duration>) -> String {
+    let mut rows: Vec<Row> = report.timeline.iter().map(Row::of).collect();
+    let share = report.unaccounted_us as f64 / report.elapsed_us.max(1) as f64;
+    if share >= UNACCOUNTED_SHARE {
+        rows.push(Row::bare("unaccounted", report.unaccounted_us));
+    }
+    rows.push(Row {
+        limit: total.map(|total| DurationText(total).to_string()).unwrap_or_default(),
+        ..Row::bare("total", report.elapsed_us)
+    });
+
+    let widest = |text: fn(&Row) -> &str| rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
+    let (names, times) = (widest(|row| row.name), widest(|row| &row.time).max("time".len()));
+    let limits = widest(|row| &row.limit).max("limit".len());
+    let taken = 2 + names + 2 + 2 + times + 2 + limits + 2 + widest(|row| row.ending);
+    let bar = screen.columns.saturating_sub(taken).clamp(BAR_COLUMNS.0, BAR_COLUMNS.1);
+
+    let head = format!("  {:names$}  {:bar$}  {:>times$}  limit", "stage", "", "time");
+    let mut out = screen.ink(Ink::Dim, &head) + "\n";
+    for row in &rows {
+        let ink = if row.ending.is_empty() { Ink::Bold } else { Ink::Red };
+        let (before, filled, after) = row.bar(bar, report.elapsed_us);
+        let bar = format!("{:before$}{}{:after$}", "", screen.ink(ink, &filled), "");
+        let line = format!("  {:names$}  {bar}  {:>times$}  {:limits$}", row.name, row.time, row.limit);
+        out.push_str(if row.ending.is_empty() { line.trim_end() } else { &line });
+        if !row.ending.is_empty() {
+            _ = write!(out, "  {}", screen.ink(Ink::Red, row.ending));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// A line of the waterfall.
+struct Row {
+    name: &'static str,
+    /// Start and length of its bar; the whole call has none.
+    bar_us: Option<(u64, u64)>,
+    time: String,
+    limit: String,
+    ending: &'static str,
+}
+
+impl Row {
+    fn bare(name: &'static str, us: u64) -> Self {
+        Self { name, bar_us: None, time: time(us), limit: String::new(), ending: "" }
+    }
+
+    fn of(span: &SpanReport) -> Self {
+        let limit = match (span.limit_us, span.clipped_by) {
+            (Some(us), Some(outer)) => format!("{}, clipped by {outer}", time(us)),
+            (Some(us), None) => time(us),
+            (None, _) => String::new(),
+        };
+        let ending = match span.outcome {
+            "done" => "",
+            "timed-out" => "timed out",
+            other => other,
+        };
+        let bar_us = Some((span.start_us, span.duration_us));
+        Self { bar_us, limit, ending, ..Self::bare(span.stage, span.duration_us) }
+    }
+
+    /// Blank columns, the bar, and blank columns again, for a scale of `columns`. A bar is drawn to an eighth of a
+    /// column, and never so short that it cannot be seen.
+    fn bar(&self, columns: usize, elapsed_us: u64) -> (usize, String, usize) {
+        const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
+        let Some((start, length)) = self.bar_us else { return (columns, String::new(), 0) };
+        let eighths = |us: u64| usize::try_from(us.saturating_mul(8 * columns as u64) / elapsed_us.max(1)).unwrap_or(0);
+        let before = (eighths(start) / 8).min(columns - 1);
+        let length = eighths(length).clamp(1, 8 * (columns - before));
+        let mut bar = "█".repeat(length / 8);
+        bar.extend((length % 8).checked_sub(1).and_then(|part| EIGHTHS.get(part)));
+        let after = columns - before - bar.chars().count();
+        (before, bar, after)
+    }
+}
+
+/// The connection in one line.
+pub(crate) fn connection(screen: Screen, connection: &ConnectionReport) -> String {
+    let mut parts = Vec::new();
+    parts.push(match (&connection.peer, &connection.local) {
+        (Some(peer), Some(local)) => format!("{peer} from {local}"),
+        (Some(peer), None) => peer.clone(),
+        (None, _) => "not made".to_owned(),
+    });
+    parts.extend(connection.protocol.map(str::to_owned));
+    if let Some(tls) = &connection.tls {
+        let resumed = if tls.resumed { ", resumed" } else { "" };
+        parts.extend(tls.version.as_ref().map(|version| format!("{version}{resumed}")));
+        if tls.verify_us > 0 {
+            parts.push(format!("certificate verified in {}", time(tls.verify_us)));
+        }
+    }
+    parts.push(if connection.reused { format!("reused after {} idle", time(connection.idle_us)) } else { "new".into() });
+    screen.hanging("  connection  ", &parts.join(", "))
+}
+
+/// What was found, and what to do: the whole of it.
+pub(crate) fn findings(screen: Screen, report: &Report) -> String {
+    let mut out = String::new();
+    for (place, earlier) in report.attempts.iter().enumerate() {
+        let what = earlier.cause.map_or(earlier.outcome, |cause| cause.entry().id);
+        let stage = earlier.stage.unwrap_or("an unknown stage");
+        let text = format!("{what} in {stage} after {}; then the call was tried again", time(earlier.elapsed_us));
+        out.push_str(&screen.hanging(&format!("  attempt {}   ", place + 1), &text));
+    }
+    for verdict in &report.verdicts {
+        let title = format!("{} {}", screen.ink(Ink::Red, "VERDICT"), verdict_title(screen, verdict));
+        out.push_str(&section(screen, title, &verdict.summary));
+        if !verdict.evidence.is_empty() {
+            _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "EVIDENCE"));
+        }
+        for evidence in &verdict.evidence {
+            out.push_str(&screen.hanging(&format!("  {:12}  ", evidence.source.as_str()), &evidence.text));
+        }
+        for rejected in &verdict.rejected {
+            let title = format!("{}: {}", screen.ink(Ink::Bold, "REJECTED"), rejected.cause);
+            out.push_str(&section(screen, title, &rejected.why));
+        }
+        out.push_str(&section(screen, screen.ink(Ink::Bold, "FIX"), &verdict.fix));
+    }
+    for advisory in &report.advisories {
+        let title = format!("{}: {}", screen.ink(Ink::Yellow, "ALSO"), advisory.cause);
+        out.push_str(&section(screen, title, &advisory.summary));
+    }
+    if !report.not_visible.is_empty() {
+        _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "NOT VISIBLE"));
+    }
+    for gap in &report.not_visible {
+        out.push_str(&screen.hanging("  ", &format!("{}: {}. To see it: {}", gap.what, gap.why, gap.how)));
+    }
+    if let Some(verdict) = report.verdicts.first() {
+        let more = format!("More about it: overdue explain {}", verdict.cause);
+        _ = writeln!(out, "\n{}", screen.ink(Ink::Dim, &more));
+    }
+    out
+}
+
+/// What was found, in short: verdict, the strongest alternative, fix.
+pub(crate) fn short_findings(screen: Screen, verdict: &Verdict) -> String {
+    let mut out = screen.hanging("  because  ", &verdict.summary);
+    if let Some(rejected) = verdict.rejected.first() {
+        out.push_str(&screen.hanging("  not      ", &format!("{}: {}", rejected.cause, rejected.why)));
+    }
+    out + &screen.hanging("  fix      ", &verdict.fix)
+}
+
+/// What was found, in one line: `tls-peer-silent: the title of the catalogue (tls, high confidence)`.
+pub(crate) fn verdict_title(screen: Screen, verdict: &Verdict) -> String {
+    let Verdict { cause, stage, confidence, .. } = verdict;
+    let id = screen.ink(Ink::Red, cause.id());
+    format!("{id}: {} ({stage}, {confidence} confidence)", cause.entry().title)
+}
+
+fn section(screen: Screen, title: String, text: &str) -> String {
+    format!("\n{title}\n{}", screen.hanging("  ", text))
+}
+
+/// The status line and header fields of a response, safe to print.
+pub(crate) fn head(head: &http::response::Parts) -> String {
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    let mut out = format!("{:?} {} {reason}", head.version, head.status.as_str()).trim_end().to_owned();
+    for (name, value) in &head.headers {
+        _ = write!(out, "\n{name}: {}", harmless(&String::from_utf8_lossy(value.as_bytes())));
+    }
+    out + "\n"
+}
+
+#[cfg(test)]
+mod tests;

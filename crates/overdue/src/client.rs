@@ -1,0 +1,474 @@
+//! The HTTP client: every stage of a call has its own limit and its own measured time.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use overdue::{Client, Context, Limit, Stage};
+//!
+//! let client = Client::builder().limit(Limit::stage(Stage::Tls, Duration::from_secs(2))).build()?;
+//! let request = Context::root().child(Limit::total(Duration::from_secs(5)));
+//!
+//! let response = client.get(&request, "https://example.com/").await?;
+//! let body = response.into_body().bytes(1 << 20).await?;
+//! # Ok(()) }
+//! ```
+
+mod body;
+mod builder;
+mod http1;
+mod http2;
+mod pool;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, Response, Uri, header::HOST};
+use overdue_core::{
+    ConnectionReport, Limits, Stage,
+    facts::{Failure, PoolFacts},
+    micros,
+};
+
+pub use self::{
+    body::Body,
+    builder::{BuildError, Builder},
+    pool::PoolOptions,
+};
+use self::{
+    body::Source,
+    http1::{Http1, Http1Body, RequestBody, Sent, request_framing},
+    http2::{Http2, Http2Exchange, Sent2},
+    pool::{Offer, Pool, Slot, StreamPermit},
+};
+use crate::{
+    Context, Error,
+    dial::{Dialer, Target},
+    error::BoxError,
+    h1::{
+        Framing,
+        head::{ResponseHead, encode_request, wants_close},
+    },
+    log::{CallLog, Trouble},
+};
+
+/// An HTTP client with a connection pool. Cheap to clone; clones share the pool.
+///
+/// HTTP/2 where TLS agrees on it, HTTP/1.1 otherwise. Limits: [`Limits`]; those of one call can be given with it, as
+/// [`Limits`] in the extensions of the request. A connection that was kept and turns out to be dead is replaced once,
+/// when nothing of the request was sent, or when the method is idempotent and there is no body and no answer.
+///
+/// Redirects, decompression and the like are layers of tower-http: a client is a [`tower_service::Service`], which
+/// takes its [`Context`] from the extensions of the request (without one the call has a context of its own, that
+/// nobody can cancel).
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dialer: Dialer,
+    pool: Arc<Pool>,
+    limits: Limits,
+    version: VersionChoice,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum VersionChoice {
+    Negotiated,
+    Http1,
+    Http2,
+}
+
+impl Client {
+    /// A client with the defaults of [`Limits`] and [`PoolOptions`].
+    ///
+    /// # Errors
+    /// When the platform's trusted certificates cannot be read.
+    pub fn new() -> Result<Self, BuildError> {
+        Self::builder().build()
+    }
+
+    /// A client with other settings.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Fetches a URL.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call); also when `url` is no URL.
+    pub async fn get(&self, context: &Context, url: &str) -> Result<Response<Body>, Error> {
+        let uri = match url.parse::<Uri>() {
+            Ok(uri) => uri,
+            Err(err) => {
+                return Err(CallLog::new().fail(Stage::Queue, Failure::Usage(format!("{url:?} is no URL: {err}")).into()));
+            }
+        };
+        let mut request = Request::new(Empty);
+        *request.uri_mut() = uri;
+        self.call(context, request).await
+    }
+
+    /// Sends a request and waits for the head of the response. The body comes as it is read.
+    ///
+    /// The [`CallLog`] in the extensions of the response tells how the call went, at any time.
+    ///
+    /// # Errors
+    /// [`Error`], with stage, limit, cause, evidence and fix.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the call: its connection is closed, or its stream cancelled, and nothing else is lost.
+    pub async fn call<B>(&self, context: &Context, request: Request<B>) -> Result<Response<Body>, Error>
+    where
+        B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let log = CallLog::new();
+        let mut outgoing = match Outgoing::new(request) {
+            Ok(outgoing) => outgoing,
+            Err(failure) => return Err(log.fail(Stage::Queue, failure.into())),
+        };
+        let limits = outgoing.limits.take();
+        let limits = limits.as_ref().unwrap_or(&self.inner.limits);
+        let context = limits.total.as_ref().map_or_else(|| context.clone(), |total| context.child(total.clone()));
+        let mut again_allowed = true;
+        loop {
+            let attempt = limits.attempt.as_ref().map(|limit| context.child(limit.clone()));
+            let call = Call { inner: &self.inner, context: attempt.as_ref().unwrap_or(&context), limits, log: &log };
+            match call.run(&mut outgoing).await {
+                Ok(mut response) => {
+                    response.extensions_mut().insert(log);
+                    return Ok(response);
+                }
+                // Only once: a second dead connection is no accident.
+                Err((err, Again::DeadConnection)) if std::mem::take(&mut again_allowed) => log.next_attempt(&err),
+                Err((err, _)) => return Err(err),
+            }
+        }
+    }
+}
+
+/// Whether a failed attempt may be repeated here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Again {
+    No,
+    /// It met a kept connection that was dead, and sending the request once more is safe.
+    DeadConnection,
+}
+
+/// A request that is ready to be sent, perhaps twice.
+struct Outgoing<B> {
+    target: Target,
+    /// As the Host field has it.
+    authority: String,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    framing: Framing,
+    /// `None` when there is none, and once HTTP/2 has taken it.
+    body: Option<Pin<Box<B>>>,
+    /// The body has been asked for data.
+    body_begun: bool,
+    limits: Option<Limits>,
+}
+
+impl<B: http_body::Body> Outgoing<B> {
+    fn new(request: Request<B>) -> Result<Self, Failure> {
+        let usage = |text: String| Err(Failure::Usage(text));
+        let (mut parts, body) = request.into_parts();
+        let secure = match parts.uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            Some(other) => return usage(format!("the scheme {other:?} is neither http nor https")),
+            None => return usage(format!("{:?} is no absolute URL: write http://host/path", parts.uri.to_string())),
+        };
+        let Some(authority) = parts.uri.authority() else { return usage("the URL has no host".to_owned()) };
+        if authority.as_str().contains('@') {
+            return usage("the URL has a user name in it: send an Authorization field instead".to_owned());
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return usage("the URL has no host".to_owned());
+        }
+        // `host:` and `host:99999` have no port that could be read.
+        if authority.port_u16().is_none() && authority.as_str().len() > authority.host().len() {
+            return usage(format!("{:?} has no valid port", authority.as_str()));
+        }
+        if parts.method == Method::CONNECT {
+            return usage("CONNECT is for proxies, which this client does not use".to_owned());
+        }
+        if parts.headers.get_all(HOST).iter().count() > 1 {
+            return usage("there are two Host fields".to_owned());
+        }
+        let default_port = if secure { 443 } else { 80 };
+        let port = authority.port_u16().unwrap_or(default_port);
+        let authority =
+            if port == default_port { authority.host().to_owned() } else { format!("{}:{port}", authority.host()) };
+        let target = Target { secure, host: host.to_ascii_lowercase().into(), port };
+        let framing = request_framing(&body, &parts.headers);
+        let body = (framing != Framing::Empty).then(|| Box::pin(body));
+        let limits = parts.extensions.remove::<Limits>();
+        Ok(Self {
+            target,
+            authority,
+            method: parts.method,
+            uri: parts.uri,
+            headers: parts.headers,
+            framing,
+            body,
+            body_begun: false,
+            limits,
+        })
+    }
+
+    /// Sending it twice does what sending it once does.
+    fn is_idempotent(&self) -> bool {
+        self.method.is_idempotent()
+    }
+
+    /// All of it could be sent once more.
+    fn is_whole(&self) -> bool {
+        self.framing == Framing::Empty || (self.body.is_some() && !self.body_begun)
+    }
+}
+
+/// One attempt.
+struct Call<'a> {
+    inner: &'a Inner,
+    context: &'a Context,
+    limits: &'a Limits,
+    log: &'a CallLog,
+}
+
+type Attempted = Result<Response<Body>, (Error, Again)>;
+
+impl Call<'_> {
+    async fn run<B>(&self, outgoing: &mut Outgoing<B>) -> Attempted
+    where
+        B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        self.log.set_replayable(true);
+        match self.acquire(&outgoing.target).await.map_err(|err| (err, Again::No))? {
+            Offer::Kept(mut connection, idle) => {
+                connection.report = ConnectionReport { reused: true, idle_us: micros(idle), ..connection.report };
+                self.log.exchange(|exchange| exchange.reused_after = Some(idle));
+                self.http1(connection, outgoing, true).await
+            }
+            Offer::Stream(permit) => self.http2(Ok(permit), outgoing, true).await,
+            Offer::Dial(slot) => self.dial(slot, outgoing).await,
+        }
+    }
+
+    async fn acquire(&self, target: &Target) -> Result<Offer, Error> {
+        let pool = &self.inner.pool;
+        let waiting = async { Ok::<_, Trouble>(pool.acquire(target).await) };
+        let offer = self.log.stage(self.context, Stage::Queue, self.limits.queue.as_ref(), waiting).await;
+        offer.map_err(|mut trouble| {
+            let (facts, h2) = pool.facts(target);
+            // This call no longer stands in the queue, and did until now.
+            trouble.pool = Some(PoolFacts { waiting: facts.waiting + 1, ..facts });
+            trouble.h2 = h2;
+            self.log.fail(Stage::Queue, trouble)
+        })
+    }
+
+    async fn dial<B>(&self, mut slot: Slot, outgoing: &mut Outgoing<B>) -> Attempted
+    where
+        B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let dialed = self.inner.dialer.dial(self.context, &outgoing.target, self.limits, self.log).await;
+        let dialed = dialed.map_err(|err| (err, Again::No))?;
+        slot.dialled();
+        let mut report = ConnectionReport { id: slot.id, ..dialed.report };
+        if dialed.h2 || self.inner.version == VersionChoice::Http2 {
+            report.protocol = Some("h2");
+            self.log.set_connection(report.clone());
+            self.http2(Err(NewHttp2 { transport: dialed.transport, slot, report }), outgoing, false).await
+        } else {
+            slot.speaks_h1();
+            self.http1(Box::new(Http1::new(dialed.transport, slot, report)), outgoing, false).await
+        }
+    }
+
+    async fn http1<B>(&self, mut connection: Box<Http1>, outgoing: &mut Outgoing<B>, kept: bool) -> Attempted
+    where
+        B: http_body::Body<Error: Into<BoxError>>,
+    {
+        let (log, limits) = (self.log, self.limits);
+        log.set_connection(connection.report.clone());
+        let failed = |connection: &Http1, stage, trouble: Trouble, outgoing: &Outgoing<B>| {
+            connection.note(log);
+            let sent = connection.sent_bytes() > 0;
+            let answered = connection.response_bytes() > 0;
+            let again = outgoing.is_whole() && !answered && (!sent || outgoing.is_idempotent());
+            log.set_replayable(again);
+            let dead = kept && trouble.is_dead_connection();
+            let err = log.fail(stage, trouble.with_socket(Some(connection.wire().observe())));
+            (err, if again && dead { Again::DeadConnection } else { Again::No })
+        };
+
+        let mut head = BytesMut::new();
+        let target = outgoing.uri.path_and_query().map_or("/", |path| path.as_str());
+        encode_request(&mut head, &outgoing.method, target, &outgoing.authority, &outgoing.headers, outgoing.framing);
+        connection.begin();
+        let body = RequestBody {
+            body: outgoing.body.as_mut().map(|body| body.as_mut()),
+            framing: outgoing.framing,
+            begun: &mut outgoing.body_begun,
+        };
+        let sending = connection.send(head, body, &outgoing.method, log);
+        let sent = log.stage(self.context, Stage::Send, limits.send.as_ref(), sending).await;
+        let (head, whole) = match sent {
+            Ok(Sent::Early(head)) => (head, false),
+            Ok(Sent::Flushed) => {
+                let waiting = connection.wait(&outgoing.method);
+                match log.stage(self.context, Stage::Wait, limits.wait.as_ref(), waiting).await {
+                    Ok(head) => (head, true),
+                    Err(trouble) => return Err(failed(&connection, Stage::Wait, trouble, outgoing)),
+                }
+            }
+            Err(trouble) => return Err(failed(&connection, Stage::Send, trouble, outgoing)),
+        };
+        connection.note(log);
+        let keep_alive = whole && head.keep_alive && !wants_close(&outgoing.headers);
+        let ResponseHead { status, version, headers, framing, .. } = head;
+        let source = Source::H1(Http1Body::new(connection, framing, keep_alive));
+        let expected = match framing {
+            Framing::Length(length) => Some(length),
+            Framing::Empty => Some(0),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        let body = Body::new(source, expected, self.context.clone(), limits.gap.clone(), log.clone());
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.version_mut() = version;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+
+    async fn http2<B>(
+        &self,
+        connection: Result<StreamPermit, NewHttp2>,
+        outgoing: &mut Outgoing<B>,
+        kept: bool,
+    ) -> Attempted
+    where
+        B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let (log, limits) = (self.log, self.limits);
+        let started = crate::clock::now();
+        let failed = |exchange: Option<&Http2Exchange>, stage, trouble: Trouble, outgoing: &Outgoing<B>| {
+            let again = outgoing.is_whole() && (trouble.unprocessed || exchange.is_none() || outgoing.is_idempotent());
+            log.set_replayable(again);
+            let dead = kept && (trouble.is_dead_connection() || trouble.unprocessed);
+            let trouble = match exchange {
+                Some(exchange) => exchange.explain(trouble, started),
+                None => trouble,
+            };
+            (log.fail(stage, trouble), if again && dead { Again::DeadConnection } else { Again::No })
+        };
+
+        let head = http2::request_head(outgoing.method.clone(), outgoing.uri.clone(), &outgoing.headers, outgoing.framing)
+            .map_err(|failure| (log.fail(Stage::Queue, failure.into()), Again::No))?;
+        let mut exchange = None;
+        let sending = async {
+            let permit = match connection {
+                Ok(permit) => permit,
+                Err(new) => new.begin().await?,
+            };
+            if let Some(connection) = permit.connection() {
+                log.set_connection(connection.report_of_call(kept));
+            }
+            let begun = Http2Exchange::begin(permit, head, &mut outgoing.body, log)?;
+            exchange.insert(begun).send().await
+        };
+        let sent = log.stage(self.context, Stage::Send, limits.send.as_ref(), sending).await;
+        let response = match (sent, exchange.as_mut()) {
+            (Ok(Sent2::Early(response)), _) => response,
+            (Ok(Sent2::Flushed), Some(exchange)) => {
+                match log.stage(self.context, Stage::Wait, limits.wait.as_ref(), exchange.wait()).await {
+                    Ok(response) => response,
+                    Err(trouble) => return Err(failed(Some(exchange), Stage::Wait, trouble, outgoing)),
+                }
+            }
+            (Ok(Sent2::Flushed), None) => return Err((log.fail(Stage::Send, Failure::Closed.into()), Again::No)),
+            (Err(trouble), exchange) => {
+                let exchange = exchange.map(|exchange| &*exchange);
+                return Err(failed(exchange, Stage::Send, trouble, outgoing));
+            }
+        };
+        let Some(exchange) = exchange else { return Err((log.fail(Stage::Wait, Failure::Closed.into()), Again::No)) };
+        log.exchange(|facts| {
+            // The bytes of a head are the connection's business; that there was one is what matters.
+            facts.response_bytes = 1;
+            facts.last_read = Some(crate::clock::now());
+        });
+        let (mut parts, stream) = response.into_parts();
+        parts.version = http::Version::HTTP_2;
+        let expected = parts.headers.get(http::header::CONTENT_LENGTH);
+        let expected = expected.and_then(|value| value.to_str().ok()?.parse().ok());
+        let expected = if stream.is_end_stream() { Some(0) } else { expected };
+        let source = Source::H2(exchange.into_body(stream));
+        let body = Body::new(source, expected, self.context.clone(), limits.gap.clone(), log.clone());
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+/// A connection that will speak HTTP/2.
+struct NewHttp2 {
+    transport: crate::transport::Transport,
+    slot: Slot,
+    report: ConnectionReport,
+}
+
+impl NewHttp2 {
+    async fn begin(self) -> Result<StreamPermit, Trouble> {
+        let pool = self.slot.pool();
+        let connection = Http2::handshake(self.transport, self.slot, self.report).await?;
+        pool.map(|pool| pool.share(connection)).ok_or_else(|| Failure::Closed.into())
+    }
+}
+
+impl<B> tower_service::Service<Request<B>> for Client
+where
+    B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Error>> {
+        // A call waits for its turn in the stage `queue`, where a limit covers it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let client = self.clone();
+        let context = request.extensions().get::<Context>().cloned().unwrap_or_default();
+        Box::pin(async move { Self::call(&client, &context, request).await })
+    }
+}
+
+/// The body of a request that has none.
+struct Empty;
+
+impl http_body::Body for Empty {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+}

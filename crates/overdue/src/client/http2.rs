@@ -1,0 +1,554 @@
+//! One HTTP/2 connection, shared by many calls, and the exchange on one of its streams.
+//!
+//! The h2 crate does the framing. A task of its own drives the connection; it tells the pool when streams become free
+//! for other reasons than a call that ended (the peer's SETTINGS, GOAWAY).
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context as TaskContext, Poll, Waker, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes};
+use h2::{RecvStream, SendStream, client::SendRequest};
+use http::{
+    HeaderMap, Request, Response,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+};
+use overdue_core::{
+    ConnectionReport,
+    facts::{Failure, H2Facts, OsFailure},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::AbortHandle,
+};
+
+use super::pool::{Slot, StreamPermit};
+use crate::{
+    clock,
+    connect::os_failure,
+    error::BoxError,
+    h1::{Framing, chunked::Piece},
+    log::{CallLog, Trouble},
+    transport::Transport,
+    wire::Wire,
+};
+
+/// What one response may send ahead of its reader.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// What all responses of a connection together may send ahead of their readers.
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+/// The header fields of a response, as HTTP/2 counts them.
+const HEADERS_MAX: u32 = 64 * 1024;
+/// What one request body may have queued in the connection.
+const SEND_BUFFER_MAX: usize = 256 * 1024;
+
+pub(crate) struct Http2 {
+    sender: SendRequest<Bytes>,
+    wire: Wire,
+    slot: Slot,
+    report: ConnectionReport,
+    driver: AbortHandle,
+    state: Arc<DriverState>,
+    retired: AtomicBool,
+    use_: Mutex<Use>,
+}
+
+struct Use {
+    streams: usize,
+    idle_since: Instant,
+}
+
+/// What the driving task lets others know.
+#[derive(Default)]
+struct DriverState {
+    /// It has ended.
+    ended: AtomicBool,
+    /// The last write did not get through: frames wait in this process.
+    write_blocked: AtomicBool,
+    /// Who wants to know when that changes.
+    flush_waiters: Mutex<Vec<Waker>>,
+}
+
+impl DriverState {
+    fn set_write_blocked(&self, blocked: bool) {
+        if self.write_blocked.swap(blocked, Relaxed) && !blocked {
+            let waiters = std::mem::take(&mut *self.flush_waiters.lock().unwrap_or_else(PoisonError::into_inner));
+            for waiter in waiters {
+                waiter.wake();
+            }
+        }
+    }
+
+    fn poll_flushed(&self, cx: &TaskContext<'_>) -> Poll<()> {
+        if !self.write_blocked.load(Relaxed) {
+            return Poll::Ready(());
+        }
+        self.flush_waiters.lock().unwrap_or_else(PoisonError::into_inner).push(cx.waker().clone());
+        if self.write_blocked.load(Relaxed) { Poll::Pending } else { Poll::Ready(()) }
+    }
+}
+
+impl Http2 {
+    /// Begins HTTP/2 on a new connection. Until the peer's SETTINGS are here, one stream is all it takes: more would
+    /// wait inside of it, seen by nobody.
+    pub(crate) async fn handshake(transport: Transport, slot: Slot, report: ConnectionReport) -> Result<Self, Trouble> {
+        let wire = transport.wire().clone();
+        let state = Arc::new(DriverState::default());
+        let io = Observed { transport, state: Arc::clone(&state) };
+        let (sender, connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(1)
+            .max_header_list_size(HEADERS_MAX)
+            .max_send_buffer_size(SEND_BUFFER_MAX)
+            .enable_push(false)
+            .handshake(io)
+            .await
+            .map_err(failure)?;
+        let driver = tokio::spawn(drive(connection, sender.clone(), Arc::clone(&state), slot.place().clone()));
+        let use_ = Mutex::new(Use { streams: 0, idle_since: clock::now() });
+        let retired = AtomicBool::new(false);
+        Ok(Self { sender, wire, slot, report, driver: driver.abort_handle(), state, retired, use_ })
+    }
+
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// Takes one of the streams that the peer allows, if one is free.
+    pub(crate) fn take_stream(&self) -> bool {
+        let mut use_ = self.in_use();
+        let free = use_.streams < self.sender.current_max_send_streams();
+        use_.streams += usize::from(free);
+        free
+    }
+
+    pub(crate) fn put_stream(&self) {
+        let mut use_ = self.in_use();
+        use_.streams = use_.streams.saturating_sub(1);
+        use_.idle_since = clock::now();
+    }
+
+    /// Streams in use, and how many the peer allows.
+    pub(crate) fn streams(&self) -> (usize, usize) {
+        (self.in_use().streams, self.sender.current_max_send_streams())
+    }
+
+    /// How long no stream has been in use; `None` while one is.
+    pub(crate) fn idle_for(&self, now: Instant) -> Option<Duration> {
+        let use_ = self.in_use();
+        (use_.streams == 0).then(|| now.saturating_duration_since(use_.idle_since))
+    }
+
+    /// Whether it takes no further call.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.retired.load(Relaxed) || self.state.ended.load(Relaxed) || is_dead(&self.sender)
+    }
+
+    /// The connection as one call sees it.
+    pub(crate) fn report_of_call(&self, kept: bool) -> ConnectionReport {
+        ConnectionReport { reused: kept, ..self.report.clone() }
+    }
+
+    /// Calls that run go on; no further one begins here.
+    fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    fn in_use(&self) -> MutexGuard<'_, Use> {
+        self.use_.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Whether the connection has failed or the peer has sent GOAWAY.
+fn is_dead(sender: &SendRequest<Bytes>) -> bool {
+    let mut cx = TaskContext::from_waker(Waker::noop());
+    matches!(sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
+}
+
+async fn drive(
+    mut connection: h2::client::Connection<Observed, Bytes>,
+    sender: SendRequest<Bytes>,
+    state: Arc<DriverState>,
+    place: super::pool::Place,
+) {
+    // A sender that lives as long as the connection keeps it open: the pool decides when it is closed.
+    let mut seen = (1, false);
+    // How it ended reaches every stream of it; here it only matters that it did.
+    let _ended = poll_fn(|cx| {
+        let poll = Pin::new(&mut connection).poll(cx);
+        let now = (connection.max_concurrent_send_streams(), is_dead(&sender));
+        if std::mem::replace(&mut seen, now) != now {
+            place.serve();
+        }
+        poll
+    })
+    .await;
+    state.ended.store(true, Relaxed);
+    state.set_write_blocked(false);
+    place.serve();
+}
+
+/// The connection's transport, which remembers whether writing is held up.
+struct Observed {
+    transport: Transport,
+    state: Arc<DriverState>,
+}
+
+impl Observed {
+    fn note<T>(&self, poll: Poll<T>) -> Poll<T> {
+        self.state.set_write_blocked(poll.is_pending());
+        poll
+    }
+}
+
+impl AsyncRead for Observed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Observed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.transport).poll_write(cx, buf);
+        self.note(poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.transport).poll_write_vectored(cx, bufs);
+        self.note(poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.transport).poll_flush(cx);
+        self.note(poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(cx)
+    }
+}
+
+/// The exchange of one call.
+pub(crate) struct Http2Exchange {
+    // The order matters: the stream's handles go first, so that its end is known when the permit is given back.
+    response: Option<h2::client::ResponseFuture>,
+    pump: Option<Pump>,
+    permit: StreamPermit,
+    window_blocked: Arc<AtomicUsize>,
+}
+
+/// Sends the body of a request.
+type Pump = Pin<Box<dyn Future<Output = Result<(), Trouble>> + Send>>;
+
+/// How `send` ended.
+pub(crate) enum Sent2 {
+    /// All frames of the request are with the connection, and its writes are not held up.
+    Flushed,
+    /// The peer answered before it had the whole request, which goes on being sent.
+    Early(Response<RecvStream>),
+}
+
+impl Http2Exchange {
+    /// Opens a stream with the head of the request. `body` is what to send after it; it is only taken when the stream
+    /// could be opened.
+    pub(crate) fn begin<B>(
+        permit: StreamPermit,
+        head: Request<()>,
+        body: &mut Option<Pin<Box<B>>>,
+        log: &CallLog,
+    ) -> Result<Self, Trouble>
+    where
+        B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let Some(connection) = permit.connection() else { return Err(Failure::Closed.into()) };
+        let sent = connection.sender.clone().send_request(head, body.is_none());
+        let (response, stream) = sent.map_err(failure)?;
+        log.exchange(|exchange| exchange.request_started = true);
+        let window_blocked = Arc::new(AtomicUsize::new(0));
+        let pump = body.take().map(|body| {
+            let pump = PumpState { body, stream, log: log.clone(), window_blocked: Arc::clone(&window_blocked) };
+            Box::pin(pump.run()) as Pump
+        });
+        Ok(Self { response: Some(response), pump, permit, window_blocked })
+    }
+
+    /// Ends when the request is sent, or when the peer has answered. Cancel safe.
+    pub(crate) async fn send(&mut self) -> Result<Sent2, Trouble> {
+        // The task that writes gets its turn first: what is held up shows only then.
+        tokio::task::yield_now().await;
+        poll_fn(|cx| {
+            let sent = self.poll_pump(cx)?;
+            // The peer's answer says more than a write that failed for it.
+            if let Poll::Ready(response) = self.poll_response(cx)? {
+                return Poll::Ready(Ok(Sent2::Early(response)));
+            }
+            ready!(sent);
+            ready!(self.poll_flushed(cx));
+            Poll::Ready(Ok(Sent2::Flushed))
+        })
+        .await
+    }
+
+    /// Waits for the head of the response. Cancel safe.
+    pub(crate) async fn wait(&mut self) -> Result<Response<RecvStream>, Trouble> {
+        poll_fn(|cx| self.poll_response(cx)).await
+    }
+
+    /// The rest of the exchange, once the head is here.
+    pub(crate) fn into_body(self, stream: RecvStream) -> Http2Body {
+        Http2Body { stream: Some(stream), data_done: false, exchange: self }
+    }
+
+    pub(crate) fn connection(&self) -> Option<&Arc<Http2>> {
+        self.permit.connection()
+    }
+
+    /// Flow control and streams as they are now.
+    pub(crate) fn facts(&self) -> H2Facts {
+        let (streams_in_use, max_streams) = self.connection().map_or((0, 0), |connection| connection.streams());
+        H2Facts {
+            streams_exhausted: streams_in_use > max_streams,
+            streams_in_use,
+            max_streams,
+            window_blocked_bytes: self.window_blocked.load(Relaxed),
+        }
+    }
+
+    /// Adds what the connection knows. One on which nothing arrived since `since` while a limit fired takes no further
+    /// call: they would wait for the same silence.
+    pub(crate) fn explain(&self, mut trouble: Trouble, since: Instant) -> Trouble {
+        trouble.h2 = Some(self.facts());
+        if let Some(connection) = self.connection() {
+            trouble.socket = Some(connection.wire.observe());
+            let silent = connection.wire.last_read().is_none_or(|last| last < since);
+            if silent && matches!(trouble.failure, Some(Failure::DeadlinePassed(_))) {
+                connection.retire();
+            }
+        }
+        trouble
+    }
+
+    fn poll_pump(&mut self, cx: &mut TaskContext<'_>) -> Result<Poll<()>, Trouble> {
+        let Some(pump) = &mut self.pump else { return Ok(Poll::Ready(())) };
+        let Poll::Ready(result) = pump.as_mut().poll(cx) else { return Ok(Poll::Pending) };
+        self.pump = None;
+        result.map(Poll::Ready)
+    }
+
+    fn poll_response(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Response<RecvStream>, Trouble>> {
+        let Some(response) = &mut self.response else { return Poll::Pending };
+        let result = ready!(Pin::new(response).poll(cx));
+        self.response = None;
+        Poll::Ready(result.map_err(failure))
+    }
+
+    fn poll_flushed(&self, cx: &TaskContext<'_>) -> Poll<()> {
+        self.connection().map_or(Poll::Ready(()), |connection| connection.state.poll_flushed(cx))
+    }
+}
+
+struct PumpState<B: http_body::Body> {
+    body: Pin<Box<B>>,
+    stream: SendStream<Bytes>,
+    log: CallLog,
+    window_blocked: Arc<AtomicUsize>,
+}
+
+impl<B> PumpState<B>
+where
+    B: http_body::Body<Error: Into<BoxError>>,
+{
+    async fn run(mut self) -> Result<(), Trouble> {
+        while let Some(frame) = self.next_frame().await {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(err) => {
+                    self.stream.send_reset(h2::Reason::CANCEL);
+                    let failure = Some(Failure::RequestBody(err.to_string()));
+                    return Err(Trouble { failure, source: Some(err), ..Trouble::default() });
+                }
+            };
+            match frame.into_data() {
+                Ok(mut data) => {
+                    let data = data.copy_to_bytes(data.remaining());
+                    if !self.send(data).await? {
+                        return Ok(());
+                    }
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        return self.stream.send_trailers(trailers).map_err(failure);
+                    }
+                }
+            }
+        }
+        self.stream.send_data(Bytes::new(), true).map_err(failure)
+    }
+
+    async fn next_frame(&mut self) -> Option<Result<http_body::Frame<B::Data>, BoxError>> {
+        poll_fn(|cx| {
+            let poll = self.body.as_mut().poll_frame(cx).map_err(Into::into);
+            self.log.exchange(|exchange| exchange.waiting_for_request_body = poll.is_pending());
+            poll
+        })
+        .await
+    }
+
+    /// Sends `data` as the peer's windows allow. False when the peer wants no more of it, and says so without an
+    /// error: what it answered is what counts.
+    async fn send(&mut self, mut data: Bytes) -> Result<bool, Trouble> {
+        while !data.is_empty() {
+            self.stream.reserve_capacity(data.len());
+            self.window_blocked.store(data.len(), Relaxed);
+            let capacity = poll_fn(|cx| {
+                if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
+                    return Poll::Ready(Some(reset.and(Ok(0))));
+                }
+                self.stream.poll_capacity(cx)
+            })
+            .await;
+            let capacity = match capacity {
+                Some(Ok(0)) | None => return Ok(false),
+                Some(capacity) => capacity.map_err(failure)?,
+            };
+            let piece = data.split_to(capacity.min(data.len()));
+            self.log.exchange(|exchange| exchange.request_bytes += piece.len() as u64);
+            self.stream.send_data(piece, false).map_err(failure)?;
+        }
+        self.window_blocked.store(0, Relaxed);
+        Ok(true)
+    }
+}
+
+/// The body of a response on its stream.
+pub(crate) struct Http2Body {
+    // Dropped first: see `Http2Exchange`.
+    stream: Option<RecvStream>,
+    data_done: bool,
+    exchange: Http2Exchange,
+}
+
+impl Http2Body {
+    pub(crate) fn exchange(&self) -> &Http2Exchange {
+        &self.exchange
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    /// The next piece; `None` at the end. Cancel safe. What is left of the request goes on being sent meanwhile.
+    pub(crate) fn poll_piece(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Option<Piece>, Trouble>> {
+        // An upload that fails now leaves the answer to say why.
+        let _unless_it_fails = self.exchange.poll_pump(cx);
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(None)) };
+        if !self.data_done {
+            if let Some(data) = ready!(stream.poll_data(cx)) {
+                let data = data.map_err(failure)?;
+                // From here on it is the reader's memory.
+                stream.flow_control().release_capacity(data.len()).map_err(failure)?;
+                self.end_when_done();
+                return Poll::Ready(Ok(Some(Piece::Data(data))));
+            }
+            self.data_done = true;
+        }
+        let trailers = ready!(stream.poll_trailers(cx)).map_err(failure)?;
+        self.stream = None;
+        Poll::Ready(Ok(trailers.map(|trailers| Piece::End(Some(trailers)))))
+    }
+
+    /// Lets go of the stream as soon as nothing more can come.
+    pub(crate) fn end_when_done(&mut self) {
+        if self.stream.as_ref().is_some_and(RecvStream::is_end_stream) {
+            self.stream = None;
+        }
+    }
+}
+
+/// The head of a request as HTTP/2 has it: absolute URI, no fields that belong to one HTTP/1 connection.
+pub(crate) fn request_head(
+    method: http::Method,
+    uri: http::Uri,
+    headers: &HeaderMap,
+    framing: Framing,
+) -> Result<Request<()>, Failure> {
+    let mut head = Request::new(());
+    *head.method_mut() = method;
+    *head.version_mut() = http::Version::HTTP_2;
+    let mut uri = uri.into_parts();
+    if let Some(host) = headers.get(HOST) {
+        let authority = http::uri::Authority::try_from(host.as_bytes());
+        uri.authority = Some(authority.map_err(|_| Failure::Usage("its Host header is no authority".to_owned()))?);
+    }
+    let uri = http::Uri::from_parts(uri);
+    *head.uri_mut() = uri.map_err(|err| Failure::Usage(format!("its URL cannot be sent: {err}")))?;
+    let listed: Vec<_> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    let of_the_connection = |name: &http::HeaderName| {
+        [CONNECTION, TRANSFER_ENCODING, UPGRADE, HOST, CONTENT_LENGTH].contains(name)
+            || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+            || listed.iter().any(|listed| listed == name.as_str())
+    };
+    for (name, value) in headers {
+        if !of_the_connection(name) && (name != TE || value == "trailers") {
+            head.headers_mut().append(name, value.clone());
+        }
+    }
+    if let Framing::Length(length) = framing {
+        head.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    Ok(head)
+}
+
+/// What an error of the connection or the stream means.
+fn failure(err: h2::Error) -> Trouble {
+    let unprocessed = err.is_remote()
+        && (err.is_reset() && err.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || err.is_go_away() && err.reason() == Some(h2::Reason::NO_ERROR));
+    let reason = |err: &h2::Error| err.reason().map_or_else(|| "no reason".to_owned(), |reason| format!("{reason:?}"));
+    let failure = if let Some(io) = err.get_io() {
+        match io.kind() {
+            // So h2 says that the peer closed the connection.
+            io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Failure::Closed,
+            _ => os_failure("read", io::Error::new(io.kind(), io.to_string())).0,
+        }
+    } else if unprocessed && err.is_go_away() {
+        Failure::Closed
+    } else if err.is_remote() {
+        let (operation, frame) = if err.is_reset() { ("stream", "RST_STREAM") } else { ("connection", "GOAWAY") };
+        Failure::Os { operation, kind: OsFailure::Reset, text: format!("the peer sent {frame} with {}", reason(&err)) }
+    } else if err.is_library() {
+        Failure::Protocol(format!("it broke HTTP/2: {}", reason(&err)))
+    } else {
+        Failure::Usage(err.to_string())
+    };
+    Trouble { failure: Some(failure), unprocessed, source: Some(err.into()), ..Trouble::default() }
+}

@@ -1,0 +1,288 @@
+//! HTTP/2 with prior knowledge, against a server made of the h2 crate.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use overdue::{Cause, Client, Limit, PoolOptions, Stage, client::Builder};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
+
+use crate::{finish, ms, post, root};
+
+struct Server {
+    url: String,
+    accepted: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    /// Serves every request in a task of its own. The request's number counts over all connections, from 1.
+    async fn start<F, S>(settings: h2::server::Builder, serve: F) -> Self
+    where
+        F: Fn(usize, Request<RecvStream>, SendResponse<Bytes>) -> S + Send + Sync + 'static,
+        S: Future<Output = Result<(), h2::Error>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&accepted);
+        let serve = Arc::new(serve);
+        let requests = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, SeqCst);
+                let (settings, serve, requests) = (settings.clone(), Arc::clone(&serve), Arc::clone(&requests));
+                connections.spawn(async move {
+                    let Ok(mut connection) = settings.handshake(stream).await else { return };
+                    let mut streams = tokio::task::JoinSet::new();
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        let number = requests.fetch_add(1, SeqCst) + 1;
+                        let serving = serve(number, request, respond);
+                        streams.spawn(async move { drop(serving.await) });
+                    }
+                });
+            }
+        });
+        Self { url, accepted, task }
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(SeqCst)
+    }
+}
+
+fn settings() -> h2::server::Builder {
+    h2::server::Builder::new()
+}
+
+fn h2c() -> Builder {
+    Client::builder().http2_prior_knowledge().limit(Limit::total(ms(10_000)))
+}
+
+fn head(respond: &mut SendResponse<Bytes>, end: bool) -> Result<SendStream<Bytes>, h2::Error> {
+    respond.send_response(Response::new(()), end)
+}
+
+fn answer(mut respond: SendResponse<Bytes>, text: &'static str) -> Result<(), h2::Error> {
+    head(&mut respond, false)?.send_data(Bytes::from_static(text.as_bytes()), true)
+}
+
+#[tokio::test]
+async fn calls_share_one_connection() {
+    let server = Server::start(settings(), |_, request, respond| async move {
+        assert!(!request.headers().contains_key("connection"));
+        answer(respond, "ok")
+    })
+    .await;
+    let client = h2c().build().unwrap();
+    let one = || async {
+        let request = Request::get(&server.url).header("connection", "keep-alive, x-hop").header("x-hop", "1");
+        let response = client.call(&root(), request.body(http_body_util::Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        assert_eq!(response.version(), Version::HTTP_2);
+        finish(response).await
+    };
+    let (first, second, third) = tokio::join!(one(), one(), one());
+    assert_eq!([&*first.0, &*second.0, &*third.0], ["ok"; 3]);
+    let (_, fourth) = one().await;
+    let connection = fourth.connection.unwrap();
+    assert_eq!((connection.id, connection.reused, connection.protocol), (1, true, Some("h2")));
+    let known: u64 = fourth.timeline.iter().map(|span| span.duration_us).sum();
+    assert_eq!(known + fourth.unaccounted_us, fourth.elapsed_us);
+    // All who came while the first was being dialled waited for it.
+    assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn streams_beyond_the_peers_limit_wait_in_the_queue() {
+    let gate = Arc::new(Semaphore::new(0));
+    let permits = Arc::clone(&gate);
+    let server = Server::start(settings().max_concurrent_streams(1).clone(), move |_, _, respond| {
+        let gate = Arc::clone(&permits);
+        async move {
+            gate.acquire().await.unwrap().forget();
+            answer(respond, "ok")
+        }
+    })
+    .await;
+    let one_connection = PoolOptions { connections_per_host: 1, ..PoolOptions::default() };
+    let client = h2c().pool(one_connection).limit(Limit::stage(Stage::Queue, ms(100))).build().unwrap();
+    let holder = tokio::spawn({
+        let (client, url) = (client.clone(), server.url.clone());
+        async move { finish(client.get(&root(), &url).await.unwrap()).await.0 }
+    });
+    while server.accepted() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let error = client.get(&root(), &server.url).await.unwrap_err();
+    assert_eq!((error.stage(), error.cause()), (Stage::Queue, Cause::H2StreamsExhausted), "{error}");
+    gate.add_permits(2);
+    assert_eq!(holder.await.unwrap(), "ok");
+    finish(client.get(&root(), &server.url).await.unwrap()).await;
+    assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_big_upload_flows_as_the_windows_allow() {
+    let server = Server::start(settings(), |_, mut request, respond| async move {
+        let mut bytes = 0;
+        while let Some(data) = request.body_mut().data().await {
+            let data = data?;
+            bytes += data.len();
+            request.body_mut().flow_control().release_capacity(data.len())?;
+        }
+        assert_eq!(request.headers()["content-length"], "3000000");
+        answer(respond, if bytes == 3_000_000 { "all" } else { "some" })
+    })
+    .await;
+    let client = h2c().build().unwrap();
+    let response = client.call(&root(), post(server.url.clone(), vec![7; 3_000_000])).await.unwrap();
+    assert_eq!(finish(response).await.0, "all");
+}
+
+#[tokio::test]
+async fn a_closed_window_is_named() {
+    let server = Server::start(settings(), |_, request, _respond| async move {
+        let _unread = request;
+        std::future::pending().await
+    })
+    .await;
+    let client = h2c().limit(Limit::stage(Stage::Send, ms(150))).build().unwrap();
+    let error = client.call(&root(), post(server.url.clone(), vec![7; 3_000_000])).await.unwrap_err();
+    assert_eq!((error.stage(), error.cause()), (Stage::Send, Cause::H2WindowBlocked), "{:?}", error.report().verdicts);
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways_at_once() {
+    // The caller sends the next word only when it has the echo of the one before.
+    let server = Server::start(settings(), |_, mut request, mut respond| async move {
+        let mut echo = head(&mut respond, false)?;
+        while let Some(data) = request.body_mut().data().await {
+            echo.send_data(data?, false)?;
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        echo.send_trailers(trailers)
+    })
+    .await;
+    let (sender, mut receiver) = mpsc::channel(1);
+    let stream = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+    let body = StreamBody::new(stream);
+    let client = h2c().build().unwrap();
+    let response = client.call(&root(), Request::post(&server.url).body(body).unwrap()).await.unwrap();
+    let mut echo = response.into_body();
+    for word in ["ping", "pong", "done"] {
+        sender.send(Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(word.as_bytes())))).await.unwrap();
+        assert_eq!(echo.frame().await.unwrap().unwrap().into_data().unwrap(), word);
+    }
+    drop(sender);
+    let trailers = echo.frame().await.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(trailers["grpc-status"], "0");
+    assert!(echo.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_upload_counts() {
+    let server = Server::start(settings(), |_, _, mut respond| async move {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+        respond.send_response(response, false)?.send_data(Bytes::from_static(b"too big"), true)?;
+        respond.send_reset(Reason::NO_ERROR);
+        Ok(())
+    })
+    .await;
+    let client = h2c().build().unwrap();
+    let response = client.call(&root(), post(server.url.clone(), vec![7; 3_000_000])).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(finish(response).await.0, "too big");
+}
+
+#[tokio::test]
+async fn a_refused_stream_on_a_kept_connection_is_tried_again_even_for_a_post() {
+    let server = Server::start(settings(), |number, _, mut respond| async move {
+        if number == 2 {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return Ok(());
+        }
+        answer(respond, "ok")
+    })
+    .await;
+    let client = h2c().build().unwrap();
+    finish(client.get(&root(), &server.url).await.unwrap()).await;
+    let request = Request::builder().method(Method::POST).uri(&server.url).body(http_body_util::Empty::<Bytes>::new());
+    let (body, report) = finish(client.call(&root(), request.unwrap()).await.unwrap()).await;
+    assert_eq!((body.as_str(), report.attempts.len()), ("ok", 1));
+}
+
+#[tokio::test]
+async fn a_reset_stream_says_what_the_peer_said() {
+    let server = Server::start(settings(), |_, _, mut respond| async move {
+        respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+        Ok(())
+    })
+    .await;
+    let error = h2c().build().unwrap().get(&root(), &server.url).await.unwrap_err();
+    assert_eq!((error.stage(), error.cause()), (Stage::Wait, Cause::PeerReset));
+    assert!(format!("{:?}", error.report().verdicts).contains("ENHANCE_YOUR_CALM"));
+    assert!(error.is_retryable(), "a GET");
+}
+
+#[tokio::test]
+async fn a_silent_connection_takes_no_further_call() {
+    // The first request is never answered; whoever comes next must not wait on that connection.
+    let server = Server::start(settings(), |number, _, respond| async move {
+        if number == 1 {
+            let _kept = respond;
+            return std::future::pending().await;
+        }
+        answer(respond, "ok")
+    })
+    .await;
+    let client = h2c().limit(Limit::stage(Stage::Wait, ms(100))).build().unwrap();
+    let error = client.get(&root(), &server.url).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::ServerSlow, "{:?}", error.report().verdicts);
+    finish(client.get(&root(), &server.url).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_dropped_call_gives_its_stream_back() {
+    let server = Server::start(settings().max_concurrent_streams(1).clone(), |number, _, respond| async move {
+        if number % 2 == 1 {
+            let _kept = respond;
+            return std::future::pending().await;
+        }
+        answer(respond, "ok")
+    })
+    .await;
+    let one_connection = PoolOptions { connections_per_host: 1, ..PoolOptions::default() };
+    let client = h2c().pool(one_connection).build().unwrap();
+    for _ in 0..10 {
+        let dropped = tokio::time::timeout(ms(30), client.get(&root(), &server.url)).await;
+        assert!(dropped.is_err());
+        finish(client.get(&root(), &server.url).await.unwrap()).await;
+    }
+    assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_http1_is_no_http2() {
+    let server = crate::server::Server::answering("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+    let error = h2c().build().unwrap().get(&root(), &server.url("/")).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::ProtocolError, "{error}");
+}

@@ -1,0 +1,138 @@
+use std::sync::Arc;
+
+use overdue::{Cause, Client, Context, Limit, PoolOptions, Stage};
+use tokio::sync::Semaphore;
+
+use crate::{finish, ms, root, server::Server};
+
+/// Answers a request only when the test permits it.
+async fn gated() -> (Server, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let permits = Arc::clone(&gate);
+    let server = Server::start(move |mut peer, _| {
+        let gate = Arc::clone(&permits);
+        async move {
+            loop {
+                peer.head().await?;
+                gate.acquire().await.unwrap().forget();
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await?;
+            }
+        }
+    })
+    .await;
+    (server, gate)
+}
+
+fn of(options: PoolOptions) -> Client {
+    Client::builder().pool(options).limit(Limit::stage(Stage::Queue, ms(100))).build().unwrap()
+}
+
+#[tokio::test]
+async fn a_full_pool_is_the_limit_of_queue() {
+    let (server, gate) = gated().await;
+    let client = of(PoolOptions { connections_per_host: 1, ..PoolOptions::default() });
+    let holder = tokio::spawn({
+        let (client, url) = (client.clone(), server.url("/"));
+        async move { finish(client.get(&root(), &url).await.unwrap()).await.0 }
+    });
+    while server.accepted() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let error = client.get(&root(), &server.url("/")).await.unwrap_err();
+    assert_eq!((error.stage(), error.cause()), (Stage::Queue, Cause::PoolExhausted));
+    assert!(error.is_retryable(), "nothing was sent");
+    assert!(error.to_string().contains("limit queue 100ms"), "{error}");
+    gate.add_permits(1);
+    assert_eq!(holder.await.unwrap(), "ok");
+    assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn those_who_wait_are_served_in_their_order_and_a_gone_one_is_passed_over() {
+    let (server, gate) = gated().await;
+    let client = of(PoolOptions { connections_per_host: 1, ..PoolOptions::default() });
+    let (order, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let mut calls = Vec::new();
+    let quitter = Context::root();
+    for n in 0..4 {
+        let (client, url, order) = (client.clone(), server.url("/"), order.clone());
+        let context = if n == 2 { quitter.clone() } else { root() };
+        calls.push(tokio::spawn(async move {
+            if let Ok(response) = client.get(&context, &url).await {
+                finish(response).await;
+                order.send(n).unwrap();
+            }
+        }));
+        // The runtime is single-threaded: the call now stands where it will wait.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        if n == 0 {
+            while server.accepted() == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    quitter.cancel("no longer wanted");
+    gate.add_permits(3);
+    for call in calls {
+        call.await.unwrap();
+    }
+    drop(order);
+    let mut seen = Vec::new();
+    while let Some(n) = ended.recv().await {
+        seen.push(n);
+    }
+    assert_eq!(seen, [0, 1, 3]);
+    assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn the_limit_for_all_hosts_closes_the_longest_idle_connection() {
+    let (first, gate) = gated().await;
+    let (second, other_gate) = gated().await;
+    gate.add_permits(10);
+    other_gate.add_permits(10);
+    let client = of(PoolOptions { connections: 1, ..PoolOptions::default() });
+    for server in [&first, &second, &first] {
+        finish(client.get(&root(), &server.url("/")).await.unwrap()).await;
+    }
+    assert_eq!((first.accepted(), second.accepted()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_failed_dial_gives_its_place_to_the_next() {
+    let client = of(PoolOptions { connections_per_host: 1, ..PoolOptions::default() });
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}/");
+    let (context, other) = (root(), root());
+    let (one, two) = tokio::join!(client.get(&context, &url), client.get(&other, &url));
+    assert_eq!(one.unwrap_err().cause(), Cause::ConnectRefused);
+    assert_eq!(two.unwrap_err().cause(), Cause::ConnectRefused);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_when_its_time_has_come() {
+    let (gone, mut is_gone) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start(move |mut peer, _| {
+        let gone = gone.clone();
+        async move {
+            peer.head().await?;
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+            peer.closed().await?;
+            gone.send(()).unwrap();
+            Ok(())
+        }
+    })
+    .await;
+    let client = of(PoolOptions { idle_timeout: ms(50), ..PoolOptions::default() });
+    finish(client.get(&root(), &server.url("/")).await.unwrap()).await;
+    // Without a further call: the pool closes it by itself.
+    is_gone.recv().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_that_allows_nothing_is_refused() {
+    let options = PoolOptions { connections_per_host: 0, ..PoolOptions::default() };
+    assert!(Client::builder().pool(options).build().is_err());
+}

@@ -1,0 +1,109 @@
+//! A server made of one function.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+/// Stops when dropped.
+pub struct Server {
+    pub addr: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves every connection with `serve`, which gets its number too, counted from 1.
+    pub async fn start<F, S>(serve: F) -> Self
+    where
+        F: Fn(Peer, usize) -> S + Send + 'static,
+        S: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&accepted);
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let number = counted.fetch_add(1, SeqCst) + 1;
+                // A caller that leaves is what many tests are about.
+                let serving = serve(Peer(stream), number);
+                connections.spawn(async move { drop(serving.await) });
+            }
+        });
+        Self { addr, accepted, task }
+    }
+
+    /// Answers every request with this text.
+    pub async fn answering(answer: &'static str) -> Self {
+        Self::start(move |mut peer, _| async move {
+            loop {
+                peer.head().await?;
+                peer.send(answer).await?;
+            }
+        })
+        .await
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    /// Connections so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(SeqCst)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The server's end of a connection.
+pub struct Peer(pub TcpStream);
+
+impl Peer {
+    /// Reads one head. An error at the end of the connection.
+    pub async fn head(&mut self) -> io::Result<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.0.read_u8().await?);
+        }
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    pub async fn send(&mut self, text: impl AsRef<[u8]>) -> io::Result<()> {
+        self.0.write_all(text.as_ref()).await
+    }
+
+    pub async fn read_exact(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).await?;
+        Ok(bytes)
+    }
+
+    /// Waits until the caller has closed.
+    pub async fn closed(&mut self) -> io::Result<()> {
+        let mut sink = [0; 4096];
+        while self.0.read(&mut sink).await? > 0 {}
+        Ok(())
+    }
+
+    /// Reads nothing and says nothing.
+    pub async fn silent(self) -> io::Result<()> {
+        std::future::pending().await
+    }
+}

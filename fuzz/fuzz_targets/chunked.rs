@@ -1,0 +1,8 @@
+//! A chunked body, as a server may send it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    overdue::fuzz::chunked(bytes);
+});
