@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
 use indicatif::{ProgressBar, ProgressStyle};
 use overdue_core::Report;
 
@@ -70,7 +69,6 @@ async fn tell(interrupt: Interrupt) -> anyhow::Result<Exit> {
         if interrupt.context().is_cancelled() {
             return Ok(Exit::Interrupted);
         }
-        ensure!(ran.trouble.is_empty(), "the fault server of {name} had trouble of its own: {:?}", ran.trouble);
         let mark = Comparison::of(&ran.called.answer.report, &scenario.truth).mark;
         told.push((name, mark, ran.called.answer.report));
     }

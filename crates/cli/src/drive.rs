@@ -80,8 +80,6 @@ pub(crate) struct Ran {
     pub(crate) called: Called,
     /// The limit of the whole call.
     pub(crate) total: Option<Duration>,
-    /// What the fault server ran into that is no part of the scenario.
-    pub(crate) trouble: Vec<Trouble>,
 }
 
 /// Starts a scenario and makes its call. For one that needs a namespace the process has entered one.
@@ -90,7 +88,8 @@ pub(crate) async fn run_scenario(scenario: &Scenario, parent: &Context) -> anyho
     let plan = Plan::of_scenario(scenario, &fault)?;
     let ready = Ready::new(plan, Some(fault), parent).await?;
     let called = ready.call(parent, &Output::Counted).await?;
-    Ok(Ran { called, trouble: ready.trouble(), total: ready.plan.total() })
+    ready.check_server()?;
+    Ok(Ran { called, total: ready.plan.total() })
 }
 
 impl Ready {
@@ -127,8 +126,15 @@ impl Ready {
         &self.plan
     }
 
-    /// See [`Fault::trouble`].
-    pub(crate) fn trouble(&self) -> Vec<Trouble> {
+    /// What the fault server ran into that is no part of its scenario would make every verdict worthless.
+    pub(crate) fn check_server(&self) -> anyhow::Result<()> {
+        match self.trouble().first() {
+            Some(trouble) => bail!("the fault server had trouble of its own: {trouble}"),
+            None => Ok(()),
+        }
+    }
+
+    fn trouble(&self) -> Vec<Trouble> {
         self.fault.as_ref().map(Fault::trouble).unwrap_or_default()
     }
 

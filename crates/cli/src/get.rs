@@ -70,9 +70,7 @@ async fn one(flags: &Get, ready: &Ready, interrupt: &Interrupt) -> anyhow::Resul
     } else {
         io::stdout().write_all(text.as_bytes())?;
     }
-    for trouble in ready.trouble() {
-        anyhow::bail!("the fault server had trouble of its own: {trouble}");
-    }
+    ready.check_server()?;
     let found = if called.answer.report.stage.is_some() { Exit::Finding } else { Exit::Fine };
     Ok(interrupt.or(found))
 }
@@ -184,9 +182,7 @@ async fn many(flags: &Get, ready: Ready, number: u64, interrupt: &Interrupt) -> 
         tally.text(Screen::of(&io::stdout()), elapsed, flags.concurrency)
     };
     io::stdout().write_all(text.as_bytes())?;
-    for trouble in ready.trouble() {
-        anyhow::bail!("the fault server had trouble of its own: {trouble}");
-    }
+    ready.check_server()?;
     Ok(interrupt.or(if tally.has_verdicts() { Exit::Finding } else { Exit::Fine }))
 }
 

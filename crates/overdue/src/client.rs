@@ -107,7 +107,8 @@ impl Client {
         let uri = match url.parse::<Uri>() {
             Ok(uri) => uri,
             Err(err) => {
-                return Err(CallLog::new().fail(Stage::Queue, Failure::Usage(format!("{url:?} is no URL: {err}")).into()));
+                let text = format!("{url:?} is no absolute URL (such as http://host/path): {err}");
+                return Err(CallLog::new().fail(Stage::Queue, Failure::Usage(text).into()));
             }
         };
         let mut request = Request::new(Empty);
@@ -283,7 +284,6 @@ impl Call<'_> {
     {
         let dialed = self.inner.dialer.dial(self.context, &outgoing.target, self.limits, self.log).await;
         let dialed = dialed.map_err(|err| (err, Again::No))?;
-        slot.dialled();
         let mut report = ConnectionReport { id: slot.id, ..dialed.report };
         if dialed.h2 || self.inner.version == VersionChoice::Http2 {
             report.protocol = Some("h2");

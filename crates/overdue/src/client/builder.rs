@@ -142,7 +142,8 @@ impl Builder {
             tls: self.tls.build(alpn)?,
             unix: self.unix,
         };
-        let inner = Inner { dialer, pool: Pool::new(self.pool), limits: self.limits, version: self.version };
+        let pool = Pool::new(self.pool, self.version == VersionChoice::Http2);
+        let inner = Inner { dialer, pool, limits: self.limits, version: self.version };
         Ok(Client { inner: Arc::new(inner) })
     }
 }

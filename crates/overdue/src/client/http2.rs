@@ -41,6 +41,8 @@ use crate::{
     wire::Wire,
 };
 
+/// How many streams h2 believes to be allowed until the peer's SETTINGS are here: a number that no peer sends.
+const UNSETTLED: usize = usize::MAX - 1;
 /// What one response may send ahead of its reader.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// What all responses of a connection together may send ahead of their readers.
@@ -97,8 +99,7 @@ impl DriverState {
 }
 
 impl Http2 {
-    /// Begins HTTP/2 on a new connection. Until the peer's SETTINGS are here, one stream is all it takes: more would
-    /// wait inside of it, seen by nobody.
+    /// Begins HTTP/2 on a new connection.
     pub(crate) async fn handshake(transport: Transport, slot: Slot, report: ConnectionReport) -> Result<Self, Trouble> {
         let wire = transport.wire().clone();
         let state = Arc::new(DriverState::default());
@@ -106,7 +107,7 @@ impl Http2 {
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(1)
+            .initial_max_send_streams(UNSETTLED)
             .max_header_list_size(HEADERS_MAX)
             .max_send_buffer_size(SEND_BUFFER_MAX)
             .enable_push(false)
@@ -126,7 +127,7 @@ impl Http2 {
     /// Takes one of the streams that the peer allows, if one is free.
     pub(crate) fn take_stream(&self) -> bool {
         let mut use_ = self.in_use();
-        let free = use_.streams < self.sender.current_max_send_streams();
+        let free = use_.streams < self.max_streams();
         use_.streams += usize::from(free);
         free
     }
@@ -139,7 +140,21 @@ impl Http2 {
 
     /// Streams in use, and how many the peer allows.
     pub(crate) fn streams(&self) -> (usize, usize) {
-        (self.in_use().streams, self.sender.current_max_send_streams())
+        (self.in_use().streams, self.max_streams())
+    }
+
+    /// Until the peer has said how many streams it allows, it is one: more could wait inside of h2, seen by nobody.
+    fn max_streams(&self) -> usize {
+        if self.is_settled() { self.sender.current_max_send_streams() } else { 1 }
+    }
+
+    /// Whether the peer's SETTINGS are here.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.sender.current_max_send_streams() != UNSETTLED
+    }
+
+    pub(crate) fn slot_mut(&mut self) -> &mut Slot {
+        &mut self.slot
     }
 
     /// How long no stream has been in use; `None` while one is.
@@ -187,7 +202,7 @@ async fn drive(
     place: super::pool::Place,
 ) {
     // A sender that lives as long as the connection keeps it open: the pool decides when it is closed.
-    let mut seen = (1, false);
+    let mut seen = (UNSETTLED, false);
     // How it ended reaches every stream of it; here it only matters that it did.
     let _ended = poll_fn(|cx| {
         let poll = Pin::new(&mut connection).poll(cx);
@@ -300,12 +315,15 @@ impl Http2Exchange {
         // The task that writes gets its turn first: what is held up shows only then.
         tokio::task::yield_now().await;
         poll_fn(|cx| {
-            let sent = self.poll_pump(cx)?;
+            let sent = self.poll_pump(cx);
+            let own_fault = matches!(&sent, Err(Trouble { failure: Some(Failure::RequestBody(_)), .. }));
             // The peer's answer says more than a write that failed for it.
-            if let Poll::Ready(response) = self.poll_response(cx)? {
-                return Poll::Ready(Ok(Sent2::Early(response)));
+            if !own_fault {
+                if let Poll::Ready(response) = self.poll_response(cx) {
+                    return Poll::Ready(response.map(Sent2::Early));
+                }
             }
-            ready!(sent);
+            ready!(sent?);
             ready!(self.poll_flushed(cx));
             Poll::Ready(Ok(Sent2::Flushed))
         })

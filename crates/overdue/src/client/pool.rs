@@ -50,6 +50,8 @@ impl Default for PoolOptions {
 pub(crate) struct Pool {
     state: Mutex<State>,
     options: PoolOptions,
+    /// Every host speaks HTTP/2, by the user's prior knowledge.
+    all_speak_h2: bool,
 }
 
 #[derive(Default)]
@@ -130,8 +132,8 @@ impl StreamPermit {
 }
 
 impl Pool {
-    pub(crate) fn new(options: PoolOptions) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), options })
+    pub(crate) fn new(options: PoolOptions, all_speak_h2: bool) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), options, all_speak_h2 })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -145,13 +147,16 @@ impl Pool {
             let mut discarded = Discarded::default();
             let attempt = {
                 let mut state = self.lock();
-                let host = state.hosts.entry(target.clone()).or_default();
+                let new_host = || Host { speaks_h2: self.all_speak_h2, ..Host::default() };
+                let host = state.hosts.entry(target.clone()).or_insert_with(new_host);
                 host.waiters.retain(|waiter| !waiter.is_closed());
                 // Those who wait already come first.
                 let offer = if host.waiters.is_empty() { self.offer(&mut state, target, &mut discarded) } else { None };
                 offer.ok_or_else(|| {
                     let (sender, receiver) = oneshot::channel();
-                    state.hosts.entry(target.clone()).or_default().waiters.push_back(sender);
+                    if let Some(host) = state.hosts.get_mut(target) {
+                        host.waiters.push_back(sender);
+                    }
                     receiver
                 })
             };
@@ -189,7 +194,9 @@ impl Pool {
             }
             discarded.h1.push(connection);
         }
-        if host.speaks_h2 && host.dialling > 0 || host.open >= self.options.connections_per_host {
+        // A connection that many can share is on its way, or is about to say how many.
+        let shareable = host.dialling > 0 || host.h2.iter().any(|connection| !connection.is_settled());
+        if host.speaks_h2 && shareable || host.open >= self.options.connections_per_host {
             return None;
         }
         if state.open >= self.options.connections && !state.evict(&mut discarded.h1) {
@@ -255,7 +262,8 @@ impl Pool {
     }
 
     /// Shares a new HTTP/2 connection. Its first stream is the caller's.
-    pub(crate) fn share(self: &Arc<Self>, connection: Http2) -> StreamPermit {
+    pub(crate) fn share(self: &Arc<Self>, mut connection: Http2) -> StreamPermit {
+        let was_dialling = std::mem::take(&mut connection.slot_mut().dialling);
         let connection = Arc::new(connection);
         let place = connection.slot().place.clone();
         connection.take_stream();
@@ -263,6 +271,7 @@ impl Pool {
             let mut state = self.lock();
             if let Some(host) = state.hosts.get_mut(&place.target) {
                 host.speaks_h2 = true;
+                host.dialling -= usize::from(was_dialling);
                 host.h2.push(Arc::clone(&connection));
             }
             self.reap_later(&mut state);
@@ -294,7 +303,8 @@ impl Pool {
         let h2 = (!host.h2.is_empty()).then(|| {
             let streams: Vec<_> = host.h2.iter().map(|connection| connection.streams()).collect();
             H2Facts {
-                streams_exhausted: streams.iter().all(|(in_use, max)| in_use >= max),
+                streams_exhausted: host.h2.iter().all(|connection| connection.is_settled())
+                    && streams.iter().all(|(in_use, max)| in_use >= max),
                 streams_in_use: streams.iter().map(|(in_use, _)| in_use).sum(),
                 max_streams: streams.iter().fold(0, |sum, (_, max)| sum.saturating_add(*max)),
                 window_blocked_bytes: 0,
@@ -377,25 +387,16 @@ impl Slot {
         self.place.pool.upgrade()
     }
 
-    /// The dial is over.
-    pub(crate) fn dialled(&mut self) {
-        if std::mem::take(&mut self.dialling) {
-            if let Some(pool) = self.pool() {
-                if let Some(host) = pool.lock().hosts.get_mut(&self.place.target) {
-                    host.dialling -= 1;
-                }
-            }
-        }
-    }
-
     /// The host turned out to speak HTTP/1: calls that waited for one shared connection must dial for themselves.
-    pub(crate) fn speaks_h1(&self) {
-        if let Some(pool) = self.pool() {
-            let changed =
-                pool.lock().hosts.get_mut(&self.place.target).is_some_and(|host| std::mem::take(&mut host.speaks_h2));
-            if changed {
-                self.place.serve();
-            }
+    pub(crate) fn speaks_h1(&mut self) {
+        let Some(pool) = self.pool() else { return };
+        let was_dialling = std::mem::take(&mut self.dialling);
+        let changed = pool.lock().hosts.get_mut(&self.place.target).is_some_and(|host| {
+            host.dialling -= usize::from(was_dialling);
+            std::mem::take(&mut host.speaks_h2)
+        });
+        if changed {
+            self.place.serve();
         }
     }
 }

@@ -9,14 +9,14 @@ use crate::{client, ms, root, server::Server};
 async fn urls_that_cannot_be_called_say_why() {
     let client = client();
     for (url, why) in [
-        ("", "is no URL"),
-        ("example.com/path", "no absolute URL"),
-        ("/path", "no absolute URL"),
+        ("", "is no absolute URL"),
+        ("example.com/path", "is no absolute URL"),
+        ("/path", "is no absolute URL"),
         ("ftp://example.com/", "neither http nor https"),
-        ("http:///path", "is no URL"),
+        ("http:///path", "is no absolute URL"),
         ("http://user:secret@example.com/", "user name"),
         ("http://example.com:99999/", "port"),
-        ("http://exa mple.com/", "is no URL"),
+        ("http://exa mple.com/", "is no absolute URL"),
         ("http://example.com:/", "port"),
     ] {
         let error = client.get(&root(), url).await.unwrap_err();

@@ -22,7 +22,8 @@ async fn fails(client: Client, url: String) -> Error {
 async fn the_earliest_limit_is_named_whoever_set_it() {
     let server = silent().await;
     for (wait, attempt, total, expected) in
-        [(50, 300, 300, "wait"), (300, 50, 300, "attempt"), (300, 300, 50, "total"), (50, 50, 50, "wait")]
+        // Of equal ones the outer is earlier: it began to count first.
+        [(50, 300, 300, "wait"), (300, 50, 300, "attempt"), (300, 300, 50, "total"), (50, 50, 50, "total")]
     {
         let client = with(Limit::stage(Stage::Wait, ms(wait)))
             .limit(Limit::new(LimitName::Attempt, ms(attempt)))

@@ -16,15 +16,15 @@ use tokio::{
 };
 
 /// Stops when dropped.
-pub struct Server {
-    pub addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
     accepted: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
 impl Server {
     /// Serves every connection with `serve`, which gets its number too, counted from 1.
-    pub async fn start<F, S>(serve: F) -> Self
+    pub(crate) async fn start<F, S>(serve: F) -> Self
     where
         F: Fn(Peer, usize) -> S + Send + 'static,
         S: Future<Output = io::Result<()>> + Send + 'static,
@@ -46,7 +46,7 @@ impl Server {
     }
 
     /// Answers every request with this text.
-    pub async fn answering(answer: &'static str) -> Self {
+    pub(crate) async fn answering(answer: &'static str) -> Self {
         Self::start(move |mut peer, _| async move {
             loop {
                 peer.head().await?;
@@ -56,12 +56,12 @@ impl Server {
         .await
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
     /// Connections so far.
-    pub fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(SeqCst)
     }
 }
@@ -73,11 +73,11 @@ impl Drop for Server {
 }
 
 /// The server's end of a connection.
-pub struct Peer(pub TcpStream);
+pub(crate) struct Peer(pub(crate) TcpStream);
 
 impl Peer {
     /// Reads one head. An error at the end of the connection.
-    pub async fn head(&mut self) -> io::Result<String> {
+    pub(crate) async fn head(&mut self) -> io::Result<String> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(self.0.read_u8().await?);
@@ -85,25 +85,25 @@ impl Peer {
         Ok(String::from_utf8_lossy(&head).into_owned())
     }
 
-    pub async fn send(&mut self, text: impl AsRef<[u8]>) -> io::Result<()> {
+    pub(crate) async fn send(&mut self, text: impl AsRef<[u8]>) -> io::Result<()> {
         self.0.write_all(text.as_ref()).await
     }
 
-    pub async fn read_exact(&mut self, length: usize) -> io::Result<Vec<u8>> {
+    pub(crate) async fn read_exact(&mut self, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).await?;
         Ok(bytes)
     }
 
     /// Waits until the caller has closed.
-    pub async fn closed(&mut self) -> io::Result<()> {
+    pub(crate) async fn closed(&mut self) -> io::Result<()> {
         let mut sink = [0; 4096];
         while self.0.read(&mut sink).await? > 0 {}
         Ok(())
     }
 
     /// Reads nothing and says nothing.
-    pub async fn silent(self) -> io::Result<()> {
+    pub(crate) async fn silent(self) -> io::Result<()> {
         std::future::pending().await
     }
 }
