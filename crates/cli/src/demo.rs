@@ -35,11 +35,11 @@ const STORY: [(&str, &str); 8] = [
 
 const NEXT: &str = "\
 Try next:
-  overdue get https://your.service/ --total 2s        one call of your own
-  overdue get https://your.service/ -n 200 -c 10      its percentiles, stage by stage
-  overdue explain server-slow                         what a cause means, and how to confirm it by hand
-  overdue lab list                                    more faults; overdue get lab:NAME calls one
-  overdue doctor                                      what can be seen on this machine
+  overdue get https://your.service/ --total 2s    a call of your own
+  overdue get https://your.service/ -n 200 -c 10  its percentiles, by stage
+  overdue explain server-slow                     what it means, how to confirm it
+  overdue lab list                                more faults to call (lab:NAME)
+  overdue doctor                                  what this machine lets us see
 ";
 
 pub(crate) fn run() -> anyhow::Result<Exit> {
@@ -58,8 +58,9 @@ async fn tell(interrupt: Interrupt) -> anyhow::Result<Exit> {
     let mut told = Vec::new();
     for (place, (name, about)) in STORY.into_iter().enumerate() {
         let scenario = plan::scenario(name)?;
-        let title = format!("{} of {}  {name}", place + 1, STORY.len());
-        write!(out, "\n{}\n{}\n", screen.ink(Ink::Bold, &title), screen.hanging("", about))?;
+        let title = screen.ink(Ink::Bold, &format!("{} of {}  {name}", place + 1, STORY.len()));
+        let log = screen.ink(Ink::Dim, &format!("your log today: {LOG_LINE}"));
+        write!(out, "\n{title}   {log}\n{}\n", screen.hanging("", about))?;
         out.flush()?;
 
         let waiting = waiting();
@@ -78,10 +79,9 @@ async fn tell(interrupt: Interrupt) -> anyhow::Result<Exit> {
 
 fn one(screen: Screen, ran: &Ran) -> String {
     let report = &ran.called.answer.report;
-    let mut out = format!("{}\n", render::waterfall(screen, report, ran.total));
+    let mut out = format!("{}\n", render::waterfall(screen, report, &ran.limits));
     if let Some(verdict) = report.verdicts.first() {
-        out.push_str(&screen.hanging("", &render::verdict_title(screen, verdict)));
-        out.push_str(&render::short_findings(screen, verdict));
+        out.push_str(&render::short(screen, verdict));
     }
     out
 }

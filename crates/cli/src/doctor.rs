@@ -80,23 +80,16 @@ pub(crate) fn run(json: bool) -> anyhow::Result<Exit> {
 
 fn text(screen: Screen, kernel: &str, checks: &[Check]) -> String {
     let mut out = format!("{kernel}\n\n");
+    let widest = checks.iter().map(|check| check.what.len()).max().unwrap_or(0);
     for check in checks {
-        let mark = if check.seen { screen.ink(Ink::Green, "yes") } else { screen.ink(Ink::Yellow, " no") };
-        let head = format!("{mark}  {}: ", screen.ink(Ink::Bold, check.what));
-        out.push_str(&head);
-        // The styles of the head take no columns.
-        let plain = "yes  ".len() + check.what.chars().count() + 2;
-        let found = screen.hanging(&" ".repeat(plain), &check.found);
-        let mut lines = found.lines();
-        out.push_str(lines.next().unwrap_or_default().trim_start());
-        out.push('\n');
-        for line in lines {
-            out.push_str(&format!("     {}\n", line.trim_start()));
-        }
-        out.push_str(&screen.hanging("     for ", check.use_for));
+        let mark = if check.seen { screen.ink(Ink::Green, "yes") } else { screen.ink(Ink::Yellow, "no ") };
+        let what = screen.ink(Ink::Bold, &format!("{:widest$}", check.what));
+        let below = " ".repeat("yes  ".len() + widest);
+        out.push_str(&screen.hanging(&format!("{mark}  {what}  "), &check.found));
         if let Some(how) = &check.how {
-            out.push_str(&screen.hanging("     to have it: ", how));
+            out.push_str(&screen.hanging(&format!("{below}  to have it: "), how));
         }
+        out.push_str(&screen.hanging(&format!("{below}  "), &format!("Good for {}.", check.use_for)));
     }
     let missing = checks.iter().filter(|check| !check.seen).count();
     out + &format!("\n{} of {} are there.\n", checks.len() - missing, checks.len())
@@ -206,10 +199,10 @@ fn descriptors() -> Check {
 }
 
 fn namespace() -> Check {
-    const WHAT: &str = "network namespace of our own";
+    const WHAT: &str = "network namespace";
     const FOR: &str = "the scenarios of the lab that drop packets, without root and without harm to others";
     match overdue_lab::netns::available() {
-        Ok(()) => Check::seen(WHAT, FOR, "made, with a packet filter in it, and gone again"),
+        Ok(()) => Check::seen(WHAT, FOR, "one of our own was made, with a packet filter in it, and is gone again"),
         Err(why) => Check::missing(
             WHAT,
             FOR,

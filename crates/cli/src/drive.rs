@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use http::{StatusCode, header::LOCATION, response};
 use http_body_util::BodyExt as _;
 use overdue::{CallLog, Client, Context};
-use overdue_core::Report;
+use overdue_core::{Limits, Report};
 use overdue_lab::{Caller, Fault, Scenario, Trouble};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -78,8 +78,7 @@ pub(crate) enum Output {
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) called: Called,
-    /// The limit of the whole call.
-    pub(crate) total: Option<Duration>,
+    pub(crate) limits: Limits,
 }
 
 /// Starts a scenario and makes its call. For one that needs a namespace the process has entered one.
@@ -89,7 +88,7 @@ pub(crate) async fn run_scenario(scenario: &Scenario, parent: &Context) -> anyho
     let ready = Ready::new(plan, Some(fault), parent).await?;
     let called = ready.call(parent, &Output::Counted).await?;
     ready.check_server()?;
-    Ok(Ran { called, total: ready.plan.total() })
+    Ok(Ran { called, limits: ready.plan.limits.clone() })
 }
 
 impl Ready {

@@ -93,15 +93,7 @@ fn text(flags: &Get, screen: Screen, ready: &Ready, called: &Called) -> String {
         let body = bytes(called.answer.body_bytes);
         _ = writeln!(out, "{}, {body} of body", screen.ink(ink, status.trim_end()));
     }
-    _ = writeln!(out, "{}", render::headline(screen, report));
-    if let Some(verdict) = report.verdicts.first() {
-        _ = writeln!(out, "{}", render::verdict_title(screen, verdict));
-    }
-    _ = write!(out, "\n{}", render::waterfall(screen, report, ready.plan().total()));
-    if let Some(connection) = &report.connection {
-        _ = write!(out, "\n{}", render::connection(screen, connection));
-    }
-    out + &render::findings(screen, report)
+    out + &render::report(screen, report, &ready.plan().limits)
 }
 
 /// The report of a call, with what else a program wants to know of it.

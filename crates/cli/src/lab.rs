@@ -95,12 +95,7 @@ fn told(scenario: &Scenario, ran: &Ran, comparison: &Comparison) -> anyhow::Resu
 fn text(screen: Screen, scenario: &Scenario, ran: &Ran, comparison: &Comparison) -> String {
     let report = &ran.called.answer.report;
     let mut out = format!("{}\n{}\n\n", screen.ink(Ink::Bold, &scenario.name), scenario.about);
-    _ = writeln!(out, "{}\n", render::headline(screen, report));
-    out.push_str(&render::waterfall(screen, report, ran.total));
-    if let Some(connection) = &report.connection {
-        _ = write!(out, "\n{}", render::connection(screen, connection));
-    }
-    out.push_str(&render::findings(screen, report));
+    out.push_str(&render::report(screen, report, &ran.limits));
     _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "BESIDE THE TRUTH"));
     _ = writeln!(out, "  truth    {}", truth::of_truth(&scenario.truth));
     _ = writeln!(out, "  verdict  {}", truth::of_report(report));

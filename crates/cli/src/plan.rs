@@ -5,7 +5,6 @@ use std::{
     io::{self, Read as _},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -179,11 +178,6 @@ impl Plan {
         }
         self.tls = tls;
         Ok(())
-    }
-
-    /// The limit of the whole call.
-    pub(crate) fn total(&self) -> Option<Duration> {
-        self.limits.total.as_ref().map(|limit| limit.value)
     }
 
     /// Sets a limit that a call has.

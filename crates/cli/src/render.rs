@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use overdue_core::{ConnectionReport, DurationText, LimitReport, Report, SpanReport, Verdict};
+use overdue_core::{ConnectionReport, DurationText, Limit, LimitReport, Limits, Report, SpanReport, Verdict};
 
 use crate::screen::{Ink, Screen, harmless};
 
@@ -17,32 +17,55 @@ pub(crate) fn time(us: u64) -> String {
     DurationText(Duration::from_micros(us)).to_string()
 }
 
-/// How a call ended, in one line: `timed out in tls after 601ms`.
+/// All that a report says: first what a reader needs, then what it rests on. `limits` are those of the call.
+pub(crate) fn report(screen: Screen, report: &Report, limits: &Limits) -> String {
+    let mut out = headline(screen, report) + "\n";
+    if let Some(first) = report.verdicts.first() {
+        out += &verdict(screen, first);
+        out.push('\n');
+    }
+    out += &waterfall(screen, report, limits);
+    if let Some(made) = &report.connection {
+        _ = write!(out, "\n{}", connection(screen, made));
+    }
+    out + &reasons(screen, report)
+}
+
+/// How a call ended, and by which limit: `timed out in tls after 601ms`.
 pub(crate) fn headline(screen: Screen, report: &Report) -> String {
     let elapsed = time(report.elapsed_us);
     let Some(stage) = report.stage else {
-        return screen.ink(Ink::Green, &format!("{} in {elapsed}", report.outcome));
+        return screen.ink(Ink::Green, &format!("{} in {elapsed}", report.outcome)) + "\n";
     };
-    let mut line = screen.ink(Ink::Red, &format!("{} in {stage} after {elapsed}", report.outcome.replace('-', " ")));
+    let ended = format!("{} in {stage} after {elapsed}", report.outcome.replace('-', " "));
+    let mut out = screen.ink(Ink::Red, &ended) + "\n";
     if let Some(LimitReport { name, value_us, origin, .. }) = &report.limit {
-        _ = write!(line, ": limit {name} {}, set by {}", time(*value_us), owner(origin));
+        let limit = format!("limit {name} {}, set by {}", time(*value_us), owner(origin));
+        out.push_str(&screen.hanging("  ", &limit));
     }
-    line
+    out
 }
 
 fn owner(origin: &str) -> &str {
     if origin == "default" { "default (change it with --limit)" } else { origin }
 }
 
-/// The stages as bars on one scale, each with its time and its limit. `total` is the limit of the whole call.
-pub(crate) fn waterfall(screen: Screen, report: &Report, total: Option<Duration>) -> String {
+/// The stages as bars on one scale, each with its time and its limit.
+pub(crate) fn waterfall(screen: Screen, report: &Report, limits: &Limits) -> String {
+    let shown = |limit: &Option<Limit>, before: &str| {
+        limit.as_ref().map(|limit| format!("{before}{}", DurationText(limit.value))).unwrap_or_default()
+    };
     let mut rows: Vec<Row> = report.timeline.iter().map(Row::of).collect();
+    // The body has no limit of its own; what holds for it is that of its gaps.
+    for row in rows.iter_mut().filter(|row| row.name == "receive" && row.limit.is_empty()) {
+        row.limit = shown(&limits.gap, "gap ");
+    }
     let share = report.unaccounted_us as f64 / report.elapsed_us.max(1) as f64;
     if share >= UNACCOUNTED_SHARE {
         rows.push(Row::bare("unaccounted", report.unaccounted_us));
     }
     rows.push(Row {
-        limit: total.map(|total| DurationText(total).to_string()).unwrap_or_default(),
+        limit: shown(&limits.total, ""),
         ..Row::bare("total", report.elapsed_us)
     });
 
@@ -114,7 +137,7 @@ impl Row {
 }
 
 /// The connection in one line.
-pub(crate) fn connection(screen: Screen, connection: &ConnectionReport) -> String {
+fn connection(screen: Screen, connection: &ConnectionReport) -> String {
     let mut parts = Vec::new();
     parts.push(match (&connection.peer, &connection.local) {
         (Some(peer), Some(local)) => format!("{peer} from {local}"),
@@ -133,8 +156,18 @@ pub(crate) fn connection(screen: Screen, connection: &ConnectionReport) -> Strin
     screen.hanging("  connection  ", &parts.join(", "))
 }
 
-/// What was found, and what to do: the whole of it.
-pub(crate) fn findings(screen: Screen, report: &Report) -> String {
+/// What was found: the cause, and what was seen of it in a sentence.
+fn verdict(screen: Screen, verdict: &Verdict) -> String {
+    let title = screen.ink(Ink::Red, &format!("VERDICT {}", of(verdict)));
+    format!("{title}\n{}", screen.hanging("  ", &verdict.summary))
+}
+
+fn of(verdict: &Verdict) -> String {
+    format!("{} in {}, {} confidence", verdict.cause, verdict.stage, verdict.confidence)
+}
+
+/// What the verdict rests on, and what to do.
+fn reasons(screen: Screen, report: &Report) -> String {
     let mut out = String::new();
     for (place, earlier) in report.attempts.iter().enumerate() {
         let what = earlier.cause.map_or(earlier.outcome, |cause| cause.entry().id);
@@ -142,9 +175,10 @@ pub(crate) fn findings(screen: Screen, report: &Report) -> String {
         let text = format!("{what} in {stage} after {}; then the call was tried again", time(earlier.elapsed_us));
         out.push_str(&screen.hanging(&format!("  attempt {}   ", place + 1), &text));
     }
-    for verdict in &report.verdicts {
-        let title = format!("{} {}", screen.ink(Ink::Red, "VERDICT"), verdict_title(screen, verdict));
-        out.push_str(&section(screen, title, &verdict.summary));
+    for (place, verdict) in report.verdicts.iter().enumerate() {
+        if place > 0 {
+            _ = write!(out, "\n{}", self::verdict(screen, verdict));
+        }
         if !verdict.evidence.is_empty() {
             _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "EVIDENCE"));
         }
@@ -152,14 +186,14 @@ pub(crate) fn findings(screen: Screen, report: &Report) -> String {
             out.push_str(&screen.hanging(&format!("  {:12}  ", evidence.source.as_str()), &evidence.text));
         }
         for rejected in &verdict.rejected {
-            let title = format!("{}: {}", screen.ink(Ink::Bold, "REJECTED"), rejected.cause);
-            out.push_str(&section(screen, title, &rejected.why));
+            let title = format!("{} {}", screen.ink(Ink::Bold, "REJECTED"), rejected.cause);
+            out.push_str(&section(screen, &title, &rejected.why));
         }
-        out.push_str(&section(screen, screen.ink(Ink::Bold, "FIX"), &verdict.fix));
+        out.push_str(&section(screen, &screen.ink(Ink::Bold, "FIX"), &verdict.fix));
     }
     for advisory in &report.advisories {
-        let title = format!("{}: {}", screen.ink(Ink::Yellow, "ALSO"), advisory.cause);
-        out.push_str(&section(screen, title, &advisory.summary));
+        let title = format!("{} {}", screen.ink(Ink::Yellow, "ALSO"), advisory.cause);
+        out.push_str(&section(screen, &title, &advisory.summary));
     }
     if !report.not_visible.is_empty() {
         _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "NOT VISIBLE"));
@@ -174,23 +208,17 @@ pub(crate) fn findings(screen: Screen, report: &Report) -> String {
     out
 }
 
-/// What was found, in short: verdict, the strongest alternative, fix.
-pub(crate) fn short_findings(screen: Screen, verdict: &Verdict) -> String {
-    let mut out = screen.hanging("  because  ", &verdict.summary);
+/// What was found, in short: verdict, what speaks for it, the strongest alternative, fix.
+pub(crate) fn short(screen: Screen, verdict: &Verdict) -> String {
+    let mut out = format!("  verdict  {}\n", screen.ink(Ink::Red, &of(verdict)));
+    out.push_str(&screen.hanging("  because  ", &verdict.summary));
     if let Some(rejected) = verdict.rejected.first() {
         out.push_str(&screen.hanging("  not      ", &format!("{}: {}", rejected.cause, rejected.why)));
     }
     out + &screen.hanging("  fix      ", &verdict.fix)
 }
 
-/// What was found, in one line: `tls-peer-silent: the title of the catalogue (tls, high confidence)`.
-pub(crate) fn verdict_title(screen: Screen, verdict: &Verdict) -> String {
-    let Verdict { cause, stage, confidence, .. } = verdict;
-    let id = screen.ink(Ink::Red, cause.id());
-    format!("{id}: {} ({stage}, {confidence} confidence)", cause.entry().title)
-}
-
-fn section(screen: Screen, title: String, text: &str) -> String {
+fn section(screen: Screen, title: &str, text: &str) -> String {
     format!("\n{title}\n{}", screen.hanging("  ", text))
 }
 

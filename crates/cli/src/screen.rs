@@ -73,10 +73,10 @@ impl Screen {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
-    /// `first` and the text behind it, in lines no wider than the screen; what follows the first line stands under
-    /// the text. What is in backticks stays on one line, and is bold without its backticks where there are styles.
+    /// `first`, which may be in ink, and the text behind it, in lines no wider than the screen; what follows the first
+    /// line stands under the text. What is in backticks stays on one line, and is bold without its backticks where there are styles.
     pub(crate) fn hanging(self, first: &str, text: &str) -> String {
-        let indent = first.chars().count();
+        let indent = visible(first);
         let columns = self.columns.min(PROSE_COLUMNS);
         let mut out = first.to_owned();
         let mut column = indent;
@@ -108,6 +108,13 @@ impl Screen {
         let ink = |(place, part): (usize, &str)| if place % 2 == 1 { self.ink(Ink::Bold, part) } else { part.to_owned() };
         word.split('`').enumerate().map(ink).collect()
     }
+}
+
+/// How many columns a text takes that may be in ink.
+fn visible(text: &str) -> usize {
+    let mut parts = text.split('\x1b');
+    let plain = parts.next().map_or(0, |part| part.chars().count());
+    plain + parts.filter_map(|part| part.split_once('m')).map(|(_, text)| text.chars().count()).sum::<usize>()
 }
 
 /// The words of a text; what is in backticks is one word. Texts may quote what a peer said, so control characters,

@@ -212,10 +212,9 @@ impl Tally {
         }
         for (cause, found) in &causes {
             let example = &found.example;
-            _ = writeln!(out, "\n{} {}", screen.ink(Ink::Bold, "EXAMPLE"), render::headline(screen, example));
+            _ = write!(out, "\n{} {}", screen.ink(Ink::Bold, "EXAMPLE"), render::headline(screen, example));
             if let Some(verdict) = example.verdicts.first() {
-                _ = writeln!(out, "{}", render::verdict_title(screen, verdict));
-                out.push_str(&render::short_findings(screen, verdict));
+                out.push_str(&render::short(screen, verdict));
             }
             _ = writeln!(out, "  {}", screen.ink(Ink::Dim, &format!("overdue explain {cause}")));
         }

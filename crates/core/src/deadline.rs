@@ -101,8 +101,10 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "some instant to count from")]
+
     use super::*;
-    use crate::Stage;
+    use crate::{LimitName, Limits, Stage};
     use proptest::prelude::*;
 
     fn stage(ms: u64) -> Limit {
@@ -125,20 +127,49 @@ mod tests {
         assert!(deadline.remaining(now) > Duration::from_secs(86_400));
     }
 
+    #[test]
+    fn clipping_twice_keeps_the_limit_that_was_asked_for() {
+        let now = Instant::now();
+        let call = Deadline::after(now, Limit::total(Duration::from_millis(50)));
+        let attempt = Deadline::after(now, Limit::new(LimitName::Attempt, Duration::from_millis(80)));
+        let tls = Deadline::after(now, Limit::stage(Stage::Tls, Duration::from_secs(5)));
+        let fires = tls.clone().clipped(Some(&attempt)).clipped(Some(&call));
+        assert_eq!((fires.asked(), fires.limit()), (tls.limit(), call.limit()));
+        // The attempt was clipped first: what the stage meets is the call's limit all the same.
+        assert_eq!(tls.clipped(Some(&attempt.clipped(Some(&call)))), fires);
+    }
+
+    #[test]
+    fn a_deadline_is_late_only_after_it_passed() {
+        let now = Instant::now();
+        let deadline = Deadline::after(now, stage(5));
+        let at = |ms| now + Duration::from_millis(ms);
+        assert_eq!([4, 5, 7].map(|ms| deadline.passed(at(ms))), [false, true, true]);
+        assert_eq!([4, 5, 7].map(|ms| deadline.late_by(at(ms)).as_millis()), [0, 0, 2]);
+        assert_eq!([4, 5, 7].map(|ms| deadline.remaining(at(ms)).as_millis()), [1, 0, 0]);
+    }
+
     proptest! {
         #[test]
-        fn the_earliest_of_a_chain_fires_and_what_was_asked_is_kept(chain in prop::collection::vec(0_u64..10_000, 1..8)) {
+        fn the_earliest_of_nested_limits_fires_under_its_own_name(chain in prop::collection::vec(0_u64..20, 1..=10)) {
             let now = Instant::now();
+            let limits: Vec<_> = chain
+                .iter()
+                .zip(Limits::NAMES)
+                .map(|(ms, name)| Limit::new(name, Duration::from_millis(*ms)))
+                .collect();
             let mut outer: Option<Deadline> = None;
-            for ms in &chain {
-                outer = Some(Deadline::after(now, stage(*ms)).clipped(outer.as_ref()));
+            for limit in &limits {
+                outer = Some(Deadline::after(now, limit.clone()).clipped(outer.as_ref()));
             }
             let deadline = outer.unwrap();
-            let earliest = Duration::from_millis(*chain.iter().min().unwrap());
-            prop_assert_eq!(deadline.remaining(now), earliest);
-            prop_assert_eq!(deadline.limit().value, earliest);
-            prop_assert_eq!(deadline.asked().value, Duration::from_millis(*chain.last().unwrap()));
-            prop_assert_eq!(deadline.clipped_by().is_some(), Duration::from_millis(*chain.last().unwrap()) > earliest);
+            // Of equals the innermost, which is the last.
+            let earliest = limits.iter().rev().min_by_key(|limit| limit.value).unwrap();
+            let asked = limits.last().unwrap();
+            prop_assert_eq!(deadline.limit(), earliest);
+            prop_assert_eq!(deadline.remaining(now), earliest.value);
+            prop_assert_eq!(deadline.asked(), asked);
+            prop_assert_eq!(deadline.clipped_by(), (asked.value > earliest.value).then_some(earliest));
         }
     }
 }

@@ -184,3 +184,99 @@ impl SpanReport {
 pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "some instant to count from")]
+
+    use std::time::Instant;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{Confidence, Deadline, Evidence, Origin, Rejected, Source, SpanOutcome, Stage};
+
+    fn us(n: u64) -> Duration {
+        Duration::from_micros(n)
+    }
+
+    fn tls_timed_out() -> Report {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(start);
+        timeline.begin(Stage::Resolve, start, None);
+        timeline.finish(start + us(312), SpanOutcome::Done);
+        let limit = Limit::stage(Stage::Tls, us(500_000)).with_origin(Origin::Flag("--limit".into()));
+        let call = Deadline::after(start, Limit::total(us(400_000)));
+        let deadline = Deadline::after(start + us(1_000), limit.clone()).clipped(Some(&call));
+        timeline.begin(Stage::Tls, start + us(1_000), Some(&deadline));
+        timeline.finish_late(start + us(420_000), us(20_000), SpanOutcome::TimedOut);
+        timeline.end(start + us(420_000), SpanOutcome::TimedOut);
+        let verdict = Verdict {
+            cause: Cause::TlsPeerSilent,
+            stage: "tls",
+            confidence: Confidence::Medium,
+            share: 0.75,
+            summary: "one sentence".to_owned(),
+            fix: "what to change".into(),
+            evidence: vec![Evidence::new(Source::TcpInfo, "all acknowledged").with("unacked", 0_u32)],
+            rejected: vec![Rejected { cause: Cause::PathLost, why: "it was acknowledged".into() }],
+        };
+        let mut report = Report::new(Outcome::TimedOut, &timeline, start + us(999_999));
+        report.stage = Some("tls");
+        report.cause = Some(Cause::TlsPeerSilent);
+        report.limit = Some(LimitReport::from(&limit));
+        report.connection = Some(ConnectionReport { id: 1, cookie: Some(4097), ..ConnectionReport::default() });
+        report.advisories = vec![verdict.clone()];
+        report.verdicts = vec![verdict];
+        report.not_visible =
+            vec![NotVisible { what: "tcp-info", why: "another platform".to_owned(), how: "on Linux".to_owned() }];
+        report
+    }
+
+    /// Fields are added, never renamed: whoever reads `/1` may rely on each of these.
+    #[test]
+    fn the_shape_of_overdue_report_1() {
+        let verdict = json!({
+            "cause": "tls-peer-silent", "stage": "tls", "confidence": "medium", "share": 0.75,
+            "summary": "one sentence", "fix": "what to change",
+            "evidence": [{"source": "tcp-info", "text": "all acknowledged", "unacked": 0}],
+            "rejected": [{"cause": "path-lost", "why": "it was acknowledged"}],
+        });
+        let expected = json!({
+            "schema": "overdue.report/1",
+            "outcome": "timed-out",
+            "stage": "tls",
+            "cause": "tls-peer-silent",
+            "limit": {"name": "tls", "value_us": 500_000, "origin": "flag --limit", "clipped_by": null},
+            "elapsed_us": 420_000,
+            "timeline": [
+                {"stage": "resolve", "start_us": 0, "duration_us": 312, "outcome": "done"},
+                {"stage": "tls", "start_us": 1_000, "duration_us": 399_000, "outcome": "timed-out",
+                 "limit_us": 500_000, "clipped_by": "total"},
+                {"stage": "stall", "start_us": 400_000, "duration_us": 20_000, "outcome": "done"},
+            ],
+            "unaccounted_us": 688,
+            "connection": {"id": 1, "reused": false, "idle_us": 0, "cookie": 4097,
+                           "peer": null, "local": null, "protocol": null},
+            "attempts": [],
+            "branches": [],
+            "verdicts": [verdict],
+            "advisories": [verdict],
+            "not_visible": [{"what": "tcp-info", "why": "another platform", "how": "on Linux"}],
+        });
+        assert_eq!(serde_json::to_value(tls_timed_out()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_report_of_a_call_that_runs_counts_its_running_stage() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(start);
+        timeline.begin(Stage::Wait, start + us(10), None);
+        let report = Report::new(Outcome::Ok, &timeline, start + us(70));
+        let value = serde_json::to_value(report).unwrap();
+        assert_eq!((&value["elapsed_us"], &value["unaccounted_us"]), (&json!(70), &json!(10)));
+        let running = json!([{"stage": "wait", "start_us": 10, "duration_us": 60, "outcome": "running"}]);
+        assert_eq!(value["timeline"], running);
+        assert_eq!((&value["limit"], &value["connection"]), (&Value::Null, &Value::Null));
+    }
+}

@@ -88,13 +88,13 @@ impl Timeline {
     }
 
     /// Begins a stage, and ends the one that was still running as done. `deadline` is the stage's own, when it has
-    /// one.
+    /// one. A stage never begins before the one before it has ended.
     pub fn begin(&mut self, stage: Stage, now: Instant, deadline: Option<&Deadline>) {
         self.finish(now, SpanOutcome::Done);
         let own = deadline.map(Deadline::asked).filter(|limit| limit.name != LimitName::Total);
         let span = Span {
             stage,
-            start: self.since_start(now),
+            start: self.since_start(now).max(self.last_end()),
             duration: Duration::ZERO,
             outcome: SpanOutcome::Running,
             limit: own.map(|limit| limit.value),
@@ -119,12 +119,12 @@ impl Timeline {
     }
 
     /// Says that the last `late` of the running stage were the own runtime's: the stage ends `late` before `now`, and
-    /// a stall fills the rest.
+    /// a stall fills the rest. Without a running stage there is nothing to say: its end has been entered already.
     pub fn finish_late(&mut self, now: Instant, late: Duration, outcome: SpanOutcome) {
-        let Some(due) = now.checked_sub(late).filter(|_| !late.is_zero()) else {
+        let Some(begun) = self.running().filter(|_| !late.is_zero()).map(|span| self.start + span.start) else {
             return self.finish(now, outcome);
         };
-        let due = due.max(self.running().map_or(self.start, |span| self.start + span.start));
+        let due = now.checked_sub(late).unwrap_or(begun).max(begun);
         self.finish(due, outcome);
         self.begin(Stage::Stall, due, None);
         self.finish(now, SpanOutcome::Done);
@@ -194,8 +194,14 @@ impl Timeline {
         self.dropped
     }
 
+    /// After the end of the call time stands still.
     fn since_start(&self, now: Instant) -> Duration {
+        let now = self.end.map_or(now, |end| now.min(end));
         now.saturating_duration_since(self.start)
+    }
+
+    fn last_end(&self) -> Duration {
+        self.spans().last().map_or(Duration::ZERO, |span| span.start + span.duration)
     }
 
     fn running_mut(&mut self) -> Option<&mut Span> {
@@ -206,11 +212,18 @@ impl Timeline {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "some instant to count from")]
+
     use super::*;
+    use crate::Limit;
     use proptest::prelude::*;
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
+    }
+
+    fn parts(timeline: &Timeline) -> Vec<(Stage, Duration)> {
+        timeline.spans().iter().map(|span| (span.stage, span.duration)).collect()
     }
 
     #[test]
@@ -220,8 +233,7 @@ mod tests {
         timeline.begin(Stage::Connect, start, None);
         timeline.finish_late(start + ms(400), ms(300), SpanOutcome::Done);
         timeline.end(start + ms(410), SpanOutcome::Failed);
-        let parts: Vec<_> = timeline.spans().iter().map(|span| (span.stage, span.duration)).collect();
-        assert_eq!(parts, [(Stage::Connect, ms(100)), (Stage::Stall, ms(300))]);
+        assert_eq!(parts(&timeline), [(Stage::Connect, ms(100)), (Stage::Stall, ms(300))]);
         assert_eq!(timeline.unaccounted(start + ms(999)), ms(10));
     }
 
@@ -237,26 +249,142 @@ mod tests {
         assert_eq!(timeline.time_in(Stage::Stall, start), ms(10));
     }
 
+    #[test]
+    fn the_same_lateness_reported_twice_counts_once() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(start);
+        timeline.begin(Stage::Wait, start, None);
+        timeline.finish_late(start + ms(400), ms(300), SpanOutcome::TimedOut);
+        timeline.finish_late(start + ms(400), ms(300), SpanOutcome::TimedOut);
+        assert_eq!(parts(&timeline), [(Stage::Wait, ms(100)), (Stage::Stall, ms(300))]);
+    }
+
+    #[test]
+    fn lateness_longer_than_the_clock_reaches_back_to_the_start_of_the_stage() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(start);
+        timeline.begin(Stage::Wait, start + ms(5), None);
+        timeline.finish_late(start + ms(40), Duration::MAX, SpanOutcome::TimedOut);
+        assert_eq!(parts(&timeline), [(Stage::Wait, ms(0)), (Stage::Stall, ms(35))]);
+    }
+
+    #[test]
+    fn a_span_without_room_is_counted_and_its_time_is_unaccounted() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(start);
+        for n in 0..MAX_SPANS as u64 {
+            timeline.begin(Stage::Receive, start + ms(n), None);
+        }
+        assert_eq!(timeline.dropped(), 0);
+        timeline.begin(Stage::Handle, start + ms(16), None);
+        assert_eq!((timeline.spans().len(), timeline.dropped()), (MAX_SPANS, 1));
+        timeline.finish_late(start + ms(50), ms(7), SpanOutcome::Done);
+        timeline.end(start + ms(50), SpanOutcome::Done);
+        assert_eq!(timeline.time_in(Stage::Receive, start), ms(16));
+        assert_eq!(timeline.unaccounted(start), ms(34));
+    }
+
+    #[test]
+    fn a_dial_measured_elsewhere_keeps_its_times_limits_and_outcomes() {
+        let start = Instant::now();
+        let mut dial = Timeline::new(start + ms(3));
+        let limit = Limit::stage(Stage::Resolve, ms(9));
+        dial.begin(Stage::Resolve, start + ms(4), Some(&Deadline::after(start + ms(4), limit)));
+        dial.finish(start + ms(6), SpanOutcome::Done);
+        dial.begin(Stage::Connect, start + ms(7), None);
+        dial.finish(start + ms(10), SpanOutcome::Failed);
+        let mut timeline = Timeline::new(start);
+        timeline.splice(&dial);
+        let [resolve, connect] = timeline.spans() else { panic!("{:?}", timeline.spans()) };
+        assert_eq!((resolve.start, resolve.duration, resolve.limit), (ms(4), ms(2), Some(ms(9))));
+        assert_eq!((connect.start, connect.duration, connect.outcome), (ms(7), ms(3), SpanOutcome::Failed));
+    }
+
+    #[test]
+    fn a_stage_keeps_its_own_limit_and_who_clipped_it() {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(start);
+        let call = Deadline::after(start, Limit::total(ms(200)));
+        let tls = Deadline::after(start, Limit::stage(Stage::Tls, ms(5_000))).clipped(Some(&call));
+        timeline.begin(Stage::Tls, start, Some(&tls));
+        timeline.begin(Stage::Wait, start, Some(&call));
+        let limits: Vec<_> = timeline.spans().iter().map(|span| (span.limit, span.clipped_by)).collect();
+        assert_eq!(limits, [(Some(ms(5_000)), Some(LimitName::Total)), (None, None)]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Begin(Stage, u64),
+        Finish(u64),
+        FinishLate(u64, u64),
+        Splice(Vec<(u64, u64)>),
+        End(u64),
+    }
+
+    /// Instants are free: a dial of another task was measured before, and two tasks read the clock in any order.
+    fn step() -> impl Strategy<Value = Step> {
+        let at = 0_u64..200;
+        let stage = prop::sample::select(vec![Stage::Queue, Stage::Connect, Stage::Wait, Stage::Receive]);
+        prop_oneof![
+            4 => (stage, at.clone()).prop_map(|(stage, at)| Step::Begin(stage, at)),
+            2 => at.clone().prop_map(Step::Finish),
+            3 => (at.clone(), 0_u64..300).prop_map(|(at, late)| Step::FinishLate(at, late)),
+            1 => prop::collection::vec((at.clone(), 0_u64..50), 0..4).prop_map(Step::Splice),
+            1 => at.prop_map(Step::End),
+        ]
+    }
+
+    fn take(timeline: &mut Timeline, start: Instant, step: Step) {
+        match step {
+            Step::Begin(stage, at) => timeline.begin(stage, start + ms(at), None),
+            Step::Finish(at) => timeline.finish(start + ms(at), SpanOutcome::Done),
+            Step::FinishLate(at, late) => timeline.finish_late(start + ms(at), ms(late), SpanOutcome::TimedOut),
+            Step::Splice(spans) => {
+                let mut other = Timeline::new(start + ms(3));
+                for (at, run) in spans {
+                    other.begin(Stage::Tls, start + ms(at), None);
+                    other.finish(start + ms(at + run), SpanOutcome::Done);
+                }
+                timeline.splice(&other);
+            }
+            Step::End(at) => timeline.end(start + ms(at), SpanOutcome::Done),
+        }
+    }
+
     proptest! {
         #[test]
-        fn the_parts_add_up(steps in prop::collection::vec((0_u64..50, 0_u64..50, 0_u64..30, any::<bool>()), 0..24)) {
+        fn parts_and_unaccounted_time_are_the_whole_and_never_more(steps in prop::collection::vec(step(), 0..30)) {
             let start = Instant::now();
             let mut timeline = Timeline::new(start);
-            let mut now = start;
-            for (run, gap, late, finish) in steps {
-                timeline.begin(Stage::Send, now, None);
-                now += ms(run);
-                if finish {
-                    timeline.finish_late(now, ms(late), SpanOutcome::Done);
+            for step in steps {
+                // The call ends when all that belongs to it has ended.
+                if let Step::End(at) = step
+                    && start + ms(at) < start + timeline.last_end()
+                {
+                    continue;
                 }
-                now += ms(gap);
+                take(&mut timeline, start, step);
             }
-            timeline.end(now, SpanOutcome::Done);
-            let sum: Duration = timeline.spans().iter().map(|span| span.duration).sum();
+            let now = start + ms(600);
+            let stages: std::collections::HashSet<_> = timeline.spans().iter().map(|span| span.stage).collect();
+            let sum: Duration = stages.into_iter().map(|stage| timeline.time_in(stage, now)).sum();
             prop_assert_eq!(sum + timeline.unaccounted(now), timeline.total(now));
             for pair in timeline.spans().windows(2) {
                 prop_assert!(pair[0].start + pair[0].duration <= pair[1].start);
+                prop_assert!(pair[0].outcome != SpanOutcome::Running);
             }
+        }
+
+        #[test]
+        fn lateness_becomes_stall_and_nothing_else(run in 0_u64..100, late in 0_u64..200) {
+            let start = Instant::now();
+            let mut timeline = Timeline::new(start);
+            timeline.begin(Stage::Wait, start, None);
+            timeline.finish_late(start + ms(run), ms(late), SpanOutcome::TimedOut);
+            let stall = timeline.time_in(Stage::Stall, start + ms(999));
+            prop_assert_eq!(stall, ms(late.min(run)));
+            prop_assert_eq!(timeline.time_in(Stage::Wait, start + ms(999)) + stall, ms(run));
+            prop_assert_eq!(timeline.spans()[0].outcome, SpanOutcome::TimedOut);
         }
     }
 }

@@ -99,6 +99,12 @@ impl Client {
         Builder::default()
     }
 
+    /// How many connections are open now: idle, in use and being dialled.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.inner.pool.open()
+    }
+
     /// Fetches a URL.
     ///
     /// # Errors

@@ -191,6 +191,16 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// What an error means that reading or writing gave after the handshake. A peer that refuses a client certificate says
+/// so only here, with TLS 1.3.
+pub(crate) fn io_failure(operation: &'static str, err: io::Error) -> (Failure, Option<io::Error>) {
+    match err.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::AlertReceived(alert)) => (Failure::TlsAlert(alert_name(*alert)), Some(err)),
+        Some(other) => (Failure::TlsBroken(other.to_string()), Some(err)),
+        None => os_failure(operation, err),
+    }
+}
+
 /// What a failed handshake means.
 fn failure(err: io::Error, wire: &Wire) -> (Failure, Option<io::Error>) {
     let Some(tls) = err.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {

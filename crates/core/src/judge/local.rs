@@ -193,7 +193,7 @@ pub(super) fn unread(facts: &CallFacts) -> Option<Finding> {
     let socket = facts.socket.as_ref()?;
     let unread = socket.unread_bytes.filter(|bytes| *bytes > 0)?;
     let waited = millis(socket.tcp.as_ref()?.last_data_recv_ms);
-    if waited <= facts.late_by + TIMER_SLACK {
+    if waited <= facts.late_by.saturating_add(TIMER_SLACK) {
         return None;
     }
     let mostly = share(waited, in_stage(facts)) >= STALL_SHARE;

@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    task::{Context as TaskContext, Poll, ready},
+    task::{Context as TaskContext, Poll, Waker, ready},
     time::Instant,
 };
 
@@ -16,7 +16,6 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use super::pool::Slot;
 use crate::{
     clock,
-    connect::os_failure,
     error::BoxError,
     h1::{
         Framing,
@@ -24,6 +23,7 @@ use crate::{
         head::{HEAD_MAX, ResponseHead, parse_response},
     },
     log::{CallLog, Trouble},
+    tls::io_failure,
     transport::Transport,
     wire::Wire,
 };
@@ -89,13 +89,11 @@ impl Http1 {
     }
 
     /// Whether a kept connection can carry another call: the peer has neither closed it nor said anything.
-    pub(crate) async fn is_fresh(&mut self) -> bool {
-        if !self.read.is_empty() {
-            return false;
-        }
+    pub(crate) fn is_fresh(&mut self) -> bool {
         // Through TLS, so that session tickets are not taken for an answer. Unconstrained: an exhausted budget of the
-        // task would look like a healthy connection.
-        let silent = tokio::task::coop::unconstrained(poll_fn(|cx| Poll::Ready(self.poll_fill(cx).is_pending()))).await;
+        // task would look like a healthy connection. Nobody waits, so nobody need be woken.
+        let look = pin!(tokio::task::coop::unconstrained(poll_fn(|cx| Poll::Ready(self.poll_fill(cx).is_pending()))));
+        let silent = look.poll(&mut TaskContext::from_waker(Waker::noop())) == Poll::Ready(true);
         silent && self.read.is_empty()
     }
 
@@ -197,7 +195,7 @@ impl Http1 {
             match ready!(self.poll_fill(cx)) {
                 Ok(0) => return Poll::Ready(Err(Failure::Closed.into())),
                 Ok(_) => {}
-                Err(err) => return Poll::Ready(Err(os_failure("read", err).into())),
+                Err(err) => return Poll::Ready(Err(io_failure("read", err).into())),
             }
         }
     }
@@ -236,14 +234,14 @@ struct Sending<'a, B: http_body::Body> {
 impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
     fn poll(&mut self, cx: &mut TaskContext<'_>, io: &mut Transport, log: &CallLog) -> Result<Poll<()>, Trouble> {
         loop {
-            let waits_for_peer = self.poll_write(cx, io).map_err(|err| os_failure("write", err))?.is_pending();
+            let waits_for_peer = self.poll_write(cx, io).map_err(|err| io_failure("write", err))?.is_pending();
             if waits_for_peer {
                 return Ok(Poll::Pending);
             }
             if self.ended {
                 return match Pin::new(&mut *io).poll_flush(cx) {
                     Poll::Ready(Ok(())) => Ok(Poll::Ready(())),
-                    Poll::Ready(Err(err)) => Err(os_failure("write", err).into()),
+                    Poll::Ready(Err(err)) => Err(io_failure("write", err).into()),
                     Poll::Pending => Ok(Poll::Pending),
                 };
             }
@@ -257,7 +255,7 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
                 Poll::Pending => {
                     log.exchange(|exchange| exchange.waiting_for_request_body = true);
                     // What there is must not wait for what there is not yet.
-                    let _ = Pin::new(&mut *io).poll_flush(cx).map_err(|err| os_failure("write", err))?;
+                    let _ = Pin::new(&mut *io).poll_flush(cx).map_err(|err| io_failure("write", err))?;
                     return Ok(Poll::Pending);
                 }
             }
@@ -424,7 +422,7 @@ impl Http1Body {
                 }
                 Ok(0) => return Poll::Ready(Err(Failure::Closed.into())),
                 Ok(_) => {}
-                Err(err) => return Poll::Ready(Err(os_failure("read", err).into())),
+                Err(err) => return Poll::Ready(Err(io_failure("read", err).into())),
             }
         }
     }

@@ -33,10 +33,10 @@ use tokio::{
 use super::pool::{Slot, StreamPermit};
 use crate::{
     clock,
-    connect::os_failure,
     error::BoxError,
     h1::{Framing, chunked::Piece},
     log::{CallLog, Trouble},
+    tls::io_failure,
     transport::Transport,
     wire::Wire,
 };
@@ -77,6 +77,8 @@ struct DriverState {
     write_blocked: AtomicBool,
     /// Who wants to know when that changes.
     flush_waiters: Mutex<Vec<Waker>>,
+    /// What broke the connection: h2 passes on no more than its kind.
+    broken: Mutex<Option<Failure>>,
 }
 
 impl DriverState {
@@ -87,6 +89,26 @@ impl DriverState {
                 waiter.wake();
             }
         }
+    }
+
+    fn set_broken(&self, operation: &'static str, err: io::Error) -> io::Error {
+        let kind = err.kind();
+        // A peer that closes without close_notify has closed.
+        if kind == io::ErrorKind::UnexpectedEof {
+            return err;
+        }
+        let (failure, err) = io_failure(operation, err);
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        err.unwrap_or_else(|| kind.into())
+    }
+
+    /// Says what broke the connection, where h2 only says that it ended.
+    fn explain(&self, mut trouble: Trouble) -> Trouble {
+        if matches!(trouble.failure, Some(Failure::Closed)) && !trouble.unprocessed {
+            let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            trouble.failure = broken.or(trouble.failure);
+        }
+        trouble
     }
 
     fn poll_flushed(&self, cx: &TaskContext<'_>) -> Poll<()> {
@@ -113,7 +135,7 @@ impl Http2 {
             .enable_push(false)
             .handshake(io)
             .await
-            .map_err(failure)?;
+            .map_err(|err| state.explain(failure(err)))?;
         let driver = tokio::spawn(drive(connection, sender.clone(), Arc::clone(&state), slot.place().clone()));
         let use_ = Mutex::new(Use { streams: 0, idle_since: clock::now() });
         let retired = AtomicBool::new(false);
@@ -225,15 +247,16 @@ struct Observed {
 }
 
 impl Observed {
-    fn note<T>(&self, poll: Poll<T>) -> Poll<T> {
+    fn note<T>(&self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.state.set_write_blocked(poll.is_pending());
-        poll
+        poll.map_err(|err| self.state.set_broken("write", err))
     }
 }
 
 impl AsyncRead for Observed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_read(cx, buf)
+        let poll = Pin::new(&mut self.transport).poll_read(cx, buf);
+        poll.map_err(|err| self.state.set_broken("read", err))
     }
 }
 
@@ -360,6 +383,7 @@ impl Http2Exchange {
     pub(crate) fn explain(&self, mut trouble: Trouble, since: Instant) -> Trouble {
         trouble.h2 = Some(self.facts());
         if let Some(connection) = self.connection() {
+            trouble = connection.state.explain(trouble);
             trouble.socket = Some(connection.wire.observe());
             let silent = connection.wire.last_read().is_none_or(|last| last < since);
             if silent && matches!(trouble.failure, Some(Failure::DeadlinePassed(_))) {
@@ -552,12 +576,9 @@ fn failure(err: h2::Error) -> Trouble {
         && (err.is_reset() && err.reason() == Some(h2::Reason::REFUSED_STREAM)
             || err.is_go_away() && err.reason() == Some(h2::Reason::NO_ERROR));
     let reason = |err: &h2::Error| err.reason().map_or_else(|| "no reason".to_owned(), |reason| format!("{reason:?}"));
-    let failure = if let Some(io) = err.get_io() {
-        match io.kind() {
-            // So h2 says that the peer closed the connection.
-            io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Failure::Closed,
-            _ => os_failure("read", io::Error::new(io.kind(), io.to_string())).0,
-        }
+    let failure = if err.is_io() {
+        // The transport knows better where it failed; otherwise so h2 says that the peer closed the connection.
+        Failure::Closed
     } else if unprocessed && err.is_go_away() {
         Failure::Closed
     } else if err.is_remote() {

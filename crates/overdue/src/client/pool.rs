@@ -67,7 +67,8 @@ struct Host {
     /// Slots: idle, in use, being dialled.
     open: usize,
     dialling: usize,
-    idle: VecDeque<(Box<Http1>, Instant)>,
+    /// The longest idle first.
+    idle: Vec<(Box<Http1>, Instant)>,
     h2: Vec<Arc<Http2>>,
     waiters: VecDeque<oneshot::Sender<Offer>>,
     /// The last connection spoke HTTP/2: more calls can share one, so nobody dials beside a dial.
@@ -171,7 +172,7 @@ impl Pool {
             match offer {
                 // It may have died, or said something nobody asked for, while it lay here.
                 Offer::Kept(mut connection, idle) => {
-                    if connection.is_fresh().await {
+                    if connection.is_fresh() {
                         return Offer::Kept(connection, idle);
                     }
                 }
@@ -187,7 +188,7 @@ impl Pool {
         if let Some(connection) = host.h2.iter().find(|connection| connection.take_stream()) {
             return Some(Offer::Stream(StreamPermit::new(Arc::clone(connection), self.place(target))));
         }
-        while let Some((connection, since)) = host.idle.pop_back() {
+        while let Some((connection, since)) = host.idle.pop() {
             let idle = now.saturating_duration_since(since);
             if idle < self.options.idle_timeout {
                 return Some(Offer::Kept(connection, idle));
@@ -252,8 +253,8 @@ impl Pool {
         let surplus = {
             let mut state = self.lock();
             let Some(host) = state.hosts.get_mut(&target) else { return };
-            host.idle.push_back((connection, clock::now()));
-            let surplus = if host.idle.len() > self.options.idle_per_host { host.idle.pop_front() } else { None };
+            host.idle.push((connection, clock::now()));
+            let surplus = (host.idle.len() > self.options.idle_per_host).then(|| host.idle.remove(0));
             self.reap_later(&mut state);
             surplus
         };
@@ -320,16 +321,38 @@ impl Pool {
 }
 
 impl State {
+    /// Takes out what is dead or has been idle for too long. How long the oldest of the others has been idle; `None`
+    /// when there is none to look after.
+    fn sweep(&mut self, idle_timeout: Duration, discarded: &mut Discarded) -> Option<Duration> {
+        let now = clock::now();
+        let idle_for = |since: Instant| now.saturating_duration_since(since);
+        let mut oldest = None;
+        for host in self.hosts.values_mut() {
+            let h1 = host.idle.extract_if(.., |(connection, since)| idle_for(*since) >= idle_timeout || !connection.is_fresh());
+            discarded.h1.extend(h1.map(|(connection, _)| connection));
+            let h2 = host.h2.extract_if(.., |connection| {
+                connection.is_closed() || connection.idle_for(now).is_some_and(|idle| idle >= idle_timeout)
+            });
+            discarded.h2.extend(h2);
+            let h1 = host.idle.first().map(|(_, since)| idle_for(*since));
+            // One in use may become idle at any time.
+            let h2 = host.h2.iter().map(|connection| connection.idle_for(now).unwrap_or_default());
+            oldest = h1.into_iter().chain(h2).chain(oldest).max();
+        }
+        self.reaper = oldest.is_some();
+        oldest
+    }
+
     /// Closes the connection that has been idle longest, of whatever host.
     fn evict(&mut self, discarded: &mut Vec<Box<Http1>>) -> bool {
         let oldest = self
             .hosts
             .iter()
-            .filter_map(|(target, host)| host.idle.front().map(|(_, since)| (*since, target.clone())))
+            .filter_map(|(target, host)| host.idle.first().map(|(_, since)| (*since, target.clone())))
             .min_by_key(|(since, _)| *since);
         let Some((_, target)) = oldest else { return false };
         let Some(host) = self.hosts.get_mut(&target) else { return false };
-        let Some((mut connection, _)) = host.idle.pop_front() else { return false };
+        let (mut connection, _) = host.idle.remove(0);
         // Its place is taken over here and now; dropping it later must not free it once more.
         connection.slot_mut().armed = false;
         host.open -= 1;
@@ -339,41 +362,21 @@ impl State {
     }
 }
 
-/// Closes idle connections when their time has come; ends when there are none.
+/// How often idle connections are looked at: one that the peer has closed should not linger in CLOSE_WAIT.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Closes idle connections that the peer has closed, or whose time has come; ends when there are none.
 async fn reap(pool: Weak<Pool>, idle_timeout: Duration) {
     let mut wait = idle_timeout;
     loop {
-        tokio::time::sleep(wait.max(Duration::from_millis(10))).await;
+        tokio::time::sleep(wait.clamp(Duration::from_millis(10), SWEEP)).await;
         let Some(pool) = pool.upgrade() else { return };
-        let mut discarded = Vec::new();
-        let mut unused = Vec::new();
-        {
-            let mut state = pool.lock();
-            let now = clock::now();
-            let mut next: Option<Duration> = None;
-            for host in state.hosts.values_mut() {
-                let unused_for = |since: &Instant| now.saturating_duration_since(*since);
-                while host.idle.front().is_some_and(|(_, since)| unused_for(since) >= idle_timeout) {
-                    discarded.extend(host.idle.pop_front());
-                }
-                let long_unused = |connection: &mut Arc<Http2>| connection.idle_for(now).is_some_and(|idle| idle >= idle_timeout);
-                unused.extend(host.h2.extract_if(.., long_unused));
-                let idle = host.idle.front().map(|(_, since)| unused_for(since));
-                let idle = idle.into_iter().chain(host.h2.iter().map(|connection| connection.idle_for(now).unwrap_or_default()));
-                next = idle.map(|idle| idle_timeout.saturating_sub(idle)).chain(next).min();
-            }
-            match next {
-                Some(next) => wait = next,
-                None => {
-                    state.reaper = false;
-                    wait = Duration::MAX;
-                }
-            }
-        }
+        let mut discarded = Discarded::default();
+        let oldest = pool.lock().sweep(idle_timeout, &mut discarded);
         drop(discarded);
-        drop(unused);
-        if wait == Duration::MAX {
-            return;
+        match oldest {
+            Some(oldest) => wait = idle_timeout.saturating_sub(oldest),
+            None => return,
         }
     }
 }

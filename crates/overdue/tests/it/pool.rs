@@ -136,3 +136,22 @@ async fn a_pool_that_allows_nothing_is_refused() {
     let options = PoolOptions { connections_per_host: 0, ..PoolOptions::default() };
     assert!(Client::builder().pool(options).build().is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_the_peer_closed_does_not_linger() {
+    // The pool finds it within some seconds, long before its idle time has come. Time is paused: it jumps as soon as
+    // nothing else can happen.
+    let server = Server::start(|mut peer, _| async move {
+        peer.head().await?;
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await
+    })
+    .await;
+    let client = Client::builder().limits(overdue::Limits::none()).build().unwrap();
+    finish(client.get(&root(), &server.url("/")).await.unwrap()).await;
+    assert_eq!(client.connections(), 1);
+    let kept_since = tokio::time::Instant::now();
+    while client.connections() > 0 {
+        tokio::time::sleep(ms(1_000)).await;
+    }
+    assert!(kept_since.elapsed() < ms(20_000), "the idle time of 55 s ended it, not the look at it");
+}

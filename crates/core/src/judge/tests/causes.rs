@@ -162,8 +162,7 @@ fn the_exchange() -> Vec<Case> {
             High,
             Cause::PeerNotReading,
         ),
-        case(waiting().reused_after(60_000).unacked(180, 3), Cause::PathLost, "wait", Medium, Cause::MtuBlackhole)
-            .with_small_segments_only(),
+        case(waiting().reused_after(60_000).unacked(180, 3), Cause::PathLost, "wait", High, Cause::ServerSlow),
         case(
             os(&[(Wait, 900_000)], "read", OsFailure::KernelTimeout, "Connection timed out (os error 110)").healthy(),
             Cause::PathLost,
@@ -178,7 +177,13 @@ fn the_exchange() -> Vec<Case> {
             High,
             Cause::PathLost,
         ),
-        case(waiting().socket(|_, tcp| tcp.rcv_ooopack = Some(1)), Cause::MtuBlackhole, "wait", High, Cause::ServerSlow),
+        case(
+            waiting().socket(|_, tcp| tcp.rcv_ooopack = Some(1)),
+            Cause::MtuBlackhole,
+            "wait",
+            High,
+            Cause::ServerSlow,
+        ),
         case(sending().healthy().h2_window_blocked(), Cause::H2WindowBlocked, "send", High, Cause::PeerNotReading),
         case(
             os(&[(Wait, 5)], "read", OsFailure::Reset, "Connection reset by peer (os error 104)"),
@@ -233,13 +238,6 @@ fn on_this_side() -> Vec<Case> {
         case(late_call(&[(Queue, 100)], 1500), Cause::LocalStall, "stall", Medium, Cause::ServerSlow),
         case(failed(&[(Wait, 70)], cancelled), Cause::CancelledByCaller, "wait", High, Cause::BudgetSpent),
     ]
-}
-
-impl Case {
-    /// A request that fits one segment cannot have met an MTU black hole.
-    fn with_small_segments_only(self) -> Self {
-        Self { confidence: High, rejected: Cause::ServerSlow, ..self }
-    }
 }
 
 fn all() -> Vec<Case> {
