@@ -11,9 +11,15 @@ use crate::plan::Address;
 /// evidence, and the fix.
 #[derive(Parser, Debug)]
 #[command(name = "overdue", version, arg_required_else_help = true, after_help = "\
-Begin with `overdue demo`: eight faults on this machine, each told apart from the others in some ten seconds.
+Begin with `overdue demo`.
 
-Exit codes: 0 nothing wrong, 1 a verdict was reached, 2 wrong usage or environment, 130 interrupted.")]
+Examples:
+  overdue demo
+  overdue get https://example.com/ --total 2s
+  overdue explain server-slow
+
+Exit codes: 0 nothing wrong, 1 a verdict was reached, 2 wrong usage or
+environment, 130 interrupted.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -23,18 +29,19 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Make a call and show where its time went, and why it failed if it did
     Get(Box<Get>),
-    /// Show the whole story on loopback: eight faults that a log calls by one name (no root, some ten seconds)
+    /// Show the whole story on loopback: eight faults that a log calls by one name
     Demo,
     /// Faults made on purpose, with the truth about them
-    #[command(subcommand)]
+    #[command(subcommand, after_help = LAB_EXAMPLES)]
     Lab(Lab),
-    /// Say what a cause means, how to confirm it by hand and how to mend it (works offline)
+    /// Say what a cause means, how to confirm it by hand and how to mend it
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain {
         /// The id of a cause, such as `server-slow`; without it, all causes
         cause: Option<String>,
     },
     /// Say what can be seen on this machine, what cannot, why, and how to change it
+    #[command(after_help = "Examples:\n  overdue doctor\n  overdue doctor --json")]
     Doctor {
         /// One JSON object instead of text
         #[arg(long)]
@@ -42,24 +49,36 @@ pub(crate) enum Command {
     },
 }
 
+const LAB_EXAMPLES: &str = "\
+Examples:
+  overdue lab list
+  overdue lab run half-head
+  overdue lab verify";
+
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   overdue explain                      all causes
   overdue explain accept-queue-full    one of them";
 
+// No line is longer than 79 characters, so that none is wrapped.
 const GET_EXAMPLES: &str = "\
-Limits (and their defaults): queue 5s, resolve 5s, connect 10s, connect-attempt none, tls 10s, send 30s, wait 30s,
-gap 30s (silence between two pieces of the body), attempt none, total 60s. The earliest one fires and is named.
+Limits and their defaults:
+  queue 5s    resolve 5s    connect 10s    connect-attempt none    tls 10s
+  send 30s    wait 30s      gap 30s (silence in the body)          attempt none
+  total 60s (redirects included)
+The earliest one fires, and is named with who set it.
 
 Examples:
   overdue get https://example.com/
   overdue get api.test:8080/health --total 800ms --limit wait=300ms
-  overdue get https://api.test/ -n 1000 -c 20         percentiles of each stage, and a count of causes
+  overdue get https://api.test/ -n 1000 -c 20
   overdue get https://api.test/ --resolve api.test:443:10.0.0.7 -k
-  overdue get https://api.test/v1/items -d @item.json -H 'content-type: application/json' -o -
-  overdue get lab:tls-silent                          a fault made on purpose (see overdue lab list)
+  overdue get https://api.test/items -d @item.json \\
+      -H 'content-type: application/json' -o -
+  overdue get lab:tls-silent        a fault made on purpose (overdue lab list)
 
-Exit codes: 0 the call ended well (whatever its status), 1 a verdict was reached, 2 wrong usage or environment.";
+Exit codes: 0 the call ended well (whatever its status), 1 a verdict was
+reached, 2 wrong usage or environment, 130 interrupted.";
 
 #[derive(Parser, Debug)]
 #[command(after_help = GET_EXAMPLES)]
@@ -143,7 +162,12 @@ pub(crate) enum Lab {
     /// List the scenarios: what each is, and what it must be judged as
     List,
     /// Start a scenario, call it, and show the verdict beside the truth
-    #[command(after_help = "Exit codes: 0 judged as its truth, 1 judged wrongly, 2 the scenario could not be run.")]
+    #[command(after_help = "\
+Examples:
+  overdue lab run half-head
+  overdue lab run executor-blocked --json
+
+Exit codes: 0 judged as its truth, 1 judged wrongly, 2 it could not be run.")]
     Run {
         /// A name from `overdue lab list`
         name: String,
@@ -161,7 +185,7 @@ Examples:
   overdue lab verify no-head half-head --runs 20
   overdue lab verify --json | jq '.scenarios[] | select(.result != \"ok\")'
 
-Exit codes: 0 every verdict is right, 1 one is not, 2 a scenario could not be run.")]
+Exit codes: 0 every verdict is right, 1 one is not, 2 one could not be run.")]
     Verify {
         /// Names from `overdue lab list`; all of them when none is given
         names: Vec<String>,

@@ -24,10 +24,12 @@ pub(crate) fn run(id: Option<&str>) -> anyhow::Result<Exit> {
         Some(id) => match id.parse::<Cause>() {
             Ok(cause) => entry(screen, cause.entry()),
             Err(unknown) => {
-                let likes = Cause::ALL.iter().map(|cause| cause.id()).filter(|known| shares_a_word(id, known));
-                let likes: Vec<_> = likes.take(8).collect();
-                let also = if likes.is_empty() { String::new() } else { format!("; there are {}", likes.join(", ")) };
-                bail!("{unknown}{also}; `overdue explain` lists all")
+                let alike = Cause::ALL.iter().copied().filter(|cause| shares_a_word(id, cause.id()));
+                let mut near: Vec<_> = unknown.nearest().into_iter().chain(alike).map(Cause::id).take(8).collect();
+                near.dedup();
+                let near = if near.is_empty() { String::new() } else { format!(" (near it: {})", near.join(", ")) };
+                let shown: String = id.chars().take(40).collect();
+                bail!("{shown:?} is no cause{near}; `overdue explain` lists all")
             }
         },
     };

@@ -298,7 +298,7 @@ impl Pool {
         let pool = PoolFacts {
             in_use: if global { state.open } else { host.open - host.idle.len() },
             limit: if global { self.options.connections } else { self.options.connections_per_host },
-            waiting: host.waiters.len(),
+            waiting: host.waiters.iter().filter(|waiter| !waiter.is_closed()).count(),
             limit_is_global: global,
         };
         let h2 = (!host.h2.is_empty()).then(|| {

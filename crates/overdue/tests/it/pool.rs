@@ -41,6 +41,7 @@ async fn a_full_pool_is_the_limit_of_queue() {
     let error = client.get(&root(), &server.url("/")).await.unwrap_err();
     assert_eq!((error.stage(), error.cause()), (Stage::Queue, Cause::PoolExhausted));
     assert!(error.is_retryable(), "nothing was sent");
+    assert!(error.to_string().ends_with("1 of 1 for this host in use, 1 waiting"), "{error}");
     assert!(error.to_string().contains("limit queue 100ms"), "{error}");
     gate.add_permits(1);
     assert_eq!(holder.await.unwrap(), "ok");
