@@ -10,7 +10,11 @@ use crate::plan::Address;
 /// Network calls that say why they were late: the stage, the limit and who set it, the cause with the kernel's
 /// evidence, and the fix.
 #[derive(Parser, Debug)]
-#[command(name = "overdue", version, arg_required_else_help = true, after_help = "\
+#[command(
+    name = "overdue",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
 Begin with `overdue demo`.
 
 Examples:
@@ -19,7 +23,8 @@ Examples:
   overdue explain server-slow
 
 Exit codes: 0 nothing wrong, 1 a verdict was reached, 2 wrong usage or
-environment, 130 interrupted.")]
+environment, 130 interrupted."
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -245,7 +250,8 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(limit("wait=300ms").unwrap(), ("wait".parse().unwrap(), Some(ms(300))));
         assert_eq!(limit("total=none").unwrap().1, None);
-        for (text, part) in [("wait", "STAGE=DUR"), ("wait=5", "with a unit"), ("wit=5s", "queue"), ("receive=1s", "gap")]
+        for (text, part) in
+            [("wait", "STAGE=DUR"), ("wait=5", "with a unit"), ("wit=5s", "queue"), ("receive=1s", "gap")]
         {
             let error = limit(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -24,7 +24,10 @@ const LOG_LINE: &str = "context deadline exceeded";
 /// The scenarios in the order of the story, each with what it is told for.
 const STORY: [(&str, &str); 8] = [
     ("no-head", "The server accepts, reads the request, and never answers. This is what everybody suspects first."),
-    ("executor-blocked", "Here the server answers in time. The caller blocks its own runtime, and its timer fires late."),
+    (
+        "executor-blocked",
+        "Here the server answers in time. The caller blocks its own runtime, and its timer fires late.",
+    ),
     ("pool-exhausted", "Here the request never leaves: the only connection of the pool is held by another call."),
     ("dns-silent", "Here there is no connection yet: the DNS server does not answer."),
     ("backlog-full", "Here the server runs but does not accept. On the wire that looks like a firewall."),
@@ -37,7 +40,7 @@ const NEXT: &str = "\
 Try next:
   overdue get https://your.service/ --total 2s    a call of your own
   overdue get https://your.service/ -n 200 -c 10  its percentiles, by stage
-  overdue explain server-slow                     what it means, how to confirm it
+  overdue explain server-slow                     what a cause means
   overdue lab list                                more faults to call (lab:NAME)
   overdue doctor                                  what this machine lets us see
 ";

@@ -164,9 +164,11 @@ fn server(line: &str) -> Option<&str> {
 fn roots() -> Check {
     const WHAT: &str = "trusted certificates";
     const FOR: &str = "https to public servers";
-    let named = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let files = named.into_iter().chain(ROOTS.map(PathBuf::from));
-    let found = files.filter_map(|file| Some((certificates(&file)?, file))).find(|(count, _)| *count > 0);
+    let files = match env::var_os("SSL_CERT_FILE") {
+        Some(named) => vec![named.into()],
+        None => ROOTS.map(PathBuf::from).to_vec(),
+    };
+    let found = files.into_iter().filter_map(|file| Some((certificates(&file)?, file))).find(|(count, _)| *count > 0);
     match (found, Client::builder().tls(TlsOptions::default()).build()) {
         (Some((count, file)), Ok(_)) => Check::seen(WHAT, FOR, format!("{count} in {}", file.display())),
         (Some((_, file)), Err(error)) => {

@@ -100,7 +100,8 @@ impl Ready {
         if ready.plan.warm {
             let context = parent.branch();
             let warm_up = ready.exchange(&context, &ready.plan.message, &Output::Counted);
-            let answer = timeout(PREPARATION_LIMIT, warm_up).await.context("the call that comes first did not end")??;
+            let answer =
+                timeout(PREPARATION_LIMIT, warm_up).await.context("the call that comes first did not end")??;
             ensure!(answer.report.outcome == "ok", "the call that comes first failed{}", ready.complaints());
         }
         if caller.holds() {
@@ -194,7 +195,8 @@ impl Ready {
 
     /// One request and its response.
     async fn exchange(&self, context: &Context, message: &Message, output: &Output) -> anyhow::Result<Answer> {
-        let response = match self.client.call(context, message.request()?).await {
+        // The future of a call is large, and this one lies inside many others.
+        let response = match Box::pin(self.client.call(context, message.request()?)).await {
             Ok(response) => response,
             Err(error) => return Ok(Answer { report: error.report().clone(), head: None, body_bytes: 0 }),
         };

@@ -25,8 +25,8 @@ pub(crate) fn run(id: Option<&str>) -> anyhow::Result<Exit> {
             Ok(cause) => entry(screen, cause.entry()),
             Err(unknown) => {
                 let alike = Cause::ALL.iter().copied().filter(|cause| shares_a_word(id, cause.id()));
-                let mut near: Vec<_> = unknown.nearest().into_iter().chain(alike).map(Cause::id).take(8).collect();
-                near.dedup();
+                let alike = alike.filter(|cause| Some(*cause) != unknown.nearest());
+                let near: Vec<_> = unknown.nearest().into_iter().chain(alike).map(Cause::id).take(8).collect();
                 let near = if near.is_empty() { String::new() } else { format!(" (near it: {})", near.join(", ")) };
                 let shown: String = id.chars().take(40).collect();
                 bail!("{shown:?} is no cause{near}; `overdue explain` lists all")

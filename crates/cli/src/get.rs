@@ -70,9 +70,16 @@ async fn one(flags: &Get, ready: &Ready, interrupt: &Interrupt) -> anyhow::Resul
     } else {
         io::stdout().write_all(text.as_bytes())?;
     }
-    ready.check_server()?;
+    note_trouble(ready);
     let found = if called.answer.report.stage.is_some() { Exit::Finding } else { Exit::Fine };
     Ok(interrupt.or(found))
+}
+
+/// Flags may have made the call another one than the scenario's, so that its server is at a loss.
+fn note_trouble(ready: &Ready) {
+    if let Err(trouble) = ready.check_server() {
+        _ = writeln!(io::stderr(), "note: {trouble}");
+    }
 }
 
 fn text(flags: &Get, screen: Screen, ready: &Ready, called: &Called) -> String {
@@ -82,7 +89,8 @@ fn text(flags: &Get, screen: Screen, ready: &Ready, called: &Called) -> String {
         _ = writeln!(out, "{}", render::head(head));
     }
     for redirect in &called.redirects {
-        let line = format!("{} {} in {}", redirect.status.as_u16(), redirect.url, render::time(redirect.report.elapsed_us));
+        let line =
+            format!("{} {} in {}", redirect.status.as_u16(), redirect.url, render::time(redirect.report.elapsed_us));
         _ = writeln!(out, "{}", screen.ink(Ink::Dim, &harmless(&line)));
     }
     let request = format!("{} {}", called.message.method, called.message.url);
@@ -174,7 +182,7 @@ async fn many(flags: &Get, ready: Ready, number: u64, interrupt: &Interrupt) -> 
         tally.text(Screen::of(&io::stdout()), elapsed, flags.concurrency)
     };
     io::stdout().write_all(text.as_bytes())?;
-    ready.check_server()?;
+    note_trouble(&ready);
     Ok(interrupt.or(if tally.has_verdicts() { Exit::Finding } else { Exit::Fine }))
 }
 

@@ -60,21 +60,24 @@ pub(crate) fn run(name: &str, json: bool, owner: Option<i32>) -> anyhow::Result<
     }
     interrupt::run(Threads::One, |interrupt| async move {
         let ran = run_scenario(scenario, interrupt.context()).await?;
-        let comparison = Comparison::of(&ran.called.answer.report, &scenario.truth);
+        let report = &ran.called.answer.report;
         let mut out = io::stdout();
-        let text = if json {
-            told(scenario, &ran, &comparison)?
-        } else {
-            text(Screen::of(&out), scenario, &ran, &comparison)
-        };
+        let screen = Screen::of(&out);
+        if interrupt.context().is_cancelled() {
+            out.write_all(render::report(screen, report, &ran.limits).as_bytes())?;
+            return Ok(Exit::Interrupted);
+        }
+        let comparison = Comparison::of(report, &scenario.truth);
+        let text = if json { told(scenario, &ran, &comparison)? } else { text(screen, scenario, &ran, &comparison) };
         out.write_all(text.as_bytes())?;
-        Ok(interrupt.or(if comparison.mark == Mark::Ok { Exit::Fine } else { Exit::Finding }))
+        Ok(if comparison.mark == Mark::Ok { Exit::Fine } else { Exit::Finding })
     })
 }
 
 /// Makes the kernel end this process when its owner ends, however that comes about.
 fn die_with(owner: i32) -> anyhow::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot bind the life of this process to its owner's")?;
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .context("cannot bind the life of this process to its owner's")?;
     ensure!(getppid().map(Pid::as_raw_pid) == Some(owner), "the owner {owner} has ended already");
     Ok(())
 }

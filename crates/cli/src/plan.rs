@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
@@ -72,12 +72,7 @@ impl Plan {
     /// A GET of a URL as people write it.
     pub(crate) fn of_url(text: &str) -> anyhow::Result<Self> {
         Ok(Self {
-            message: Message {
-                method: Method::GET,
-                url: read_url(text)?,
-                headers: own_headers(),
-                body: Bytes::new(),
-            },
+            message: Message { method: Method::GET, url: read_url(text)?, headers: own_headers(), body: Bytes::new() },
             limits: Limits::default(),
             follow: false,
             caller: Caller::Plain,
@@ -151,7 +146,10 @@ impl Plan {
         if !flags.dns.is_empty() {
             self.dns = Some(flags.dns.clone());
         }
-        self.unix.clone_from(&flags.unix_socket);
+        if let Some(path) = &flags.unix_socket {
+            fs::metadata(path).with_context(|| format!("--unix-socket {}", path.display()))?;
+            self.unix = Some(path.clone());
+        }
         if !self.caller.holds() {
             self.pool.connections_per_host = self.pool.connections_per_host.max(flags.concurrency.into());
         }
@@ -166,15 +164,14 @@ impl Plan {
         }
         if let Some(path) = &flags.cacert {
             let pem = read_file(path)?;
-            tls = tls.with_roots_pem(&pem).with_context(|| format!("--cacert {}", path.display()))?;
+            tls = tls.with_roots_pem(&pem).map_err(|error| anyhow!("--cacert {}: {error}", path.display()))?;
         }
         if let Some(path) = &flags.cert {
             let chain = read_file(path)?;
-            let key_path = flags.key.as_ref().unwrap_or(path);
-            let key = read_file(key_path)?;
-            tls = tls.with_client_certificate(&chain, &key).with_context(|| {
-                format!("--cert {} with the key of {} (both as PEM)", path.display(), key_path.display())
-            })?;
+            let key = flags.key.as_ref().unwrap_or(path);
+            tls = tls
+                .with_client_certificate(&chain, &read_file(key)?)
+                .map_err(|error| anyhow!("--cert {} with the key in {}: {error}", path.display(), key.display()))?;
         }
         self.tls = tls;
         Ok(())
@@ -198,8 +195,10 @@ impl Plan {
         }
         let mut limits = self.limits.clone();
         limits.clear(LimitName::Total);
-        let mut client =
-            Client::builder().limits(limits).resolver(resolver).tls(self.tls.clone()).pool(self.pool);
+        // Where no TLS can be spoken, a machine without trusted certificates will do.
+        let speaks_tls = self.message.url.scheme() == "https" || self.follow;
+        let tls = if speaks_tls { self.tls.clone() } else { TlsOptions::default().dangerously_trust_anything() };
+        let mut client = Client::builder().limits(limits).resolver(resolver).tls(tls).pool(self.pool);
         match self.version {
             Version::Any => {}
             Version::Http1 => client = client.http1_only(),
@@ -208,7 +207,7 @@ impl Plan {
         if let Some(path) = &self.unix {
             client = client.unix_socket(path);
         }
-        client.build().context("no client can be made")
+        client.build().map_err(|error| anyhow!("{error} (`overdue doctor` shows what this machine has)"))
     }
 }
 
@@ -278,9 +277,8 @@ fn uri(url: &Url) -> anyhow::Result<Uri> {
 
 fn read_url(text: &str) -> anyhow::Result<Url> {
     let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let url = Url::parse(&with_scheme).with_context(|| {
-        format!("{text:?} is no URL (write [http://]HOST[:PORT]/PATH, https://... or lab:NAME)")
-    })?;
+    let url = Url::parse(&with_scheme)
+        .with_context(|| format!("{text:?} is no URL (write [http://]HOST[:PORT]/PATH, https://... or lab:NAME)"))?;
     ensure!(
         matches!(url.scheme(), "http" | "https"),
         "{:?} is no scheme that overdue speaks: use http://, https:// or lab:NAME",

@@ -64,10 +64,7 @@ pub(crate) fn waterfall(screen: Screen, report: &Report, limits: &Limits) -> Str
     if share >= UNACCOUNTED_SHARE {
         rows.push(Row::bare("unaccounted", report.unaccounted_us));
     }
-    rows.push(Row {
-        limit: shown(&limits.total, ""),
-        ..Row::bare("total", report.elapsed_us)
-    });
+    rows.push(Row { limit: shown(&limits.total, ""), ..Row::bare("total", report.elapsed_us) });
 
     let widest = |text: fn(&Row) -> &str| rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
     let (names, times) = (widest(|row| row.name), widest(|row| &row.time).max("time".len()));
@@ -152,7 +149,11 @@ fn connection(screen: Screen, connection: &ConnectionReport) -> String {
             parts.push(format!("certificate verified in {}", time(tls.verify_us)));
         }
     }
-    parts.push(if connection.reused { format!("reused after {} idle", time(connection.idle_us)) } else { "new".into() });
+    parts.push(if connection.reused {
+        format!("reused after {} idle", time(connection.idle_us))
+    } else {
+        "new".into()
+    });
     screen.hanging("  connection  ", &parts.join(", "))
 }
 

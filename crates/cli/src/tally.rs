@@ -52,14 +52,7 @@ struct Line {
 impl Line {
     fn of(stage: &'static str, times: &Histogram<u64>) -> Self {
         let at = |quantile| times.value_at_quantile(quantile).min(times.max());
-        Self {
-            stage,
-            calls: times.len(),
-            p50_us: at(0.5),
-            p90_us: at(0.9),
-            p99_us: at(0.99),
-            max_us: times.max(),
-        }
+        Self { stage, calls: times.len(), p50_us: at(0.5), p90_us: at(0.9), p99_us: at(0.99), max_us: times.max() }
     }
 }
 
@@ -157,9 +150,7 @@ impl Tally {
 
     /// For a program.
     pub(crate) fn json(&self, elapsed: Duration, concurrency: u16) -> serde_json::Value {
-        let example = |(cause, Found { count, example }): (Cause, &Found)| {
-            serde_json::json!({ "cause": cause, "calls": count, "example": example })
-        };
+        let example = |(cause, Found { count, example }): (Cause, &Found)| serde_json::json!({ "cause": cause, "calls": count, "example": example });
         let causes: Vec<_> = self.ranked().into_iter().map(example).collect();
         serde_json::json!({
             "schema": "overdue.calls/1",
@@ -193,10 +184,7 @@ impl Tally {
         let statuses = self.statuses.iter().map(|(status, count)| format!("status {status}: {count}"));
         _ = writeln!(out, "{}\n", outcomes.chain(statuses).collect::<Vec<_>>().join("   "));
 
-        let head = format!(
-            "  {:10}  {:>8}  {:>8}  {:>8}  {:>8}  {:>8}",
-            "stage", "calls", "p50", "p90", "p99", "max"
-        );
+        let head = format!("  {:10}  {:>8}  {:>8}  {:>8}  {:>8}  {:>8}", "stage", "calls", "p50", "p90", "p99", "max");
         _ = writeln!(out, "{}", screen.ink(Ink::Dim, &head));
         for Line { stage, calls, p50_us, p90_us, p99_us, max_us } in self.lines() {
             let [p50, p90, p99, max] = [p50_us, p90_us, p99_us, max_us].map(time);

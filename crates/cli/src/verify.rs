@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How many scenarios run at a time. They wait more than they work.
-const AT_A_TIME: usize = 4;
+const AT_A_TIME: u32 = 4;
 
 /// No run takes longer: a call of the lab has 5 s, its fault server 15 s to start, its preparation 20 s.
 const RUN_LIMIT: Duration = Duration::from_secs(45);
@@ -43,6 +43,11 @@ struct Row {
 impl Row {
     fn mark(&self) -> Option<Mark> {
         self.worst.as_ref().map(|worst| worst.result)
+    }
+
+    /// It does not when it was interrupted before its first run had ended.
+    fn says_anything(&self) -> bool {
+        self.worst.is_some() || self.trouble.is_some()
     }
 }
 
@@ -86,7 +91,7 @@ async fn verify(
         // In the order of the table, however they end.
         while let Some(row) = early.remove(&rows.len()) {
             progress.inc(1);
-            if !json {
+            if !json && row.says_anything() {
                 let text = widths.text(screen, &row, runs);
                 progress.suspend(|| out.write_all(text.as_bytes()))?;
             }
@@ -104,23 +109,19 @@ async fn verify(
 }
 
 /// One task for each scenario. After Ctrl-C they end at once, and their processes with them.
-fn start(
-    scenarios: &[&'static Scenario],
-    runs: u32,
-    interrupt: &Interrupt,
-) -> JoinSet<(usize, Row)> {
-    let turns = Arc::new(Semaphore::new(AT_A_TIME));
+fn start(scenarios: &[&'static Scenario], runs: u32, interrupt: &Interrupt) -> JoinSet<(usize, Row)> {
+    let turns = Arc::new(Semaphore::new(AT_A_TIME as usize));
     let mut running = JoinSet::new();
     for (place, &scenario) in scenarios.iter().enumerate() {
         let (turns, interrupt) = (Arc::clone(&turns), interrupt.clone());
         running.spawn(async move {
-            let all: u32 = if runs_alone(scenario) { AT_A_TIME as u32 } else { 1 };
-            let _turn = turns.acquire_many(all).await;
+            let share = if runs_alone(scenario) { AT_A_TIME } else { 1 };
+            let _turn = turns.acquire_many(share).await;
             let mut row = Row { scenario, marks: BTreeMap::new(), worst: None, trouble: None };
             for _ in 0..runs {
                 let told = tokio::select! {
                     told = run_once(scenario) => told,
-                    _ = interrupt.context().cancelled() => Err(anyhow!("interrupted")),
+                    _ = interrupt.context().cancelled() => break,
                 };
                 match told {
                     Ok(told) => {
@@ -129,6 +130,8 @@ fn start(
                             row.worst = Some(told);
                         }
                     }
+                    // Ctrl-C on a terminal ends the run, too.
+                    Err(_) if interrupt.context().is_cancelled() => break,
                     Err(error) => {
                         row.trouble = Some(format!("{error:#}"));
                         break;
@@ -175,7 +178,11 @@ fn end(rows: &[Row], interrupt: &Interrupt) -> anyhow::Result<Exit> {
     if interrupt.context().is_cancelled() || not_run.is_empty() {
         return Ok(interrupt.or(Exit::Fine));
     }
-    bail!("{} of {} scenarios could not be run: `overdue doctor` shows what this machine lacks", not_run.len(), rows.len())
+    bail!(
+        "{} of {} scenarios could not be run: `overdue doctor` shows what this machine lacks",
+        not_run.len(),
+        rows.len()
+    )
 }
 
 struct Widths {
@@ -185,9 +192,8 @@ struct Widths {
 
 impl Widths {
     fn of(scenarios: &[&Scenario]) -> Self {
-        let widest = |text: fn(&Scenario) -> String| {
-            scenarios.iter().map(|scenario| text(scenario).len()).max().unwrap_or(0)
-        };
+        let widest =
+            |text: fn(&Scenario) -> String| scenarios.iter().map(|scenario| text(scenario).len()).max().unwrap_or(0);
         Self { name: widest(|scenario| scenario.name.clone()), truth: widest(short_truth) }
     }
 

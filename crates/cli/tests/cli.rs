@@ -1,5 +1,7 @@
 //! The real binary, as a user runs it.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -121,11 +123,12 @@ fn wrong_usage_says_what_would_be_right() {
         (&["get", "lab:tls-quiet"], "tls-silent"),
         (&["get", "api.test", "--limit", "wit=5s"], "connect-attempt"),
         (&["get", "api.test", "--limit", "wait=5"], "with a unit"),
-        (&["get", "api.test", "--total", "-5s"], "--total"),
+        (&["get", "api.test", "--total", "5"], "with a unit"),
         (&["get", "api.test", "--resolve", "api.test:443"], "HOST:PORT:ADDR"),
         (&["get", "api.test", "-H", "nonsense"], "Name: value"),
         (&["get", "api.test", "-d", "@/no/such/file"], "/no/such/file"),
         (&["get", "https://api.test", "--cacert", "/dev/null"], "no certificate"),
+        (&["get", "api.test", "--unix-socket", "/no/such/socket"], "/no/such/socket"),
         (&["get", "api.test", "-c", "5"], "--number"),
         (&["get", "api.test", "-n", "0"], "0"),
         (&["lab", "run", "half-hed"], "half-head"),
@@ -184,7 +187,8 @@ fn the_json_of_a_call_is_a_report() {
     assert_eq!(report["outcome"], "ok");
     assert_eq!(report["response"]["status"], 200);
     assert_eq!(report["response"]["body_bytes"], 6);
-    let parts: u64 = report["timeline"].as_array().unwrap().iter().map(|span| span["duration_us"].as_u64().unwrap()).sum();
+    let parts: u64 =
+        report["timeline"].as_array().unwrap().iter().map(|span| span["duration_us"].as_u64().unwrap()).sum();
     assert_eq!(parts + report["unaccounted_us"].as_u64().unwrap(), report["elapsed_us"].as_u64().unwrap());
     for (field, empty) in [("verdicts", true), ("advisories", true), ("attempts", true), ("branches", true)] {
         assert_eq!(report[field].as_array().unwrap().is_empty(), empty, "{field}");
@@ -307,14 +311,20 @@ fn many_calls_become_percentiles() {
     let output = run(&["get", &server(), "-n", "50", "-c", "5", "--json"]);
     assert_eq!(code(&output), 0, "{output:?}");
     let calls = json(&output);
-    assert_eq!((&calls["calls"], &calls["outcomes"]["ok"], &calls["statuses"]["200"]), (&50.into(), &50.into(), &50.into()));
+    assert_eq!(
+        (&calls["calls"], &calls["outcomes"]["ok"], &calls["statuses"]["200"]),
+        (&50.into(), &50.into(), &50.into())
+    );
     assert!(calls["new_connections"].as_u64().unwrap() <= 5, "connections are reused");
     let stages = calls["stages"].as_array().unwrap();
     let names: Vec<_> = stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
     assert_eq!(names, ["queue", "resolve", "connect", "send", "wait", "receive", "total"]);
     for stage in stages {
         let at = |name: &str| stage[name].as_u64().unwrap();
-        assert!(at("p50_us") <= at("p90_us") && at("p90_us") <= at("p99_us") && at("p99_us") <= at("max_us"), "{stage}");
+        assert!(
+            at("p50_us") <= at("p90_us") && at("p90_us") <= at("p99_us") && at("p99_us") <= at("max_us"),
+            "{stage}"
+        );
     }
     let text = run(&["get", &server(), "-n", "3"]);
     assert!(stdout(&text).starts_with("3 calls, 1 at a time, in "), "{}", stdout(&text));

@@ -255,7 +255,11 @@ fn worth_repeating(failure: &Failure) -> bool {
 /// What would have helped the judge and cannot be seen from here.
 fn not_visible(facts: &CallFacts) -> Vec<NotVisible> {
     let mut gaps = Vec::new();
-    let Some(socket) = &facts.socket else { return gaps };
+    let waited = matches!(
+        facts.failure,
+        Failure::DeadlinePassed(_) | Failure::Os { kind: OsFailure::KernelTimeout, .. }
+    );
+    let Some(socket) = facts.socket.as_ref().filter(|_| waited) else { return gaps };
     if socket.tcp.is_none() {
         gaps.push(NotVisible {
             what: "tcp-info",
@@ -265,7 +269,7 @@ fn not_visible(facts: &CallFacts) -> Vec<NotVisible> {
     } else if socket.peer_socket.is_none() && socket.listener.is_none() {
         gaps.push(NotVisible {
             what: "the peer's side",
-            why: format!("{} is not on this host (or in another network namespace)", socket.peer),
+            why: format!("no socket of {} was found on this host, in this network namespace", socket.peer),
             how: "on the peer: ss -tnpi, ss -ltn, nstat -az TcpExtListenOverflows".to_owned(),
         });
     }

@@ -176,7 +176,7 @@ impl Tls {
         .map_err(|err| failure(err, &wire))?;
         let (_, connection) = stream.get_ref();
         let report = TlsReport {
-            version: connection.protocol_version().and_then(|version| version.as_str()).map(str::to_owned),
+            version: connection.protocol_version().and_then(|version| version.as_str()).map(|name| name.replace('_', ".")),
             cipher: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).map(str::to_owned),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             verify_us: micros(verifying),

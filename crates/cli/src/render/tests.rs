@@ -1,8 +1,6 @@
 use std::borrow::Cow;
 
-use overdue_core::{
-    Cause, Confidence, Evidence, NotVisible, Origin, Rejected, SCHEMA, SpanReport, Stage, TlsReport,
-};
+use overdue_core::{Cause, Confidence, Evidence, NotVisible, Origin, Rejected, SCHEMA, SpanReport, Stage, TlsReport};
 
 use super::*;
 
@@ -72,11 +70,11 @@ timed out in tls after 600ms
 VERDICT tls-peer-silent in tls, high confidence
   10.0.0.7:443 took our ClientHello and said nothing for 500ms
 
-  stage                                       time  limit
-  resolve  ██                                 40ms  5s
-  connect    ██▊                              60ms  10s, clipped by total
-  tls             ████████████████████████▏  500ms  500ms                  timed out
-  total                                      600ms  1m
+  stage                                   time  limit
+  resolve  █▊                             40ms  5s
+  connect   ██▊                           60ms  10s, clipped by total
+  tls          ███████████████████████▎  500ms  500ms                  timed out
+  total                                  600ms  1m
 
   connection  10.0.0.7:443 from 10.0.0.2:51234, http/1.1, new
 

@@ -427,7 +427,7 @@ pub(super) fn silence(facts: &CallFacts) -> Silence {
         });
     }
     if let Some(other) = socket.peer_socket.filter(|other| other.unacked_bytes == 0) {
-        if true {
+        if socket.tcp.is_none() || silence.acknowledged == Some(true) {
             silence.confidence = Confidence::High;
         }
         let text = if other.unread_bytes > 0 {

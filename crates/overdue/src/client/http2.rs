@@ -335,8 +335,6 @@ impl Http2Exchange {
 
     /// Ends when the request is sent, or when the peer has answered. Cancel safe.
     pub(crate) async fn send(&mut self) -> Result<Sent2, Trouble> {
-        // The task that writes gets its turn first: what is held up shows only then.
-        tokio::task::yield_now().await;
         poll_fn(|cx| {
             let sent = self.poll_pump(cx);
             let own_fault = matches!(&sent, Err(Trouble { failure: Some(Failure::RequestBody(_)), .. }));

@@ -491,3 +491,117 @@ fn a_deadline_that_had_passed_says_what_was_sent_by_then() {
     assert!(!sent.summary.contains("nothing was sent"), "{}", sent.summary);
     assert_eq!(past(&[(Connect, 490), (Tls, 0)], false).cause, Cause::ConnectSlow);
 }
+
+// What else must not be taken for something it is not.
+
+#[test]
+fn a_visible_peer_with_unread_bytes_does_not_read_however_many_probes_are_out() {
+    let facts = closed_window(sending().other_end(70_000, 0)).socket(|_, tcp| tcp.probes = 3);
+    assert_eq!(found(&facts), (Cause::PeerNotReading, High));
+}
+
+#[test]
+fn a_window_that_shut_before_segments_were_lost_is_a_lost_path() {
+    let facts = closed_window(sending().reused_after(9)).socket(|_, tcp| (tcp.unacked, tcp.retransmits) = (9, 2));
+    assert_eq!(found(&facts).0, Cause::PathLost);
+    let in_flight = closed_window(sending()).socket(|_, tcp| tcp.unacked = 9);
+    assert_eq!(found(&in_flight), (Cause::PeerNotReading, High));
+}
+
+#[test]
+fn a_request_that_is_not_read_does_not_explain_an_answer_that_stops() {
+    assert_eq!(found(&closed_window(receiving().received(4_060, 4_000, 1_100))).0, Cause::BodyStalled);
+}
+
+#[test]
+fn an_answer_may_be_under_way_for_a_moment() {
+    let short = |facts: CallFacts| facts.other_end(0, 300).socket(|_, tcp| tcp.last_data_recv_ms = 60_000);
+    assert_eq!(found(&short(call(&[(Wait, 100)]))).0, Cause::ServerSlow);
+    let holes = call(&[(Wait, 100)]).socket(|_, tcp| tcp.rcv_ooopack = Some(1));
+    assert_eq!(found(&holes).0, Cause::ServerSlow);
+    // While sending, only a blocked HTTP/2 stream waits for what the peer says.
+    assert_eq!(found(&sending().other_end(0, 300)).0, Cause::Unknown);
+}
+
+#[test]
+fn what_http2_has_under_way_is_not_said_to_be_this_request() {
+    let h2 = H2Facts { streams_in_use: 2, max_streams: 100, ..H2Facts::default() };
+    let facts = waiting().other_end(0, 0).unacked(500, 0).h2(h2);
+    assert_eq!(found(&facts), (Cause::ServerSlow, Low));
+    assert!(!verdict(&facts).summary.contains("acknowledged"), "{}", verdict(&facts).summary);
+}
+
+#[test]
+fn a_window_update_that_lies_here_unread_is_our_own_stall() {
+    let facts = sending().h2_window_blocked().socket(|socket, tcp| {
+        (socket.unread_bytes, tcp.last_data_recv_ms) = (Some(13), 800);
+    });
+    assert_eq!(found(&facts).0, Cause::LocalStall);
+}
+
+#[test]
+fn bytes_that_just_arrived_are_no_silence() {
+    let facts = receiving().received(300, 240, 1_100).socket(|socket, tcp| {
+        (socket.unread_bytes, tcp.last_data_recv_ms) = (Some(10), 4);
+    });
+    assert_eq!(found(&facts), (Cause::BodySlow, High));
+}
+
+#[test]
+fn an_http2_reset_counts_the_body_and_not_the_frames_of_all_streams() {
+    let h2 = H2Facts { streams_in_use: 1, max_streams: 100, ..H2Facts::default() };
+    let facts = os(&[(Receive, 5)], "read", OsFailure::Reset, "ECONNRESET").received(4_001, 4_000, 1).h2(h2);
+    assert!(verdict(&facts).summary.ends_with("after 4000 bytes of the response body"));
+}
+
+#[test]
+fn a_reader_is_blamed_with_less_certainty_where_the_queue_is_not_seen() {
+    let facts = receiving().received(300, 240, 700).reader_away(700, 0).socket(|socket, _| socket.unread_bytes = None);
+    assert_eq!(found(&facts), (Cause::ReaderSlow, Medium));
+}
+
+#[test]
+fn an_answer_read_while_the_process_was_late_is_no_silence() {
+    let late = || late_call(&[(Connect, 1), (Wait, 200)], 900).received(90, 0, 3);
+    assert_eq!(found(&late()), (Cause::LocalStall, Medium));
+    let came_in_time = late().socket(|_, tcp| tcp.last_data_recv_ms = 1_000);
+    assert_eq!(found(&came_in_time), (Cause::LocalStall, High));
+}
+
+#[test]
+fn bytes_that_came_before_the_limit_prove_a_stall_only_where_bytes_were_waited_for() {
+    let facts = late_call(&[(Connect, 1), (Send, 200)], 900)
+        .socket(|socket, tcp| (socket.unread_bytes, tcp.last_data_recv_ms) = (Some(90), 1_050));
+    assert_eq!(found(&facts), (Cause::LocalStall, Medium));
+}
+
+#[test]
+fn a_stall_is_not_taken_for_a_stage_that_spent_the_limit() {
+    let mut facts = late_call(&[(Connect, 1), (Wait, 499)], 1_050).healthy();
+    facts.failure = Failure::DeadlinePassed(Limit::total(ms(500)));
+    assert_eq!(found(&facts).0, Cause::ServerSlow);
+}
+
+#[test]
+fn time_without_room_in_the_timeline_is_not_taken_for_a_late_start() {
+    let mut stages = vec![(Stage::Handle, 1); 16];
+    stages.push((Wait, 9_000));
+    assert_eq!(found(&call_in_total(&stages).healthy()).0, Cause::ServerSlow);
+}
+
+#[test]
+fn a_syn_that_was_sent_again_needs_no_share_of_the_limit() {
+    let connecting = |again| {
+        let mut facts = call(&[(Connect, 1_400)]).syn_sent(again);
+        facts.failure = Failure::DeadlinePassed(Limit::total(ms(30_000)));
+        facts
+    };
+    assert_eq!(found(&connecting(1)).0, Cause::SynUnanswered);
+    assert_eq!(found(&connecting(0)).0, Cause::BudgetSpent);
+}
+
+#[test]
+fn a_listener_with_room_on_this_host_needs_no_retransmission_to_accuse_a_filter() {
+    let facts = call(&[(Connect, 100)]).syn_sent(0).socket(|socket, _| socket.listener = ROOM);
+    assert_eq!(found(&facts), (Cause::SynUnanswered, High));
+}
