@@ -73,6 +73,8 @@ Limits and their defaults:
   total 60s (redirects included)
 The earliest one fires, and is named with who set it.
 
+It connects directly: a proxy that the environment names is not used.
+
 Examples:
   overdue get https://example.com/
   overdue get api.test:8080/health --total 800ms --limit wait=300ms

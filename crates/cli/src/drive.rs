@@ -237,7 +237,9 @@ impl Answer {
             return None;
         }
         let location = head.headers.get(LOCATION)?.to_str().ok()?;
-        let next = from.join(location).ok().filter(|next| matches!(next.scheme(), "http" | "https"))?;
+        let mut next = from.join(location).ok().filter(|next| matches!(next.scheme(), "http" | "https"))?;
+        // A server has no name and password to give us. Neither fails for a URL with a host.
+        _ = (next.set_username(""), next.set_password(None));
         Some((head.status, next))
     }
 }

@@ -1,6 +1,9 @@
 //! How a run of the program ends: decided here and nowhere else.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 /// How a command ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,8 +39,19 @@ pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // `eprintln!` would panic where stderr is closed.
-    _ = io::Write::write_all(&mut io::stderr(), format!("error: {error:#}\n").as_bytes());
+    _ = writeln!(io::stderr(), "error: {}", words(error));
     ExitCode::from(ERROR)
+}
+
+/// An error with its causes, each said once: some texts hold that of their cause already.
+pub(crate) fn words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
 }
 
 /// Ends a command line that was not understood, or that asked for help.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
@@ -164,22 +164,21 @@ impl Plan {
         }
         if let Some(path) = &flags.cacert {
             let pem = read_file(path)?;
-            tls = tls.with_roots_pem(&pem).map_err(|error| anyhow!("--cacert {}: {error}", path.display()))?;
+            tls = tls.with_roots_pem(&pem).with_context(|| format!("--cacert {}", path.display()))?;
         }
         if let Some(path) = &flags.cert {
             let chain = read_file(path)?;
             let key = flags.key.as_ref().unwrap_or(path);
             tls = tls
                 .with_client_certificate(&chain, &read_file(key)?)
-                .map_err(|error| anyhow!("--cert {} with the key in {}: {error}", path.display(), key.display()))?;
+                .with_context(|| format!("--cert {} with the key in {}", path.display(), key.display()))?;
         }
         self.tls = tls;
         Ok(())
     }
 
-    /// Sets a limit that a call has.
+    /// Sets a limit under its name, which has to be one of a call's.
     pub(crate) fn limit(&mut self, limit: Limit) {
-        // Flags name only limits that a call has.
         _ = self.limits.set(limit);
     }
 
@@ -207,7 +206,7 @@ impl Plan {
         if let Some(path) = &self.unix {
             client = client.unix_socket(path);
         }
-        client.build().map_err(|error| anyhow!("{error} (`overdue doctor` shows what this machine has)"))
+        client.build().context("no client can be made (`overdue doctor` shows what this machine has)")
     }
 }
 

@@ -15,7 +15,7 @@ use overdue_lab::{Caller, Scenario};
 use tokio::{process::Command, sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::{
-    exit::Exit,
+    exit::{self, Exit},
     interrupt::{self, Interrupt, Threads},
     lab::{self, Told},
     plan,
@@ -133,7 +133,7 @@ fn start(scenarios: &[&'static Scenario], runs: u32, interrupt: &Interrupt) -> J
                     // Ctrl-C on a terminal ends the run, too.
                     Err(_) if interrupt.context().is_cancelled() => break,
                     Err(error) => {
-                        row.trouble = Some(format!("{error:#}"));
+                        row.trouble = Some(exit::words(&error));
                         break;
                     }
                 }
