@@ -92,7 +92,12 @@ pub enum Failure {
     /// The peer sent a TLS alert.
     TlsAlert(String),
     /// The peer's certificate does not verify.
-    TlsUntrusted(String),
+    TlsUntrusted {
+        /// Why.
+        reason: Untrusted,
+        /// In words, after "the peer's certificate does not verify: ".
+        text: String,
+    },
     /// What came is no TLS; the first bytes of it, printable.
     TlsNotTls(String),
     /// TLS failed otherwise.
@@ -122,6 +127,23 @@ pub enum OsFailure {
     AddressNotAvailable,
     /// EMFILE, ENFILE.
     NoDescriptors,
+    /// Anything else.
+    Other,
+}
+
+/// Why a certificate does not verify.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Untrusted {
+    /// Its time is over.
+    Expired,
+    /// Its time has not begun.
+    NotYetValid,
+    /// It is for another name.
+    WrongName,
+    /// Nobody whom we trust has signed it.
+    UnknownIssuer,
+    /// Its issuer took it back.
+    Revoked,
     /// Anything else.
     Other,
 }
@@ -263,6 +285,8 @@ pub struct PoolFacts {
     pub limit: usize,
     /// Calls that wait for one, this one included.
     pub waiting: usize,
+    /// Connections of this host that other calls are dialling, counted in `in_use` too.
+    pub dialling: usize,
     /// Whether the limit that was reached is the one for all hosts together.
     pub limit_is_global: bool,
 }

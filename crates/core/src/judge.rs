@@ -79,7 +79,7 @@ pub fn judge(facts: &CallFacts) -> Judgement {
         Failure::Closed => exchange::closed(facts),
         Failure::Dns { reason, text } => dial::dns_failed(facts, *reason, text),
         Failure::TlsAlert(alert) => dial::tls_rejected(alert),
-        Failure::TlsUntrusted(why) => dial::tls_untrusted(why),
+        Failure::TlsUntrusted { reason, text } => dial::tls_untrusted(*reason, text),
         Failure::TlsNotTls(seen) => dial::tls_not_tls(seen),
         Failure::TlsBroken(text) => dial::tls_broken(facts, text),
         Failure::Protocol(text) => exchange::protocol(facts, text),

@@ -426,8 +426,14 @@ where
         let serving = serve(tcp, shared.clone());
         let shared = shared.clone();
         tokio::spawn(async move {
-            if let Err((step, Ended::Broken(what))) = serving.await {
-                shared.trouble(Trouble { connection: Some(connection), step: Some(step), what });
+            let note = |step, what| shared.trouble(Trouble { connection: Some(connection), step: Some(step), what });
+            match serving.await {
+                Ok(()) | Err((_, Ended::CallerLeft)) => {}
+                Err((step, Ended::Broken(what))) => note(step, what),
+                Err((step, Ended::NoHandshake(what, tcp))) => {
+                    note(step, what);
+                    drop(tcp);
+                }
             }
             drop(slot);
         });

@@ -111,9 +111,12 @@ pub(crate) async fn accept(wire: Wire, inbox: &Inbox, identity: Option<&Identity
     if !inbox.is_empty() {
         return Err(Ended::Broken("an earlier step has read a part of the handshake".to_owned()));
     }
-    match TlsAcceptor::from(identity.config.clone()).accept(tcp).await {
+    match TlsAcceptor::from(identity.config.clone()).accept(tcp).into_fallible().await {
         Ok(tls) => Ok(Wire::Tls(Box::new(tls))),
-        Err(error) => Err(refusal(error, identity)),
+        Err((error, tcp)) => Err(match refusal(error, identity) {
+            Ended::Broken(what) => Ended::NoHandshake(what, tcp),
+            other => other,
+        }),
     }
 }
 

@@ -23,6 +23,9 @@ pub(crate) enum Ended {
     CallerLeft,
     /// The server could not do what it was told to.
     Broken(String),
+    /// The same in a handshake. The connection stays open until this is noted, so that a caller who sees its end can
+    /// read why.
+    NoHandshake(String, TcpStream),
 }
 
 impl From<io::Error> for Ended {

@@ -23,6 +23,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -160,6 +161,9 @@ impl Client {
     }
 }
 
+/// A wait in the queue that is shorter explains no failure.
+const WORTH_TELLING: Duration = Duration::from_millis(1);
+
 /// Whether a failed attempt may be repeated here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Again {
@@ -275,13 +279,25 @@ impl Call<'_> {
         let pool = &self.inner.pool;
         let waiting = async { Ok::<_, Trouble>(pool.acquire(target).await) };
         let offer = self.log.stage(self.context, Stage::Queue, self.limits.queue.as_ref(), waiting).await;
-        offer.map_err(|mut trouble| {
+        // This call no longer stands in the queue, and did until now.
+        let facts = || {
             let (facts, h2) = pool.facts(target);
-            // This call no longer stands in the queue, and did until now.
-            trouble.pool = Some(PoolFacts { waiting: facts.waiting + 1, ..facts });
-            trouble.h2 = h2;
-            self.log.fail(Stage::Queue, trouble)
-        })
+            (PoolFacts { waiting: facts.waiting + 1, ..facts }, h2)
+        };
+        match offer {
+            Ok(offer) => {
+                // Should the call run out of time later, this is what cost it.
+                if self.log.queued() >= WORTH_TELLING {
+                    self.log.set_pool(facts().0);
+                }
+                Ok(offer)
+            }
+            Err(mut trouble) => {
+                let (facts, h2) = facts();
+                (trouble.pool, trouble.h2) = (Some(facts), h2);
+                Err(self.log.fail(Stage::Queue, trouble))
+            }
+        }
     }
 
     async fn dial<B>(&self, mut slot: Slot, outgoing: &mut Outgoing<B>) -> Attempted
@@ -379,8 +395,9 @@ impl Call<'_> {
             (log.fail(stage, trouble), if again && dead { Again::DeadConnection } else { Again::No })
         };
 
-        let head = http2::request_head(outgoing.method.clone(), outgoing.uri.clone(), &outgoing.headers, outgoing.framing)
-            .map_err(|failure| (log.fail(Stage::Queue, failure.into()), Again::No))?;
+        let head =
+            http2::request_head(outgoing.method.clone(), outgoing.uri.clone(), &outgoing.headers, outgoing.framing)
+                .map_err(|failure| (log.fail(Stage::Queue, failure.into()), Again::No))?;
         let mut exchange = None;
         let sending = async {
             let permit = match connection {

@@ -15,7 +15,7 @@ use std::{
 
 use overdue_core::{
     Deadline, Limit,
-    facts::{Failure, SocketFacts},
+    facts::{Failure, OsFailure, SocketFacts},
 };
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
@@ -72,11 +72,7 @@ impl Default for TcpOptions {
     fn default() -> Self {
         Self {
             nodelay: true,
-            keepalive: Some(Keepalive {
-                idle: Duration::from_secs(30),
-                interval: Duration::from_secs(10),
-                probes: 3,
-            }),
+            keepalive: Some(Keepalive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), probes: 3 }),
             user_timeout: None,
             bind: None,
             before_connect: None,
@@ -136,8 +132,8 @@ impl<'a> Race<'a> {
             if let Some(wire) = self.poll_running(cx) {
                 return Poll::Ready(Ok(wire));
             }
-            let due = self.running.is_empty()
-                || self.next.as_mut().is_some_and(|next| next.as_mut().poll(cx).is_ready());
+            let due =
+                self.running.is_empty() || self.next.as_mut().is_some_and(|next| next.as_mut().poll(cx).is_ready());
             if !due {
                 return Poll::Pending;
             }
@@ -184,7 +180,13 @@ impl<'a> Race<'a> {
                         Err((failure, source)) => {
                             // The next address need not wait for its turn.
                             self.next = None;
-                            let socket = attempt.observe();
+                            let socket = match &failure {
+                                // An answer that explains itself.
+                                Failure::Os { kind, .. } if *kind != OsFailure::KernelTimeout => {
+                                    SocketFacts { peer: attempt.addr.to_string(), ..SocketFacts::default() }
+                                }
+                                _ => attempt.observe(),
+                            };
                             self.failed.push(Failed { failure, socket, source });
                             if !self.waiting.as_slice().is_empty() {
                                 self.next = Some(Box::pin(sleep_until(clock::now().into())));
@@ -231,7 +233,7 @@ impl<'a> Race<'a> {
     /// got as far as a refusal or a silence.
     fn worst(&mut self) -> Failed {
         let says = |failed: &Failed| match &failed.failure {
-            Failure::Os { kind: overdue_core::facts::OsFailure::Unreachable, .. } => 0,
+            Failure::Os { kind: OsFailure::Unreachable, .. } => 0,
             Failure::Os { .. } => 1,
             _ => 2,
         };

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use overdue_core::{ConnectionReport, Limits, Stage, facts::Failure};
+use overdue_core::{
+    ConnectionReport, Limits, Stage,
+    facts::{Failure, OsFailure},
+};
 
 use crate::{
     Error,
@@ -87,7 +90,13 @@ impl Dialer {
         Ok(Dialed { transport: Transport::Tls(Box::new(stream)), h2, report })
     }
 
-    async fn resolve(&self, context: &Context, target: &Target, limits: &Limits, log: &CallLog) -> Result<Vec<SocketAddr>, Error> {
+    async fn resolve(
+        &self,
+        context: &Context,
+        target: &Target,
+        limits: &Limits,
+        log: &CallLog,
+    ) -> Result<Vec<SocketAddr>, Error> {
         let lookup = LookupLog::default();
         let work = self.resolver.lookup(&target.host, target.port, &lookup);
         let done = log
@@ -107,7 +116,13 @@ impl Dialer {
         }
     }
 
-    async fn connect(&self, context: &Context, addrs: Vec<SocketAddr>, limits: &Limits, log: &CallLog) -> Result<Wire, Error> {
+    async fn connect(
+        &self,
+        context: &Context,
+        addrs: Vec<SocketAddr>,
+        limits: &Limits,
+        log: &CallLog,
+    ) -> Result<Wire, Error> {
         let mut race = Race::new(addrs, &self.tcp, limits.connect_attempt.as_ref());
         let work = std::future::poll_fn(|cx| {
             race.poll(cx).map_err(|failed| Trouble {
@@ -127,10 +142,21 @@ impl Dialer {
     }
 
     #[cfg(unix)]
-    async fn connect_unix(&self, context: &Context, path: &PathBuf, limits: &Limits, log: &CallLog) -> Result<Wire, Error> {
+    async fn connect_unix(
+        &self,
+        context: &Context,
+        path: &PathBuf,
+        limits: &Limits,
+        log: &CallLog,
+    ) -> Result<Wire, Error> {
         let work = async {
             match tokio::net::UnixStream::connect(path).await {
                 Ok(stream) => Ok(Wire::unix(stream, path.clone())),
+                // No such path: as at a port where nobody listens.
+                Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+                    let failure = Failure::Os { operation: "connect", kind: OsFailure::Refused, text: err.to_string() };
+                    Err(Trouble::from((failure, Some(err))))
+                }
                 Err(err) => Err(Trouble::from(os_failure("connect", err))),
             }
         };

@@ -30,6 +30,8 @@ struct Entries {
     exchange: ExchangeFacts,
     connection: Option<ConnectionReport>,
     dns: Option<DnsFacts>,
+    /// The pool when this call had waited and got its turn.
+    pool: Option<PoolFacts>,
     attempts: Vec<Report>,
     /// Nothing has left this process that the peer could have acted on, or sending it again is safe.
     replayable: bool,
@@ -86,6 +88,7 @@ impl CallLog {
             exchange: ExchangeFacts::default(),
             connection: None,
             dns: None,
+            pool: None,
             attempts: Vec::new(),
             replayable: true,
         })))
@@ -135,6 +138,15 @@ impl CallLog {
         self.lock().dns = Some(dns);
     }
 
+    /// How long this call has waited in the pool's queue.
+    pub(crate) fn queued(&self) -> Duration {
+        self.lock().timeline.time_in(Stage::Queue, clock::now())
+    }
+
+    pub(crate) fn set_pool(&self, pool: PoolFacts) {
+        self.lock().pool = Some(pool);
+    }
+
     pub(crate) fn set_replayable(&self, replayable: bool) {
         self.lock().replayable = replayable;
     }
@@ -161,7 +173,9 @@ impl CallLog {
         let mut entries = self.lock();
         let failure = trouble.failure.unwrap_or(Failure::Other("no reason was given".to_owned()));
         let outcome = span_outcome(Some(&failure));
-        if entries.timeline.running().is_none() && entries.timeline.spans().last().is_none_or(|span| span.stage != stage && span.stage != Stage::Stall) {
+        if entries.timeline.running().is_none()
+            && entries.timeline.spans().last().is_none_or(|span| span.stage != stage && span.stage != Stage::Stall)
+        {
             entries.timeline.begin(stage, now, None);
         }
         entries.timeline.finish_late(now, trouble.late_by, outcome);
@@ -175,7 +189,7 @@ impl CallLog {
             late_by: trouble.late_by,
             socket: trouble.socket,
             dns: entries.dns.clone(),
-            pool: trouble.pool,
+            pool: trouble.pool.or(entries.pool),
             h2: trouble.h2,
             exchange: entries.exchange.clone(),
         };
@@ -242,7 +256,7 @@ fn worth_repeating(failure: &Failure) -> bool {
         failure,
         Failure::Cancelled { .. }
             | Failure::DeadlinePast(_)
-            | Failure::TlsUntrusted(_)
+            | Failure::TlsUntrusted { .. }
             | Failure::TlsAlert(_)
             | Failure::TlsNotTls(_)
             | Failure::RequestBody(_)
@@ -255,10 +269,8 @@ fn worth_repeating(failure: &Failure) -> bool {
 /// What would have helped the judge and cannot be seen from here.
 fn not_visible(facts: &CallFacts) -> Vec<NotVisible> {
     let mut gaps = Vec::new();
-    let waited = matches!(
-        facts.failure,
-        Failure::DeadlinePassed(_) | Failure::Os { kind: OsFailure::KernelTimeout, .. }
-    );
+    let waited =
+        matches!(facts.failure, Failure::DeadlinePassed(_) | Failure::Os { kind: OsFailure::KernelTimeout, .. });
     let Some(socket) = facts.socket.as_ref().filter(|_| waited) else { return gaps };
     if socket.tcp.is_none() {
         gaps.push(NotVisible {

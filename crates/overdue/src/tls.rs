@@ -3,14 +3,13 @@
 //! The time that this machine spends verifying the peer's certificate is measured apart from the time spent waiting
 //! for the peer.
 
-use std::{
-    cell::Cell,
-    fmt, io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::Cell, fmt, io, sync::Arc, time::Duration};
 
-use overdue_core::{TlsReport, facts::Failure, micros};
+use overdue_core::{
+    DurationText, TlsReport,
+    facts::{Failure, Untrusted},
+    micros,
+};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -121,7 +120,11 @@ impl TlsOptions {
     pub(crate) fn build(&self, alpn: &[&[u8]]) -> Result<Tls, TlsOptionsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match &self.roots {
-            Roots::Platform => Arc::new(rustls_platform_verifier::Verifier::new(Arc::clone(&provider))?),
+            Roots::Platform => match rustls_platform_verifier::Verifier::new(Arc::clone(&provider)) {
+                Ok(verifier) => Arc::new(verifier),
+                // A machine without certificates can still call what has none.
+                Err(err) => Arc::new(NoRoots { why: err.to_string(), provider: Arc::clone(&provider) }),
+            },
             Roots::Own(roots) => {
                 rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider))
                     .build()
@@ -160,8 +163,10 @@ impl Tls {
             Some(name) => name.clone(),
             None => {
                 let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-                ServerName::try_from(bare)
-                    .map_err(|_| (Failure::TlsUntrusted(format!("{host:?} is no name that a certificate could carry")), None))?
+                ServerName::try_from(bare).map_err(|_| {
+                    let text = format!("{host:?} is no name that a certificate could carry");
+                    (Failure::TlsUntrusted { reason: Untrusted::WrongName, text }, None)
+                })?
             }
         };
         let mut handshake = std::pin::pin!(self.connector.connect(name, wire.clone()));
@@ -176,7 +181,10 @@ impl Tls {
         .map_err(|err| failure(err, &wire))?;
         let (_, connection) = stream.get_ref();
         let report = TlsReport {
-            version: connection.protocol_version().and_then(|version| version.as_str()).map(|name| name.replace('_', ".")),
+            version: connection
+                .protocol_version()
+                .and_then(|version| version.as_str())
+                .map(|name| name.replace('_', ".")),
             cipher: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).map(str::to_owned),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             verify_us: micros(verifying),
@@ -213,8 +221,13 @@ fn failure(err: io::Error, wire: &Wire) -> (Failure, Option<io::Error>) {
     let speaks_tls = wire.first_bytes().first().is_none_or(|byte| (20..=23).contains(byte));
     let failure = match tls {
         rustls::Error::AlertReceived(alert) => Failure::TlsAlert(alert_name(*alert)),
-        rustls::Error::InvalidCertificate(why) => Failure::TlsUntrusted(certificate_words(why)),
-        rustls::Error::InvalidMessage(_) | rustls::Error::PeerMisbehaved(_) | rustls::Error::InappropriateMessage { .. }
+        rustls::Error::InvalidCertificate(why) => {
+            let (reason, text) = untrusted(why);
+            Failure::TlsUntrusted { reason, text }
+        }
+        rustls::Error::InvalidMessage(_)
+        | rustls::Error::PeerMisbehaved(_)
+        | rustls::Error::InappropriateMessage { .. }
             if !speaks_tls =>
         {
             Failure::TlsNotTls(printable(wire.first_bytes()))
@@ -230,14 +243,36 @@ fn alert_name(alert: rustls::AlertDescription) -> String {
     alert.as_str().map_or_else(|| format!("number {code}"), |name| format!("{name} ({code})"))
 }
 
-fn certificate_words(why: &CertificateError) -> String {
+fn untrusted(why: &CertificateError) -> (Untrusted, String) {
+    use CertificateError as Why;
+    let ago = |later: UnixTime, earlier: UnixTime| {
+        DurationText(Duration::from_secs(later.as_secs().saturating_sub(earlier.as_secs())))
+    };
     match why {
-        CertificateError::Expired => "it has expired".to_owned(),
-        CertificateError::NotValidYet => "it is not valid yet (is this machine's clock right?)".to_owned(),
-        CertificateError::UnknownIssuer => "its issuer is not trusted here".to_owned(),
-        CertificateError::Revoked => "it has been revoked".to_owned(),
-        CertificateError::NotValidForName => "it is for another name".to_owned(),
-        other => other.to_string(),
+        Why::ExpiredContext { time, not_after } => {
+            (Untrusted::Expired, format!("it expired {} ago", ago(*time, *not_after)))
+        }
+        Why::Expired => (Untrusted::Expired, "it has expired".to_owned()),
+        Why::NotValidYetContext { time, not_before } => (
+            Untrusted::NotYetValid,
+            format!("it is valid only in {} from now, by the clock of this machine", ago(*not_before, *time)),
+        ),
+        Why::NotValidYet => (Untrusted::NotYetValid, "it is not valid yet, by the clock of this machine".to_owned()),
+        Why::NotValidForNameContext { expected, presented } => {
+            // Each is written as `DnsName("other.test")`.
+            let bare = |name: &String| name.split('"').nth(1).unwrap_or(name).to_owned();
+            let names: Vec<_> = presented.iter().take(8).map(bare).collect();
+            let names = if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") };
+            (Untrusted::WrongName, format!("it is for {names}, not for {}", expected.to_str()))
+        }
+        Why::NotValidForName => (Untrusted::WrongName, "it is for another name".to_owned()),
+        Why::UnknownIssuer => (Untrusted::UnknownIssuer, "nobody who is trusted here has signed it".to_owned()),
+        Why::Revoked => (Untrusted::Revoked, "its issuer has revoked it".to_owned()),
+        // webpki's own error, of which only the text can be had here.
+        Why::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            (Untrusted::UnknownIssuer, "it is the certificate of an authority, used as that of a server".to_owned())
+        }
+        other => (Untrusted::Other, other.to_string()),
     }
 }
 
@@ -294,6 +329,48 @@ impl ServerCertVerifier for Timed {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
+    }
+}
+
+/// Trusts nobody: the platform's certificates cannot be read.
+#[derive(Debug)]
+struct NoRoots {
+    why: String,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for NoRoots {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Err(rustls::Error::General(format!("the platform's trusted certificates cannot be read: {}", self.why)))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

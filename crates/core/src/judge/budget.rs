@@ -74,8 +74,15 @@ pub(super) fn spent_earlier(facts: &CallFacts, limit: &Limit) -> Option<Finding>
             }
             None => unexplained("the request was sent"),
         },
-        // What the pool looked like then is not known: the facts are of the end.
-        Stage::Queue => unexplained("a connection was there"),
+        Stage::Queue => match facts.pool.filter(|pool| pool.in_use >= pool.limit) {
+            Some(pool) => {
+                Finding::new(Cause::PoolExhausted, stage, Confidence::High, summary("a connection was there"))
+                    .because(ran(facts, stage))
+                    .because(local::pool_evidence(pool))
+                    .rejected(Cause::ServerSlow, "the limit was nearly gone when the request was sent")
+            }
+            None => unexplained("a connection was there"),
+        },
         Stage::Receive | Stage::Handle | Stage::Stall | Stage::Named(_) => unexplained(&format!("{stage} ended")),
     })
 }

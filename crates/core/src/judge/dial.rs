@@ -3,7 +3,7 @@
 use super::{Finding, SHORT_SILENCE, errno, exchange, in_stage, local, path, peer, ran, tcp};
 use crate::{
     Cause, Confidence, DurationText, Evidence, Source, Stage,
-    facts::{CallFacts, DnsFacts, DnsFailure, TcpState},
+    facts::{CallFacts, DnsFacts, DnsFailure, TcpState, Untrusted},
 };
 
 pub(super) fn dns_evidence(facts: &CallFacts) -> Option<Evidence> {
@@ -301,7 +301,26 @@ pub(super) fn tls_rejected(alert: &str) -> Finding {
     .rejected(Cause::TlsUntrusted, "the peer refused us; we did not refuse its certificate")
 }
 
-pub(super) fn tls_untrusted(why: &str) -> Finding {
+pub(super) fn tls_untrusted(reason: Untrusted, why: &str) -> Finding {
+    let fix = match reason {
+        Untrusted::Expired => {
+            "Renew the certificate, and reload the server: a renewed file on disk changes nothing before that."
+        }
+        Untrusted::NotYetValid => {
+            "Compare the clocks of this machine and of the issuer (`timedatectl`); serve the certificate only from its \
+             first day on."
+        }
+        Untrusted::WrongName => {
+            "Issue the certificate for the name that clients use, or connect with a name that it has."
+        }
+        Untrusted::UnknownIssuer => {
+            "Serve the full chain, or give the client the CA of a private issuer. Do not switch verification off."
+        }
+        Untrusted::Revoked => "Replace the certificate, and find out why its issuer revoked it.",
+        Untrusted::Other => {
+            "Look at the whole chain: `openssl s_client -connect HOST:PORT -servername NAME -showcerts`."
+        }
+    };
     Finding::new(
         Cause::TlsUntrusted,
         Stage::Tls,
@@ -310,6 +329,7 @@ pub(super) fn tls_untrusted(why: &str) -> Finding {
     )
     .because(Evidence::new(Source::Tls, format!("certificate verification: {why}")))
     .rejected(Cause::TlsRejected, "we refused the peer; it sent no alert")
+    .fix(fix)
 }
 
 pub(super) fn tls_not_tls(seen: &str) -> Finding {

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use super::{Finding, STALL_ADVISORY, STALL_SHARE, TIMER_SLACK, errno, in_stage, millis, path, ran, share};
 use crate::{
     Cause, Confidence, DurationText, Evidence, Source, Stage,
-    facts::{CallFacts, Failure, TcpState},
+    facts::{CallFacts, Failure, PoolFacts, TcpState},
 };
 
 pub(super) fn cancelled(facts: &CallFacts, reason: &str, at: Option<&str>) -> Finding {
@@ -19,6 +19,22 @@ pub(super) fn cancelled(facts: &CallFacts, reason: &str, at: Option<&str>) -> Fi
     )
     .because(Evidence::new(Source::Context, format!("cancelled: {reason}{place}")).with("stage_us", waited.as_micros()))
     .rejected(Cause::BudgetSpent, "no limit had fired when the cancel came")
+}
+
+pub(super) fn pool_evidence(pool: PoolFacts) -> Evidence {
+    let scope = pool_scope(pool);
+    Evidence::new(
+        Source::Pool,
+        format!("{} of {} connections for {scope} in use, {} calls waiting", pool.in_use, pool.limit, pool.waiting),
+    )
+    .with("in_use", pool.in_use)
+    .with("limit", pool.limit)
+    .with("waiting", pool.waiting)
+    .with("dialling", pool.dialling)
+}
+
+fn pool_scope(pool: PoolFacts) -> &'static str {
+    if pool.limit_is_global { "all hosts together" } else { "this host" }
 }
 
 pub(super) fn queue(facts: &CallFacts) -> Finding {
@@ -55,20 +71,20 @@ pub(super) fn queue(facts: &CallFacts) -> Finding {
         .because(ran(facts, Stage::Queue))
         .rejected(Cause::PoolExhausted, "how many connections were in use is not known");
     };
-    let scope = if pool.limit_is_global { "all hosts together" } else { "this host" };
-    let counts = Evidence::new(
-        Source::Pool,
-        format!("{} of {} connections for {scope} in use, {} calls waiting", pool.in_use, pool.limit, pool.waiting),
-    )
-    .with("in_use", pool.in_use)
-    .with("limit", pool.limit)
-    .with("waiting", pool.waiting);
+    let scope = pool_scope(pool);
+    let counts = pool_evidence(pool);
     if pool.in_use < pool.limit {
         return Finding::new(
             Cause::Unknown,
             Stage::Queue,
             Confidence::Low,
-            format!("waited {} for a connection although the pool had room", DurationText(waited)),
+            match pool.dialling {
+                0 => format!("waited {} for a connection although the pool had room", DurationText(waited)),
+                _ => format!(
+                    "waited {} for an HTTP/2 connection that another call is making; that call knows what it waits for",
+                    DurationText(waited)
+                ),
+            },
         )
         .because(ran(facts, Stage::Queue))
         .because(counts)

@@ -203,7 +203,7 @@ impl CallFacts {
     }
 
     fn pool(mut self, in_use: usize, limit: usize) -> Self {
-        self.pool = Some(PoolFacts { in_use, limit, waiting: 3, limit_is_global: false });
+        self.pool = Some(PoolFacts { in_use, limit, waiting: 3, dialling: 0, limit_is_global: false });
         self
     }
 

@@ -74,7 +74,13 @@ impl Source {
 
 impl Body {
     /// `expected` is what the head said.
-    pub(crate) fn new(source: Source, expected: Option<u64>, context: Context, gap: Option<Limit>, log: CallLog) -> Self {
+    pub(crate) fn new(
+        source: Source,
+        expected: Option<u64>,
+        context: Context,
+        gap: Option<Limit>,
+        log: CallLog,
+    ) -> Self {
         if source.is_done() {
             log.end();
             return Self(None);
@@ -155,9 +161,9 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             None => SizeHint::with_exact(0),
-            Some(live) => {
-                live.expected.map_or_else(SizeHint::default, |expected| SizeHint::with_exact(expected.saturating_sub(live.bytes)))
-            }
+            Some(live) => live
+                .expected
+                .map_or_else(SizeHint::default, |expected| SizeHint::with_exact(expected.saturating_sub(live.bytes))),
         }
     }
 }
@@ -211,7 +217,7 @@ impl Live {
             Source::H1(body) => {
                 if let Some(connection) = body.connection() {
                     connection.note(this.log);
-                    trouble.socket = Some(connection.wire().observe());
+                    trouble.socket = Some(connection.observe());
                 }
             }
             Source::H2(body) => {

@@ -10,7 +10,10 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method};
-use overdue_core::{ConnectionReport, facts::Failure};
+use overdue_core::{
+    ConnectionReport,
+    facts::{Failure, SocketFacts},
+};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::pool::Slot;
@@ -119,6 +122,13 @@ impl Http1 {
         self.response_bytes
     }
 
+    /// What arrived and nobody read yet: here, and in the kernel.
+    pub(crate) fn observe(&self) -> SocketFacts {
+        let facts = self.wire().observe();
+        let here = u32::try_from(self.read.len()).unwrap_or(u32::MAX);
+        SocketFacts { unread_bytes: facts.unread_bytes.map(|bytes| bytes.saturating_add(here)), ..facts }
+    }
+
     /// Enters what crossed the wire so far.
     pub(crate) fn note(&self, log: &CallLog) {
         let written = self.sent_bytes();
@@ -179,6 +189,8 @@ impl Http1 {
                 match parse_response(&mut self.read, method).map_err(Failure::Protocol)? {
                     Some(head) if head.status.is_informational() && head.status.as_u16() != 101 => {
                         self.informational += 1;
+                        // It is no part of the response.
+                        self.response_bytes = self.read.len() as u64;
                         if self.informational > INFORMATIONAL_MAX {
                             let text = format!("it sent more than {INFORMATIONAL_MAX} informational responses");
                             return Poll::Ready(Err(Failure::Protocol(text).into()));
@@ -316,7 +328,9 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
             }
             None => {
                 if let Some(left @ 1..) = self.left {
-                    return Err(Failure::RequestBody(format!("it ended {left} bytes before its announced length")).into());
+                    return Err(
+                        Failure::RequestBody(format!("it ended {left} bytes before its announced length")).into()
+                    );
                 }
                 if chunked {
                     self.out.extend_from_slice(b"0\r\n\r\n");

@@ -38,12 +38,7 @@ pub struct PoolOptions {
 
 impl Default for PoolOptions {
     fn default() -> Self {
-        Self {
-            connections_per_host: 64,
-            connections: 1024,
-            idle_per_host: 32,
-            idle_timeout: Duration::from_secs(55),
-        }
+        Self { connections_per_host: 64, connections: 1024, idle_per_host: 32, idle_timeout: Duration::from_secs(55) }
     }
 }
 
@@ -225,7 +220,9 @@ impl Pool {
             let mut targets = vec![target.clone()];
             if state.open < self.options.connections {
                 // Room in all may be what somebody else waits for.
-                targets.extend(state.hosts.iter().filter(|(_, host)| !host.waiters.is_empty()).map(|(key, _)| key.clone()));
+                targets.extend(
+                    state.hosts.iter().filter(|(_, host)| !host.waiters.is_empty()).map(|(key, _)| key.clone()),
+                );
             }
             for target in targets {
                 while let Some(host) = state.hosts.get_mut(&target) {
@@ -292,13 +289,14 @@ impl Pool {
         let state = self.lock();
         let Some(host) = state.hosts.get(target) else {
             let limit = self.options.connections_per_host;
-            return (PoolFacts { in_use: 0, limit, waiting: 0, limit_is_global: false }, None);
+            return (PoolFacts { in_use: 0, limit, waiting: 0, dialling: 0, limit_is_global: false }, None);
         };
         let global = host.open < self.options.connections_per_host && state.open >= self.options.connections;
         let pool = PoolFacts {
             in_use: if global { state.open } else { host.open - host.idle.len() },
             limit: if global { self.options.connections } else { self.options.connections_per_host },
             waiting: host.waiters.iter().filter(|waiter| !waiter.is_closed()).count(),
+            dialling: host.dialling,
             limit_is_global: global,
         };
         let h2 = (!host.h2.is_empty()).then(|| {
@@ -328,7 +326,9 @@ impl State {
         let idle_for = |since: Instant| now.saturating_duration_since(since);
         let mut oldest = None;
         for host in self.hosts.values_mut() {
-            let h1 = host.idle.extract_if(.., |(connection, since)| idle_for(*since) >= idle_timeout || !connection.is_fresh());
+            let h1 = host
+                .idle
+                .extract_if(.., |(connection, since)| idle_for(*since) >= idle_timeout || !connection.is_fresh());
             discarded.h1.extend(h1.map(|(connection, _)| connection));
             let h2 = host.h2.extract_if(.., |connection| {
                 connection.is_closed() || connection.idle_for(now).is_some_and(|idle| idle >= idle_timeout)

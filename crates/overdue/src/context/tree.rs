@@ -113,7 +113,9 @@ impl Node {
             };
             for child in children {
                 // A child that was cancelled for a reason of its own told its subtree then.
-                if child.cause.set(Arc::clone(&cause)).is_ok() || child.cause.get().is_some_and(|own| Arc::ptr_eq(own, &cause)) {
+                if child.cause.set(Arc::clone(&cause)).is_ok()
+                    || child.cause.get().is_some_and(|own| Arc::ptr_eq(own, &cause))
+                {
                     to_visit.push(child);
                 }
             }

@@ -105,7 +105,8 @@ fn take_line(buf: &mut BytesMut) -> Result<Option<BytesMut>, String> {
 fn parse_size(line: &[u8]) -> Result<u64, String> {
     let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
     let valid = !digits.is_empty() && digits.len() <= 16 && digits.iter().all(u8::is_ascii_hexdigit);
-    let number = valid.then(|| std::str::from_utf8(digits).ok()).flatten().and_then(|text| u64::from_str_radix(text, 16).ok());
+    let number =
+        valid.then(|| std::str::from_utf8(digits).ok()).flatten().and_then(|text| u64::from_str_radix(text, 16).ok());
     number.ok_or_else(|| {
         let start = line.get(..line.len().min(24)).unwrap_or_default();
         format!("a chunk size is no hexadecimal number: {:?}", start.escape_ascii().to_string())
@@ -119,7 +120,8 @@ fn to_map(trailers: &[httparse::Header<'_>]) -> Result<Option<HeaderMap>, String
     let mut map = HeaderMap::with_capacity(trailers.len());
     for trailer in trailers {
         let name = HeaderName::from_bytes(trailer.name.as_bytes()).map_err(|_| "a trailer field has no valid name")?;
-        let value = HeaderValue::from_bytes(trailer.value).map_err(|_| format!("the trailer field {name} is malformed"))?;
+        let value =
+            HeaderValue::from_bytes(trailer.value).map_err(|_| format!("the trailer field {name} is malformed"))?;
         map.append(name, value);
     }
     Ok(Some(map))

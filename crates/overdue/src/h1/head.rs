@@ -215,7 +215,10 @@ mod tests {
         };
         let get = |text| framing(text, Method::GET).unwrap();
         assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), (Framing::Length(5), true));
-        assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n"), (Framing::Length(5), true));
+        assert_eq!(
+            get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n"),
+            (Framing::Length(5), true)
+        );
         assert_eq!(get("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n"), (Framing::Chunked, true));
         assert_eq!(get("HTTP/1.1 200 OK\r\n\r\n"), (Framing::UntilClose, false));
         assert_eq!(get("HTTP/1.1 204 No Content\r\n\r\n"), (Framing::Empty, true));

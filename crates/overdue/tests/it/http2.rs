@@ -94,7 +94,8 @@ async fn calls_share_one_connection() {
     let client = h2c().build().unwrap();
     let one = || async {
         let request = Request::get(&server.url).header("connection", "keep-alive, x-hop").header("x-hop", "1");
-        let response = client.call(&root(), request.body(http_body_util::Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        let response =
+            client.call(&root(), request.body(http_body_util::Empty::<Bytes>::new()).unwrap()).await.unwrap();
         assert_eq!(response.version(), Version::HTTP_2);
         finish(response).await
     };

@@ -175,11 +175,9 @@ async fn the_error_maps_to_the_io_kind_that_users_expect() {
     })
     .await;
     let client = with(Limit::stage(Stage::Wait, ms(50))).build().unwrap();
-    for (path, kind) in [
-        ("/wait", ErrorKind::TimedOut),
-        ("/garbage", ErrorKind::InvalidData),
-        ("/close", ErrorKind::UnexpectedEof),
-    ] {
+    for (path, kind) in
+        [("/wait", ErrorKind::TimedOut), ("/garbage", ErrorKind::InvalidData), ("/close", ErrorKind::UnexpectedEof)]
+    {
         let error = client.get(&root(), &server.url(path)).await.unwrap_err();
         assert_eq!(std::io::Error::from(error).kind(), kind, "{path}");
     }

@@ -39,9 +39,8 @@ async fn redirects_are_a_layer_and_end() {
 #[tokio::test]
 async fn decompression_is_a_layer() {
     // "hello" in gzip.
-    let gzip: &[u8] = &[
-        0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 7, 0, 0x86, 0xa6, 0x10, 0x36, 5, 0, 0, 0,
-    ];
+    let gzip: &[u8] =
+        &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 7, 0, 0x86, 0xa6, 0x10, 0x36, 5, 0, 0, 0];
     let server = Server::start(move |mut peer, _| async move {
         let head = peer.head().await?;
         assert!(head.contains("accept-encoding: gzip"), "{head}");

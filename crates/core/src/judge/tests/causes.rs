@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::{cause::Group, facts::DnsFailure};
+use crate::{
+    cause::Group,
+    facts::{DnsFailure, Untrusted},
+};
 use Confidence::{High, Low, Medium};
 use Stage::{Connect, Queue, Receive, Resolve, Send, Tls, Wait};
 
@@ -114,7 +117,10 @@ fn before_the_request() -> Vec<Case> {
             Cause::TlsUntrusted,
         ),
         case(
-            failed(&[(Tls, 9)], Failure::TlsUntrusted("it has expired".to_owned())),
+            failed(
+                &[(Tls, 9)],
+                Failure::TlsUntrusted { reason: Untrusted::Expired, text: "it has expired".to_owned() },
+            ),
             Cause::TlsUntrusted,
             "tls",
             High,

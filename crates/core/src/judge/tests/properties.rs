@@ -1,7 +1,7 @@
 //! What holds for any facts, also for those that no kernel and no library would report.
 
 use super::*;
-use crate::facts::DnsFailure;
+use crate::facts::{DnsFailure, Untrusted};
 use proptest::{option, prelude::*, sample::select, strategy::BoxedStrategy};
 
 const STAGES: [Stage; 10] = [
@@ -119,7 +119,7 @@ fn failure() -> BoxedStrategy<Failure> {
     let plain = vec![
         Failure::Closed,
         Failure::TlsAlert(text()),
-        Failure::TlsUntrusted(text()),
+        Failure::TlsUntrusted { reason: Untrusted::Other, text: text() },
         Failure::TlsNotTls(text()),
         Failure::TlsBroken(text()),
         Failure::Protocol(text()),
@@ -176,6 +176,7 @@ fn facts() -> BoxedStrategy<CallFacts> {
         in_use,
         limit,
         waiting: usize::MAX,
+        dialling: in_use,
         limit_is_global: limit == 2,
     }));
     let h2 = option::of((any::<bool>(), 0_usize..3).prop_map(|(streams_exhausted, window_blocked_bytes)| H2Facts {
