@@ -95,7 +95,6 @@ impl Client {
     }
 
     /// A client with other settings.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -294,7 +293,7 @@ impl Call<'_> {
             }
             Err(mut trouble) => {
                 let (facts, h2) = facts();
-                (trouble.pool, trouble.h2) = (Some(facts), h2);
+                (trouble.pool, trouble.h2) = (Some(Box::new(facts)), h2.map(Box::new));
                 Err(self.log.fail(Stage::Queue, trouble))
             }
         }
@@ -330,7 +329,7 @@ impl Call<'_> {
             let again = outgoing.is_whole() && !answered && (!sent || outgoing.is_idempotent());
             log.set_replayable(again);
             let dead = kept && trouble.is_dead_connection();
-            let err = log.fail(stage, trouble.with_socket(Some(connection.wire().observe())));
+            let err = log.fail(stage, trouble.with_socket(connection.observe()));
             (err, if again && dead { Again::DeadConnection } else { Again::No })
         };
 

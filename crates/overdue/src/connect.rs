@@ -95,7 +95,7 @@ impl fmt::Debug for TcpOptions {
 /// An attempt that failed.
 pub(crate) struct Failed {
     pub(crate) failure: Failure,
-    pub(crate) socket: SocketFacts,
+    pub(crate) socket: Box<SocketFacts>,
     pub(crate) source: Option<io::Error>,
 }
 
@@ -183,11 +183,11 @@ impl<'a> Race<'a> {
                             let socket = match &failure {
                                 // An answer that explains itself.
                                 Failure::Os { kind, .. } if *kind != OsFailure::KernelTimeout => {
-                                    SocketFacts { peer: attempt.addr.to_string(), ..SocketFacts::default() }
+                                    unobserved(attempt.addr)
                                 }
                                 _ => attempt.observe(),
                             };
-                            self.failed.push(Failed { failure, socket, source });
+                            self.failed.push(Failed { failure, socket: Box::new(socket), source });
                             if !self.waiting.as_slice().is_empty() {
                                 self.next = Some(Box::pin(sleep_until(clock::now().into())));
                             }
@@ -202,7 +202,7 @@ impl<'a> Race<'a> {
     fn start(&self, addr: SocketAddr) -> Result<Attempt, Failed> {
         let failed = |operation, err: io::Error| {
             let (failure, source) = os_failure(operation, err);
-            Failed { failure, source, socket: SocketFacts { peer: addr.to_string(), ..SocketFacts::default() } }
+            Failed { failure, source, socket: Box::new(unobserved(addr)) }
         };
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))
             .map_err(|err| failed("socket", err))?;
@@ -225,7 +225,7 @@ impl<'a> Race<'a> {
     pub(crate) fn observe(&self) -> Option<SocketFacts> {
         match self.running.first() {
             Some(attempt) => Some(attempt.observe()),
-            None => self.failed.last().map(|failed| failed.socket.clone()),
+            None => self.failed.last().map(|failed| (*failed.socket).clone()),
         }
     }
 
@@ -242,7 +242,7 @@ impl<'a> Race<'a> {
             Some(index) => self.failed.swap_remove(index),
             None => Failed {
                 failure: Failure::Other("there is no address to connect to".to_owned()),
-                socket: SocketFacts::default(),
+                socket: Box::default(),
                 source: None,
             },
         }
@@ -255,6 +255,10 @@ impl Attempt {
         facts.peer = self.addr.to_string();
         facts
     }
+}
+
+fn unobserved(addr: SocketAddr) -> SocketFacts {
+    SocketFacts { peer: addr.to_string(), ..SocketFacts::default() }
 }
 
 #[cfg(unix)]

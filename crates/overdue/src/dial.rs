@@ -77,7 +77,7 @@ impl Dialer {
         });
         let (stream, tls) = match done {
             Ok(done) => done,
-            Err(trouble) => return Err(log.fail(Stage::Tls, trouble.with_socket(Some(wire.observe())))),
+            Err(trouble) => return Err(log.fail(Stage::Tls, trouble.with_socket(wire.observe()))),
         };
         log.exchange(|exchange| {
             exchange.response_bytes = 0;
@@ -135,7 +135,7 @@ impl Dialer {
         let done = log.stage(context, Stage::Connect, limits.connect.as_ref(), work).await;
         done.map_err(|mut trouble| {
             if trouble.socket.is_none() {
-                trouble.socket = race.observe();
+                trouble.socket = race.observe().map(Box::new);
             }
             log.fail(Stage::Connect, trouble)
         })

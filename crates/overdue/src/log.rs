@@ -44,9 +44,9 @@ pub(crate) struct Trouble {
     pub(crate) late_by: Duration,
     pub(crate) cancel: Option<Arc<CancelCause>>,
     pub(crate) source: Option<BoxError>,
-    pub(crate) socket: Option<SocketFacts>,
-    pub(crate) pool: Option<PoolFacts>,
-    pub(crate) h2: Option<H2Facts>,
+    pub(crate) socket: Option<Box<SocketFacts>>,
+    pub(crate) pool: Option<Box<PoolFacts>>,
+    pub(crate) h2: Option<Box<H2Facts>>,
     /// The peer said that it did nothing with the request.
     pub(crate) unprocessed: bool,
 }
@@ -74,8 +74,8 @@ impl Trouble {
         matches!(self.failure, Some(Failure::Closed | Failure::Os { kind: OsFailure::Reset, .. }))
     }
 
-    pub(crate) fn with_socket(mut self, socket: Option<SocketFacts>) -> Self {
-        self.socket = socket;
+    pub(crate) fn with_socket(mut self, socket: SocketFacts) -> Self {
+        self.socket = Some(Box::new(socket));
         self
     }
 }
@@ -187,10 +187,10 @@ impl CallLog {
             now,
             timeline: entries.timeline.clone(),
             late_by: trouble.late_by,
-            socket: trouble.socket,
+            socket: trouble.socket.map(|socket| *socket),
             dns: entries.dns.clone(),
-            pool: trouble.pool.or(entries.pool),
-            h2: trouble.h2,
+            pool: trouble.pool.map(|pool| *pool).or(entries.pool),
+            h2: trouble.h2.map(|h2| *h2),
             exchange: entries.exchange.clone(),
         };
         let not_visible = not_visible(&facts);

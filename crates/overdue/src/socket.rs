@@ -176,7 +176,7 @@ mod linux {
         name: libc::c_int,
         value: libc::c_int,
     ) -> io::Result<()> {
-        let size = size_of_val(&value) as libc::socklen_t;
+        let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
         // SAFETY: the descriptor is borrowed, so it is open; the kernel reads one int, which is there.
         let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -217,7 +217,7 @@ impl Live {
             Source::H1(body) => {
                 if let Some(connection) = body.connection() {
                     connection.note(this.log);
-                    trouble.socket = Some(connection.observe());
+                    trouble = trouble.with_socket(connection.observe());
                 }
             }
             Source::H2(body) => {

@@ -446,10 +446,11 @@ impl Http1Body {
             return;
         }
         let Some(connection) = self.connection.take() else { return };
-        if self.keep_alive && connection.is_clean() {
-            if let Some(pool) = connection.slot().pool() {
-                pool.put(connection);
-            }
+        if self.keep_alive
+            && connection.is_clean()
+            && let Some(pool) = connection.slot().pool()
+        {
+            pool.put(connection);
         }
     }
 }

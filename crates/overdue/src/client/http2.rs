@@ -339,10 +339,8 @@ impl Http2Exchange {
             let sent = self.poll_pump(cx);
             let own_fault = matches!(&sent, Err(Trouble { failure: Some(Failure::RequestBody(_)), .. }));
             // The peer's answer says more than a write that failed for it.
-            if !own_fault {
-                if let Poll::Ready(response) = self.poll_response(cx) {
-                    return Poll::Ready(response.map(Sent2::Early));
-                }
+            if !own_fault && let Poll::Ready(response) = self.poll_response(cx) {
+                return Poll::Ready(response.map(Sent2::Early));
             }
             ready!(sent?);
             ready!(self.poll_flushed(cx));
@@ -379,10 +377,10 @@ impl Http2Exchange {
     /// Adds what the connection knows. One on which nothing arrived since `since` while a limit fired takes no further
     /// call: they would wait for the same silence.
     pub(crate) fn explain(&self, mut trouble: Trouble, since: Instant) -> Trouble {
-        trouble.h2 = Some(self.facts());
+        trouble.h2 = Some(Box::new(self.facts()));
         if let Some(connection) = self.connection() {
             trouble = connection.state.explain(trouble);
-            trouble.socket = Some(connection.wire.observe());
+            trouble = trouble.with_socket(connection.wire.observe());
             let silent = connection.wire.last_read().is_none_or(|last| last < since);
             if silent && matches!(trouble.failure, Some(Failure::DeadlinePassed(_))) {
                 connection.retire();

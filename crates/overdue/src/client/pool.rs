@@ -99,6 +99,7 @@ impl Place {
 /// Connections that have left the pool, to be dropped when its lock is released.
 #[derive(Default)]
 struct Discarded {
+    #[expect(clippy::vec_box, reason = "they come boxed, and are only dropped")]
     h1: Vec<Box<Http1>>,
     h2: Vec<Arc<Http2>>,
 }
@@ -195,7 +196,7 @@ impl Pool {
         if host.speaks_h2 && shareable || host.open >= self.options.connections_per_host {
             return None;
         }
-        if state.open >= self.options.connections && !state.evict(&mut discarded.h1) {
+        if state.open >= self.options.connections && !state.evict(discarded) {
             return None;
         }
         state.open += 1;
@@ -232,9 +233,8 @@ impl Pool {
                     }
                     let Some(offer) = self.offer(&mut state, &target, &mut discarded) else { break };
                     let waiter = state.hosts.get_mut(&target).and_then(|host| host.waiters.pop_front());
-                    match waiter.map(|waiter| waiter.send(offer)) {
-                        Some(Err(offer)) => refused.push(offer),
-                        Some(Ok(())) | None => {}
+                    if let Some(Err(offer)) = waiter.map(|waiter| waiter.send(offer)) {
+                        refused.push(offer)
                     }
                 }
             }
@@ -344,7 +344,7 @@ impl State {
     }
 
     /// Closes the connection that has been idle longest, of whatever host.
-    fn evict(&mut self, discarded: &mut Vec<Box<Http1>>) -> bool {
+    fn evict(&mut self, discarded: &mut Discarded) -> bool {
         let oldest = self
             .hosts
             .iter()
@@ -357,7 +357,7 @@ impl State {
         connection.slot_mut().armed = false;
         host.open -= 1;
         self.open -= 1;
-        discarded.push(connection);
+        discarded.h1.push(connection);
         true
     }
 }

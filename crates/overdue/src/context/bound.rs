@@ -91,10 +91,10 @@ impl Watch {
         if this.sleep.is_none() {
             this.sleep.set(Some(tokio::time::sleep_until(deadline.at().into())));
         }
-        if let Some(sleep) = this.sleep.as_mut().as_pin_mut() {
-            if !sleep.is_elapsed() {
-                ready!(sleep.poll(cx));
-            }
+        if let Some(sleep) = this.sleep.as_mut().as_pin_mut()
+            && !sleep.is_elapsed()
+        {
+            ready!(sleep.poll(cx));
         }
         let limit = deadline.limit().clone();
         let late_by = self.late_by();
@@ -129,10 +129,10 @@ impl<F: Future> Future for Bound<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if !std::mem::replace(this.polled, true) {
-            if let Some(interrupted) = this.watch.before() {
-                return Poll::Ready(Settled { result: Err(interrupted), late_by: Duration::ZERO });
-            }
+        if !std::mem::replace(this.polled, true)
+            && let Some(interrupted) = this.watch.before()
+        {
+            return Poll::Ready(Settled { result: Err(interrupted), late_by: Duration::ZERO });
         }
         if let Poll::Ready(value) = this.work.poll(cx) {
             return Poll::Ready(Settled { result: Ok(value), late_by: this.watch.late_by() });

@@ -93,7 +93,7 @@ async fn an_endless_body_fills_no_memory() {
         peer.head().await?;
         peer.send("HTTP/1.1 200 OK\r\n\r\n").await?;
         loop {
-            peer.send([b'a'; 65536]).await?;
+            peer.send(vec![b'a'; 65536]).await?;
         }
     })
     .await;

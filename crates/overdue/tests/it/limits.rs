@@ -58,7 +58,7 @@ async fn a_past_deadline_sends_nothing() {
     let context = root().child(Limit::total(ms(0)));
     let error = Client::new().unwrap().get(&context, &server.url("/")).await.unwrap_err();
     assert_eq!((error.cause(), error.stage()), (Cause::BudgetSpent, Stage::Queue));
-    assert!(error.is_timeout() && error.is_retryable() == false);
+    assert!(error.is_timeout() && !error.is_retryable());
     assert_eq!(server.accepted(), 0);
 }
 

@@ -1,5 +1,7 @@
 //! The library over real sockets, against servers that the tests make.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod hostile;
 mod http1;
 mod http2;

@@ -4,7 +4,7 @@ use overdue::Builder;
 use rustix::fd::OwnedFd;
 
 use crate::{
-    client,
+    client, http, https,
     identity::Identity,
     process::{Process, deaf_port, local, program},
     suite, tls_client,
@@ -117,7 +117,7 @@ static_resources:
 #[tokio::test]
 async fn http1() {
     let Some(envoy) = Envoy::start().await else { return };
-    let base = format!("http://{}", local(envoy.plain));
+    let base = http(envoy.plain);
     let client = client().build().unwrap();
     suite::exchanges(&client, &base, "http/1.1").await;
     assert_eq!(suite::get(&client, &format!("{base}/direct")).await.text(), "direct");
@@ -126,7 +126,7 @@ async fn http1() {
 #[tokio::test]
 async fn http2_with_prior_knowledge() {
     let Some(envoy) = Envoy::start().await else { return };
-    let base = format!("http://{}", local(envoy.plain));
+    let base = http(envoy.plain);
     suite::exchanges(&client().http2_prior_knowledge().build().unwrap(), &base, "h2").await;
     suite::many_at_once(|| client().http2_prior_knowledge(), &base).await;
 }
@@ -134,7 +134,7 @@ async fn http2_with_prior_knowledge() {
 #[tokio::test]
 async fn tls() {
     let Some(envoy) = Envoy::start().await else { return };
-    let base = format!("https://{}", local(envoy.tls));
+    let base = https(envoy.tls);
     suite::tls(|| envoy.tls_client(), &base, "TLSv1.3").await;
     suite::many_at_once(|| envoy.tls_client(), &base).await;
 }
@@ -152,21 +152,18 @@ async fn idle_connections_are_closed() {
 #[tokio::test]
 async fn a_slow_application() {
     let Some(envoy) = Envoy::start().await else { return };
-    tokio::join!(
-        suite::slow(client(), &format!("http://{}", local(envoy.plain))),
-        suite::slow(envoy.tls_client(), &format!("https://{}", local(envoy.tls))),
-    );
+    tokio::join!(suite::slow(client(), http(envoy.plain)), suite::slow(envoy.tls_client(), https(envoy.tls)),);
 }
 
 #[tokio::test]
 async fn its_own_errors_are_answers() {
     let Some(envoy) = Envoy::start().await else { return };
     let plain = client().build().unwrap();
-    suite::is_an_answer(&plain, &format!("http://{}/refused", local(envoy.plain)), 503).await;
-    suite::is_an_answer(&plain, &format!("http://{}/late", local(envoy.plain)), 504).await;
+    suite::is_an_answer(&plain, &format!("{}/refused", http(envoy.plain)), 503).await;
+    suite::is_an_answer(&plain, &format!("{}/late", http(envoy.plain)), 504).await;
     let over_tls = envoy.tls_client().build().unwrap();
-    suite::is_an_answer(&over_tls, &format!("https://{}/refused", local(envoy.tls)), 503).await;
-    suite::is_an_answer(&over_tls, &format!("https://{}/late", local(envoy.tls)), 504).await;
+    suite::is_an_answer(&over_tls, &format!("{}/refused", https(envoy.tls)), 503).await;
+    suite::is_an_answer(&over_tls, &format!("{}/late", https(envoy.tls)), 504).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, StreamBody};
 use overdue::{Builder, Cause, Client, Stage};
 
 use crate::{
-    client,
+    client, http, https,
     identity::Identity,
     process::{Dir, Process, local, program},
     root, suite, tls_client,
@@ -61,8 +61,8 @@ impl Golang {
 
     /// Every way to reach it: HTTP/1.1 and HTTP/2, with and without TLS.
     fn ways(&self) -> [(Client, String); 4] {
-        let plain = format!("http://{}", local(self.plain));
-        let tls = format!("https://{}", local(self.tls));
+        let plain = http(self.plain);
+        let tls = https(self.tls);
         [
             (client(), plain.clone()),
             (client().http2_prior_knowledge(), plain),
@@ -96,14 +96,14 @@ fn build(go: &Path) -> PathBuf {
 #[tokio::test]
 async fn http1() {
     let Some(golang) = Golang::start().await else { return };
-    let base = format!("http://{}", local(golang.plain));
+    let base = http(golang.plain);
     suite::exchanges(&client().build().unwrap(), &base, "http/1.1").await;
 }
 
 #[tokio::test]
 async fn http2_with_prior_knowledge() {
     let Some(golang) = Golang::start().await else { return };
-    let base = format!("http://{}", local(golang.plain));
+    let base = http(golang.plain);
     suite::exchanges(&client().http2_prior_knowledge().build().unwrap(), &base, "h2").await;
     suite::many_at_once(|| client().http2_prior_knowledge(), &base).await;
 }
@@ -111,7 +111,7 @@ async fn http2_with_prior_knowledge() {
 #[tokio::test]
 async fn tls() {
     let Some(golang) = Golang::start().await else { return };
-    let base = format!("https://{}", local(golang.tls));
+    let base = https(golang.tls);
     suite::tls(|| golang.tls_client(), &base, "TLSv1.3").await;
     suite::many_at_once(|| golang.tls_client(), &base).await;
 }
@@ -130,10 +130,7 @@ async fn idle_connections_are_closed() {
 #[tokio::test]
 async fn a_slow_application() {
     let Some(golang) = Golang::start().await else { return };
-    tokio::join!(
-        suite::slow(client(), &format!("http://{}", local(golang.plain))),
-        suite::slow(golang.tls_client(), &format!("https://{}", local(golang.tls))),
-    );
+    tokio::join!(suite::slow(client(), http(golang.plain)), suite::slow(golang.tls_client(), https(golang.tls)),);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use overdue::Builder;
 use rustix::fd::OwnedFd;
 
 use crate::{
-    client,
+    client, http, https,
     identity::Identity,
     process::{Process, deaf_port, local, program},
     suite, tls_client,
@@ -96,14 +96,14 @@ fn configuration([plain, h2c, tls, idle_plain, idle_tls, mutual]: &[u16; 6], ups
 #[tokio::test]
 async fn http1() {
     let Some(haproxy) = Haproxy::start().await else { return };
-    let base = format!("http://{}", local(haproxy.plain));
+    let base = http(haproxy.plain);
     suite::exchanges(&client().build().unwrap(), &base, "http/1.1").await;
 }
 
 #[tokio::test]
 async fn http2_with_prior_knowledge() {
     let Some(haproxy) = Haproxy::start().await else { return };
-    let base = format!("http://{}", local(haproxy.h2c));
+    let base = http(haproxy.h2c);
     suite::exchanges(&client().http2_prior_knowledge().build().unwrap(), &base, "h2").await;
     suite::many_at_once(|| client().http2_prior_knowledge(), &base).await;
 }
@@ -111,7 +111,7 @@ async fn http2_with_prior_knowledge() {
 #[tokio::test]
 async fn tls() {
     let Some(haproxy) = Haproxy::start().await else { return };
-    let base = format!("https://{}", local(haproxy.tls));
+    let base = https(haproxy.tls);
     suite::tls(|| haproxy.tls_client(), &base, "TLSv1.3").await;
     suite::many_at_once(|| haproxy.tls_client(), &base).await;
 }
@@ -129,21 +129,18 @@ async fn idle_connections_are_closed() {
 #[tokio::test]
 async fn a_slow_application() {
     let Some(haproxy) = Haproxy::start().await else { return };
-    tokio::join!(
-        suite::slow(client(), &format!("http://{}", local(haproxy.plain))),
-        suite::slow(haproxy.tls_client(), &format!("https://{}", local(haproxy.tls))),
-    );
+    tokio::join!(suite::slow(client(), http(haproxy.plain)), suite::slow(haproxy.tls_client(), https(haproxy.tls)),);
 }
 
 #[tokio::test]
 async fn its_own_errors_are_answers() {
     let Some(haproxy) = Haproxy::start().await else { return };
     let plain = client().build().unwrap();
-    suite::is_an_answer(&plain, &format!("http://{}/refused", local(haproxy.plain)), 503).await;
-    suite::is_an_answer(&plain, &format!("http://{}/late", local(haproxy.plain)), 504).await;
+    suite::is_an_answer(&plain, &format!("{}/refused", http(haproxy.plain)), 503).await;
+    suite::is_an_answer(&plain, &format!("{}/late", http(haproxy.plain)), 504).await;
     let over_tls = haproxy.tls_client().build().unwrap();
-    suite::is_an_answer(&over_tls, &format!("https://{}/refused", local(haproxy.tls)), 503).await;
-    suite::is_an_answer(&over_tls, &format!("https://{}/late", local(haproxy.tls)), 504).await;
+    suite::is_an_answer(&over_tls, &format!("{}/refused", https(haproxy.tls)), 503).await;
+    suite::is_an_answer(&over_tls, &format!("{}/late", https(haproxy.tls)), 504).await;
 }
 
 #[tokio::test]

@@ -28,6 +28,14 @@ fn root() -> Context {
     Context::root()
 }
 
+fn http(port: u16) -> String {
+    format!("http://{}", process::local(port))
+}
+
+fn https(port: u16) -> String {
+    format!("https://{}", process::local(port))
+}
+
 /// Nothing here takes longer on purpose.
 fn client() -> Builder {
     Client::builder().limit(Limit::total(ms(20_000)))

@@ -4,10 +4,10 @@ use overdue::{Builder, Client};
 use rustix::{fd::OwnedFd, process::Signal};
 
 use crate::{
-    client,
+    client, http, https,
     identity::Identity,
     ms,
-    process::{Dir, Process, deaf_port, local, program},
+    process::{Process, deaf_port, local, program},
     root, suite, tls_client, trusting,
     upstream::{self, Upstream},
 };
@@ -118,6 +118,7 @@ fn configuration(dir: &Path, ports: &[u16; 9], main: &str, upstream: u16, deaf: 
            proxy_http_version 1.1; proxy_set_header Connection \"\";
            http2_max_concurrent_streams 10;
            ssl_certificate server.pem; ssl_certificate_key server.key; ssl_session_cache shared:sessions:1m;
+           ssl_protocols TLSv1.2 TLSv1.3;
            {servers}
          }}"
     )
@@ -126,14 +127,14 @@ fn configuration(dir: &Path, ports: &[u16; 9], main: &str, upstream: u16, deaf: 
 #[tokio::test]
 async fn http1() {
     let Some(nginx) = Nginx::start().await else { return };
-    let base = format!("http://{}", local(nginx.plain));
+    let base = http(nginx.plain);
     suite::exchanges(&client().build().unwrap(), &base, "http/1.1").await;
 }
 
 #[tokio::test]
 async fn http2_with_prior_knowledge() {
     let Some(nginx) = Nginx::start().await else { return };
-    let base = format!("http://{}", local(nginx.h2c));
+    let base = http(nginx.h2c);
     suite::exchanges(&client().http2_prior_knowledge().build().unwrap(), &base, "h2").await;
     suite::many_at_once(|| client().http2_prior_knowledge(), &base).await;
 }
@@ -141,7 +142,7 @@ async fn http2_with_prior_knowledge() {
 #[tokio::test]
 async fn tls_1_3() {
     let Some(nginx) = Nginx::start().await else { return };
-    let base = format!("https://{}", local(nginx.tls));
+    let base = https(nginx.tls);
     suite::tls(|| nginx.tls_client(), &base, "TLSv1.3").await;
     suite::many_at_once(|| nginx.tls_client(), &base).await;
 }
@@ -149,7 +150,7 @@ async fn tls_1_3() {
 #[tokio::test]
 async fn tls_1_2() {
     let Some(nginx) = Nginx::start().await else { return };
-    suite::tls(|| nginx.tls_client(), &format!("https://{}", local(nginx.tls_1_2)), "TLSv1.2").await;
+    suite::tls(|| nginx.tls_client(), &https(nginx.tls_1_2), "TLSv1.2").await;
 }
 
 #[tokio::test]
@@ -173,18 +174,15 @@ async fn idle_connections_are_closed() {
 #[tokio::test]
 async fn a_slow_application() {
     let Some(nginx) = Nginx::start().await else { return };
-    tokio::join!(
-        suite::slow(client(), &format!("http://{}", local(nginx.plain))),
-        suite::slow(nginx.tls_client(), &format!("https://{}", local(nginx.tls))),
-    );
+    tokio::join!(suite::slow(client(), http(nginx.plain)), suite::slow(nginx.tls_client(), https(nginx.tls)),);
 }
 
 #[tokio::test]
 async fn its_own_errors_are_answers() {
     let Some(nginx) = Nginx::start().await else { return };
     let client = client().build().unwrap();
-    suite::is_an_answer(&client, &format!("http://{}/refused", local(nginx.plain)), 502).await;
-    suite::is_an_answer(&client, &format!("http://{}/late", local(nginx.plain)), 504).await;
+    suite::is_an_answer(&client, &format!("{}/refused", http(nginx.plain)), 502).await;
+    suite::is_an_answer(&client, &format!("{}/late", http(nginx.plain)), 504).await;
 }
 
 #[tokio::test]
@@ -207,7 +205,7 @@ async fn connections_that_end_after_three_requests() {
 async fn a_reload_ends_no_call() {
     let Some(nginx) = Nginx::with("").await else { return };
     let client = nginx.tls_client().build().unwrap();
-    let base = format!("https://{}", local(nginx.tls));
+    let base = https(nginx.tls);
     let held = tokio::spawn({
         let (client, url) = (client.clone(), format!("{base}/held"));
         async move { suite::get(&client, &url).await }
@@ -227,7 +225,7 @@ async fn a_reload_ends_no_call() {
 #[tokio::test]
 async fn a_client_certificate() {
     let Some(nginx) = Nginx::start().await else { return };
-    let url = format!("https://{}/hello", local(nginx.mutual));
+    let url = format!("{}/hello", https(nginx.mutual));
     for http1 in [false, true] {
         let of = |builder: Builder| if http1 { builder.http1_only() } else { builder };
         // nginx completes the handshake and says what it misses in an answer.
@@ -243,8 +241,8 @@ async fn a_client_certificate() {
 #[tokio::test]
 async fn an_early_answer_to_an_upload() {
     let Some(nginx) = Nginx::start().await else { return };
-    suite::early_answer(&client().build().unwrap(), &format!("http://{}/limited", local(nginx.plain))).await;
-    let over_tls = format!("https://{}/limited", local(nginx.tls));
+    suite::early_answer(&client().build().unwrap(), &format!("{}/limited", http(nginx.plain))).await;
+    let over_tls = format!("{}/limited", https(nginx.tls));
     suite::early_answer(&nginx.tls_client().http1_only().build().unwrap(), &over_tls).await;
     suite::early_answer(&nginx.tls_client().build().unwrap(), &over_tls).await;
 }
@@ -253,6 +251,6 @@ async fn an_early_answer_to_an_upload() {
 async fn a_certificate_of_an_unknown_authority_is_not_trusted() {
     let Some(nginx) = Nginx::start().await else { return };
     let stranger: Client = tls_client(&Identity::new()).build().unwrap();
-    let error = stranger.get(&root(), &format!("https://{}/hello", local(nginx.tls))).await.unwrap_err();
+    let error = stranger.get(&root(), &format!("{}/hello", https(nginx.tls))).await.unwrap_err();
     assert_eq!(error.cause(), overdue::Cause::TlsUntrusted);
 }

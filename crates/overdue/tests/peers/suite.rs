@@ -208,7 +208,7 @@ pub(crate) async fn idle_close(client: Builder, scheme: &str, server: SocketAddr
 }
 
 /// A server whose application does not answer.
-pub(crate) async fn slow(client: Builder, base: &str) {
+pub(crate) async fn slow(client: Builder, base: String) {
     let client = client.limit(Limit::stage(Stage::Wait, ms(300))).build().unwrap();
     let error = client.get(&root(), &format!("{base}/slow")).await.unwrap_err();
     assert!(error.is_timeout());
