@@ -329,7 +329,7 @@ impl Call<'_> {
             let again = outgoing.is_whole() && !answered && (!sent || outgoing.is_idempotent());
             log.set_replayable(again);
             let dead = kept && trouble.is_dead_connection();
-            let err = log.fail(stage, trouble.with_socket(connection.observe()));
+            let err = log.fail(stage, trouble.with_socket(connection.wire().observe()));
             (err, if again && dead { Again::DeadConnection } else { Again::No })
         };
 

@@ -245,8 +245,9 @@ fn alert_name(alert: rustls::AlertDescription) -> String {
 
 fn untrusted(why: &CertificateError) -> (Untrusted, String) {
     use CertificateError as Why;
-    let ago = |later: UnixTime, earlier: UnixTime| {
-        DurationText(Duration::from_secs(later.as_secs().saturating_sub(earlier.as_secs())))
+    let ago = |later: UnixTime, earlier: UnixTime| match later.as_secs().saturating_sub(earlier.as_secs()) {
+        secs @ 172_800.. => format!("{} days", secs / 86_400),
+        secs => DurationText(Duration::from_secs(secs)).to_string(),
     };
     match why {
         Why::ExpiredContext { time, not_after } => {

@@ -217,7 +217,7 @@ impl Live {
             Source::H1(body) => {
                 if let Some(connection) = body.connection() {
                     connection.note(this.log);
-                    trouble = trouble.with_socket(connection.observe());
+                    trouble = trouble.with_socket(connection.observe_body());
                 }
             }
             Source::H2(body) => {

@@ -122,8 +122,8 @@ impl Http1 {
         self.response_bytes
     }
 
-    /// What arrived and nobody read yet: here, and in the kernel.
-    pub(crate) fn observe(&self) -> SocketFacts {
+    /// The socket while a body is read. What arrived and the caller has not read lies here, and in the kernel.
+    pub(crate) fn observe_body(&self) -> SocketFacts {
         let facts = self.wire().observe();
         let here = u32::try_from(self.read.len()).unwrap_or(u32::MAX);
         SocketFacts { unread_bytes: facts.unread_bytes.map(|bytes| bytes.saturating_add(here)), ..facts }

@@ -171,3 +171,12 @@ async fn a_client_certificate() {
     let Some(envoy) = Envoy::start().await else { return };
     suite::client_certificate(&envoy.identity, local(envoy.mutual)).await;
 }
+
+#[tokio::test]
+async fn an_early_answer_to_an_upload() {
+    let Some(envoy) = Envoy::start().await else { return };
+    suite::early_answer(&client().build().unwrap(), &format!("{}/limited", http(envoy.plain))).await;
+    let over_tls = format!("{}/limited", https(envoy.tls));
+    suite::early_answer(&envoy.tls_client().http1_only().build().unwrap(), &over_tls).await;
+    suite::early_answer(&envoy.tls_client().build().unwrap(), &over_tls).await;
+}

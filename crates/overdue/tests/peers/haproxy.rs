@@ -148,3 +148,12 @@ async fn a_client_certificate() {
     let Some(haproxy) = Haproxy::start().await else { return };
     suite::client_certificate(&haproxy.identity, local(haproxy.mutual)).await;
 }
+
+#[tokio::test]
+async fn an_early_answer_to_an_upload() {
+    let Some(haproxy) = Haproxy::start().await else { return };
+    suite::early_answer(&client().build().unwrap(), &format!("{}/limited", http(haproxy.plain))).await;
+    let over_tls = format!("{}/limited", https(haproxy.tls));
+    suite::early_answer(&haproxy.tls_client().http1_only().build().unwrap(), &over_tls).await;
+    suite::early_answer(&haproxy.tls_client().build().unwrap(), &over_tls).await;
+}

@@ -202,15 +202,32 @@ async fn connections_that_end_after_three_requests() {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_under_many_calls() {
+    let Some(nginx) = Nginx::start().await else { return };
+    for (client, scheme, port) in
+        [(client(), "http", nginx.brief_plain), (nginx.tls_client(), "https", nginx.brief_tls)]
+    {
+        let client = client.build().unwrap();
+        let url = format!("{scheme}://{}/hello", local(port));
+        suite::get(&client, &url).await;
+        let calls = (0..20).map(|_| suite::get(&client, &url));
+        for answer in futures_util::future::join_all(calls).await {
+            assert_eq!(answer.text(), "hello");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_reload_ends_no_call() {
     let Some(nginx) = Nginx::with("").await else { return };
     let client = nginx.tls_client().build().unwrap();
     let base = https(nginx.tls);
+    assert_eq!(suite::get(&client, &format!("{base}/hello")).await.connection(), 1);
     let held = tokio::spawn({
         let (client, url) = (client.clone(), format!("{base}/held"));
         async move { suite::get(&client, &url).await }
     });
-    assert_eq!(suite::get(&client, &format!("{base}/hello")).await.connection(), 1);
+    nginx.upstream.arrived.acquire().await.unwrap().forget();
     nginx.process.signal(Signal::HUP);
     let reloaded = async {
         // The old process says GOAWAY, and the calls go on with the new one.

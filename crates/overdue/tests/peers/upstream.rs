@@ -31,6 +31,8 @@ pub(crate) fn big() -> Vec<u8> {
 pub(crate) struct Upstream {
     pub(crate) addr: SocketAddr,
     pub(crate) gate: Arc<Semaphore>,
+    /// One permit for each request at `/held` that has arrived.
+    pub(crate) arrived: Arc<Semaphore>,
     task: JoinHandle<()>,
 }
 
@@ -39,16 +41,17 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let gate = Arc::new(Semaphore::new(0));
-        let permits = Arc::clone(&gate);
+        let arrived = Arc::new(Semaphore::new(0));
+        let (permits, arrivals) = (Arc::clone(&gate), Arc::clone(&arrived));
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let gate = Arc::clone(&permits);
+                let (gate, arrived) = (Arc::clone(&permits), Arc::clone(&arrivals));
                 // Proxies leave when they like.
-                connections.spawn(async move { drop(serve(BufStream::new(stream), &gate).await) });
+                connections.spawn(async move { drop(serve(BufStream::new(stream), &gate, &arrived).await) });
             }
         });
-        Self { addr, gate, task }
+        Self { addr, gate, arrived, task }
     }
 }
 
@@ -58,7 +61,7 @@ impl Drop for Upstream {
     }
 }
 
-async fn serve(mut io: BufStream<TcpStream>, gate: &Semaphore) -> io::Result<()> {
+async fn serve(mut io: BufStream<TcpStream>, gate: &Semaphore, arrived: &Semaphore) -> io::Result<()> {
     loop {
         let request = line(&mut io).await?;
         let mut words = request.split(' ');
@@ -66,7 +69,10 @@ async fn serve(mut io: BufStream<TcpStream>, gate: &Semaphore) -> io::Result<()>
         let body = body(&mut io).await?;
         match path {
             "/slow" => std::future::pending().await,
-            "/held" => gate.acquire().await.map_err(io::Error::other)?.forget(),
+            "/held" => {
+                arrived.add_permits(1);
+                gate.acquire().await.map_err(io::Error::other)?.forget();
+            }
             _ => {}
         }
         if path == "/big" {
