@@ -269,8 +269,9 @@ impl Call<'_> {
                 self.log.exchange(|exchange| exchange.reused_after = Some(idle));
                 self.http1(connection, outgoing, true).await
             }
-            Offer::Stream(permit) => self.http2(Ok(permit), outgoing, true).await,
-            Offer::Dial(slot) => self.dial(slot, outgoing).await,
+            Offer::Stream(permit) => Box::pin(self.http2(Ok(permit), outgoing, true)).await,
+            // Boxed, because it is large and rare: every call in flight would carry the room for it.
+            Offer::Dial(slot) => Box::pin(self.dial(slot, outgoing)).await,
         }
     }
 

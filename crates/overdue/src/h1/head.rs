@@ -223,8 +223,8 @@ mod tests {
         assert_eq!(get("HTTP/1.1 200 OK\r\n\r\n"), (Framing::UntilClose, false));
         assert_eq!(get("HTTP/1.1 204 No Content\r\n\r\n"), (Framing::Empty, true));
         assert_eq!(get("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"), (Framing::Length(5), false));
-        assert_eq!(get("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: Keep-Alive\r\n\r\n").1, true);
-        assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: foo, Close\r\n\r\n").1, false);
+        assert!(get("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: Keep-Alive\r\n\r\n").1);
+        assert!(!get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: foo, Close\r\n\r\n").1);
         let head = framing("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Method::HEAD).unwrap();
         assert_eq!(head, (Framing::Empty, true));
     }

@@ -98,6 +98,8 @@ func handle(w http.ResponseWriter, r *http.Request) {
 	case "/trailers-of-request":
 		io.Copy(io.Discard, r.Body)
 		io.WriteString(w, r.Trailer.Get("x-sum"))
+	case "/sink":
+		io.Copy(io.Discard, r.Body)
 	case "/limited":
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
 		io.WriteString(w, "too big")

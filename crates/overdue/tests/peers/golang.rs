@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use overdue::{Builder, Cause, Client, Stage};
+use overdue::{Builder, Cause, Client, Limit, Stage};
 
 use crate::{
     client, http, https,
     identity::Identity,
+    ms,
     process::{Dir, Process, local, program},
     root, suite, tls_client,
 };
@@ -60,7 +61,7 @@ impl Golang {
     }
 
     /// Every way to reach it: HTTP/1.1 and HTTP/2, with and without TLS.
-    fn ways(&self) -> [(Client, String); 4] {
+    fn ways(&self, set: impl Fn(Builder) -> Builder) -> [(Client, String); 4] {
         let plain = http(self.plain);
         let tls = https(self.tls);
         [
@@ -69,7 +70,7 @@ impl Golang {
             (self.tls_client().http1_only(), tls.clone()),
             (self.tls_client(), tls),
         ]
-        .map(|(builder, base)| (builder.build().unwrap(), base))
+        .map(|(builder, base)| (set(builder).build().unwrap(), base))
     }
 }
 
@@ -136,7 +137,7 @@ async fn a_slow_application() {
 #[tokio::test]
 async fn trailers_both_ways() {
     let Some(golang) = Golang::start().await else { return };
-    for (client, base) in golang.ways() {
+    for (client, base) in golang.ways(|client| client) {
         let request = Request::get(format!("{base}/trailers")).header("te", "trailers");
         let answer = suite::call(&client, request.body(http_body_util::Empty::<Bytes>::new()).unwrap()).await.unwrap();
         assert_eq!(answer.text(), "a message");
@@ -160,7 +161,7 @@ async fn trailers_both_ways() {
 #[tokio::test]
 async fn a_handler_that_dies_in_the_body() {
     let Some(golang) = Golang::start().await else { return };
-    for (client, base) in golang.ways() {
+    for (client, base) in golang.ways(|client| client) {
         let response = client.get(&root(), &format!("{base}/abort")).await.unwrap();
         let protocol = suite::log_of(&response).report().connection.unwrap().protocol;
         let error = response.into_body().collect().await.unwrap_err();
@@ -176,8 +177,20 @@ async fn a_handler_that_dies_in_the_body() {
 #[tokio::test]
 async fn an_early_answer_to_an_upload() {
     let Some(golang) = Golang::start().await else { return };
-    for (client, base) in golang.ways() {
+    for (client, base) in golang.ways(|client| client) {
         suite::early_answer(&client, &format!("{base}/limited")).await;
+    }
+}
+
+/// A peer that takes whatever it gets, as fast as it comes: there is always work, and the limit fires all the same.
+#[tokio::test]
+async fn the_limit_of_an_endless_upload() {
+    let Some(golang) = Golang::start().await else { return };
+    for (client, base) in golang.ways(|client| client.limit(Limit::stage(Stage::Send, ms(300)))) {
+        let error = client.call(&root(), suite::post_endless(&format!("{base}/sink"))).await.unwrap_err();
+        assert_eq!((error.is_timeout(), error.stage()), (true, Stage::Send), "{error}");
+        // The library was late by less than the limit itself, however busy the machine is.
+        assert!(error.report().elapsed_us < 5_000_000, "{error}");
     }
 }
 

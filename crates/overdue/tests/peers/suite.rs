@@ -1,6 +1,6 @@
 //! What has to work with every server. The servers add `x-port`: the caller's port as they see it.
 
-use std::net::SocketAddr;
+use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -23,13 +23,20 @@ pub(crate) fn post(url: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     Request::post(url).body(Full::new(body.into())).unwrap()
 }
 
-type Streamed =
-    StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, std::convert::Infallible>>>>;
+type Streamed = StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
 
 /// A POST whose length nobody knows beforehand.
 pub(crate) fn post_streamed(url: &str, body: &[u8]) -> Request<Streamed> {
     let frames: Vec<_> = body.chunks(40_000).map(|data| Ok(Frame::data(Bytes::copy_from_slice(data)))).collect();
     Request::post(url).body(StreamBody::new(futures_util::stream::iter(frames))).unwrap()
+}
+
+/// A POST that never ends.
+pub(crate) fn post_endless(
+    url: &str,
+) -> Request<impl http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static> {
+    let frame = || Ok(Frame::data(Bytes::from_static(&[7; 16 << 10])));
+    Request::post(url).body(StreamBody::new(futures_util::stream::repeat_with(frame))).unwrap()
 }
 
 /// A response read to its end.
@@ -69,7 +76,7 @@ where
 }
 
 pub(crate) async fn get(client: &Client, url: &str) -> Answer {
-    call(client, bare(Method::GET, url)).await.unwrap()
+    call(client, bare(Method::GET, url)).await.unwrap_or_else(|err| panic!("{err}\n{:#?}", err.report()))
 }
 
 /// Every kind of exchange, all on the client's first connection.
@@ -234,9 +241,7 @@ pub(crate) async fn is_an_answer(client: &Client, url: &str, status: u16) {
 pub(crate) async fn early_answer(client: &Client, url: &str) {
     let answer = call(client, post(url, vec![7; 32 << 20])).await.unwrap();
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
-    let frame = || Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(&[7; 16 << 10])));
-    let endless = StreamBody::new(futures_util::stream::repeat_with(frame));
-    let answer = call(client, Request::post(url).body(endless).unwrap()).await.unwrap();
+    let answer = call(client, post_endless(url)).await.unwrap();
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(!answer.report.timeline.iter().any(|span| span.stage == "wait"), "{:?}", answer.report.timeline);
 }
