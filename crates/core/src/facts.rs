@@ -73,7 +73,8 @@ pub enum Failure {
     },
     /// A system call failed.
     Os {
-        /// What was called: `socket`, `bind`, `connect`, `read`, `write`.
+        /// What was called: `socket`, `bind`, `connect`, `read`, `write`; or what HTTP/2 ended by a frame: `stream`,
+        /// `connection`.
         operation: &'static str,
         /// The class of the error.
         kind: OsFailure,

@@ -18,6 +18,7 @@ mod builder;
 mod http1;
 mod http2;
 mod pool;
+mod upload;
 
 use std::{
     pin::Pin,
@@ -44,6 +45,7 @@ use self::{
     http1::{Http1, Http1Body, RequestBody, Sent, request_framing},
     http2::{Http2, Http2Exchange, Sent2},
     pool::{Offer, Pool, Slot, StreamPermit},
+    upload::Upload,
 };
 use crate::{
     Context, Error,
@@ -79,7 +81,7 @@ struct Inner {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum VersionChoice {
+pub(crate) enum VersionChoice {
     Negotiated,
     Http1,
     Http2,
@@ -143,8 +145,9 @@ impl Client {
         let limits = outgoing.limits.take();
         let limits = limits.as_ref().unwrap_or(&self.inner.limits);
         let context = limits.total.as_ref().map_or_else(|| context.clone(), |total| context.child(total.clone()));
-        let mut again_allowed = true;
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let attempt = limits.attempt.as_ref().map(|limit| context.child(limit.clone()));
             let call = Call { inner: &self.inner, context: attempt.as_ref().unwrap_or(&context), limits, log: &log };
             match call.run(&mut outgoing).await {
@@ -152,8 +155,7 @@ impl Client {
                     response.extensions_mut().insert(log);
                     return Ok(response);
                 }
-                // Only once: a second dead connection is no accident.
-                Err((err, Again::DeadConnection)) if std::mem::take(&mut again_allowed) => log.next_attempt(&err),
+                Err((err, again)) if attempts < again.attempts_max() => log.next_attempt(&err),
                 Err((err, _)) => return Err(err),
             }
         }
@@ -169,6 +171,21 @@ enum Again {
     No,
     /// It met a kept connection that was dead, and sending the request once more is safe.
     DeadConnection,
+    /// The peer said that it did nothing with the request, and the request is still whole.
+    Unprocessed,
+}
+
+impl Again {
+    const fn attempts_max(self) -> u32 {
+        match self {
+            Self::No => 1,
+            // A second dead connection is no accident.
+            Self::DeadConnection => 2,
+            // A server that ends its connections under load does so to many calls at once. One that refuses everything
+            // is not asked for ever.
+            Self::Unprocessed => 8,
+        }
+    }
 }
 
 /// A request that is ready to be sent, perhaps twice.
@@ -180,14 +197,11 @@ struct Outgoing<B> {
     uri: Uri,
     headers: HeaderMap,
     framing: Framing,
-    /// `None` when there is none, and once HTTP/2 has taken it.
-    body: Option<Pin<Box<B>>>,
-    /// The body has been asked for data.
-    body_begun: bool,
+    body: Option<Upload<B>>,
     limits: Option<Limits>,
 }
 
-impl<B: http_body::Body> Outgoing<B> {
+impl<B: http_body::Body<Error: Into<BoxError>>> Outgoing<B> {
     fn new(request: Request<B>) -> Result<Self, Failure> {
         let usage = |text: String| Err(Failure::Usage(text));
         let (mut parts, body) = request.into_parts();
@@ -221,7 +235,7 @@ impl<B: http_body::Body> Outgoing<B> {
             if port == default_port { authority.host().to_owned() } else { format!("{}:{port}", authority.host()) };
         let target = Target { secure, host: host.to_ascii_lowercase().into(), port };
         let framing = request_framing(&body, &parts.headers);
-        let body = (framing != Framing::Empty).then(|| Box::pin(body));
+        let body = (framing != Framing::Empty).then(|| Upload::new(body));
         let limits = parts.extensions.remove::<Limits>();
         Ok(Self {
             target,
@@ -231,7 +245,6 @@ impl<B: http_body::Body> Outgoing<B> {
             headers: parts.headers,
             framing,
             body,
-            body_begun: false,
             limits,
         })
     }
@@ -243,7 +256,7 @@ impl<B: http_body::Body> Outgoing<B> {
 
     /// All of it could be sent once more.
     fn is_whole(&self) -> bool {
-        self.framing == Framing::Empty || (self.body.is_some() && !self.body_begun)
+        self.body.as_ref().is_none_or(Upload::is_whole)
     }
 }
 
@@ -263,6 +276,9 @@ impl Call<'_> {
         B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         self.log.set_replayable(true);
+        if let Some(body) = &mut outgoing.body {
+            body.prepare(outgoing.framing);
+        }
         match self.acquire(&outgoing.target).await.map_err(|err| (err, Again::No))? {
             Offer::Kept(mut connection, idle) => {
                 connection.report = ConnectionReport { reused: true, idle_us: micros(idle), ..connection.report };
@@ -338,13 +354,13 @@ impl Call<'_> {
         let target = outgoing.uri.path_and_query().map_or("/", |path| path.as_str());
         encode_request(&mut head, &outgoing.method, target, &outgoing.authority, &outgoing.headers, outgoing.framing);
         connection.begin();
-        let body = RequestBody {
-            body: outgoing.body.as_mut().map(|body| body.as_mut()),
-            framing: outgoing.framing,
-            begun: &mut outgoing.body_begun,
-        };
+        let mut upload = outgoing.body.as_mut().map(Upload::take);
+        let body = RequestBody { upload: upload.as_mut(), framing: outgoing.framing };
         let sending = connection.send(head, body, &outgoing.method, log);
         let sent = log.stage(self.context, Stage::Send, limits.send.as_ref(), sending).await;
+        if let (Some(body), Some(upload)) = (&mut outgoing.body, upload) {
+            body.put_back(upload);
+        }
         let (head, whole) = match sent {
             Ok(Sent::Early(head)) => (head, false),
             Ok(Sent::Flushed) => {
@@ -387,12 +403,19 @@ impl Call<'_> {
         let failed = |exchange: Option<&Http2Exchange>, stage, trouble: Trouble, outgoing: &Outgoing<B>| {
             let again = outgoing.is_whole() && (trouble.unprocessed || exchange.is_none() || outgoing.is_idempotent());
             log.set_replayable(again);
-            let dead = kept && (trouble.is_dead_connection() || trouble.unprocessed);
+            let (dead, refused) = (kept && trouble.is_dead_connection(), trouble.unprocessed);
+            // No stream was opened, or the whole connection was ended beneath it.
+            let unprocessed = kept && exchange.is_none() || trouble.unprocessed && trouble.ended_connection();
             let trouble = match exchange {
                 Some(exchange) => exchange.explain(trouble, started),
                 None => trouble,
             };
-            (log.fail(stage, trouble), if again && dead { Again::DeadConnection } else { Again::No })
+            let again = match again {
+                true if unprocessed => Again::Unprocessed,
+                true if dead || refused => Again::DeadConnection,
+                _ => Again::No,
+            };
+            (log.fail(stage, trouble), again)
         };
 
         let head =
@@ -407,7 +430,7 @@ impl Call<'_> {
             if let Some(connection) = permit.connection() {
                 log.set_connection(connection.report_of_call(kept));
             }
-            let begun = Http2Exchange::begin(permit, head, &mut outgoing.body, log)?;
+            let begun = Http2Exchange::begin(permit, head, outgoing.body.as_mut(), log)?;
             exchange.insert(begun).send().await
         };
         let sent = log.stage(self.context, Stage::Send, limits.send.as_ref(), sending).await;

@@ -74,6 +74,11 @@ impl Trouble {
         matches!(self.failure, Some(Failure::Closed | Failure::Os { kind: OsFailure::Reset, .. }))
     }
 
+    /// The peer ended the connection, not only a stream of it.
+    pub(crate) fn ended_connection(&self) -> bool {
+        matches!(self.failure, Some(Failure::Closed | Failure::Os { operation: "connection", .. }))
+    }
+
     pub(crate) fn with_socket(mut self, socket: SocketFacts) -> Self {
         self.socket = Some(Box::new(socket));
         self

@@ -155,6 +155,19 @@ impl Wire {
         SocketFacts { peer: self.0.peer.to_string(), ..facts }
     }
 
+    /// Whether the peer has said something, or closed, that nobody has read. Without a look at it: the answer of
+    /// `poll_read_ready` may be old.
+    pub(crate) fn has_unread(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peek = match &self.0.io {
+            Io::Tcp(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+            #[cfg(unix)]
+            Io::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+        };
+        // The socket does not block.
+        !matches!(peek, Err(err) if err.kind() == io::ErrorKind::WouldBlock)
+    }
+
     fn note_read(&self, read: &[u8]) {
         if !read.is_empty() {
             if self.0.read_bytes.fetch_add(read.len() as u64, Relaxed) == 0 {

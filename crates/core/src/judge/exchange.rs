@@ -304,6 +304,8 @@ const KEEPALIVE_RACE: &str = "possible: the connection was reused just when the 
 
 pub(super) fn reset(facts: &CallFacts, operation: &'static str, text: &str) -> Finding {
     let bytes = facts.exchange.response_bytes;
+    // Not the connection was reset, but HTTP/2 said so in a frame.
+    let h2 = matches!(operation, "stream" | "connection");
     let came = match (facts.stage, bytes) {
         (Stage::Tls, 0) => "before any byte of its handshake".to_owned(),
         (Stage::Tls, _) => format!("after {bytes} bytes of its handshake"),
@@ -315,10 +317,22 @@ pub(super) fn reset(facts: &CallFacts, operation: &'static str, text: &str) -> F
         Cause::PeerReset,
         facts.stage,
         Confidence::High,
-        format!("{} reset the connection {came}", peer(facts)),
+        format!(
+            "{} {} {came}",
+            peer(facts),
+            if h2 { text.trim_start_matches("the peer ") } else { "reset the connection" }
+        ),
     )
-    .because(errno(operation, text))
+    .because(if h2 { Evidence::new(Source::Http2, text.to_owned()) } else { errno(operation, text) })
     .because(exchange_evidence(facts));
+    let finding = if h2 {
+        finding.fix(
+            "The frame carries the peer's own code (RFC 9113, section 7): NO_ERROR is a shutdown or a limit on requests \
+             for each connection; for any other look into the log of the peer at that time.",
+        )
+    } else {
+        finding
+    };
     match idle_before(facts) {
         Some(idle) => finding.because(idle).rejected(Cause::KeepaliveRace, KEEPALIVE_RACE),
         None => finding.rejected(Cause::ClosedEarly, "a reset came, not an orderly end"),

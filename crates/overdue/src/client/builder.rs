@@ -142,7 +142,7 @@ impl Builder {
             tls: self.tls.build(alpn)?,
             unix: self.unix,
         };
-        let pool = Pool::new(self.pool, self.version == VersionChoice::Http2);
+        let pool = Pool::new(self.pool, self.version);
         let inner = Inner { dialer, pool, limits: self.limits, version: self.version };
         Ok(Client { inner: Arc::new(inner) })
     }

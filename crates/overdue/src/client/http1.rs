@@ -10,13 +10,17 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method};
+use http_body::Body as _;
 use overdue_core::{
     ConnectionReport,
     facts::{Failure, SocketFacts},
 };
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite},
+    task::coop::unconstrained,
+};
 
-use super::pool::Slot;
+use super::{pool::Slot, upload::Upload};
 use crate::{
     clock,
     error::BoxError,
@@ -59,10 +63,8 @@ pub(crate) enum Sent {
 
 /// The body of a request, with how its end is told to the peer.
 pub(crate) struct RequestBody<'a, B> {
-    pub(crate) body: Option<Pin<&'a mut B>>,
+    pub(crate) upload: Option<&'a mut Upload<B>>,
     pub(crate) framing: Framing,
-    /// Set when the body is first asked for data: from then on it cannot be sent again.
-    pub(crate) begun: &'a mut bool,
 }
 
 impl Http1 {
@@ -95,7 +97,7 @@ impl Http1 {
     pub(crate) fn is_fresh(&mut self) -> bool {
         // Through TLS, so that session tickets are not taken for an answer. Unconstrained: an exhausted budget of the
         // task would look like a healthy connection. Nobody waits, so nobody need be woken.
-        let look = pin!(tokio::task::coop::unconstrained(poll_fn(|cx| Poll::Ready(self.poll_fill(cx).is_pending()))));
+        let look = pin!(unconstrained(poll_fn(|cx| Poll::Ready(self.poll_fill(cx).is_pending()))));
         let silent = look.poll(&mut TaskContext::from_waker(Waker::noop())) == Poll::Ready(true);
         silent && self.read.is_empty()
     }
@@ -152,30 +154,33 @@ impl Http1 {
     where
         B: http_body::Body<Error: Into<BoxError>>,
     {
-        let mut sending = Sending { out: head, data: None, after: &[], left: None, body, ended: false };
-        if let Framing::Length(length) = sending.body.framing {
-            sending.left = Some(length);
-        }
-        sending.ended = sending.body.body.is_none();
+        let left = match body.framing {
+            Framing::Length(length) => Some(length),
+            _ => None,
+        };
+        let ended = body.upload.is_none();
+        let mut sending = Sending { out: head, data: None, after: &[], left, body, ended };
+        let mut failed = None;
         poll_fn(|cx| {
-            let sent = sending.poll(cx, &mut self.transport, log)?;
-            if sent.is_ready() {
-                return Poll::Ready(Ok(Sent::Flushed));
+            if failed.is_none() {
+                match sending.poll(cx, &mut self.transport, log) {
+                    Ok(Poll::Ready(())) => return Poll::Ready(Ok(Sent::Flushed)),
+                    Ok(Poll::Pending) => {}
+                    Err(trouble) if !trouble.is_dead_connection() => return Poll::Ready(Err(trouble)),
+                    // A peer that answers and closes makes our write fail; its answer, or its alert, may be on its way
+                    // to us. The end of the connection is, in any case.
+                    Err(trouble) => failed = Some(trouble),
+                }
             }
-            match self.poll_head(cx, method) {
-                Poll::Ready(Ok(head)) => Poll::Ready(Ok(Sent::Early(head))),
-                Poll::Ready(Err(trouble)) => Poll::Ready(Err(trouble)),
-                Poll::Pending => Poll::Pending,
-            }
+            // Unconstrained: the upload may have used up the task's budget, and would do so for ever.
+            let answer = pin!(unconstrained(poll_fn(|cx| self.poll_head(cx, method))));
+            Poll::Ready(match (ready!(answer.poll(cx)), failed.take()) {
+                (Ok(head), _) => Ok(Sent::Early(head)),
+                (Err(answer), Some(failed)) if answer.is_dead_connection() => Err(failed),
+                (Err(answer), _) => Err(answer),
+            })
         })
         .await
-        .or_else(|trouble: Trouble| {
-            // A peer that answers and closes makes our write fail; its answer may be here all the same.
-            match parse_response(&mut self.read, method) {
-                Ok(Some(head)) if !head.status.is_informational() => Ok(Sent::Early(head)),
-                _ => Err(trouble),
-            }
-        })
     }
 
     /// Waits for the final head of the response. Cancel safe.
@@ -230,11 +235,11 @@ impl Http1 {
     }
 }
 
-struct Sending<'a, B: http_body::Body> {
+struct Sending<'a, B> {
     /// Goes first.
     out: BytesMut,
     /// Then this,
-    data: Option<B::Data>,
+    data: Option<Bytes>,
     /// then this.
     after: &'static [u8],
     /// What the announced length still wants.
@@ -257,9 +262,8 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
                     Poll::Pending => Ok(Poll::Pending),
                 };
             }
-            let Some(body) = self.body.body.as_mut() else { return Ok(Poll::Ready(())) };
-            *self.body.begun = true;
-            match body.as_mut().poll_frame(cx) {
+            let Some(upload) = &mut self.body.upload else { return Ok(Poll::Ready(())) };
+            match Pin::new(&mut **upload).poll_frame(cx) {
                 Poll::Ready(frame) => {
                     log.exchange(|exchange| exchange.waiting_for_request_body = false);
                     self.take(frame)?;
@@ -301,7 +305,7 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
         }
     }
 
-    fn take(&mut self, frame: Option<Result<http_body::Frame<B::Data>, B::Error>>) -> Result<(), Trouble> {
+    fn take(&mut self, frame: Option<Result<http_body::Frame<Bytes>, BoxError>>) -> Result<(), Trouble> {
         let chunked = self.body.framing == Framing::Chunked;
         match frame {
             Some(Ok(frame)) => match frame.into_data() {
@@ -322,9 +326,8 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
                 }
             },
             Some(Err(err)) => {
-                let source: BoxError = err.into();
-                let failure = Failure::RequestBody(source.to_string());
-                Err(Trouble { failure: Some(failure), source: Some(source), ..Trouble::default() })
+                let failure = Failure::RequestBody(err.to_string());
+                Err(Trouble { failure: Some(failure), source: Some(err), ..Trouble::default() })
             }
             None => {
                 if let Some(left @ 1..) = self.left {
@@ -341,7 +344,7 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
         }
     }
 
-    fn take_data(&mut self, mut data: B::Data, chunked: bool) -> Result<(), Trouble> {
+    fn take_data(&mut self, data: Bytes, chunked: bool) -> Result<(), Trouble> {
         let length = data.remaining();
         if length == 0 {
             return Ok(());
@@ -357,7 +360,7 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
             self.after = b"\r\n";
         }
         if length <= COPY_MAX {
-            self.out.extend_from_slice(&data.copy_to_bytes(length));
+            self.out.extend_from_slice(&data);
             self.out.extend_from_slice(std::mem::take(&mut self.after));
         } else {
             self.data = Some(data);

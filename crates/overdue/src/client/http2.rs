@@ -15,12 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{
     HeaderMap, Request, Response,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
+use http_body::Body as _;
 use overdue_core::{
     ConnectionReport,
     facts::{Failure, H2Facts, OsFailure},
@@ -30,7 +31,10 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::pool::{Slot, StreamPermit};
+use super::{
+    pool::{Slot, StreamPermit},
+    upload::Upload,
+};
 use crate::{
     clock,
     error::BoxError,
@@ -43,6 +47,8 @@ use crate::{
 
 /// How many streams h2 believes to be allowed until the peer's SETTINGS are here: a number that no peer sends.
 const UNSETTLED: usize = usize::MAX - 1;
+/// How often a call lets others run so that what lies unread is read.
+const CATCH_UP_MAX: usize = 8;
 /// What one response may send ahead of its reader.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// What all responses of a connection together may send ahead of their readers.
@@ -60,6 +66,7 @@ pub(crate) struct Http2 {
     driver: AbortHandle,
     state: Arc<DriverState>,
     retired: AtomicBool,
+    born: Instant,
     use_: Mutex<Use>,
 }
 
@@ -73,6 +80,8 @@ struct Use {
 struct DriverState {
     /// It has ended.
     ended: AtomicBool,
+    /// The peer takes no more: see [`Observed::note`].
+    write_failed: AtomicBool,
     /// The last write did not get through: frames wait in this process.
     write_blocked: AtomicBool,
     /// Who wants to know when that changes.
@@ -91,21 +100,31 @@ impl DriverState {
         }
     }
 
-    fn set_broken(&self, operation: &'static str, err: io::Error) -> io::Error {
+    fn set_write_failed(&self, err: io::Error) {
+        self.write_failed.store(true, Relaxed);
+        self.broken().get_or_insert(io_failure("write", err).0);
+    }
+
+    /// What reading says is nearer to the peer than what writing said.
+    fn set_read_failed(&self, err: io::Error) -> io::Error {
         let kind = err.kind();
         // A peer that closes without close_notify has closed.
         if kind == io::ErrorKind::UnexpectedEof {
             return err;
         }
-        let (failure, err) = io_failure(operation, err);
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        let (failure, err) = io_failure("read", err);
+        *self.broken() = Some(failure);
         err.unwrap_or_else(|| kind.into())
+    }
+
+    fn broken(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says what broke the connection, where h2 only says that it ended.
     fn explain(&self, mut trouble: Trouble) -> Trouble {
-        if matches!(trouble.failure, Some(Failure::Closed)) && !trouble.unprocessed {
-            let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if matches!(trouble.failure, Some(Failure::Closed)) {
+            let broken = self.broken().clone();
             trouble.failure = broken.or(trouble.failure);
         }
         trouble
@@ -139,11 +158,22 @@ impl Http2 {
         let driver = tokio::spawn(drive(connection, sender.clone(), Arc::clone(&state), slot.place().clone()));
         let use_ = Mutex::new(Use { streams: 0, idle_since: clock::now() });
         let retired = AtomicBool::new(false);
-        Ok(Self { sender, wire, slot, report, driver: driver.abort_handle(), state, retired, use_ })
+        Ok(Self { sender, wire, slot, report, driver: driver.abort_handle(), state, retired, born: clock::now(), use_ })
     }
 
     pub(crate) fn slot(&self) -> &Slot {
         &self.slot
+    }
+
+    /// Lets the driving task read what the peer has already said: after some time without a call that may be the end of
+    /// the connection.
+    pub(crate) async fn catch_up(&self) {
+        for _ in 0..CATCH_UP_MAX {
+            if self.is_closed() || !self.wire.has_unread() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Takes one of the streams that the peer allows, if one is free.
@@ -175,6 +205,10 @@ impl Http2 {
         self.sender.current_max_send_streams() != UNSETTLED
     }
 
+    pub(crate) fn born(&self) -> Instant {
+        self.born
+    }
+
     pub(crate) fn slot_mut(&mut self) -> &mut Slot {
         &mut self.slot
     }
@@ -187,7 +221,10 @@ impl Http2 {
 
     /// Whether it takes no further call.
     pub(crate) fn is_closed(&self) -> bool {
-        self.retired.load(Relaxed) || self.state.ended.load(Relaxed) || is_dead(&self.sender)
+        self.retired.load(Relaxed)
+            || self.state.ended.load(Relaxed)
+            || self.state.write_failed.load(Relaxed)
+            || is_dead(&self.sender)
     }
 
     /// The connection as one call sees it.
@@ -247,23 +284,31 @@ struct Observed {
 }
 
 impl Observed {
-    fn note<T>(&self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// A write that failed is kept to itself: what the peer said before it went, an alert or a GOAWAY, is still to be
+    /// read, and so is the end of the connection, which then ends everything.
+    fn note<T>(&self, poll: Poll<io::Result<T>>, instead: T) -> Poll<io::Result<T>> {
         self.state.set_write_blocked(poll.is_pending());
-        poll.map_err(|err| self.state.set_broken("write", err))
+        match poll {
+            Poll::Ready(Err(err)) => {
+                self.state.set_write_failed(err);
+                Poll::Ready(Ok(instead))
+            }
+            other => other,
+        }
     }
 }
 
 impl AsyncRead for Observed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.transport).poll_read(cx, buf);
-        poll.map_err(|err| self.state.set_broken("read", err))
+        poll.map_err(|err| self.state.set_read_failed(err))
     }
 }
 
 impl AsyncWrite for Observed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.transport).poll_write(cx, buf);
-        self.note(poll)
+        self.note(poll, buf.len())
     }
 
     fn poll_write_vectored(
@@ -272,7 +317,7 @@ impl AsyncWrite for Observed {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.transport).poll_write_vectored(cx, bufs);
-        self.note(poll)
+        self.note(poll, bufs.iter().map(|buf| buf.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -281,7 +326,7 @@ impl AsyncWrite for Observed {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.transport).poll_flush(cx);
-        self.note(poll)
+        self.note(poll, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
@@ -310,24 +355,29 @@ pub(crate) enum Sent2 {
 }
 
 impl Http2Exchange {
-    /// Opens a stream with the head of the request. `body` is what to send after it; it is only taken when the stream
+    /// Opens a stream with the head of the request. `upload` is what to send after it; it is only taken when the stream
     /// could be opened.
     pub(crate) fn begin<B>(
         permit: StreamPermit,
         head: Request<()>,
-        body: &mut Option<Pin<Box<B>>>,
+        upload: Option<&mut Upload<B>>,
         log: &CallLog,
     ) -> Result<Self, Trouble>
     where
         B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         let Some(connection) = permit.connection() else { return Err(Failure::Closed.into()) };
-        let sent = connection.sender.clone().send_request(head, body.is_none());
+        let sent = connection.sender.clone().send_request(head, upload.is_none());
         let (response, stream) = sent.map_err(failure)?;
         log.exchange(|exchange| exchange.request_started = true);
         let window_blocked = Arc::new(AtomicUsize::new(0));
-        let pump = body.take().map(|body| {
-            let pump = PumpState { body, stream, log: log.clone(), window_blocked: Arc::clone(&window_blocked) };
+        let pump = upload.map(|upload| {
+            let pump = PumpState {
+                upload: upload.take(),
+                stream,
+                log: log.clone(),
+                window_blocked: Arc::clone(&window_blocked),
+            };
             Box::pin(pump.run()) as Pump
         });
         Ok(Self { response: Some(response), pump, permit, window_blocked })
@@ -408,8 +458,8 @@ impl Http2Exchange {
     }
 }
 
-struct PumpState<B: http_body::Body> {
-    body: Pin<Box<B>>,
+struct PumpState<B> {
+    upload: Upload<B>,
     stream: SendStream<Bytes>,
     log: CallLog,
     window_blocked: Arc<AtomicUsize>,
@@ -430,8 +480,7 @@ where
                 }
             };
             match frame.into_data() {
-                Ok(mut data) => {
-                    let data = data.copy_to_bytes(data.remaining());
+                Ok(data) => {
                     if !self.send(data).await? {
                         return Ok(());
                     }
@@ -446,9 +495,9 @@ where
         self.stream.send_data(Bytes::new(), true).map_err(failure)
     }
 
-    async fn next_frame(&mut self) -> Option<Result<http_body::Frame<B::Data>, BoxError>> {
+    async fn next_frame(&mut self) -> Option<Result<http_body::Frame<Bytes>, BoxError>> {
         poll_fn(|cx| {
-            let poll = self.body.as_mut().poll_frame(cx).map_err(Into::into);
+            let poll = Pin::new(&mut self.upload).poll_frame(cx);
             self.log.exchange(|exchange| exchange.waiting_for_request_body = poll.is_pending());
             poll
         })
@@ -574,8 +623,6 @@ fn failure(err: h2::Error) -> Trouble {
     let reason = |err: &h2::Error| err.reason().map_or_else(|| "no reason".to_owned(), |reason| format!("{reason:?}"));
     let failure = if err.is_io() {
         // The transport knows better where it failed; otherwise so h2 says that the peer closed the connection.
-        Failure::Closed
-    } else if unprocessed && err.is_go_away() {
         Failure::Closed
     } else if err.is_remote() {
         let (operation, frame) = if err.is_reset() { ("stream", "RST_STREAM") } else { ("connection", "GOAWAY") };

@@ -13,7 +13,7 @@ use std::{
 use overdue_core::facts::{H2Facts, PoolFacts};
 use tokio::sync::oneshot;
 
-use super::{http1::Http1, http2::Http2};
+use super::{VersionChoice, http1::Http1, http2::Http2};
 use crate::{clock, dial::Target};
 
 /// Limits of the pool.
@@ -45,8 +45,7 @@ impl Default for PoolOptions {
 pub(crate) struct Pool {
     state: Mutex<State>,
     options: PoolOptions,
-    /// Every host speaks HTTP/2, by the user's prior knowledge.
-    all_speak_h2: bool,
+    version: VersionChoice,
 }
 
 #[derive(Default)]
@@ -66,8 +65,40 @@ struct Host {
     idle: Vec<(Box<Http1>, Instant)>,
     h2: Vec<Arc<Http2>>,
     waiters: VecDeque<oneshot::Sender<Offer>>,
-    /// The last connection spoke HTTP/2: more calls can share one, so nobody dials beside a dial.
-    speaks_h2: bool,
+    /// When the oldest dial that runs began.
+    dialling_since: Option<Instant>,
+    /// What the last connection spoke; `None` before the first.
+    speaks_h2: Option<bool>,
+}
+
+/// A connection that many calls can share is on its way, or about to say how many. For so long they wait for it; then
+/// each dials for itself, and learns for itself what there is to wait for.
+const SHARED_DIAL_PATIENCE: Duration = Duration::from_millis(250);
+
+impl Host {
+    fn begin_dial(&mut self, now: Instant) {
+        self.open += 1;
+        self.dialling += 1;
+        self.dialling_since.get_or_insert(now);
+    }
+
+    fn end_dial(&mut self) {
+        self.dialling -= 1;
+        if self.dialling == 0 {
+            self.dialling_since = None;
+        }
+    }
+
+    /// Until when it is worth to wait for a connection that can be shared.
+    fn shared_soon(&self, now: Instant, may_speak_h2: bool) -> Option<Instant> {
+        if !may_speak_h2 || self.speaks_h2 == Some(false) {
+            return None;
+        }
+        let unsettled =
+            self.h2.iter().filter(|connection| !connection.is_settled()).map(|connection| connection.born());
+        let until = self.dialling_since.into_iter().chain(unsettled).min()? + SHARED_DIAL_PATIENCE;
+        (now < until).then_some(until)
+    }
 }
 
 /// What a call gets from the pool.
@@ -126,11 +157,20 @@ impl StreamPermit {
     pub(crate) fn connection(&self) -> Option<&Arc<Http2>> {
         self.connection.as_ref()
     }
+
+    /// Whether the connection still takes a call. One that lay unused may have been ended by the peer.
+    async fn is_fresh(&self) -> bool {
+        let Some(connection) = &self.connection else { return false };
+        if connection.streams().0 == 1 {
+            connection.catch_up().await;
+        }
+        !connection.is_closed()
+    }
 }
 
 impl Pool {
-    pub(crate) fn new(options: PoolOptions, all_speak_h2: bool) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), options, all_speak_h2 })
+    pub(crate) fn new(options: PoolOptions, version: VersionChoice) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), options, version })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -144,36 +184,67 @@ impl Pool {
             let mut discarded = Discarded::default();
             let attempt = {
                 let mut state = self.lock();
-                let new_host = || Host { speaks_h2: self.all_speak_h2, ..Host::default() };
-                let host = state.hosts.entry(target.clone()).or_insert_with(new_host);
+                let host = state.hosts.entry(target.clone()).or_default();
                 host.waiters.retain(|waiter| !waiter.is_closed());
                 // Those who wait already come first.
                 let offer = if host.waiters.is_empty() { self.offer(&mut state, target, &mut discarded) } else { None };
-                offer.ok_or_else(|| {
-                    let (sender, receiver) = oneshot::channel();
-                    if let Some(host) = state.hosts.get_mut(target) {
-                        host.waiters.push_back(sender);
-                    }
-                    receiver
-                })
+                offer.ok_or_else(|| self.queue(&mut state, target))
             };
             drop(discarded);
             let offer = match attempt {
                 Ok(offer) => offer,
-                Err(receiver) => match receiver.await {
-                    Ok(offer) => offer,
-                    Err(_) => continue,
-                },
+                Err((mut receiver, shared_soon)) => {
+                    let offer = match shared_soon {
+                        Some(until) => tokio::time::timeout_at(until.into(), &mut receiver).await.ok(),
+                        None => None,
+                    };
+                    match offer {
+                        Some(Ok(offer)) => offer,
+                        Some(Err(_)) => continue,
+                        None => {
+                            // The wait for a shared connection is over for all who are in it.
+                            self.serve(target);
+                            match receiver.await {
+                                Ok(offer) => offer,
+                                Err(_) => continue,
+                            }
+                        }
+                    }
+                }
             };
+            // It may have died, or said something nobody asked for, while it lay here.
             match offer {
-                // It may have died, or said something nobody asked for, while it lay here.
                 Offer::Kept(mut connection, idle) => {
                     if connection.is_fresh() {
                         return Offer::Kept(connection, idle);
                     }
                 }
-                other => return other,
+                Offer::Stream(permit) => {
+                    if permit.is_fresh().await {
+                        return Offer::Stream(permit);
+                    }
+                }
+                Offer::Dial(slot) => return Offer::Dial(slot),
             }
+        }
+    }
+
+    /// Stands in the queue, and how long it may be worth to wait for a connection that can be shared.
+    fn queue(&self, state: &mut State, target: &Target) -> (oneshot::Receiver<Offer>, Option<Instant>) {
+        let (sender, receiver) = oneshot::channel();
+        let may_speak_h2 = self.may_speak_h2(target);
+        let soon = state.hosts.get_mut(target).and_then(|host| {
+            host.waiters.push_back(sender);
+            host.shared_soon(clock::now(), may_speak_h2)
+        });
+        (receiver, soon)
+    }
+
+    fn may_speak_h2(&self, target: &Target) -> bool {
+        match self.version {
+            VersionChoice::Negotiated => target.secure,
+            VersionChoice::Http1 => false,
+            VersionChoice::Http2 => true,
         }
     }
 
@@ -191,9 +262,8 @@ impl Pool {
             }
             discarded.h1.push(connection);
         }
-        // A connection that many can share is on its way, or is about to say how many.
-        let shareable = host.dialling > 0 || host.h2.iter().any(|connection| !connection.is_settled());
-        if host.speaks_h2 && shareable || host.open >= self.options.connections_per_host {
+        let soon = host.shared_soon(now, self.may_speak_h2(target));
+        if soon.is_some() || host.open >= self.options.connections_per_host {
             return None;
         }
         if state.open >= self.options.connections && !state.evict(discarded) {
@@ -202,9 +272,7 @@ impl Pool {
         state.open += 1;
         state.next_id += 1;
         let id = state.next_id;
-        let host = state.hosts.get_mut(target)?;
-        host.open += 1;
-        host.dialling += 1;
+        state.hosts.get_mut(target)?.begin_dial(now);
         Some(Offer::Dial(Slot { place: self.place(target), id, dialling: true, armed: true }))
     }
 
@@ -259,23 +327,34 @@ impl Pool {
         self.serve(&target);
     }
 
-    /// Shares a new HTTP/2 connection. Its first stream is the caller's.
+    /// Shares a new HTTP/2 connection. Its first stream is the caller's. Where another connection of the host has a
+    /// stream to give, that is the caller's, and the new connection is closed: several calls had dialled at once.
     pub(crate) fn share(self: &Arc<Self>, mut connection: Http2) -> StreamPermit {
         let was_dialling = std::mem::take(&mut connection.slot_mut().dialling);
         let connection = Arc::new(connection);
         let place = connection.slot().place.clone();
-        connection.take_stream();
-        {
+        let shared = {
             let mut state = self.lock();
+            let mut shared = Arc::clone(&connection);
             if let Some(host) = state.hosts.get_mut(&place.target) {
-                host.speaks_h2 = true;
-                host.dialling -= usize::from(was_dialling);
-                host.h2.push(Arc::clone(&connection));
+                host.speaks_h2 = Some(true);
+                if was_dialling {
+                    host.end_dial();
+                }
+                match host.h2.iter().find(|other| other.is_settled() && !other.is_closed() && other.take_stream()) {
+                    Some(other) => shared = Arc::clone(other),
+                    None => {
+                        connection.take_stream();
+                        host.h2.push(Arc::clone(&connection));
+                    }
+                }
             }
             self.reap_later(&mut state);
-        }
+            shared
+        };
+        drop(connection);
         place.serve();
-        StreamPermit::new(connection, place)
+        StreamPermit::new(shared, place)
     }
 
     fn reap_later(self: &Arc<Self>, state: &mut State) {
@@ -394,13 +473,13 @@ impl Slot {
     pub(crate) fn speaks_h1(&mut self) {
         let Some(pool) = self.pool() else { return };
         let was_dialling = std::mem::take(&mut self.dialling);
-        let changed = pool.lock().hosts.get_mut(&self.place.target).is_some_and(|host| {
-            host.dialling -= usize::from(was_dialling);
-            std::mem::take(&mut host.speaks_h2)
-        });
-        if changed {
-            self.place.serve();
+        if let Some(host) = pool.lock().hosts.get_mut(&self.place.target) {
+            if was_dialling {
+                host.end_dial();
+            }
+            host.speaks_h2 = Some(false);
         }
+        self.place.serve();
     }
 }
 
@@ -412,7 +491,9 @@ impl Drop for Slot {
             state.open -= 1;
             if let Some(host) = state.hosts.get_mut(&self.place.target) {
                 host.open -= 1;
-                host.dialling -= usize::from(self.dialling);
+                if self.dialling {
+                    host.end_dial();
+                }
             }
         }
         self.place.serve();

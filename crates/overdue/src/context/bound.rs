@@ -1,7 +1,7 @@
 //! Work under a deadline and a context.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Poll, ready},
     time::Duration,
@@ -9,7 +9,7 @@ use std::{
 
 use overdue_core::{Deadline, Limit};
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::{task::coop::unconstrained, time::Sleep};
 
 use super::{CancelCause, Context, tree::Cancelled};
 use crate::clock;
@@ -94,7 +94,8 @@ impl Watch {
         if let Some(sleep) = this.sleep.as_mut().as_pin_mut()
             && !sleep.is_elapsed()
         {
-            ready!(sleep.poll(cx));
+            // Work that uses up the task's budget at every poll must not keep its own limit from firing.
+            ready!(pin!(unconstrained(sleep)).poll(cx));
         }
         let limit = deadline.limit().clone();
         let late_by = self.late_by();

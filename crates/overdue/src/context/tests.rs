@@ -263,3 +263,16 @@ async fn an_error_survives_every_wrapping() {
     let cancelled = context.branch().run(Stage::Handle, ready(())).await.unwrap_err();
     assert_eq!(cancelled.io_kind(), std::io::ErrorKind::ConnectionAborted);
 }
+
+#[tokio::test]
+async fn work_that_uses_up_its_budget_at_every_poll_is_ended_all_the_same() {
+    let context = Context::root().child(Limit::total(ms(30)));
+    let greedy = async {
+        loop {
+            tokio::task::consume_budget().await;
+        }
+    };
+    let error = context.run::<_>(Stage::Handle, greedy).await.map(|never: std::convert::Infallible| never).unwrap_err();
+    assert_eq!(error.limit().unwrap().value, ms(30));
+    assert!(error.report().elapsed_us < 5_000_000, "{error}");
+}

@@ -286,3 +286,37 @@ async fn a_server_that_speaks_http1_is_no_http2() {
     let error = h2c().build().unwrap().get(&root(), &server.url("/")).await.unwrap_err();
     assert_eq!(error.cause(), Cause::ProtocolError, "{error}");
 }
+
+#[tokio::test]
+async fn the_first_calls_to_a_host_wait_a_moment_for_one_connection() {
+    let fault = overdue_lab::Fault::start(overdue_lab::find("ok-h2").unwrap()).unwrap();
+    let tls = overdue::TlsOptions::default().with_roots_pem(fault.roots_pem().unwrap().as_bytes()).unwrap();
+    let client = Client::builder().tls(tls).build().unwrap();
+    let calls: Vec<_> = (0..30)
+        .map(|_| {
+            let (client, url) = (client.clone(), fault.url());
+            tokio::spawn(async move { finish(client.get(&root(), &url).await.unwrap()).await.0 })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+    // Nobody knew before the first handshake that the host speaks HTTP/2.
+    assert_eq!((fault.accepted(), client.connections()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_dial_that_hangs_does_not_hide_its_cause_from_those_who_wait_for_it() {
+    let fault = overdue_lab::Fault::start(overdue_lab::find("tls-silent").unwrap()).unwrap();
+    let client = Client::builder().limit(Limit::stage(Stage::Tls, ms(500))).build().unwrap();
+    let calls: Vec<_> = (0..3)
+        .map(|_| {
+            let (client, url) = (client.clone(), fault.url());
+            tokio::spawn(async move { client.get(&root(), &url).await.map(|_| ()).unwrap_err() })
+        })
+        .collect();
+    for call in calls {
+        let error = call.await.unwrap();
+        assert_eq!((error.stage(), error.cause()), (Stage::Tls, Cause::TlsPeerSilent), "{error}");
+    }
+}

@@ -2,7 +2,15 @@
 //!
 //! Every test starts its own server, found on `PATH`. Where a server is not installed its tests say so and pass;
 //! with `CI=true` they fail.
+
 #![cfg(unix)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "these are tests"
+)]
 
 mod envoy;
 mod golang;
