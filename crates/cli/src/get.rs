@@ -57,7 +57,8 @@ async fn one(flags: &Get, ready: &Ready, interrupt: &Interrupt) -> anyhow::Resul
         Some(path) if path == Path::new("-") => Output::Stdout,
         Some(path) => Output::File(path.to_owned()),
     };
-    let called = ready.call(interrupt.context(), &output).await?;
+    let mut called = ready.call(interrupt.context(), &output).await?;
+    called.answer.report.advisories.extend(overdue::plan::check(&ready.plan().limits));
     let body_on_stdout = matches!(output, Output::Stdout);
     let screen = if body_on_stdout { Screen::of(&io::stderr()) } else { Screen::of(&io::stdout()) };
     let text = if flags.json {

@@ -194,10 +194,7 @@ impl Plan {
         }
         let mut limits = self.limits.clone();
         limits.clear(LimitName::Total);
-        // Where no TLS can be spoken, a machine without trusted certificates will do.
-        let speaks_tls = self.message.url.scheme() == "https" || self.follow;
-        let tls = if speaks_tls { self.tls.clone() } else { TlsOptions::default().dangerously_trust_anything() };
-        let mut client = Client::builder().limits(limits).resolver(resolver).tls(tls).pool(self.pool);
+        let mut client = Client::builder().limits(limits).resolver(resolver).tls(self.tls.clone()).pool(self.pool);
         match self.version {
             Version::Any => {}
             Version::Http1 => client = client.http1_only(),

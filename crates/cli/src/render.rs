@@ -195,6 +195,7 @@ fn reasons(screen: Screen, report: &Report) -> String {
     for advisory in &report.advisories {
         let title = format!("{} {}", screen.ink(Ink::Yellow, "ALSO"), advisory.cause);
         out.push_str(&section(screen, &title, &advisory.summary));
+        out.push_str(&screen.hanging("  fix: ", &advisory.fix));
     }
     if !report.not_visible.is_empty() {
         _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "NOT VISIBLE"));

@@ -33,6 +33,8 @@ pub enum Source {
     Context,
     /// The own runtime's timers.
     Runtime,
+    /// What somebody configured.
+    Configuration,
 }
 
 impl Source {
@@ -52,6 +54,7 @@ impl Source {
             Self::Pool => "pool",
             Self::Context => "context",
             Self::Runtime => "runtime",
+            Self::Configuration => "configuration",
         }
     }
 }

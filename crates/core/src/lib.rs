@@ -22,6 +22,7 @@ mod evidence;
 pub mod facts;
 pub mod judge;
 mod limit;
+pub mod plan;
 mod report;
 mod stage;
 mod timeline;

@@ -30,7 +30,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, Uri, header::HOST};
 use overdue_core::{
-    ConnectionReport, Limits, Stage,
+    ConnectionReport, Limits, Stage, Verdict,
     facts::{Failure, PoolFacts},
     micros,
 };
@@ -77,6 +77,7 @@ struct Inner {
     dialer: Dialer,
     pool: Arc<Pool>,
     limits: Limits,
+    conflicts: Vec<Verdict>,
     version: VersionChoice,
 }
 
@@ -99,6 +100,13 @@ impl Client {
     /// A client with other settings.
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// What is wrong with the limits of this client: those that can never fire, that race, that leave a stage uncovered.
+    /// Found when it was built, with the place where each was set.
+    #[must_use]
+    pub fn conflicts(&self) -> &[Verdict] {
+        &self.inner.conflicts
     }
 
     /// How many connections are open now: idle, in use and being dialled.

@@ -45,7 +45,7 @@ pub use error::{BoxError, Error};
 pub use log::CallLog;
 pub use overdue_core::{
     Cause, Confidence, Deadline, DurationText, Evidence, Limit, LimitName, Limits, Origin, Outcome, Rejected, Report,
-    Source, Stage, Timeline, Verdict, parse_duration,
+    Source, Stage, Timeline, Verdict, parse_duration, plan,
 };
 #[cfg(feature = "client")]
 pub use tls::{TlsOptions, TlsOptionsError};

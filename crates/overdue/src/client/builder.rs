@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use overdue_core::{Limit, LimitName, Limits};
+use overdue_core::{Limit, LimitName, Limits, Verdict, plan};
 
 use super::{Client, Inner, PoolOptions, VersionChoice, pool::Pool};
 use crate::{
@@ -24,6 +24,7 @@ pub struct Builder {
     pool: PoolOptions,
     unix: Option<PathBuf>,
     version: VersionChoice,
+    refuse_conflicts: bool,
 }
 
 impl Default for Builder {
@@ -37,6 +38,7 @@ impl Default for Builder {
             pool: PoolOptions::default(),
             unix: None,
             version: VersionChoice::Negotiated,
+            refuse_conflicts: false,
         }
     }
 }
@@ -51,6 +53,9 @@ pub enum BuildError {
     /// A call has no limit of that name.
     #[error("a call has no limit named {}", .0.name)]
     NoSuchLimit(Limit),
+    /// Limits that fight each other, of a client that was asked to refuse them.
+    #[error("limits fight each other: {}", .0.iter().map(|found| found.summary.as_str()).collect::<Vec<_>>().join("; "))]
+    Conflicts(Vec<Verdict>),
     /// A pool that never lets a call through.
     #[error("the pool allows no connection: connections and connections_per_host must be at least 1")]
     EmptyPool,
@@ -119,6 +124,13 @@ impl Builder {
         self
     }
 
+    /// Refuses to build a client whose limits fight each other ([`plan::check`]). Without this they are reported by
+    /// [`Client::conflicts`].
+    pub fn refuse_conflicting_limits(mut self) -> Self {
+        self.refuse_conflicts = true;
+        self
+    }
+
     /// The client.
     ///
     /// # Errors
@@ -130,6 +142,10 @@ impl Builder {
         }
         if self.pool.connections == 0 || self.pool.connections_per_host == 0 {
             return Err(BuildError::EmptyPool);
+        }
+        let conflicts = plan::check(&self.limits);
+        if self.refuse_conflicts && !conflicts.is_empty() {
+            return Err(BuildError::Conflicts(conflicts));
         }
         let alpn: &[&[u8]] = match self.version {
             VersionChoice::Negotiated => &[b"h2", b"http/1.1"],
@@ -143,7 +159,7 @@ impl Builder {
             unix: self.unix,
         };
         let pool = Pool::new(self.pool, self.version);
-        let inner = Inner { dialer, pool, limits: self.limits, version: self.version };
+        let inner = Inner { dialer, pool, limits: self.limits, conflicts, version: self.version };
         Ok(Client { inner: Arc::new(inner) })
     }
 }

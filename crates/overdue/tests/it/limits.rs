@@ -188,3 +188,17 @@ async fn the_error_maps_to_the_io_kind_that_users_expect() {
     assert!(error.is_retryable());
     assert_eq!(std::io::Error::from(error).kind(), ErrorKind::ConnectionRefused);
 }
+
+#[tokio::test]
+async fn limits_that_fight_each_other_are_reported_and_refused_on_request() {
+    let builder = || with(Limit::stage(Stage::Wait, ms(900))).limit(Limit::total(ms(500)));
+    let client = builder().build().unwrap();
+    let found: Vec<_> = client.conflicts().iter().map(|found| (found.cause, found.stage)).collect();
+    assert_eq!(found, [(Cause::LimitShadowed, "wait")]);
+    let error = builder().refuse_conflicting_limits().build().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "limits fight each other: wait 900ms can never fire: total 500ms always does so first"
+    );
+    assert!(Client::new().unwrap().conflicts().is_empty());
+}
