@@ -21,6 +21,7 @@ mod pool;
 mod upload;
 
 use std::{
+    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll},
@@ -56,6 +57,7 @@ use crate::{
         head::{ResponseHead, encode_request, wants_close},
     },
     log::{CallLog, Trouble},
+    observe::Observer,
 };
 
 /// An HTTP client with a connection pool. Cheap to clone; clones share the pool.
@@ -72,13 +74,25 @@ pub struct Client {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     dialer: Dialer,
     pool: Arc<Pool>,
     limits: Limits,
     conflicts: Vec<Verdict>,
     version: VersionChoice,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("dialer", &self.dialer)
+            .field("pool", &self.pool)
+            .field("limits", &self.limits)
+            .field("version", &self.version)
+            .field("observed", &self.observer.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,6 +164,9 @@ impl Client {
             Ok(outgoing) => outgoing,
             Err(failure) => return Err(log.fail(Stage::Queue, failure.into())),
         };
+        if let Some(observer) = &self.inner.observer {
+            log.watch(observer, &outgoing.target.host);
+        }
         let limits = outgoing.limits.take();
         let limits = limits.as_ref().unwrap_or(&self.inner.limits);
         let context = limits.total.as_ref().map_or_else(|| context.clone(), |total| context.child(total.clone()));
@@ -164,7 +181,10 @@ impl Client {
                     return Ok(response);
                 }
                 Err((err, again)) if attempts < again.attempts_max() => log.next_attempt(&err),
-                Err((err, _)) => return Err(err),
+                Err((err, _)) => {
+                    log.tell_end(Some(err.report()));
+                    return Err(err);
+                }
             }
         }
     }

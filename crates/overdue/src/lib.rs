@@ -25,6 +25,8 @@ mod h1;
 #[cfg(feature = "client")]
 mod log;
 #[cfg(feature = "client")]
+pub mod observe;
+#[cfg(feature = "client")]
 pub mod resolve;
 #[cfg(feature = "client")]
 mod socket;
@@ -45,7 +47,7 @@ pub use error::{BoxError, Error};
 pub use log::CallLog;
 pub use overdue_core::{
     Cause, Confidence, Deadline, DurationText, Evidence, Limit, LimitName, Limits, Origin, Outcome, Rejected, Report,
-    Source, Stage, Timeline, Verdict, parse_duration, plan,
+    Source, Span, SpanOutcome, Stage, Timeline, Verdict, parse_duration, plan,
 };
 #[cfg(feature = "client")]
 pub use tls::{TlsOptions, TlsOptionsError};

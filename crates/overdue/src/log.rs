@@ -17,6 +17,7 @@ use crate::{
     Error, clock,
     context::{Bound, CancelCause, Context, Interrupted},
     error::BoxError,
+    observe::{News, Observer, Watched},
 };
 
 /// A handle to what a call has seen so far. It is in the extensions of every response, and can be read at any time.
@@ -35,6 +36,7 @@ struct Entries {
     attempts: Vec<Report>,
     /// Nothing has left this process that the peer could have acted on, or sending it again is safe.
     replayable: bool,
+    watched: Option<Watched>,
 }
 
 /// What ended a call, with what was observed at that moment.
@@ -96,7 +98,36 @@ impl CallLog {
             pool: None,
             attempts: Vec::new(),
             replayable: true,
+            watched: None,
         })))
+    }
+
+    /// From here on this observer hears of the call.
+    pub(crate) fn watch(&self, observer: &Arc<dyn Observer>, host: &Arc<str>) {
+        self.lock().watched = Some(Watched::new(Arc::clone(observer), Arc::clone(host)));
+    }
+
+    /// Changes the timeline, and tells the observer what is new in it once no lock is held.
+    fn change<T>(&self, change: impl FnOnce(&mut Entries) -> T) -> T {
+        let mut guard = self.lock();
+        let entries = &mut *guard;
+        let value = change(entries);
+        let news = entries.watched.as_mut().map(|watched| watched.news(&entries.timeline));
+        drop(guard);
+        if let Some(news) = news {
+            news.tell();
+        }
+        value
+    }
+
+    /// Tells the observer that the call is over.
+    pub(crate) fn tell_end(&self, report: Option<&Report>) {
+        let mut entries = self.lock();
+        let news = entries.news_of_end();
+        drop(entries);
+        if let Some((news, outcome, elapsed)) = news {
+            news.tell_end(outcome, elapsed, report);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -123,12 +154,12 @@ impl CallLog {
             Ok(_) => SpanOutcome::Done,
             Err(trouble) => span_outcome(trouble.failure.as_ref()),
         };
-        self.lock().timeline.finish_late(now, settled.late_by, outcome);
+        self.change(|entries| entries.timeline.finish_late(now, settled.late_by, outcome));
         result
     }
 
     pub(crate) fn begin(&self, stage: Stage, deadline: Option<&Deadline>) {
-        self.lock().timeline.begin(stage, clock::now(), deadline);
+        self.change(|entries| entries.timeline.begin(stage, clock::now(), deadline));
     }
 
     pub(crate) fn exchange(&self, change: impl FnOnce(&mut ExchangeFacts)) {
@@ -158,74 +189,57 @@ impl CallLog {
 
     /// The call has ended well.
     pub(crate) fn end(&self) {
-        let mut entries = self.lock();
-        entries.timeline.end(clock::now(), SpanOutcome::Done);
-        entries.ended.get_or_insert(Outcome::Ok);
+        self.change(|entries| {
+            entries.timeline.end(clock::now(), SpanOutcome::Done);
+            entries.ended.get_or_insert(Outcome::Ok);
+        });
+        self.tell_end(None);
     }
 
     /// The caller dropped the body before its end.
     pub(crate) fn abandon(&self) {
-        let mut entries = self.lock();
-        if entries.ended.is_none() {
-            entries.timeline.end(clock::now(), SpanOutcome::Cancelled);
-            entries.ended = Some(Outcome::Cancelled);
-        }
+        self.change(|entries| {
+            if entries.ended.is_none() {
+                entries.timeline.end(clock::now(), SpanOutcome::Cancelled);
+                entries.ended = Some(Outcome::Cancelled);
+            }
+        });
+        self.tell_end(None);
     }
 
-    /// Ends the call with an error, judged from all that was seen.
+    /// Ends the call with an error, judged from all that was seen. Whoever does not try again tells the observer:
+    /// [`tell_end`](Self::tell_end).
     pub(crate) fn fail(&self, stage: Stage, trouble: Trouble) -> Error {
-        let now = clock::now();
-        let mut entries = self.lock();
-        let failure = trouble.failure.unwrap_or(Failure::Other("no reason was given".to_owned()));
-        let outcome = span_outcome(Some(&failure));
-        if entries.timeline.running().is_none()
-            && entries.timeline.spans().last().is_none_or(|span| span.stage != stage && span.stage != Stage::Stall)
-        {
-            entries.timeline.begin(stage, now, None);
-        }
-        entries.timeline.finish_late(now, trouble.late_by, outcome);
-        entries.timeline.end(now, outcome);
-        let retryable = (entries.replayable || trouble.unprocessed) && worth_repeating(&failure);
-        let facts = CallFacts {
-            stage,
-            failure,
-            now,
-            timeline: entries.timeline.clone(),
-            late_by: trouble.late_by,
-            socket: trouble.socket.map(|socket| *socket),
-            dns: entries.dns.clone(),
-            pool: trouble.pool.map(|pool| *pool).or(entries.pool),
-            h2: trouble.h2.map(|h2| *h2),
-            exchange: entries.exchange.clone(),
-        };
-        let not_visible = not_visible(&facts);
-        let mut error = Error::judged(facts, retryable).with_cancel(trouble.cancel).with_source(trouble.source);
-        entries.ended = Some(if error.is_cancelled() {
-            Outcome::Cancelled
-        } else if error.is_timeout() {
-            Outcome::TimedOut
-        } else {
-            Outcome::Failed
-        });
-        let report = error.report_mut();
-        report.connection = entries.connection.clone();
-        report.attempts = entries.attempts.clone();
-        report.not_visible = not_visible;
+        self.change(|entries| entries.fail(stage, trouble))
+    }
+
+    /// Ends the call with an error that nothing will mend.
+    pub(crate) fn fail_for_good(&self, stage: Stage, trouble: Trouble) -> Error {
+        let error = self.fail(stage, trouble);
+        self.tell_end(Some(error.report()));
         error
     }
 
     /// Keeps the report of an attempt that failed, and makes room for the next. Time goes on: the new timeline starts
     /// where the call started.
     pub(crate) fn next_attempt(&self, failed: &Error) {
-        let mut entries = self.lock();
         let mut report = failed.report().clone();
         report.attempts.clear();
+        let mut guard = self.lock();
+        let entries = &mut *guard;
         entries.attempts.push(report);
-        let start = entries.timeline.start();
-        entries.timeline = Timeline::new(start);
+        let news = entries.watched.as_mut().map(|watched| {
+            watched.next_attempt();
+            watched.news(&Timeline::new(entries.timeline.start()))
+        });
+        entries.timeline = Timeline::new(entries.timeline.start());
         entries.ended = None;
         entries.exchange = ExchangeFacts::default();
         entries.connection = None;
+        drop(guard);
+        if let Some(news) = news {
+            news.tell_failed_attempt(failed.report());
+        }
     }
 
     /// The call as it stands: complete once the body has been read to its end.
@@ -243,6 +257,63 @@ impl CallLog {
     #[must_use]
     pub fn timeline(&self) -> Timeline {
         self.lock().timeline.clone()
+    }
+}
+
+impl Entries {
+    fn fail(&mut self, stage: Stage, trouble: Trouble) -> Error {
+        let now = clock::now();
+        let failure = trouble.failure.unwrap_or(Failure::Other("no reason was given".to_owned()));
+        let outcome = span_outcome(Some(&failure));
+        if self.timeline.running().is_none()
+            && self.timeline.spans().last().is_none_or(|span| span.stage != stage && span.stage != Stage::Stall)
+        {
+            self.timeline.begin(stage, now, None);
+        }
+        self.timeline.finish_late(now, trouble.late_by, outcome);
+        self.timeline.end(now, outcome);
+        let retryable = (self.replayable || trouble.unprocessed) && worth_repeating(&failure);
+        let facts = CallFacts {
+            stage,
+            failure,
+            now,
+            timeline: self.timeline.clone(),
+            late_by: trouble.late_by,
+            socket: trouble.socket.map(|socket| *socket),
+            dns: self.dns.clone(),
+            pool: trouble.pool.map(|pool| *pool).or(self.pool),
+            h2: trouble.h2.map(|h2| *h2),
+            exchange: self.exchange.clone(),
+        };
+        let not_visible = not_visible(&facts);
+        let mut error = Error::judged(facts, retryable).with_cancel(trouble.cancel).with_source(trouble.source);
+        self.ended = Some(if error.is_cancelled() {
+            Outcome::Cancelled
+        } else if error.is_timeout() {
+            Outcome::TimedOut
+        } else {
+            Outcome::Failed
+        });
+        let report = error.report_mut();
+        report.connection = self.connection.clone();
+        report.attempts = self.attempts.clone();
+        report.not_visible = not_visible;
+        error
+    }
+
+    fn news_of_end(&mut self) -> Option<(News, Outcome, Duration)> {
+        let watched = self.watched.as_mut()?;
+        let elapsed = self.timeline.total(clock::now());
+        watched.tell_end().then(|| (watched.news(&self.timeline), self.ended.unwrap_or(Outcome::Cancelled), elapsed))
+    }
+}
+
+impl Drop for Entries {
+    fn drop(&mut self) {
+        // A call whose future was dropped.
+        if let Some((news, outcome, elapsed)) = self.news_of_end() {
+            news.tell_end(outcome, elapsed, None);
+        }
     }
 }
 

@@ -234,7 +234,7 @@ impl Live {
             exchange.body_expected = expected;
             exchange.reader_away = away;
         });
-        this.log.fail(Stage::Receive, trouble)
+        this.log.fail_for_good(Stage::Receive, trouble)
     }
 }
 

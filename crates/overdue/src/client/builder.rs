@@ -1,6 +1,6 @@
 //! Settings of a client.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use overdue_core::{Limit, LimitName, Limits, Verdict, plan};
 
@@ -8,12 +8,12 @@ use super::{Client, Inner, PoolOptions, VersionChoice, pool::Pool};
 use crate::{
     connect::TcpOptions,
     dial::Dialer,
+    observe::Observer,
     resolve::Resolver,
     tls::{TlsOptions, TlsOptionsError},
 };
 
 /// Settings of a [`Client`].
-#[derive(Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct Builder {
     limits: Limits,
@@ -25,6 +25,7 @@ pub struct Builder {
     unix: Option<PathBuf>,
     version: VersionChoice,
     refuse_conflicts: bool,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Default for Builder {
@@ -39,7 +40,21 @@ impl Default for Builder {
             unix: None,
             version: VersionChoice::Negotiated,
             refuse_conflicts: false,
+            observer: None,
         }
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("limits", &self.limits)
+            .field("tcp", &self.tcp)
+            .field("tls", &self.tls)
+            .field("pool", &self.pool)
+            .field("version", &self.version)
+            .field("observed", &self.observer.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -124,6 +139,12 @@ impl Builder {
         self
     }
 
+    /// Tells this observer of every call.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// Refuses to build a client whose limits fight each other ([`plan::check`]). Without this they are reported by
     /// [`Client::conflicts`].
     pub fn refuse_conflicting_limits(mut self) -> Self {
@@ -159,7 +180,7 @@ impl Builder {
             unix: self.unix,
         };
         let pool = Pool::new(self.pool, self.version);
-        let inner = Inner { dialer, pool, limits: self.limits, conflicts, version: self.version };
+        let inner = Inner { dialer, pool, limits: self.limits, conflicts, version: self.version, observer: self.observer };
         Ok(Client { inner: Arc::new(inner) })
     }
 }
