@@ -320,6 +320,8 @@ pub struct ExchangeFacts {
     pub body_bytes: u64,
     /// What the response said its body has.
     pub body_expected: Option<u64>,
+    /// On a stream of the user's own protocol: how many of the bytes came since the last write. `None` for HTTP.
+    pub since_write: Option<u64>,
     /// When bytes were last read from the socket.
     pub last_read: Option<Instant>,
     /// During `receive`: how long the caller did not ask for more.

@@ -137,7 +137,7 @@ impl Client {
         let uri = match url.parse::<Uri>() {
             Ok(uri) => uri,
             Err(err) => {
-                let text = format!("{url:?} is no absolute URL (such as http://host/path): {err}");
+                let text = format!("{:?} is no absolute URL (such as http://host/path): {err}", without_user(url));
                 return Err(CallLog::new().fail(Stage::Queue, Failure::Usage(text).into()));
             }
         };
@@ -180,7 +180,10 @@ impl Client {
                     response.extensions_mut().insert(log);
                     return Ok(response);
                 }
-                Err((err, again)) if attempts < again.attempts_max() => log.next_attempt(&err),
+                Err((err, again)) if attempts < again.attempts_max() => {
+                    self.inner.pool.forget_idle(&outgoing.target);
+                    log.next_attempt(&err);
+                }
                 Err((err, _)) => {
                     log.tell_end(Some(err.report()));
                     return Err(err);
@@ -269,7 +272,7 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Outgoing<B> {
             target,
             authority,
             method: parts.method,
-            uri: parts.uri,
+            uri: with_path(parts.uri).map_err(|err| Failure::Usage(format!("the URL cannot be sent: {err}")))?,
             headers: parts.headers,
             framing,
             body,
@@ -304,10 +307,11 @@ impl Call<'_> {
         B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         self.log.set_replayable(true);
+        let offer = self.acquire(&outgoing.target).await.map_err(|err| (err, Again::No))?;
         if let Some(body) = &mut outgoing.body {
             body.prepare(outgoing.framing);
         }
-        match self.acquire(&outgoing.target).await.map_err(|err| (err, Again::No))? {
+        match offer {
             Offer::Kept(mut connection, idle) => {
                 connection.report = ConnectionReport { reused: true, idle_us: micros(idle), ..connection.report };
                 self.log.exchange(|exchange| exchange.reused_after = Some(idle));
@@ -401,6 +405,8 @@ impl Call<'_> {
             Err(trouble) => return Err(failed(&connection, Stage::Send, trouble, outgoing)),
         };
         connection.note(log);
+        // The peer has acted on the request, whatever becomes of its answer.
+        log.set_replayable(outgoing.is_idempotent() && outgoing.is_whole());
         let keep_alive = whole && head.keep_alive && !wants_close(&outgoing.headers);
         let ResponseHead { status, version, headers, framing, .. } = head;
         let source = Source::H1(Http1Body::new(connection, framing, keep_alive));
@@ -431,9 +437,12 @@ impl Call<'_> {
         let failed = |exchange: Option<&Http2Exchange>, stage, trouble: Trouble, outgoing: &Outgoing<B>| {
             let again = outgoing.is_whole() && (trouble.unprocessed || exchange.is_none() || outgoing.is_idempotent());
             log.set_replayable(again);
-            let (dead, refused) = (kept && trouble.is_dead_connection(), trouble.unprocessed);
+            let refused = trouble.unprocessed;
+            // A stream that the peer reset on a connection that lives was answered: with a no.
+            let gone = exchange.and_then(Http2Exchange::connection).is_none_or(|connection| connection.is_closed());
+            let dead = kept && trouble.is_dead_connection() && gone;
             // No stream was opened, or the whole connection was ended beneath it.
-            let unprocessed = kept && exchange.is_none() || trouble.unprocessed && trouble.ended_connection();
+            let unprocessed = dead && exchange.is_none() || refused && trouble.ended_connection();
             let trouble = match exchange {
                 Some(exchange) => exchange.explain(trouble, started),
                 None => trouble,
@@ -456,9 +465,10 @@ impl Call<'_> {
                 Err(new) => new.begin().await?,
             };
             if let Some(connection) = permit.connection() {
-                log.set_connection(connection.report_of_call(kept));
+                log.set_connection(connection.report_of_call(permit.idle));
+                log.exchange(|exchange| exchange.reused_after = permit.idle);
             }
-            let begun = Http2Exchange::begin(permit, head, outgoing.body.as_mut(), log)?;
+            let begun = Http2Exchange::begin(permit, head, outgoing.body.as_mut(), outgoing.framing, log)?;
             exchange.insert(begun).send().await
         };
         let sent = log.stage(self.context, Stage::Send, limits.send.as_ref(), sending).await;
@@ -482,6 +492,7 @@ impl Call<'_> {
             facts.response_bytes = 1;
             facts.last_read = Some(crate::clock::now());
         });
+        log.set_replayable(outgoing.is_idempotent() && outgoing.is_whole());
         let (mut parts, stream) = response.into_parts();
         parts.version = http::Version::HTTP_2;
         let expected = parts.headers.get(http::header::CONTENT_LENGTH);
@@ -525,6 +536,29 @@ where
         let client = self.clone();
         let context = request.extensions().get::<Context>().cloned().unwrap_or_default();
         Box::pin(async move { Self::call(&client, &context, request).await })
+    }
+}
+
+/// A URI whose path is written out: `http://host?query` means the path `/`.
+fn with_path(uri: Uri) -> Result<Uri, http::Error> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    if path.starts_with(['/', '*']) {
+        return Ok(uri);
+    }
+    let path = format!("/{path}");
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(path.try_into()?);
+    Ok(Uri::from_parts(parts)?)
+}
+
+/// The text of a URL without what may be a password.
+fn without_user(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = url.split_at(start);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest.get(..end).and_then(|authority| authority.rfind('@')).or_else(|| rest.rfind('@')) {
+        Some(at) => format!("{scheme}***{}", rest.get(at..).unwrap_or_default()),
+        None => url.to_owned(),
     }
 }
 

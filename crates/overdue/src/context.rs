@@ -17,14 +17,18 @@
 
 mod bound;
 mod cause;
+mod current;
+mod scope;
 mod tree;
 
 use std::{any::Any, fmt, panic::Location, sync::Arc, time::Duration};
 
 use overdue_core::{Deadline, Limit, Stage};
 
-pub(crate) use bound::{Bound, Interrupted, Watch};
+pub(crate) use bound::{Bound, Interrupted, LATE, Watch};
 pub use cause::CancelCause;
+pub use current::{LostDeadline, lost_deadlines};
+pub use scope::{Scope, ScopeError, Spawner, StrayTasks, Task, TaskInfo, TaskState, stray_tasks};
 use tree::Node;
 
 use crate::{Error, clock};
@@ -40,9 +44,21 @@ pub struct Context {
 
 impl Context {
     /// A context without parent, deadline or values.
+    ///
+    /// Opened inside work that has a deadline, it drops that deadline on the floor: the line that does so is counted in
+    /// [`lost_deadlines`].
     #[must_use]
+    #[track_caller]
     pub fn root() -> Self {
+        current::root_opened(Location::caller());
         Self { node: Arc::new(Node::root()) }
+    }
+
+    /// The context of the work that is being polled: that of the innermost [`run`](Self::run), or of the task of a
+    /// [`Scope`]. `None` outside of both, and in what `tokio::spawn` started.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        current::current()
     }
 
     /// A child whose deadline is `limit` from now, or the parent's when that is earlier. In the second case the child
@@ -127,7 +143,8 @@ impl Context {
     /// Runs `work` as `stage` until it ends, the deadline passes or the context is cancelled.
     ///
     /// Work is polled before the timer: a result that is ready wins over a deadline that has just passed. When the
-    /// deadline has passed before the first poll, the work is never polled.
+    /// deadline has passed before the first poll, the work is never polled. While it is polled, this is the
+    /// [current context](Self::current).
     ///
     /// # Errors
     /// [`Error`] with the stage, and the limit that fired or the cause of the cancellation.
@@ -136,7 +153,7 @@ impl Context {
     /// Dropping the returned future drops `work`.
     pub async fn run<F: Future>(&self, stage: Stage, work: F) -> Result<F::Output, Error> {
         let started = clock::now();
-        let settled = Bound::new(self, self.deadline().cloned(), work).await;
+        let settled = Bound::new(self, self.deadline().cloned(), current::within(self.clone(), work)).await;
         settled.result.map_err(|interrupted| Error::from_interrupted(stage, started, interrupted, settled.late_by))
     }
 
@@ -149,6 +166,8 @@ impl Context {
 }
 
 impl Default for Context {
+    /// See [`Context::root`].
+    #[track_caller]
     fn default() -> Self {
         Self::root()
     }

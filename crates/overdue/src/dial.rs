@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Where to connect to.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Target {
     pub(crate) secure: bool,
     pub(crate) host: Arc<str>,
@@ -30,7 +30,8 @@ pub(crate) struct Target {
 pub(crate) struct Dialer {
     pub(crate) resolver: Resolver,
     pub(crate) tcp: TcpOptions,
-    pub(crate) tls: Tls,
+    /// Only where a target is secure.
+    pub(crate) tls: Option<Tls>,
     /// Connects here instead of to the target's address.
     pub(crate) unix: Option<PathBuf>,
 }
@@ -69,7 +70,11 @@ impl Dialer {
         if !target.secure {
             return Ok(Dialed { transport: Transport::Plain(wire), h2: false, report });
         }
-        let handshake = self.tls.handshake(wire.clone(), &target.host);
+        let Some(tls) = &self.tls else {
+            let failure = Failure::Usage("a secure target, and no TLS options".to_owned());
+            return Err(log.fail(Stage::Tls, failure.into()));
+        };
+        let handshake = tls.handshake(wire.clone(), &target.host);
         let done = log.stage(context, Stage::Tls, limits.tls.as_ref(), handshake).await;
         log.exchange(|exchange| {
             exchange.response_bytes = wire.read_bytes();

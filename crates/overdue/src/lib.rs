@@ -5,7 +5,9 @@
 //! path did, with the kernel's evidence, and what to change.
 //!
 //! - [`Context`]: deadlines, cancellation and its cause, typed values, in a tree.
+//! - [`Scope`]: tasks that cannot outlive their context unnoticed; [`lost_deadlines`]: lines that forget a deadline.
 //! - [`Client`]: HTTP/1.1 and HTTP/2 over a pool of its own (feature `client`, on by default).
+//! - [`stream`]: connections for protocols of your own, with deadlines that can be moved at any time.
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
@@ -31,6 +33,8 @@ pub mod resolve;
 #[cfg(feature = "client")]
 mod socket;
 #[cfg(feature = "client")]
+pub mod stream;
+#[cfg(feature = "client")]
 mod tls;
 #[cfg(feature = "client")]
 mod transport;
@@ -41,7 +45,10 @@ mod wire;
 pub use client::{Body, BuildError, Builder, Client, PoolOptions};
 #[cfg(feature = "client")]
 pub use connect::{BeforeConnect, Keepalive, TcpOptions};
-pub use context::{CancelCause, CancelGuard, Context};
+pub use context::{
+    CancelCause, CancelGuard, Context, LostDeadline, Scope, ScopeError, Spawner, StrayTasks, Task, TaskInfo, TaskState,
+    lost_deadlines, stray_tasks,
+};
 pub use error::{BoxError, Error};
 #[cfg(feature = "client")]
 pub use log::CallLog;

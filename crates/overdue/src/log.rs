@@ -5,7 +5,7 @@
 use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use overdue_core::{
@@ -128,6 +128,18 @@ impl CallLog {
         if let Some((news, outcome, elapsed)) = news {
             news.tell_end(outcome, elapsed, report);
         }
+    }
+
+    /// The log of a single operation on a connection, which has run as `stage` since `started`.
+    pub(crate) fn of_operation(stage: Stage, started: Instant, deadline: Option<&Deadline>) -> Self {
+        let log = Self::new();
+        {
+            let mut entries = log.lock();
+            entries.timeline = Timeline::new(started);
+            entries.timeline.begin(stage, started, deadline);
+            entries.replayable = false;
+        }
+        log
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {

@@ -44,6 +44,9 @@ pub(crate) fn observe(socket: BorrowedFd<'_>, local: Option<SocketAddr>, peer: O
     facts
 }
 
+#[cfg(target_os = "linux")]
+pub(crate) use linux::unacknowledged_bytes;
+
 /// Sorts a failed system call by what it means to a caller.
 ///
 /// An error that no system call returned has no class, whatever its [`io::ErrorKind`]: a `TimedOut` that the own
@@ -184,7 +187,7 @@ mod linux {
 
     /// `SIOCOUTQ`: what was written and the peer has not acknowledged, sent or not.
     #[expect(unsafe_code, reason = "rustix has no SIOCOUTQ")]
-    fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> Option<u32> {
+    pub(crate) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> Option<u32> {
         let mut bytes: libc::c_int = 0;
         // SAFETY: the descriptor is borrowed, so it is open; SIOCOUTQ (TIOCOUTQ by another name) writes one int.
         let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };

@@ -6,11 +6,11 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     path::PathBuf,
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -28,6 +28,10 @@ use crate::{clock, socket};
 /// A connected socket that counts. Clones share it; it is closed when the last one is dropped.
 #[derive(Clone)]
 pub(crate) struct Wire(Arc<Shared>);
+
+/// A [`Wire`] that does not keep the socket open.
+#[derive(Clone)]
+pub(crate) struct WeakWire(Weak<Shared>);
 
 struct Shared {
     io: Io,
@@ -155,6 +159,27 @@ impl Wire {
         SocketFacts { peer: self.0.peer.to_string(), ..facts }
     }
 
+    /// What left the send queue so far, on a scale of its own: it grows while the peer takes bytes. `None` where the
+    /// platform does not say.
+    pub(crate) fn drained(&self) -> Option<i64> {
+        #[cfg(target_os = "linux")]
+        let waiting = {
+            use std::os::fd::AsFd;
+            match &self.0.io {
+                Io::Tcp(stream) => socket::unacknowledged_bytes(stream.as_fd()),
+                Io::Unix(stream) => socket::unacknowledged_bytes(stream.as_fd()),
+            }
+        };
+        #[cfg(not(target_os = "linux"))]
+        let waiting: Option<u32> = None;
+        // A Unix socket counts memory, which is more than the bytes in it.
+        waiting.map(|waiting| i64::try_from(self.written_bytes()).unwrap_or(i64::MAX).saturating_sub(waiting.into()))
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakWire {
+        WeakWire(Arc::downgrade(&self.0))
+    }
+
     /// Whether the peer has said something, or closed, that nobody has read. Without a look at it: the answer of
     /// `poll_read_ready` may be old.
     pub(crate) fn has_unread(&self) -> bool {
@@ -180,6 +205,16 @@ impl Wire {
 
     fn note_written(&self, bytes: usize) {
         self.0.written_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+impl WeakWire {
+    /// Ends both directions for everybody who shares the socket. What is open of it goes with the last of them.
+    pub(crate) fn shut_down(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            // The peer may have ended the connection before.
+            let _ = shared.io.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -222,11 +257,11 @@ impl Io {
         }
     }
 
-    fn shutdown(&self) -> io::Result<()> {
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write),
+            Self::Tcp(stream) => socket2::SockRef::from(stream).shutdown(how),
             #[cfg(unix)]
-            Self::Unix(stream) => socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write),
+            Self::Unix(stream) => socket2::SockRef::from(stream).shutdown(how),
         }
     }
 }
@@ -284,6 +319,6 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.io.shutdown())
+        Poll::Ready(self.0.io.shutdown(Shutdown::Write))
     }
 }

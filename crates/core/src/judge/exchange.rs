@@ -25,6 +25,15 @@ fn exchange_evidence(facts: &CallFacts) -> Evidence {
     let request = format!("request: {} bytes sent", exchange.request_bytes);
     let (text, response) = match facts.stage {
         Stage::Tls => (format!("{} bytes of the peer's handshake received", exchange.response_bytes), None),
+        _ if exchange.since_write.is_some() => (
+            format!(
+                "{} bytes written, {} read, {} of them since the last write",
+                exchange.request_bytes,
+                exchange.response_bytes,
+                exchange.since_write.unwrap_or_default()
+            ),
+            Some(exchange.response_bytes),
+        ),
         // Frames of all streams share the connection: a head has no bytes of its own.
         _ if facts.h2.is_some() => {
             (format!("{request}; response body: {} bytes received{of}", exchange.body_bytes), None)
@@ -235,6 +244,9 @@ pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
     if let Some(finding) = stalled.or_else(|| path::blocked(facts)) {
         return finding;
     }
+    if let Some(came) = facts.exchange.since_write {
+        return own_protocol(facts, came);
+    }
     let silence = path::silence(facts);
     let quiet = peer_silent_for(facts);
     let bytes = facts.exchange.body_bytes;
@@ -272,16 +284,27 @@ pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
     } else {
         format!("stopped in the middle of the body after {bytes} bytes")
     };
-    Finding::new(
+    // The window of the connection is shared: unread bodies of other streams can hold this one up, unseen from here.
+    let others = facts.h2.map_or(0, |h2| h2.streams_in_use.saturating_sub(1));
+    let confidence = if others == 0 { silence.confidence } else { silence.confidence.min(Confidence::Medium) };
+    let finding = Finding::new(
         Cause::BodyStalled,
         Stage::Receive,
-        silence.confidence,
+        confidence,
         format!("{} {how_far}: nothing came for {}", peer(facts), DurationText(quiet)),
     )
     .because(exchange_evidence(facts))
     .and(silence.evidence)
-    .and(away)
-    .rejected(
+    .and(away);
+    let finding = if others == 0 {
+        finding
+    } else {
+        finding.rejected(
+            Cause::H2WindowBlocked,
+            format!("possible: {others} other streams share the connection's window, and may not be read"),
+        )
+    };
+    finding.rejected(
         Cause::PathLost,
         if silence.confidence == Confidence::High {
             "the other end is visible, and nothing of its own is under way"
@@ -289,6 +312,37 @@ pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
             "possible: a path that loses everything on the way back looks the same from here"
         },
     )
+}
+
+/// A stream whose protocol is not known here: what came since the last write tells an answer that is late from one
+/// that stopped.
+fn own_protocol(facts: &CallFacts, came: u64) -> Finding {
+    let silence = path::silence(facts);
+    let (peer, written) = (peer(facts), facts.exchange.request_bytes);
+    let (cause, summary) = if came > 0 {
+        let quiet = DurationText(peer_silent_for(facts));
+        (Cause::BodyStalled, format!("{peer} sent {came} bytes, then nothing more for {quiet}"))
+    } else {
+        let took = DurationText(in_stage(facts));
+        let summary = match silence.acknowledged {
+            Some(true) if written > 0 => {
+                format!("{peer} has all {written} bytes written to it and sent nothing for {took}")
+            }
+            _ => format!("{peer} sent nothing for {took}"),
+        };
+        (Cause::ServerSlow, summary)
+    };
+    Finding::new(cause, Stage::Receive, silence.confidence, summary)
+        .because(exchange_evidence(facts))
+        .and(silence.evidence)
+        .rejected(
+            Cause::PathLost,
+            if silence.confidence == Confidence::High {
+                "the other end is visible, and nothing of its own is under way"
+            } else {
+                "possible: a path that loses everything on the way back looks the same from here"
+            },
+        )
 }
 
 /// A reused connection that ended before it gave anything: the server may have closed it while it was idle.
@@ -343,6 +397,9 @@ pub(super) fn closed(facts: &CallFacts) -> Finding {
     let exchange = &facts.exchange;
     let what = match facts.stage {
         Stage::Tls => format!("in the TLS handshake, after {} bytes of it", exchange.response_bytes),
+        _ if exchange.since_write.is_some() => {
+            format!("without its protocol's end, after {} bytes", exchange.response_bytes)
+        }
         Stage::Receive => format!(
             "in the middle of the body: {} bytes came{}",
             exchange.body_bytes,

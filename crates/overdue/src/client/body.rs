@@ -110,12 +110,17 @@ impl Body {
     /// # Cancel safety
     /// Dropping the returned future drops the body.
     pub async fn bytes(mut self, at_most: usize) -> Result<Bytes, Error> {
+        let log = self.0.as_ref().map(|live| live.log.clone());
         let mut whole = BytesMut::new();
         while let Some(frame) = std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut self), cx)).await {
             let Ok(data) = frame?.into_data() else { continue };
             if data.len() > at_most - whole.len() {
                 let failure = Failure::Usage(format!("the body of the response has more than {at_most} bytes"));
-                return Err(self.fail(failure.into()));
+                return Err(match (&self.0, log) {
+                    // The last piece ended the call well, and is too much all the same.
+                    (None, Some(log)) => log.fail_for_good(Stage::Receive, failure.into()),
+                    _ => self.fail(failure.into()),
+                });
             }
             whole.extend_from_slice(&data);
         }
@@ -125,7 +130,6 @@ impl Body {
     fn fail(&mut self, trouble: Trouble) -> Error {
         match self.0.take() {
             Some(mut live) => live.as_mut().fail(trouble),
-            // The last piece ended the call well; what is wrong came after that.
             None => CallLog::new().fail(Stage::Receive, trouble),
         }
     }

@@ -176,11 +176,12 @@ impl Builder {
         let dialer = Dialer {
             resolver: self.resolver.unwrap_or_else(Resolver::system),
             tcp: self.tcp,
-            tls: self.tls.build(alpn)?,
+            tls: Some(self.tls.build(alpn)?),
             unix: self.unix,
         };
         let pool = Pool::new(self.pool, self.version);
-        let inner = Inner { dialer, pool, limits: self.limits, conflicts, version: self.version, observer: self.observer };
+        let inner =
+            Inner { dialer, pool, limits: self.limits, conflicts, version: self.version, observer: self.observer };
         Ok(Client { inner: Arc::new(inner) })
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use overdue_core::{
     ConnectionReport,
@@ -37,6 +37,8 @@ use crate::{
 
 /// Informational heads (100 to 199) before the final one.
 const INFORMATIONAL_MAX: usize = 32;
+/// Frames of a request body that one poll takes when they hold up nothing.
+const EMPTY_FRAMES_MAX: usize = 32;
 /// Body data up to this size is copied behind the head, so that both leave in one write.
 const COPY_MAX: usize = 8 * 1024;
 const READ_SIZE: usize = 16 * 1024;
@@ -51,6 +53,8 @@ pub(crate) struct Http1 {
     last_read: Option<Instant>,
     written_before: u64,
     informational: usize,
+    /// TLS ended without the peer's close_notify: whoever is on the path could have cut it.
+    truncated: bool,
 }
 
 /// How `send` ended.
@@ -78,6 +82,7 @@ impl Http1 {
             last_read: None,
             written_before: 0,
             informational: 0,
+            truncated: false,
         }
     }
 
@@ -99,7 +104,8 @@ impl Http1 {
         // task would look like a healthy connection. Nobody waits, so nobody need be woken.
         let look = pin!(unconstrained(poll_fn(|cx| Poll::Ready(self.poll_fill(cx).is_pending()))));
         let silent = look.poll(&mut TaskContext::from_waker(Waker::noop())) == Poll::Ready(true);
-        silent && self.read.is_empty()
+        // And past the runtime, which may not have looked at the socket since that got something to read.
+        silent && self.read.is_empty() && !self.wire().has_unread()
     }
 
     /// Whether the connection can go back to the pool after a complete exchange.
@@ -192,7 +198,11 @@ impl Http1 {
         loop {
             while !self.read.is_empty() {
                 match parse_response(&mut self.read, method).map_err(Failure::Protocol)? {
-                    Some(head) if head.status.is_informational() && head.status.as_u16() != 101 => {
+                    Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                        let text = "it switches protocols, which nobody asked for".to_owned();
+                        return Poll::Ready(Err(Failure::Protocol(text).into()));
+                    }
+                    Some(head) if head.status.is_informational() => {
                         self.informational += 1;
                         // It is no part of the response.
                         self.response_bytes = self.read.len() as u64;
@@ -224,7 +234,10 @@ impl Http1 {
         // rustls reports a peer that closes TCP without close_notify this way. Whether more was due is for the
         // framing to know.
         let read = match read {
-            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => {
+                self.truncated = true;
+                Ok(0)
+            }
             other => other,
         };
         if let Ok(bytes @ 1..) = read {
@@ -234,6 +247,10 @@ impl Http1 {
         Poll::Ready(read)
     }
 }
+
+/// Fields that have no place among trailers: they would say how to read what has been read.
+const FRAMING_FIELDS: [http::HeaderName; 4] =
+    [http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING, http::header::HOST, http::header::TRAILER];
 
 struct Sending<'a, B> {
     /// Goes first.
@@ -250,6 +267,7 @@ struct Sending<'a, B> {
 
 impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
     fn poll(&mut self, cx: &mut TaskContext<'_>, io: &mut Transport, log: &CallLog) -> Result<Poll<()>, Trouble> {
+        let mut empty_frames = 0;
         loop {
             let waits_for_peer = self.poll_write(cx, io).map_err(|err| io_failure("write", err))?.is_pending();
             if waits_for_peer {
@@ -263,11 +281,19 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
                 };
             }
             let Some(upload) = &mut self.body.upload else { return Ok(Poll::Ready(())) };
+            if empty_frames > EMPTY_FRAMES_MAX {
+                // Frames without data cost the task none of its budget, and would keep it here for ever.
+                cx.waker().wake_by_ref();
+                return Ok(Poll::Pending);
+            }
             match Pin::new(&mut **upload).poll_frame(cx) {
                 Poll::Ready(frame) => {
+                    empty_frames += 1;
                     log.exchange(|exchange| exchange.waiting_for_request_body = false);
                     self.take(frame)?;
                 }
+                // All that was announced is here; whether the body knows its own end does not matter.
+                Poll::Pending if self.left == Some(0) => self.ended = true,
                 Poll::Pending => {
                     log.exchange(|exchange| exchange.waiting_for_request_body = true);
                     // What there is must not wait for what there is not yet.
@@ -313,7 +339,7 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Sending<'_, B> {
                 Err(frame) => {
                     if let (Ok(trailers), true) = (frame.into_trailers(), chunked) {
                         self.out.extend_from_slice(b"0\r\n");
-                        for (name, value) in &trailers {
+                        for (name, value) in trailers.iter().filter(|(name, _)| !FRAMING_FIELDS.contains(name)) {
                             self.out.extend_from_slice(name.as_str().as_bytes());
                             self.out.extend_from_slice(b": ");
                             self.out.extend_from_slice(value.as_bytes());
@@ -433,7 +459,7 @@ impl Http1Body {
                 return Poll::Ready(Ok(Some(piece)));
             }
             match ready!(connection.poll_fill(cx)) {
-                Ok(0) if matches!(self.state, BodyState::UntilClose) => {
+                Ok(0) if matches!(self.state, BodyState::UntilClose) && !connection.truncated => {
                     self.state = BodyState::Done;
                     self.release_when_done();
                 }

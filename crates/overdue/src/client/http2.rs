@@ -25,7 +25,9 @@ use http_body::Body as _;
 use overdue_core::{
     ConnectionReport,
     facts::{Failure, H2Facts, OsFailure},
+    micros,
 };
+use slab::Slab;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::AbortHandle,
@@ -52,9 +54,11 @@ const CATCH_UP_MAX: usize = 8;
 /// What one response may send ahead of its reader.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// What all responses of a connection together may send ahead of their readers.
-const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
 /// The header fields of a response, as HTTP/2 counts them.
 const HEADERS_MAX: u32 = 64 * 1024;
+/// Informational heads (100 to 199) before the final one.
+const INFORMATIONAL_MAX: usize = 32;
 /// What one request body may have queued in the connection.
 const SEND_BUFFER_MAX: usize = 256 * 1024;
 
@@ -85,19 +89,46 @@ struct DriverState {
     /// The last write did not get through: frames wait in this process.
     write_blocked: AtomicBool,
     /// Who wants to know when that changes.
-    flush_waiters: Mutex<Vec<Waker>>,
+    flush_waiters: Mutex<Slab<Waker>>,
     /// What broke the connection: h2 passes on no more than its kind.
     broken: Mutex<Option<Failure>>,
 }
 
 impl DriverState {
     fn set_write_blocked(&self, blocked: bool) {
-        if self.write_blocked.swap(blocked, Relaxed) && !blocked {
-            let waiters = std::mem::take(&mut *self.flush_waiters.lock().unwrap_or_else(PoisonError::into_inner));
+        self.write_blocked.store(blocked, Relaxed);
+    }
+
+    /// Wakes those who wait for the writes to go on. Not from within a write: h2 holds a lock there.
+    fn wake_flushed(&self) {
+        if !self.write_blocked.load(Relaxed) {
+            let waiters: Vec<_> = self.waiters().iter().map(|(_, waiter)| waiter.clone()).collect();
             for waiter in waiters {
                 waiter.wake();
             }
         }
+    }
+
+    /// `slot` is the caller's own among those who wait.
+    fn poll_flushed(&self, slot: &mut Option<usize>, cx: &TaskContext<'_>) -> Poll<()> {
+        if self.write_blocked.load(Relaxed) {
+            let mut waiters = self.waiters();
+            match slot.and_then(|slot| waiters.get_mut(slot)) {
+                Some(waiter) => waiter.clone_from(cx.waker()),
+                None => *slot = Some(waiters.insert(cx.waker().clone())),
+            }
+        }
+        if self.write_blocked.load(Relaxed) { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn forget(&self, slot: Option<usize>) {
+        if let Some(slot) = slot {
+            self.waiters().try_remove(slot);
+        }
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, Slab<Waker>> {
+        self.flush_waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_write_failed(&self, err: io::Error) {
@@ -128,14 +159,6 @@ impl DriverState {
             trouble.failure = broken.or(trouble.failure);
         }
         trouble
-    }
-
-    fn poll_flushed(&self, cx: &TaskContext<'_>) -> Poll<()> {
-        if !self.write_blocked.load(Relaxed) {
-            return Poll::Ready(());
-        }
-        self.flush_waiters.lock().unwrap_or_else(PoisonError::into_inner).push(cx.waker().clone());
-        if self.write_blocked.load(Relaxed) { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
@@ -228,8 +251,9 @@ impl Http2 {
     }
 
     /// The connection as one call sees it.
-    pub(crate) fn report_of_call(&self, kept: bool) -> ConnectionReport {
-        ConnectionReport { reused: kept, ..self.report.clone() }
+    pub(crate) fn report_of_call(&self, idle: Option<Duration>) -> ConnectionReport {
+        let idle_us = idle.map_or(0, micros);
+        ConnectionReport { reused: idle.is_some(), idle_us, ..self.report.clone() }
     }
 
     /// Calls that run go on; no further one begins here.
@@ -265,6 +289,7 @@ async fn drive(
     // How it ended reaches every stream of it; here it only matters that it did.
     let _ended = poll_fn(|cx| {
         let poll = Pin::new(&mut connection).poll(cx);
+        state.wake_flushed();
         let now = (connection.max_concurrent_send_streams(), is_dead(&sender));
         if std::mem::replace(&mut seen, now) != now {
             place.serve();
@@ -274,6 +299,7 @@ async fn drive(
     .await;
     state.ended.store(true, Relaxed);
     state.set_write_blocked(false);
+    state.wake_flushed();
     place.serve();
 }
 
@@ -341,10 +367,21 @@ pub(crate) struct Http2Exchange {
     pump: Option<Pump>,
     permit: StreamPermit,
     window_blocked: Arc<AtomicUsize>,
+    /// Among those who wait for a flush.
+    flush_slot: Option<usize>,
+    informational: usize,
 }
 
 /// Sends the body of a request.
 type Pump = Pin<Box<dyn Future<Output = Result<(), Trouble>> + Send>>;
+
+impl Drop for Http2Exchange {
+    fn drop(&mut self) {
+        if let Some(connection) = self.permit.connection() {
+            connection.state.forget(self.flush_slot);
+        }
+    }
+}
 
 /// How `send` ended.
 pub(crate) enum Sent2 {
@@ -361,6 +398,7 @@ impl Http2Exchange {
         permit: StreamPermit,
         head: Request<()>,
         upload: Option<&mut Upload<B>>,
+        framing: Framing,
         log: &CallLog,
     ) -> Result<Self, Trouble>
     where
@@ -372,15 +410,15 @@ impl Http2Exchange {
         log.exchange(|exchange| exchange.request_started = true);
         let window_blocked = Arc::new(AtomicUsize::new(0));
         let pump = upload.map(|upload| {
-            let pump = PumpState {
-                upload: upload.take(),
-                stream,
-                log: log.clone(),
-                window_blocked: Arc::clone(&window_blocked),
+            let left = match framing {
+                Framing::Length(length) => Some(length),
+                _ => None,
             };
+            let (log, window_blocked) = (log.clone(), Arc::clone(&window_blocked));
+            let pump = PumpState { upload: upload.take(), left, stream, log, window_blocked };
             Box::pin(pump.run()) as Pump
         });
-        Ok(Self { response: Some(response), pump, permit, window_blocked })
+        Ok(Self { response: Some(response), pump, permit, window_blocked, flush_slot: None, informational: 0 })
     }
 
     /// Ends when the request is sent, or when the peer has answered. Cancel safe.
@@ -405,8 +443,11 @@ impl Http2Exchange {
     }
 
     /// The rest of the exchange, once the head is here.
-    pub(crate) fn into_body(self, stream: RecvStream) -> Http2Body {
-        Http2Body { stream: Some(stream), data_done: false, exchange: self }
+    pub(crate) fn into_body(mut self, stream: RecvStream) -> Http2Body {
+        let upload = self.pump.take().map(Background::spawn);
+        let mut body = Http2Body { stream: Some(stream), data_done: false, upload, exchange: self };
+        body.end_when_done();
+        body
     }
 
     pub(crate) fn connection(&self) -> Option<&Arc<Http2>> {
@@ -448,18 +489,60 @@ impl Http2Exchange {
 
     fn poll_response(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Response<RecvStream>, Trouble>> {
         let Some(response) = &mut self.response else { return Poll::Pending };
+        while let Poll::Ready(Some(Ok(_))) = response.poll_informational(cx) {
+            self.informational += 1;
+            if self.informational > INFORMATIONAL_MAX {
+                let text = format!("it sent more than {INFORMATIONAL_MAX} informational responses");
+                return Poll::Ready(Err(Failure::Protocol(text).into()));
+            }
+        }
         let result = ready!(Pin::new(response).poll(cx));
         self.response = None;
         Poll::Ready(result.map_err(failure))
     }
 
-    fn poll_flushed(&self, cx: &TaskContext<'_>) -> Poll<()> {
-        self.connection().map_or(Poll::Ready(()), |connection| connection.state.poll_flushed(cx))
+    fn poll_flushed(&mut self, cx: &TaskContext<'_>) -> Poll<()> {
+        let Some(connection) = self.permit.connection() else { return Poll::Ready(()) };
+        connection.state.poll_flushed(&mut self.flush_slot, cx)
+    }
+}
+
+/// The rest of an upload whose answer has begun: it goes on whether or not anybody reads that, so that it does not sit
+/// on flow control which others need.
+struct Background {
+    task: AbortHandle,
+    failed: Arc<Mutex<Option<Trouble>>>,
+}
+
+impl Background {
+    fn spawn(pump: Pump) -> Self {
+        let failed = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&failed);
+        let task = tokio::spawn(async move {
+            if let Err(trouble) = pump.await {
+                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+            }
+        });
+        Self { task: task.abort_handle(), failed }
+    }
+
+    /// The caller's own fault, where it was one. Other failures are for the answer to explain.
+    fn own_fault(&self) -> Option<Trouble> {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.take_if(|trouble| matches!(trouble.failure, Some(Failure::RequestBody(_))))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
 struct PumpState<B> {
     upload: Upload<B>,
+    /// What the announced length still wants.
+    left: Option<u64>,
     stream: SendStream<Bytes>,
     log: CallLog,
     window_blocked: Arc<AtomicUsize>,
@@ -470,17 +553,28 @@ where
     B: http_body::Body<Error: Into<BoxError>>,
 {
     async fn run(mut self) -> Result<(), Trouble> {
+        let sent = self.send_all().await;
+        if let Err(Trouble { failure: Some(Failure::RequestBody(_)), .. }) = &sent {
+            self.stream.send_reset(h2::Reason::CANCEL);
+        }
+        sent
+    }
+
+    async fn send_all(&mut self) -> Result<(), Trouble> {
         while let Some(frame) = self.next_frame().await {
-            let frame = match frame {
-                Ok(frame) => frame,
-                Err(err) => {
-                    self.stream.send_reset(h2::Reason::CANCEL);
-                    let failure = Some(Failure::RequestBody(err.to_string()));
-                    return Err(Trouble { failure, source: Some(err), ..Trouble::default() });
-                }
-            };
+            // Frames without data would keep the task here for ever.
+            tokio::task::consume_budget().await;
+            let frame = frame.map_err(|err| {
+                let failure = Some(Failure::RequestBody(err.to_string()));
+                Trouble { failure, source: Some(err), ..Trouble::default() }
+            })?;
             match frame.into_data() {
                 Ok(data) => {
+                    if let Some(left) = &mut self.left {
+                        *left = left
+                            .checked_sub(data.len() as u64)
+                            .ok_or_else(|| Failure::RequestBody("it is longer than its announced length".to_owned()))?;
+                    }
                     if !self.send(data).await? {
                         return Ok(());
                     }
@@ -491,6 +585,9 @@ where
                     }
                 }
             }
+        }
+        if let Some(left @ 1..) = self.left {
+            return Err(Failure::RequestBody(format!("it ended {left} bytes before its announced length")).into());
         }
         self.stream.send_data(Bytes::new(), true).map_err(failure)
     }
@@ -535,6 +632,7 @@ pub(crate) struct Http2Body {
     // Dropped first: see `Http2Exchange`.
     stream: Option<RecvStream>,
     data_done: bool,
+    upload: Option<Background>,
     exchange: Http2Exchange,
 }
 
@@ -547,28 +645,32 @@ impl Http2Body {
         self.stream.is_none()
     }
 
-    /// The next piece; `None` at the end. Cancel safe. What is left of the request goes on being sent meanwhile.
+    /// The next piece; `None` at the end. Cancel safe.
     pub(crate) fn poll_piece(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Option<Piece>, Trouble>> {
-        // An upload that fails now leaves the answer to say why.
-        let _unless_it_fails = self.exchange.poll_pump(cx);
+        let piece = ready!(self.poll_stream(cx));
+        let own_fault = || self.upload.as_ref().and_then(Background::own_fault);
+        Poll::Ready(piece.map_err(|err| own_fault().unwrap_or_else(|| failure(err))))
+    }
+
+    fn poll_stream(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Option<Piece>, h2::Error>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(None)) };
         if !self.data_done {
             if let Some(data) = ready!(stream.poll_data(cx)) {
-                let data = data.map_err(failure)?;
+                let data = data?;
                 // From here on it is the reader's memory.
-                stream.flow_control().release_capacity(data.len()).map_err(failure)?;
+                stream.flow_control().release_capacity(data.len())?;
                 self.end_when_done();
                 return Poll::Ready(Ok(Some(Piece::Data(data))));
             }
             self.data_done = true;
         }
-        let trailers = ready!(stream.poll_trailers(cx)).map_err(failure)?;
+        let trailers = ready!(stream.poll_trailers(cx))?;
         self.stream = None;
         Poll::Ready(Ok(trailers.map(|trailers| Piece::End(Some(trailers)))))
     }
 
     /// Lets go of the stream as soon as nothing more can come.
-    pub(crate) fn end_when_done(&mut self) {
+    fn end_when_done(&mut self) {
         if self.stream.as_ref().is_some_and(RecvStream::is_end_stream) {
             self.stream = None;
         }

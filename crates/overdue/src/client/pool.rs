@@ -1,17 +1,21 @@
 //! The connection pool: limits for each host and in all, and a queue of those who wait, first come first served.
 //!
 //! Every open connection, idle or in use or being dialled, holds a [`Slot`]; dropping the slot is what makes room.
-//! Nothing is dropped under the pool's lock, because dropping a slot takes it.
+//! Nothing is dropped and nobody is woken under the pool's lock: dropping a slot takes it, and so may a waker.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use overdue_core::facts::{H2Facts, PoolFacts};
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle};
 
 use super::{VersionChoice, http1::Http1, http2::Http2};
 use crate::{clock, dial::Target};
@@ -53,7 +57,10 @@ struct State {
     hosts: HashMap<Target, Host>,
     open: usize,
     next_id: u64,
-    reaper: bool,
+    /// Calls that wait, of all hosts.
+    waiting: usize,
+    next_ticket: u64,
+    reaper: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -64,7 +71,8 @@ struct Host {
     /// The longest idle first.
     idle: Vec<(Box<Http1>, Instant)>,
     h2: Vec<Arc<Http2>>,
-    waiters: VecDeque<oneshot::Sender<Offer>>,
+    /// In the order of their tickets, which is the order in which they came.
+    waiters: VecDeque<(u64, oneshot::Sender<Offer>)>,
     /// When the oldest dial that runs began.
     dialling_since: Option<Instant>,
     /// What the last connection spoke; `None` before the first.
@@ -122,7 +130,7 @@ impl Place {
     /// Gives what has become free to those who wait.
     pub(crate) fn serve(&self) {
         if let Some(pool) = self.pool.upgrade() {
-            pool.serve(&self.target);
+            pool.serve();
         }
     }
 }
@@ -140,18 +148,21 @@ pub(crate) struct Slot {
     place: Place,
     pub(crate) id: u64,
     dialling: bool,
-    armed: bool,
+    /// Dropping it makes room. Not so when its place has been taken over.
+    armed: AtomicBool,
 }
 
 /// The right to one stream of a shared connection.
 pub(crate) struct StreamPermit {
     connection: Option<Arc<Http2>>,
     place: Place,
+    /// How long the connection had been idle; `None` when it is new.
+    pub(crate) idle: Option<Duration>,
 }
 
 impl StreamPermit {
-    fn new(connection: Arc<Http2>, place: Place) -> Self {
-        Self { connection: Some(connection), place }
+    fn new(connection: Arc<Http2>, place: Place, idle: Option<Duration>) -> Self {
+        Self { connection: Some(connection), place, idle }
     }
 
     pub(crate) fn connection(&self) -> Option<&Arc<Http2>> {
@@ -178,66 +189,58 @@ impl Pool {
     }
 
     /// A connection, a stream, or the right to dial. Waits while the limits forbid all three; the caller bounds the
-    /// wait. Cancel safe: what was offered to a caller that is gone goes to the next.
+    /// wait. Cancel safe: what was offered to a caller that is gone goes back, and on to the next.
     pub(crate) async fn acquire(self: &Arc<Self>, target: &Target) -> Offer {
         loop {
             let mut discarded = Discarded::default();
             let attempt = {
                 let mut state = self.lock();
                 let host = state.hosts.entry(target.clone()).or_default();
-                host.waiters.retain(|waiter| !waiter.is_closed());
                 // Those who wait already come first.
                 let offer = if host.waiters.is_empty() { self.offer(&mut state, target, &mut discarded) } else { None };
                 offer.ok_or_else(|| self.queue(&mut state, target))
             };
             drop(discarded);
             let offer = match attempt {
-                Ok(offer) => offer,
-                Err((mut receiver, shared_soon)) => {
-                    let offer = match shared_soon {
-                        Some(until) => tokio::time::timeout_at(until.into(), &mut receiver).await.ok(),
-                        None => None,
-                    };
-                    match offer {
-                        Some(Ok(offer)) => offer,
-                        Some(Err(_)) => continue,
-                        None => {
-                            // The wait for a shared connection is over for all who are in it.
-                            self.serve(target);
-                            match receiver.await {
-                                Ok(offer) => offer,
-                                Err(_) => continue,
-                            }
-                        }
-                    }
-                }
+                Ok(offer) => Some(offer),
+                Err((ticket, shared_soon)) => ticket.wait(shared_soon).await,
             };
             // It may have died, or said something nobody asked for, while it lay here.
             match offer {
-                Offer::Kept(mut connection, idle) => {
+                Some(Offer::Kept(mut connection, idle)) => {
                     if connection.is_fresh() {
                         return Offer::Kept(connection, idle);
                     }
                 }
-                Offer::Stream(permit) => {
+                Some(Offer::Stream(permit)) => {
                     if permit.is_fresh().await {
                         return Offer::Stream(permit);
                     }
                 }
-                Offer::Dial(slot) => return Offer::Dial(slot),
+                Some(Offer::Dial(slot)) => return Offer::Dial(slot),
+                None => {}
             }
         }
     }
 
+    /// Closes what lies idle for this host: one of its kept connections turned out to be dead, and the others have
+    /// gone the same way.
+    pub(crate) fn forget_idle(self: &Arc<Self>, target: &Target) {
+        let idle = self.lock().hosts.get_mut(target).map(|host| std::mem::take(&mut host.idle));
+        drop(idle);
+    }
+
     /// Stands in the queue, and how long it may be worth to wait for a connection that can be shared.
-    fn queue(&self, state: &mut State, target: &Target) -> (oneshot::Receiver<Offer>, Option<Instant>) {
+    fn queue(self: &Arc<Self>, state: &mut State, target: &Target) -> (Ticket, Option<Instant>) {
         let (sender, receiver) = oneshot::channel();
+        state.next_ticket += 1;
+        let number = state.next_ticket;
         let may_speak_h2 = self.may_speak_h2(target);
-        let soon = state.hosts.get_mut(target).and_then(|host| {
-            host.waiters.push_back(sender);
-            host.shared_soon(clock::now(), may_speak_h2)
-        });
-        (receiver, soon)
+        let host = state.hosts.entry(target.clone()).or_default();
+        host.waiters.push_back((number, sender));
+        let soon = host.shared_soon(clock::now(), may_speak_h2);
+        state.waiting += 1;
+        (Ticket { pool: Arc::clone(self), target: target.clone(), number, receiver }, soon)
     }
 
     fn may_speak_h2(&self, target: &Target) -> bool {
@@ -252,8 +255,12 @@ impl Pool {
         let now = clock::now();
         let host = state.hosts.get_mut(target)?;
         discarded.h2.extend(host.h2.extract_if(.., |connection| connection.is_closed()));
-        if let Some(connection) = host.h2.iter().find(|connection| connection.take_stream()) {
-            return Some(Offer::Stream(StreamPermit::new(Arc::clone(connection), self.place(target))));
+        for connection in &host.h2 {
+            let idle = connection.idle_for(now).unwrap_or_default();
+            if connection.take_stream() {
+                let permit = StreamPermit::new(Arc::clone(connection), self.place(target), Some(idle));
+                return Some(Offer::Stream(permit));
+            }
         }
         while let Some((connection, since)) = host.idle.pop() {
             let idle = now.saturating_duration_since(since);
@@ -272,59 +279,69 @@ impl Pool {
         state.open += 1;
         state.next_id += 1;
         let id = state.next_id;
-        state.hosts.get_mut(target)?.begin_dial(now);
-        Some(Offer::Dial(Slot { place: self.place(target), id, dialling: true, armed: true }))
+        // Making room may have forgotten the host.
+        state.hosts.entry(target.clone()).or_default().begin_dial(now);
+        Some(Offer::Dial(Slot { place: self.place(target), id, dialling: true, armed: AtomicBool::new(true) }))
     }
 
     fn place(self: &Arc<Self>, target: &Target) -> Place {
         Place { pool: Arc::downgrade(self), target: target.clone() }
     }
 
-    /// Gives what has become free to those who wait.
-    fn serve(self: &Arc<Self>, target: &Target) {
+    /// Gives what has become free to those who wait: the one who has waited longest first, whatever its host.
+    fn serve(self: &Arc<Self>) {
         let mut discarded = Discarded::default();
-        let mut refused = Vec::new();
+        let mut granted = Vec::new();
         {
             let mut state = self.lock();
-            let mut targets = vec![target.clone()];
-            if state.open < self.options.connections {
-                // Room in all may be what somebody else waits for.
-                targets.extend(
-                    state.hosts.iter().filter(|(_, host)| !host.waiters.is_empty()).map(|(key, _)| key.clone()),
-                );
+            if state.waiting == 0 {
+                return;
             }
-            for target in targets {
-                while let Some(host) = state.hosts.get_mut(&target) {
-                    host.waiters.retain(|waiter| !waiter.is_closed());
-                    if host.waiters.is_empty() {
-                        break;
-                    }
-                    let Some(offer) = self.offer(&mut state, &target, &mut discarded) else { break };
-                    let waiter = state.hosts.get_mut(&target).and_then(|host| host.waiters.pop_front());
-                    if let Some(Err(offer)) = waiter.map(|waiter| waiter.send(offer)) {
-                        refused.push(offer)
-                    }
+            let first = |host: &Host| host.waiters.front().map(|(ticket, _)| *ticket);
+            let waiting = state.hosts.iter().filter_map(|(target, host)| Some(Reverse((first(host)?, target.clone()))));
+            let mut queue: BinaryHeap<_> = waiting.collect();
+            // A host that gets nothing now is out; one that gets something stands in the queue again.
+            while let Some(Reverse((_, target))) = queue.pop() {
+                let Some(offer) = self.offer(&mut state, &target, &mut discarded) else { continue };
+                let Some(host) = state.hosts.get_mut(&target) else { continue };
+                if let Some((_, waiter)) = host.waiters.pop_front() {
+                    granted.push((waiter, offer));
                 }
+                if let Some(next) = first(host) {
+                    queue.push(Reverse((next, target)));
+                }
+                state.waiting -= 1;
             }
-            state.hosts.retain(|_, host| host.open > 0 || !host.waiters.is_empty());
         }
         drop(discarded);
-        drop(refused);
+        for (waiter, offer) in granted {
+            if let Err(offer) = waiter.send(offer) {
+                self.take_back(offer);
+            }
+        }
+    }
+
+    /// What was offered to somebody who is gone.
+    fn take_back(self: &Arc<Self>, offer: Offer) {
+        match offer {
+            Offer::Kept(connection, _) => self.put(connection),
+            Offer::Stream(permit) => drop(permit),
+            Offer::Dial(slot) => drop(slot),
+        }
     }
 
     /// Takes back a connection that can carry another call.
     pub(crate) fn put(self: &Arc<Self>, connection: Box<Http1>) {
-        let target = connection.slot().place.target.clone();
         let surplus = {
             let mut state = self.lock();
-            let Some(host) = state.hosts.get_mut(&target) else { return };
+            let Some(host) = state.hosts.get_mut(&connection.slot().place.target) else { return };
             host.idle.push((connection, clock::now()));
             let surplus = (host.idle.len() > self.options.idle_per_host).then(|| host.idle.remove(0));
             self.reap_later(&mut state);
             surplus
         };
         drop(surplus);
-        self.serve(&target);
+        self.serve();
     }
 
     /// Shares a new HTTP/2 connection. Its first stream is the caller's. Where another connection of the host has a
@@ -335,14 +352,14 @@ impl Pool {
         let place = connection.slot().place.clone();
         let shared = {
             let mut state = self.lock();
-            let mut shared = Arc::clone(&connection);
+            let mut shared = (Arc::clone(&connection), None);
             if let Some(host) = state.hosts.get_mut(&place.target) {
                 host.speaks_h2 = Some(true);
                 if was_dialling {
                     host.end_dial();
                 }
                 match host.h2.iter().find(|other| other.is_settled() && !other.is_closed() && other.take_stream()) {
-                    Some(other) => shared = Arc::clone(other),
+                    Some(other) => shared = (Arc::clone(other), Some(Duration::ZERO)),
                     None => {
                         connection.take_stream();
                         host.h2.push(Arc::clone(&connection));
@@ -354,13 +371,17 @@ impl Pool {
         };
         drop(connection);
         place.serve();
-        StreamPermit::new(shared, place)
+        let (shared, idle) = shared;
+        StreamPermit::new(shared, place, idle)
     }
 
     fn reap_later(self: &Arc<Self>, state: &mut State) {
-        if !std::mem::replace(&mut state.reaper, true) {
-            tokio::spawn(reap(Arc::downgrade(self), self.options.idle_timeout));
+        // Its runtime may be gone, and the next one takes over.
+        if state.reaper.as_ref().is_some_and(|reaper| !reaper.is_finished()) {
+            return;
         }
+        let reap = reap(Arc::downgrade(self), self.options.idle_timeout);
+        state.reaper = Handle::try_current().ok().map(|runtime| runtime.spawn(reap));
     }
 
     /// What a call that waits sees.
@@ -374,8 +395,8 @@ impl Pool {
         let pool = PoolFacts {
             in_use: if global { state.open } else { host.open - host.idle.len() },
             limit: if global { self.options.connections } else { self.options.connections_per_host },
-            waiting: host.waiters.iter().filter(|waiter| !waiter.is_closed()).count(),
-            dialling: host.dialling,
+            waiting: host.waiters.len(),
+            dialling: host.dialling + host.h2.iter().filter(|connection| !connection.is_settled()).count(),
             limit_is_global: global,
         };
         let h2 = (!host.h2.is_empty()).then(|| {
@@ -418,26 +439,90 @@ impl State {
             let h2 = host.h2.iter().map(|connection| connection.idle_for(now).unwrap_or_default());
             oldest = h1.into_iter().chain(h2).chain(oldest).max();
         }
-        self.reaper = oldest.is_some();
+        if oldest.is_none() {
+            self.reaper = None;
+        }
         oldest
     }
 
-    /// Closes the connection that has been idle longest, of whatever host.
+    /// Closes the connection that has been idle longest, of whatever host and protocol. Its place is free at once.
     fn evict(&mut self, discarded: &mut Discarded) -> bool {
-        let oldest = self
-            .hosts
-            .iter()
-            .filter_map(|(target, host)| host.idle.first().map(|(_, since)| (*since, target.clone())))
-            .min_by_key(|(since, _)| *since);
-        let Some((_, target)) = oldest else { return false };
+        let now = clock::now();
+        let idle = self.hosts.iter().filter_map(|(target, host)| {
+            let h1 = host.idle.first().map(|(_, since)| now.saturating_duration_since(*since));
+            let h2 = host.h2.iter().filter_map(|connection| connection.idle_for(now)).max();
+            Some((h1.max(h2)?, target.clone()))
+        });
+        let Some((longest, target)) = idle.max_by_key(|(idle, _)| *idle) else { return false };
         let Some(host) = self.hosts.get_mut(&target) else { return false };
-        let (mut connection, _) = host.idle.remove(0);
-        // Its place is taken over here and now; dropping it later must not free it once more.
-        connection.slot_mut().armed = false;
+        let of_h2 = host.h2.iter().position(|connection| connection.idle_for(now) == Some(longest));
+        let slot = match of_h2 {
+            Some(index) => {
+                discarded.h2.push(host.h2.remove(index));
+                discarded.h2.last().map(|connection| connection.slot())
+            }
+            None => {
+                let (connection, _) = host.idle.remove(0);
+                discarded.h1.push(connection);
+                discarded.h1.last().map(|connection| connection.slot())
+            }
+        };
+        if let Some(slot) = slot {
+            slot.armed.store(false, Relaxed);
+        }
         host.open -= 1;
         self.open -= 1;
-        discarded.h1.push(connection);
+        self.prune(&target);
         true
+    }
+
+    /// Forgets a host that has no connection and nobody who waits for one.
+    fn prune(&mut self, target: &Target) {
+        if self.hosts.get(target).is_some_and(|host| host.open == 0 && host.waiters.is_empty()) {
+            self.hosts.remove(target);
+        }
+    }
+}
+
+/// A place in the queue, which is left when this is dropped.
+struct Ticket {
+    pool: Arc<Pool>,
+    target: Target,
+    number: u64,
+    receiver: oneshot::Receiver<Offer>,
+}
+
+impl Ticket {
+    /// Waits for its turn; `None` when there will be none and it has to be asked again. Until `shared_soon` it is worth
+    /// to wait for a connection that somebody else is making.
+    async fn wait(mut self, shared_soon: Option<Instant>) -> Option<Offer> {
+        if let Some(until) = shared_soon {
+            if let Ok(offer) = tokio::time::timeout_at(until.into(), &mut self.receiver).await {
+                return offer.ok();
+            }
+            // That is over for all who wait for it.
+            self.pool.serve();
+        }
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let left = {
+            let mut state = self.pool.lock();
+            let left = state.hosts.get_mut(&self.target).and_then(|host| {
+                let index = host.waiters.binary_search_by_key(&self.number, |(ticket, _)| *ticket).ok()?;
+                host.waiters.remove(index)
+            });
+            state.waiting -= usize::from(left.is_some());
+            state.prune(&self.target);
+            left
+        };
+        drop(left);
+        if let Ok(offer) = self.receiver.try_recv() {
+            self.pool.take_back(offer);
+        }
     }
 }
 
@@ -485,7 +570,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Some(pool) = self.pool().filter(|_| self.armed) else { return };
+        let Some(pool) = self.pool().filter(|_| self.armed.load(Relaxed)) else { return };
         {
             let mut state = pool.lock();
             state.open -= 1;
@@ -495,8 +580,9 @@ impl Drop for Slot {
                     host.end_dial();
                 }
             }
+            state.prune(&self.place.target);
         }
-        self.place.serve();
+        pool.serve();
     }
 }
 

@@ -58,6 +58,11 @@ impl Watch {
         Self { deadline, sleep: None, cancelled, grace: GRACE_POLLS }
     }
 
+    /// The deadline of the operation.
+    pub(crate) fn deadline(&self) -> Option<&Deadline> {
+        self.deadline.as_ref()
+    }
+
     /// Watches the next operation.
     pub(crate) fn restart(self: Pin<&mut Self>, deadline: Option<Deadline>) {
         let mut this = self.project();

@@ -42,7 +42,10 @@ impl Metrics {
         );
         describe_counter!("overdue_calls_total", "Calls, by how they ended");
         describe_counter!("overdue_failures_total", "Calls that did not end well, by judged cause");
-        describe_counter!("overdue_attempts_failed_total", "Attempts that failed in calls that went on, by judged cause");
+        describe_counter!(
+            "overdue_attempts_failed_total",
+            "Attempts that failed in calls that went on, by judged cause"
+        );
         Self { hosts_max, hosts: Mutex::default() }
     }
 

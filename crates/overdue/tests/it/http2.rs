@@ -1,88 +1,20 @@
 //! HTTP/2 with prior knowledge, against a server made of the h2 crate.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use h2::Reason;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
-use overdue::{Cause, Client, Limit, PoolOptions, Stage, client::Builder};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, mpsc},
-    task::JoinHandle,
+use http_body_util::{BodyExt, Empty, StreamBody};
+use overdue::{Cause, Client, Limit, Limits, PoolOptions, Stage};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::{
+    finish,
+    http2_server::{Server, answer, drain, h2c, head, settings},
+    log_of, ms, post, root,
 };
-
-use crate::{finish, ms, post, root};
-
-struct Server {
-    url: String,
-    accepted: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Server {
-    /// Serves every request in a task of its own. The request's number counts over all connections, from 1.
-    async fn start<F, S>(settings: h2::server::Builder, serve: F) -> Self
-    where
-        F: Fn(usize, Request<RecvStream>, SendResponse<Bytes>) -> S + Send + Sync + 'static,
-        S: Future<Output = Result<(), h2::Error>> + Send + 'static,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&accepted);
-        let serve = Arc::new(serve);
-        let requests = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                counted.fetch_add(1, SeqCst);
-                let (settings, serve, requests) = (settings.clone(), Arc::clone(&serve), Arc::clone(&requests));
-                connections.spawn(async move {
-                    let Ok(mut connection) = settings.handshake(stream).await else { return };
-                    let mut streams = tokio::task::JoinSet::new();
-                    while let Some(Ok((request, respond))) = connection.accept().await {
-                        let number = requests.fetch_add(1, SeqCst) + 1;
-                        let serving = serve(number, request, respond);
-                        streams.spawn(async move { drop(serving.await) });
-                    }
-                });
-            }
-        });
-        Self { url, accepted, task }
-    }
-
-    fn accepted(&self) -> usize {
-        self.accepted.load(SeqCst)
-    }
-}
-
-fn settings() -> h2::server::Builder {
-    h2::server::Builder::new()
-}
-
-fn h2c() -> Builder {
-    Client::builder().http2_prior_knowledge().limit(Limit::total(ms(10_000)))
-}
-
-fn head(respond: &mut SendResponse<Bytes>, end: bool) -> Result<SendStream<Bytes>, h2::Error> {
-    respond.send_response(Response::new(()), end)
-}
-
-fn answer(mut respond: SendResponse<Bytes>, text: &'static str) -> Result<(), h2::Error> {
-    head(&mut respond, false)?.send_data(Bytes::from_static(text.as_bytes()), true)
-}
 
 #[tokio::test]
 async fn calls_share_one_connection() {
@@ -95,7 +27,7 @@ async fn calls_share_one_connection() {
     let one = || async {
         let request = Request::get(&server.url).header("connection", "keep-alive, x-hop").header("x-hop", "1");
         let response =
-            client.call(&root(), request.body(http_body_util::Empty::<Bytes>::new()).unwrap()).await.unwrap();
+            client.call(&root(), request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
         assert_eq!(response.version(), Version::HTTP_2);
         finish(response).await
     };
@@ -142,12 +74,7 @@ async fn streams_beyond_the_peers_limit_wait_in_the_queue() {
 #[tokio::test]
 async fn a_big_upload_flows_as_the_windows_allow() {
     let server = Server::start(settings(), |_, mut request, respond| async move {
-        let mut bytes = 0;
-        while let Some(data) = request.body_mut().data().await {
-            let data = data?;
-            bytes += data.len();
-            request.body_mut().flow_control().release_capacity(data.len())?;
-        }
+        let bytes = drain(&mut request).await?;
         assert_eq!(request.headers()["content-length"], "3000000");
         answer(respond, if bytes == 3_000_000 { "all" } else { "some" })
     })
@@ -225,7 +152,7 @@ async fn a_refused_stream_on_a_kept_connection_is_tried_again_even_for_a_post() 
     .await;
     let client = h2c().build().unwrap();
     finish(client.get(&root(), &server.url).await.unwrap()).await;
-    let request = Request::builder().method(Method::POST).uri(&server.url).body(http_body_util::Empty::<Bytes>::new());
+    let request = Request::builder().method(Method::POST).uri(&server.url).body(Empty::<Bytes>::new());
     let (body, report) = finish(client.call(&root(), request.unwrap()).await.unwrap()).await;
     assert_eq!((body.as_str(), report.attempts.len()), ("ok", 1));
 }
@@ -277,6 +204,61 @@ async fn a_dropped_call_gives_its_stream_back() {
         assert!(dropped.is_err());
         finish(client.get(&root(), &server.url).await.unwrap()).await;
     }
+    assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn the_idle_time_of_a_shared_connection_is_reported() {
+    let server = Server::start(settings(), |_, _, respond| async move { answer(respond, "ok") }).await;
+    let client = h2c().build().unwrap();
+    finish(client.get(&root(), &server.url).await.unwrap()).await;
+    tokio::time::pause();
+    tokio::time::advance(ms(100)).await;
+    tokio::time::resume();
+    let (_, report) = finish(client.get(&root(), &server.url).await.unwrap()).await;
+    let connection = report.connection.unwrap();
+    assert!(connection.reused && connection.idle_us >= 100_000, "{connection:?}");
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_is_done_with_its_head() {
+    let server = Server::start(settings(), |_, _, mut respond| async move { head(&mut respond, true).map(|_| ()) }).await;
+    let response = h2c().build().unwrap().get(&root(), &server.url).await.unwrap();
+    assert!(http_body::Body::is_end_stream(response.body()));
+    // Whoever sees that does not read on; the call was no failure for that.
+    let log = log_of(&response);
+    drop(response);
+    assert_eq!(log.report().outcome, "ok");
+}
+
+#[tokio::test]
+async fn an_idle_shared_connection_makes_room_for_another_host() {
+    let one = Server::start(settings(), |_, _, respond| async move { answer(respond, "one") }).await;
+    let two = Server::start(settings(), |_, _, respond| async move { answer(respond, "two") }).await;
+    let one_connection = PoolOptions { connections: 1, ..PoolOptions::default() };
+    let client = h2c().pool(one_connection).limit(Limit::stage(Stage::Queue, ms(2_000))).build().unwrap();
+    for (server, expected) in [(&one, "one"), (&two, "two"), (&one, "one")] {
+        assert_eq!(finish(client.get(&root(), &server.url).await.unwrap()).await.0, expected);
+    }
+    assert_eq!((one.accepted(), two.accepted(), client.connections()), (2, 1, 1));
+}
+
+#[tokio::test]
+async fn no_time_to_send_means_nothing_sent_and_no_second_attempt() {
+    let server = Server::start(settings(), |number, _, respond| async move {
+        assert_eq!(number, 1, "a request that had no time to be sent");
+        answer(respond, "ok")
+    })
+    .await;
+    let client = h2c().build().unwrap();
+    finish(client.get(&root(), &server.url).await.unwrap()).await;
+    let mut limits = Limits::none();
+    limits.set(Limit::stage(Stage::Send, ms(0))).unwrap();
+    let request = Request::get(&server.url).extension(limits).body(Empty::<Bytes>::new()).unwrap();
+    let error = client.call(&root(), request).await.unwrap_err();
+    assert_eq!((error.stage(), error.cause()), (Stage::Send, Cause::BudgetSpent), "{error}");
+    // A kept connection that fails is replaced; this one has not failed.
+    assert!(error.report().attempts.is_empty(), "{:?}", error.report().attempts);
     assert_eq!(server.accepted(), 1);
 }
 

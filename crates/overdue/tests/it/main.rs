@@ -2,17 +2,27 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod cancelling;
 mod hostile;
 mod http1;
 mod http2;
+mod http2_faults;
+mod http2_server;
 mod limits;
 mod pool;
 mod server;
 mod service;
 
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use http::Request;
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use overdue::{Body, CallLog, Client, Context, Report};
 
@@ -29,7 +39,7 @@ fn root() -> Context {
 }
 
 /// A request with a body.
-fn post(url: String, body: impl Into<bytes::Bytes>) -> Request<Full<bytes::Bytes>> {
+fn post(url: String, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     Request::post(url).body(Full::new(body.into())).unwrap()
 }
 
@@ -46,4 +56,40 @@ fn log_of(response: &http::Response<Body>) -> CallLog {
 
 fn stages(report: &Report) -> Vec<&'static str> {
     report.timeline.iter().map(|span| span.stage).collect()
+}
+
+/// What the future says when it is polled once, as a task would.
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
+}
+
+/// Whether it comes true, within a time that only a fault exceeds.
+async fn comes_true(what: impl Fn() -> bool) -> bool {
+    let wait = async {
+        while !what() {
+            tokio::time::sleep(ms(1)).await;
+        }
+    };
+    tokio::time::timeout(ms(5_000), wait).await.is_ok()
+}
+
+/// A runtime of the test's own, which ends when it is dropped.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// A request body that announces this length, whatever it holds.
+struct Announced<B>(B, u64);
+
+impl<B: http_body::Body + Unpin> http_body::Body for Announced<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.1)
+    }
 }

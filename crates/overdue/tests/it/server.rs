@@ -15,6 +15,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 /// Stops when dropped.
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,

@@ -605,3 +605,15 @@ fn a_listener_with_room_on_this_host_needs_no_retransmission_to_accuse_a_filter(
     let facts = call(&[(Connect, 100)]).syn_sent(0).socket(|socket, _| socket.listener = ROOM);
     assert_eq!(found(&facts), (Cause::SynUnanswered, High));
 }
+
+#[test]
+fn a_stalled_body_beside_other_streams_is_less_certain() {
+    let alone = H2Facts { streams_in_use: 1, max_streams: 100, ..H2Facts::default() };
+    let beside = H2Facts { streams_in_use: 3, ..alone };
+    for (h2, confidence) in [(alone, High), (beside, Medium)] {
+        let facts = receiving().received(4_060, 4_000, 1_100).other_end(0, 0).h2(h2);
+        assert_eq!(found(&facts), (Cause::BodyStalled, confidence));
+        let window = verdict(&facts).rejected.iter().any(|other| other.cause == Cause::H2WindowBlocked);
+        assert_eq!(window, h2.streams_in_use > 1);
+    }
+}

@@ -194,6 +194,7 @@ fn facts() -> BoxedStrategy<CallFacts> {
             response_bytes: bytes.1,
             body_bytes: bytes.2,
             body_expected,
+            since_write: body_expected.filter(|_| flags.0),
             last_read: None,
             reader_away,
             reused_after,
