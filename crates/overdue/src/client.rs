@@ -67,8 +67,8 @@ use crate::{
 /// when nothing of the request was sent, or when the method is idempotent and there is no body and no answer.
 ///
 /// Redirects, decompression and the like are layers of tower-http: a client is a [`tower_service::Service`], which
-/// takes its [`Context`] from the extensions of the request (without one the call has a context of its own, that
-/// nobody can cancel).
+/// takes its [`Context`] from the extensions of the request. Without one it is the context of the task that makes the call
+/// ([`Context::current`]), and where there is none, one of its own that nobody can cancel.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -534,7 +534,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let client = self.clone();
-        let context = request.extensions().get::<Context>().cloned().unwrap_or_default();
+        let given = request.extensions().get::<Context>().cloned();
+        let context = given.or_else(Context::current).unwrap_or_else(Context::root);
         Box::pin(async move { Self::call(&client, &context, request).await })
     }
 }

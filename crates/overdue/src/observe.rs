@@ -105,7 +105,7 @@ impl Watched {
                 break;
             }
             self.ended = index + 1;
-            events.push(Event::Ended(span.clone()));
+            events.push(Event::Ended(*span));
         }
         News { observer: Arc::clone(&self.observer), id: self.id, host: Arc::clone(&self.host), events }
     }

@@ -9,7 +9,8 @@
 //!   the socket is asked before the clock: bytes that are here win over a deadline that has just passed.
 //! - After a deadline fired, setting another makes the direction usable again. A read that timed out has consumed
 //!   nothing; of a write that timed out nothing went out, and [`Handle::bytes_written`] tells how far the ones before
-//!   it got (those inside of `write_all`, say). Over TLS that is what was handed to TLS.
+//!   it got (those inside of `write_all`, say). Over TLS that is what was handed to TLS, and only a flush that returns
+//!   says that it went out.
 //! - An idle limit counts while an operation waits, and begins anew with every byte that moves: for a write on a
 //!   socket also with those that the peer takes from the kernel's queue. What happens between operations is the
 //!   caller's own time.

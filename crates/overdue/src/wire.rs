@@ -19,7 +19,7 @@ use std::{
 
 use overdue_core::facts::SocketFacts;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
@@ -241,11 +241,31 @@ impl Io {
         }
     }
 
+    /// A read that does not fill the buffer has emptied the socket: the runtime is told so, as it is after EAGAIN, and
+    /// the next look at the socket costs no system call.
+    #[cfg(unix)]
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut bytes = 0;
+        let room = buf.len();
+        let drained =
+            |read: usize| if 0 < read && read < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) };
+        let outcome = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || {
+                bytes = rustix::io::read(stream, &mut *buf)?;
+                drained(bytes)
+            }),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || {
+                bytes = rustix::io::read(stream, &mut *buf)?;
+                drained(bytes)
+            }),
+        };
+        if bytes > 0 { Ok(bytes) } else { outcome.map(|()| 0) }
+    }
+
+    #[cfg(not(unix))]
     fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_read(buf),
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.try_read(buf),
         }
     }
 

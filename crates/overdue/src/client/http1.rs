@@ -90,10 +90,6 @@ impl Http1 {
         &self.slot
     }
 
-    pub(crate) fn slot_mut(&mut self) -> &mut Slot {
-        &mut self.slot
-    }
-
     pub(crate) fn wire(&self) -> &Wire {
         self.transport.wire()
     }

@@ -201,24 +201,19 @@ impl Pool {
                 offer.ok_or_else(|| self.queue(&mut state, target))
             };
             drop(discarded);
-            let offer = match attempt {
+            let mut offer = match attempt {
                 Ok(offer) => Some(offer),
                 Err((ticket, shared_soon)) => ticket.wait(shared_soon).await,
             };
             // It may have died, or said something nobody asked for, while it lay here.
-            match offer {
-                Some(Offer::Kept(mut connection, idle)) => {
-                    if connection.is_fresh() {
-                        return Offer::Kept(connection, idle);
-                    }
-                }
-                Some(Offer::Stream(permit)) => {
-                    if permit.is_fresh().await {
-                        return Offer::Stream(permit);
-                    }
-                }
-                Some(Offer::Dial(slot)) => return Offer::Dial(slot),
-                None => {}
+            let fresh = match &mut offer {
+                Some(Offer::Kept(connection, _)) => connection.is_fresh(),
+                Some(Offer::Stream(permit)) => permit.is_fresh().await,
+                Some(Offer::Dial(_)) => true,
+                None => false,
+            };
+            if let Some(offer) = offer.filter(|_| fresh) {
+                return offer;
             }
         }
     }

@@ -446,7 +446,7 @@ impl fmt::Display for TaskInfo {
         let age = DurationText(self.age);
         match &self.state {
             TaskState::Running => write!(f, "has been running for {age}")?,
-            TaskState::Aborting => write!(f, "has been running for {age} and blocks its thread")?,
+            TaskState::Aborting => write!(f, "has been running for {age} and was told to abort")?,
             TaskState::Aborted => write!(f, "was aborted after {age}")?,
             TaskState::Panicked(message) => write!(f, "panicked after {age} ({message})")?,
             TaskState::NotStarted => f.write_str("was never started")?,

@@ -92,12 +92,8 @@ impl Side {
     fn past(&self, context: &Context) -> Option<Limit> {
         let bounds = self.lock();
         let outer = context.deadline();
-        if bounds.deadline.is_none() && outer.is_none() {
-            return None;
-        }
-        let now = clock::now();
         let earliest = earlier(bounds.deadline.as_ref(), outer)?;
-        earliest.passed(now).then(|| earliest.limit().clone())
+        earliest.passed(clock::now()).then(|| earliest.limit().clone())
     }
 
     fn ring(&self) {
@@ -284,7 +280,9 @@ impl Operation {
             return self.outer.as_ref().map(|deadline| deadline.limit().clone());
         }
         if changed || begins && self.idle.is_some() {
-            pending.progress = self.idle.as_ref().and_then(|_| progress(self.stage, self.wire.as_ref()));
+            if self.idle.is_some() && pending.progress.is_none() {
+                pending.progress = progress(self.stage, self.wire.as_ref());
+            }
             self.arm();
         } else if let Some(rung) = rung
             && self.watch.deadline().is_some_and(|deadline| deadline.passed(rung))

@@ -1,17 +1,25 @@
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
-use http_body::Frame;
-use http_body_util::{Empty, StreamBody};
-use overdue::{Cause, Client, Stage};
-use tokio::sync::oneshot;
-
-use crate::{
-    client, finish, log_of, post, root,
-    server::{Peer, Server},
-    stages,
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
 };
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use overdue::{Cause, Client, Stage};
+use tokio::sync::{Barrier, oneshot};
+
+use crate::{
+    Announced, client, finish, log_of, ms, post, root,
+    server::{OK, Peer, Server},
+    stages,
+};
 
 #[tokio::test]
 async fn the_parts_of_a_timeline_add_up() {
@@ -65,6 +73,94 @@ async fn a_connection_with_unread_bytes_is_never_handed_out() {
     assert_eq!(server.accepted(), 3);
 }
 
+/// A server on a thread of its own, which goes on while the test blocks its runtime. Between its first answer and the
+/// next request it does something nobody asked for.
+struct Meddler {
+    url: String,
+    go: Sender<()>,
+    done: Receiver<()>,
+}
+
+impl Meddler {
+    /// What `meddle` returns stays open.
+    fn start(meddle: fn(TcpStream) -> Option<TcpStream>) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (go, told) = channel();
+        let (tell, done) = channel();
+        std::thread::spawn(move || {
+            let answer = || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(OK.as_bytes()).unwrap();
+                stream
+            };
+            let first = answer();
+            told.recv().unwrap();
+            let _first = meddle(first);
+            tell.send(()).unwrap();
+            let _second = answer();
+            // Until the test is over.
+            told.recv().unwrap_err();
+        });
+        Self { url, go, done }
+    }
+
+    /// Lets it meddle while the runtime of the test can see nothing of that.
+    fn meddle(&self) {
+        self.go.send(()).unwrap();
+        self.done.recv().unwrap();
+    }
+}
+
+/// The pool looks at what lies idle. After that the runtime, too, takes the sockets for empty.
+async fn the_pool_looks() {
+    let others_run = async || {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    };
+    others_run().await;
+    tokio::time::pause();
+    tokio::time::advance(ms(6_000)).await;
+    others_run().await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn what_came_unasked_while_the_runtime_was_blocked_is_no_answer() {
+    for looked_at in [false, true] {
+        let server = Meddler::start(|mut stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged").unwrap();
+            Some(stream)
+        });
+        let client = client();
+        finish(client.get(&root(), &server.url).await.unwrap()).await;
+        if looked_at {
+            the_pool_looks().await;
+        }
+        server.meddle();
+        let (body, report) = finish(client.get(&root(), &server.url).await.unwrap()).await;
+        assert_eq!((body.as_str(), report.connection.unwrap().reused), ("ok", false));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_closed_while_the_runtime_was_blocked_is_not_used() {
+    for looked_at in [false, true] {
+        let server = Meddler::start(|_| None);
+        let client = client();
+        finish(client.get(&root(), &server.url).await.unwrap()).await;
+        if looked_at {
+            the_pool_looks().await;
+        }
+        server.meddle();
+        let (_, report) = finish(client.call(&root(), post(server.url.clone(), "pay")).await.unwrap()).await;
+        assert!(report.attempts.is_empty());
+        assert!(!report.connection.unwrap().reused);
+    }
+}
+
 /// Answers the first request of its first connection, and closes that connection when a second one comes.
 async fn closes_on_reuse() -> Server {
     Server::start(|mut peer, number| async move {
@@ -90,6 +186,46 @@ async fn a_dead_kept_connection_is_replaced_once() {
     assert_eq!(report.attempts[0].cause, Some(Cause::ClosedEarly));
     assert!(report.attempts[0].connection.as_ref().unwrap().reused);
     assert_eq!(server.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_dead_kept_connection_is_not_replaced_by_another_of_its_kind() {
+    // Two kept connections, which both close when they are used again: a server that was restarted.
+    let both = Arc::new(Barrier::new(2));
+    let server = Server::start(move |mut peer, number| {
+        let both = Arc::clone(&both);
+        async move {
+            peer.head().await?;
+            if number > 2 {
+                peer.send(OK).await?;
+                return peer.closed().await;
+            }
+            both.wait().await;
+            peer.send(OK).await?;
+            peer.head().await?;
+            Ok(())
+        }
+    })
+    .await;
+    let client = client();
+    let one = async || finish(client.get(&root(), &server.url("/")).await.unwrap()).await;
+    tokio::join!(one(), one());
+    let (body, report) = one().await;
+    assert_eq!((body.as_str(), report.attempts.len(), server.accepted()), ("ok", 1, 3));
+}
+
+#[tokio::test]
+async fn a_post_whose_answer_breaks_off_is_not_retryable() {
+    let server = Server::start(|mut peer, _| async move {
+        peer.head().await?;
+        peer.read_exact(3).await?;
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab").await
+    })
+    .await;
+    let response = client().call(&root(), post(server.url("/"), "pay")).await.unwrap();
+    let error = response.into_body().collect().await.unwrap_err();
+    assert_eq!((error.stage(), error.cause()), (Stage::Receive, Cause::ClosedEarly), "{error}");
+    assert!(!error.is_retryable(), "it was paid");
 }
 
 #[tokio::test]
@@ -145,6 +281,39 @@ async fn an_early_answer_ends_the_upload() {
     assert!(!stages(&report).contains(&"wait"), "{:?}", stages(&report));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_early_answer_counts_although_the_connection_is_reset_behind_it() {
+    let server = Server::start(|mut peer, _| async move {
+        peer.head().await?;
+        // Closed with the upload unread: our writes fail, perhaps before the answer is read.
+        peer.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await
+    })
+    .await;
+    let client = client();
+    for _ in 0..50 {
+        let response = client.call(&root(), post(server.url("/"), vec![0; 3_000_000])).await.unwrap();
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}
+
+#[tokio::test]
+async fn a_request_body_ends_with_its_announced_length() {
+    let server = Server::start(|mut peer, _| async move {
+        peer.head().await?;
+        peer.read_exact(3).await?;
+        peer.send(OK).await
+    })
+    .await;
+    // It never says that it is at its end.
+    let frame = Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"abc")));
+    let body = Announced(StreamBody::new(stream::iter([frame]).chain(stream::pending())), 3);
+    let response = client().call(&root(), Request::post(server.url("/")).body(body).unwrap()).await.unwrap();
+    let (body, report) = finish(response).await;
+    assert_eq!(body, "ok");
+    // An answer to a request that is still being sent has no stage `wait` before it.
+    assert!(stages(&report).contains(&"wait"), "{:?}", stages(&report));
+}
+
 #[tokio::test]
 async fn a_streamed_upload_is_chunked_and_carries_trailers() {
     let (got, received) = oneshot::channel();
@@ -162,7 +331,7 @@ async fn a_streamed_upload_is_chunked_and_carries_trailers() {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", "7".parse().unwrap());
     let frames = [Ok(Frame::data(Bytes::from_static(b"hello"))), Ok::<_, std::io::Error>(Frame::trailers(trailers))];
-    let body = StreamBody::new(futures_util::stream::iter(frames));
+    let body = StreamBody::new(stream::iter(frames));
     finish(client().call(&root(), Request::post(server.url("/")).body(body).unwrap()).await.unwrap()).await;
     assert_eq!(received.await.unwrap(), b"5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n");
 }
@@ -171,7 +340,7 @@ async fn a_streamed_upload_is_chunked_and_carries_trailers() {
 async fn a_failing_request_body_is_the_callers_own_fault() {
     let server = Server::start(|mut peer, _| async move { peer.closed().await }).await;
     let frames = [Ok(Frame::data(Bytes::from_static(b"he"))), Err(std::io::Error::other("the disk is gone"))];
-    let body = StreamBody::new(futures_util::stream::iter(frames));
+    let body = StreamBody::new(stream::iter(frames));
     let error = client().call(&root(), Request::post(server.url("/")).body(body).unwrap()).await.unwrap_err();
     assert_eq!(error.stage(), Stage::Send);
     assert!(error.to_string().contains("the disk is gone"), "{error}");

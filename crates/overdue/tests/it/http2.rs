@@ -26,8 +26,7 @@ async fn calls_share_one_connection() {
     let client = h2c().build().unwrap();
     let one = || async {
         let request = Request::get(&server.url).header("connection", "keep-alive, x-hop").header("x-hop", "1");
-        let response =
-            client.call(&root(), request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        let response = client.call(&root(), request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
         assert_eq!(response.version(), Version::HTTP_2);
         finish(response).await
     };
@@ -222,7 +221,8 @@ async fn the_idle_time_of_a_shared_connection_is_reported() {
 
 #[tokio::test]
 async fn an_answer_without_a_body_is_done_with_its_head() {
-    let server = Server::start(settings(), |_, _, mut respond| async move { head(&mut respond, true).map(|_| ()) }).await;
+    let server =
+        Server::start(settings(), |_, _, mut respond| async move { head(&mut respond, true).map(|_| ()) }).await;
     let response = h2c().build().unwrap().get(&root(), &server.url).await.unwrap();
     assert!(http_body::Body::is_end_stream(response.body()));
     // Whoever sees that does not read on; the call was no failure for that.

@@ -1,10 +1,22 @@
 //! Every stage has its limit, and the earliest of all is named.
 
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::Poll,
+};
+
+use bytes::Bytes;
+use futures_util::stream;
 use http::Request;
-use http_body_util::{BodyExt, Empty};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, StreamBody};
 use overdue::{Cause, Client, Context, Error, Limit, LimitName, Limits, Stage, client::Builder};
 
-use crate::{ms, post, root, server::Server};
+use crate::{http2_server, ms, post, root, runtime, server::Server};
 
 async fn silent() -> Server {
     Server::start(|peer, _| peer.silent()).await
@@ -63,6 +75,49 @@ async fn a_past_deadline_sends_nothing() {
 }
 
 #[tokio::test]
+async fn a_past_deadline_asks_nothing_of_the_request_body() {
+    let polls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&polls);
+    let body = StreamBody::new(stream::poll_fn(move |_| {
+        counted.fetch_add(1, SeqCst);
+        Poll::<Option<Result<Frame<Bytes>, Infallible>>>::Pending
+    }));
+    let server = silent().await;
+    let context = root().child(Limit::total(ms(0)));
+    let request = Request::post(server.url("/")).body(body).unwrap();
+    let error = Client::new().unwrap().call(&context, request).await.unwrap_err();
+    assert_eq!((error.cause(), polls.load(SeqCst)), (Cause::BudgetSpent, 0));
+}
+
+#[test]
+fn a_request_body_of_nothing_but_empty_frames_is_held_to_the_limits() {
+    async fn timed_out(client: Builder, url: String) -> Error {
+        let body = StreamBody::new(stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::new()))));
+        let client = client.limit(Limit::total(ms(100))).build().unwrap();
+        client.call(&root(), Request::post(url).body(body).unwrap()).await.unwrap_err()
+    }
+    let (ended, has_ended) = std::sync::mpsc::channel();
+    // On a thread of its own: a poll that never returns would be the end of the test too.
+    std::thread::spawn(move || {
+        runtime().block_on(async {
+            let server = silent().await;
+            ended.send(timed_out(Client::builder(), server.url("/")).await).unwrap();
+            let server = http2_server::Server::start(http2_server::settings(), |_, request, respond| async move {
+                let _kept = (request, respond);
+                std::future::pending().await
+            })
+            .await;
+            ended.send(timed_out(Client::builder().http2_prior_knowledge(), server.url.clone()).await).unwrap();
+        });
+    });
+    for protocol in ["HTTP/1", "HTTP/2"] {
+        let error = has_ended.recv_timeout(ms(5_000));
+        let error = error.unwrap_or_else(|_| unreachable!("{protocol}: the limit of 100 ms did not hold for 5 s"));
+        assert_eq!(error.limit().unwrap().name.as_str(), "total", "{protocol}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn limits_do_not_leak_between_stages() {
     // 120 ms until the head, 120 ms until the body: each within its own limit, together beyond either.
     let server = Server::start(|mut peer, _| async move {
@@ -112,7 +167,7 @@ async fn a_limit_can_be_left_out_on_purpose_and_set_for_one_call() {
     let client = Client::builder().limits(Limits::none()).build().unwrap();
     let mut limits = Limits::none();
     limits.set(Limit::stage(Stage::Wait, ms(30))).unwrap();
-    let request = Request::get(server.url("/")).extension(limits).body(Empty::<bytes::Bytes>::new()).unwrap();
+    let request = Request::get(server.url("/")).extension(limits).body(Empty::<Bytes>::new()).unwrap();
     let error = client.call(&root(), request).await.unwrap_err();
     assert_eq!(error.limit().unwrap().value, ms(30));
 

@@ -9,6 +9,7 @@ mod http2;
 mod http2_faults;
 mod http2_server;
 mod limits;
+mod observe;
 mod pool;
 mod server;
 mod service;
@@ -26,7 +27,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use overdue::{Body, CallLog, Client, Context, Report};
 
-fn ms(n: u64) -> Duration {
+const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
@@ -85,7 +86,10 @@ impl<B: http_body::Body + Unpin> http_body::Body for Announced<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.0).poll_frame(cx)
     }
 

@@ -1,9 +1,18 @@
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context as TaskContext, Wake, Waker},
+};
 
 use overdue::{Cause, Client, Context, Limit, PoolOptions, Stage};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
+};
 
-use crate::{finish, ms, root, server::Server};
+use crate::{
+    comes_true, finish, ms, poll_once, root, runtime,
+    server::{OK, Server},
+};
 
 /// Answers a request only when the test permits it.
 async fn gated() -> (Server, Arc<Semaphore>) {
@@ -15,7 +24,7 @@ async fn gated() -> (Server, Arc<Semaphore>) {
             loop {
                 peer.head().await?;
                 gate.acquire().await.unwrap().forget();
-                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await?;
+                peer.send(OK).await?;
             }
         }
     })
@@ -27,17 +36,21 @@ fn of(options: PoolOptions) -> Client {
     Client::builder().pool(options).limit(Limit::stage(Stage::Queue, ms(100))).build().unwrap()
 }
 
+/// A call that has a connection of this server to itself, until the test permits the answer.
+async fn hold(client: &Client, server: &Server) -> JoinHandle<String> {
+    let (client, url) = (client.clone(), server.url("/"));
+    let holder = tokio::spawn(async move { finish(client.get(&root(), &url).await.unwrap()).await.0 });
+    while server.accepted() == 0 {
+        tokio::task::yield_now().await;
+    }
+    holder
+}
+
 #[tokio::test]
 async fn a_full_pool_is_the_limit_of_queue() {
     let (server, gate) = gated().await;
     let client = of(PoolOptions { connections_per_host: 1, ..PoolOptions::default() });
-    let holder = tokio::spawn({
-        let (client, url) = (client.clone(), server.url("/"));
-        async move { finish(client.get(&root(), &url).await.unwrap()).await.0 }
-    });
-    while server.accepted() == 0 {
-        tokio::task::yield_now().await;
-    }
+    let holder = hold(&client, &server).await;
     let error = client.get(&root(), &server.url("/")).await.unwrap_err();
     assert_eq!((error.stage(), error.cause()), (Stage::Queue, Cause::PoolExhausted));
     assert!(error.is_retryable(), "nothing was sent");
@@ -99,6 +112,105 @@ async fn the_limit_for_all_hosts_closes_the_longest_idle_connection() {
         finish(client.get(&root(), &server.url("/")).await.unwrap()).await;
     }
     assert_eq!((first.accepted(), second.accepted()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_connection_that_becomes_idle_makes_room_for_whoever_waits_at_another_host() {
+    let (first, gate) = gated().await;
+    let second = Server::answering(OK).await;
+    let client = Client::builder().pool(PoolOptions { connections: 1, ..PoolOptions::default() });
+    let client = client.limit(Limit::stage(Stage::Queue, ms(2_000))).build().unwrap();
+    let holder = hold(&client, &first).await;
+    let (context, url) = (root(), second.url("/"));
+    let mut waiter = Box::pin(client.get(&context, &url));
+    assert!(poll_once(&mut waiter).await.is_pending());
+    gate.add_permits(1);
+    holder.await.unwrap();
+    assert_eq!(finish(waiter.await.unwrap()).await.0, "ok");
+}
+
+#[tokio::test]
+async fn a_busy_host_does_not_starve_another() {
+    let busy = Server::answering(OK).await;
+    let other = Server::answering(OK).await;
+    let client = Client::builder().pool(PoolOptions { connections: 1, ..PoolOptions::default() });
+    let client = client.limit(Limit::stage(Stage::Queue, ms(2_000))).build().unwrap();
+    // Somebody always waits for the busy one.
+    let mut calls = JoinSet::new();
+    for _ in 0..3 {
+        let (client, url) = (client.clone(), busy.url("/"));
+        calls.spawn(async move {
+            loop {
+                finish(client.get(&root(), &url).await.unwrap()).await;
+            }
+        });
+    }
+    while busy.accepted() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(finish(client.get(&root(), &other.url("/")).await.unwrap()).await.0, "ok");
+    assert!(calls.try_join_next().is_none(), "a call to the busy host failed");
+}
+
+#[tokio::test]
+async fn a_connection_offered_to_one_who_has_just_gone_is_kept() {
+    let (server, gate) = gated().await;
+    let client = of(PoolOptions { connections_per_host: 1, ..PoolOptions::default() });
+    let holder = hold(&client, &server).await;
+    let (context, url) = (root(), server.url("/"));
+    let mut waiter = Box::pin(client.get(&context, &url));
+    assert!(poll_once(&mut waiter).await.is_pending());
+    gate.add_permits(2);
+    holder.await.unwrap();
+    // By now the connection is the waiter's, which has not looked.
+    drop(waiter);
+    finish(client.get(&root(), &url).await.unwrap()).await;
+    assert_eq!(server.accepted(), 1);
+}
+
+#[test]
+fn no_waker_runs_under_the_lock_of_the_pool() {
+    struct Look(Client);
+
+    impl Wake for Look {
+        fn wake(self: Arc<Self>) {
+            assert_eq!(self.0.connections(), 1);
+        }
+    }
+
+    let (ended, has_ended) = std::sync::mpsc::channel();
+    // On a thread of its own: a deadlock would be the end of the test too.
+    std::thread::spawn(move || {
+        runtime().block_on(async {
+            let (server, gate) = gated().await;
+            let client = of(PoolOptions { connections_per_host: 1, ..PoolOptions::default() });
+            let holder = hold(&client, &server).await;
+            let (context, url) = (root(), server.url("/"));
+            let mut waiter = Box::pin(client.get(&context, &url));
+            let waker = Waker::from(Arc::new(Look(client.clone())));
+            assert!(waiter.as_mut().poll(&mut TaskContext::from_waker(&waker)).is_pending());
+            gate.add_permits(1);
+            ended.send(holder.await.unwrap()).unwrap();
+        });
+    });
+    assert_eq!(has_ended.recv_timeout(ms(5_000)).as_deref(), Ok("ok"));
+}
+
+#[test]
+fn idle_connections_are_closed_by_whatever_runtime_is_left() {
+    let options = PoolOptions { idle_timeout: ms(50), ..PoolOptions::default() };
+    let client = of(options);
+    let call = async || {
+        let server = Server::answering(OK).await;
+        finish(client.get(&root(), &server.url("/")).await.unwrap()).await;
+        server
+    };
+    // What closed idle connections ends with this one.
+    drop(runtime().block_on(call()));
+    runtime().block_on(async {
+        let _server = call().await;
+        assert!(comes_true(|| client.connections() == 0).await, "{} are open", client.connections());
+    });
 }
 
 #[tokio::test]

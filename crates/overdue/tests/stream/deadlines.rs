@@ -141,6 +141,24 @@ async fn a_deadline_can_be_shortened_and_lengthened_while_a_read_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_instant_long_ago_ends_what_waits_at_once_and_nothing_was_late() {
+    advance(Duration::from_secs(7200)).await;
+    let (mut stream, _peer) = pipe(64);
+    let handle = stream.handle().clone();
+    let started = Instant::now();
+    let interrupt = async {
+        sleep(ms(5)).await;
+        handle.set_read_deadline(std::time::Instant::from(started - Duration::from_secs(3600)));
+    };
+    let (read, ()) = tokio::join!(stream.read_u8(), interrupt);
+    assert_eq!(started.elapsed(), ms(5));
+    let err = read.unwrap_err();
+    let error = timed_out(&err);
+    assert_eq!(error.cause(), Cause::ServerSlow, "{:?}", error.report().verdicts);
+    assert!(error.report().timeline.iter().all(|span| span.stage != "stall"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_can_be_set_and_cleared_while_an_operation_waits() {
     let (mut stream, mut peer) = pipe(4);
     let handle = stream.handle().clone();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 mod adapters;
+mod allocations;
 mod deadlines;
 mod sockets;
 

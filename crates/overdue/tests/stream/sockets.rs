@@ -48,6 +48,8 @@ in_both_flavours! {
     accept_has_a_deadline_that_can_be_moved
     connecting_has_its_limits_and_says_which_fired
     tls_is_a_stream_like_any_other
+    connecting_that_is_given_up_closes_what_was_connected
+    a_handle_keeps_nothing_open
     a_write_idles_only_when_the_peer_takes_nothing
 }
 
@@ -365,6 +367,38 @@ async fn connecting_has_its_limits_and_says_which_fired() {
     }
 }
 
+async fn connecting_that_is_given_up_closes_what_was_connected() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let tls = TlsOptions::default().dangerously_trust_anything();
+    let connector = Connector::new().tls(&tls, &[]).unwrap();
+    let context = root();
+    let mut connecting = Box::pin(connector.connect(&context, &address));
+    let hello = async {
+        let (mut peer, _) = listener.accept().await.unwrap();
+        peer.read_u8().await.unwrap();
+        peer
+    };
+    let mut peer = tokio::select! {
+        _ = &mut connecting => panic!("the handshake cannot end"),
+        peer = hello => peer,
+    };
+    drop(connecting);
+    peer.read_to_end(&mut Vec::new()).await.unwrap();
+}
+
+async fn a_handle_keeps_nothing_open() {
+    let (stream, mut peer) = tcp().await;
+    let handle = stream.handle().clone();
+    let (mut reader, writer) = stream.split();
+    // One that was left in the middle of a read.
+    assert!(futures_util::FutureExt::now_or_never(reader.read_u8()).is_none());
+    drop((reader, writer));
+    assert_eq!(peer.read(&mut [0; 1]).await.unwrap(), 0);
+    handle.set_deadline(LONG);
+    assert!(handle.close());
+}
+
 /// The lab's server speaks HTTP inside TLS, which is as good a protocol as any.
 async fn tls_is_a_stream_like_any_other() {
     let fault = overdue_lab::Fault::start(overdue_lab::find("ok-https").unwrap()).unwrap();
@@ -430,7 +464,11 @@ async fn a_write_idles_only_when_the_peer_takes_nothing() {
             sips += 1;
         }
     });
+    // Deadlines that are moved meanwhile make no difference.
+    let movers = Movers::start(stream.handle());
     stream.write_all(&[7; 1 << 16]).await.unwrap();
+    drop(movers);
+    stream.set_deadline(None);
     stop.send(()).unwrap();
     let (_peer, sips) = sips.await.unwrap();
     assert!(sips > 7, "the write did not wait for longer than the limit: {sips} reads");

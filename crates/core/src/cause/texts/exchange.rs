@@ -192,7 +192,8 @@ pub(in crate::cause) static PEER_RESET: Entry = Entry {
 pub(in crate::cause) static SERVER_SLOW: Entry = Entry {
     id: "server-slow",
     group: Group::Call,
-    stages: &["wait"],
+    // On a stream, whose protocol is the user's own, a read that waits for an answer is `receive`.
+    stages: &["wait", "receive"],
     title: "The request was received, and no answer came",
     meaning: "All bytes of the request are acknowledged, and no byte of the response came, or its head came after \
               most of the budget. Most likely the peer's application is slow or waits for something itself. The ACK comes from the peer's kernel: the \

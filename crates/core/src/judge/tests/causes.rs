@@ -204,6 +204,20 @@ fn the_exchange() -> Vec<Case> {
         case(failed(&[(Wait, 5)], Failure::Closed), Cause::ClosedEarly, "wait", High, Cause::PeerReset),
         case(receiving().received(4_060, 4_000, 990), Cause::BodyStalled, "receive", Medium, Cause::PathLost),
         case(
+            call(&[(Receive, 990)]).healthy().exchange(|exchange| exchange.since_write = Some(0)),
+            Cause::ServerSlow,
+            "receive",
+            Medium,
+            Cause::PathLost,
+        ),
+        case(
+            call(&[(Receive, 990)]).received(40, 40, 980).exchange(|exchange| exchange.since_write = Some(40)),
+            Cause::BodyStalled,
+            "receive",
+            Medium,
+            Cause::PathLost,
+        ),
+        case(
             call_in_total(&[(Wait, 5), (Receive, 1195)]).received(300, 240, 30),
             Cause::BodySlow,
             "receive",

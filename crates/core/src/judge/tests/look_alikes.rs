@@ -617,3 +617,20 @@ fn a_stalled_body_beside_other_streams_is_less_certain() {
         assert_eq!(window, h2.streams_in_use > 1);
     }
 }
+
+#[test]
+fn on_a_stream_of_the_users_own_protocol_nothing_is_called_a_body_or_a_head() {
+    let silent = |came| {
+        let facts = call(&[(Receive, 990)]).healthy();
+        let facts = if came > 0 { facts.received(came, came, 980) } else { facts };
+        verdict(&facts.exchange(|exchange| exchange.since_write = Some(came)))
+    };
+    let slow = silent(0);
+    assert!(slow.summary.ends_with("has all 180 bytes written to it and sent nothing for 990ms"), "{}", slow.summary);
+    assert_eq!(slow.evidence[0].text, "180 bytes written, 0 read, 0 of them since the last write");
+    let stopped = silent(40);
+    assert!(stopped.summary.ends_with("sent 40 bytes, then nothing more for 980ms"), "{}", stopped.summary);
+
+    let closed = failed(&[(Receive, 9)], Failure::Closed).exchange(|exchange| exchange.since_write = Some(0));
+    assert!(verdict(&closed).summary.ends_with("without its protocol's end, after 0 bytes"), "{closed:?}");
+}
