@@ -157,7 +157,7 @@ async fn cut_among_waiters(client: Client, url: &str, upload_max: usize) {
     assert_eq!([one, two], ["abcde"; 2]);
 }
 
-/// More than the buffers of both sockets take while the server reads.
+/// Takes many writes, some of which have to wait.
 const HTTP1_UPLOAD: usize = 3_000_000;
 /// Several windows of a stream.
 const HTTP2_UPLOAD: usize = 200_000;
