@@ -128,6 +128,8 @@ pub enum OsFailure {
     AddressNotAvailable,
     /// EMFILE, ENFILE.
     NoDescriptors,
+    /// EAGAIN of connect() on a Unix socket: the listener's queue is full.
+    QueueFull,
     /// Anything else.
     Other,
 }
@@ -145,6 +147,8 @@ pub enum Untrusted {
     UnknownIssuer,
     /// Its issuer took it back.
     Revoked,
+    /// It is an authority's own certificate, and no server's.
+    Authority,
     /// Anything else.
     Other,
 }

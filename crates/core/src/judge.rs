@@ -127,6 +127,7 @@ fn os_failure(facts: &CallFacts, operation: &'static str, kind: OsFailure, text:
     match kind {
         OsFailure::NoDescriptors => local::no_descriptors(facts, operation, text),
         OsFailure::Reset => exchange::reset(facts, operation, text),
+        OsFailure::QueueFull => dial::queue_full(facts, operation, text),
         OsFailure::KernelTimeout if facts.stage == Stage::Connect => dial::connect(facts, Some(errno(operation, text))),
         // On a connection that was up, ICMP is only remembered, and handed out when the kernel gives up.
         OsFailure::KernelTimeout => path::kernel_gave_up(facts, operation, text),
@@ -213,6 +214,12 @@ impl Finding {
 
     fn rejected(mut self, cause: Cause, why: impl Into<Cow<'static, str>>) -> Self {
         self.rejected.push(Rejected { cause, why: why.into() });
+        self
+    }
+
+    /// As the strongest of the alternatives.
+    fn rejected_first(mut self, cause: Cause, why: impl Into<Cow<'static, str>>) -> Self {
+        self.rejected.insert(0, Rejected { cause, why: why.into() });
         self
     }
 

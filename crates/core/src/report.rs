@@ -121,6 +121,8 @@ pub struct TlsReport {
     pub cipher: Option<String>,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
+    /// Whether the peer's certificate was held against any trust: not so when the caller accepts anything.
+    pub verified: bool,
     /// The part of the `tls` stage that was spent verifying the certificate on this machine.
     pub verify_us: u64,
 }

@@ -63,7 +63,8 @@ impl Dialer {
             cookie: wire.cookie(),
             peer: Some(wire.peer().to_string()),
             local: wire.local().map(|local| local.to_string()),
-            protocol: Some("http/1.1"),
+            // Inside TLS it is not known before that is agreed.
+            protocol: (!target.secure).then_some("http/1.1"),
             ..ConnectionReport::default()
         };
         log.set_connection(report.clone());
@@ -160,6 +161,12 @@ impl Dialer {
                 // No such path: as at a port where nobody listens.
                 Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
                     let failure = Failure::Os { operation: "connect", kind: OsFailure::Refused, text: err.to_string() };
+                    Err(Trouble::from((failure, Some(err))))
+                }
+                // What connect(2) says of a Unix socket whose queue is full.
+                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
+                    let failure =
+                        Failure::Os { operation: "connect", kind: OsFailure::QueueFull, text: err.to_string() };
                     Err(Trouble::from((failure, Some(err))))
                 }
                 Err(err) => Err(Trouble::from(os_failure("connect", err))),

@@ -141,7 +141,8 @@ impl TlsOptions {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(Tls { connector: Arc::new(config).into(), server_name: self.server_name.clone() })
+        let verifies = !matches!(self.roots, Roots::Anything);
+        Ok(Tls { connector: Arc::new(config).into(), verifies, server_name: self.server_name.clone() })
     }
 }
 
@@ -149,6 +150,7 @@ impl TlsOptions {
 #[derive(Clone)]
 pub(crate) struct Tls {
     connector: TlsConnector,
+    verifies: bool,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -187,6 +189,7 @@ impl Tls {
                 .map(|name| name.replace('_', ".")),
             cipher: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).map(str::to_owned),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            verified: self.verifies,
             verify_us: micros(verifying),
         };
         Ok((stream, report))
@@ -271,7 +274,7 @@ fn untrusted(why: &CertificateError) -> (Untrusted, String) {
         Why::Revoked => (Untrusted::Revoked, "its issuer has revoked it".to_owned()),
         // webpki's own error, of which only the text can be had here.
         Why::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
-            (Untrusted::UnknownIssuer, "it is the certificate of an authority, used as that of a server".to_owned())
+            (Untrusted::Authority, "it is the certificate of an authority, used as that of a server".to_owned())
         }
         other => (Untrusted::Other, other.to_string()),
     }

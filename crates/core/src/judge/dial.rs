@@ -205,7 +205,30 @@ pub(super) fn connect(facts: &CallFacts, gave_up: Option<Evidence>) -> Finding {
     }
 }
 
+/// A Unix socket tells at once what TCP only shows by silence.
+pub(super) fn queue_full(facts: &CallFacts, operation: &'static str, text: &str) -> Finding {
+    Finding::new(
+        Cause::AcceptQueueFull,
+        facts.stage,
+        Confidence::High,
+        format!("{} does not accept: its queue is full", peer(facts)),
+    )
+    .because(errno(operation, text))
+    .rejected(Cause::ConnectRefused, "something listens there")
+}
+
 pub(super) fn refused(facts: &CallFacts, operation: &'static str, text: &str) -> Finding {
+    if peer(facts).starts_with('/') {
+        return Finding::new(
+            Cause::ConnectRefused,
+            facts.stage,
+            Confidence::High,
+            format!("nothing listens on the Unix socket {}", peer(facts)),
+        )
+        .because(errno(operation, text))
+        .fix("Start the service, or correct the path.")
+        .rejected(Cause::AcceptQueueFull, "a full queue answers otherwise");
+    }
     Finding::new(
         Cause::ConnectRefused,
         facts.stage,
@@ -315,6 +338,10 @@ pub(super) fn tls_untrusted(reason: Untrusted, why: &str) -> Finding {
         }
         Untrusted::UnknownIssuer => {
             "Serve the full chain, or give the client the CA of a private issuer. Do not switch verification off."
+        }
+        Untrusted::Authority => {
+            "Issue a certificate of its own for the server (basicConstraints CA:FALSE), signed by the authority. OpenSSL, and \
+             so curl, accepts an authority's certificate as a server's; this client does not."
         }
         Untrusted::Revoked => "Replace the certificate, and find out why its issuer revoked it.",
         Untrusted::Other => {

@@ -36,6 +36,7 @@ fn exchange_evidence(facts: &CallFacts) -> Evidence {
         ),
         // Frames of all streams share the connection: a head has no bytes of its own.
         _ if facts.h2.is_some() => {
+            let request = format!("request body: {} bytes sent", exchange.request_bytes);
             (format!("{request}; response body: {} bytes received{of}", exchange.body_bytes), None)
         }
         _ => (
@@ -130,6 +131,21 @@ pub(super) fn wait(facts: &CallFacts) -> Finding {
     let silence = path::silence(facts);
     let took = DurationText(in_stage(facts));
     let bytes = facts.exchange.response_bytes;
+    let quiet = peer_silent_for(facts);
+    if bytes > 0 && share(quiet, in_stage(facts)) < SILENT_SHARE {
+        return Finding::new(
+            Cause::ServerSlow,
+            Stage::Wait,
+            silence.confidence.min(Confidence::Medium),
+            format!("{} sends its head too slowly: {bytes} bytes of it in {took}", peer(facts)),
+        )
+        .because(exchange_evidence(facts))
+        .because(
+            Evidence::new(Source::Timeline, format!("the last bytes came {} before the end", DurationText(quiet)))
+                .with("last_read_us_ago", quiet.as_micros()),
+        )
+        .rejected(Cause::HeadStalled, "bytes of the head kept coming");
+    }
     if bytes > 0 {
         return Finding::new(
             Cause::HeadStalled,
@@ -158,7 +174,17 @@ pub(super) fn wait(facts: &CallFacts) -> Finding {
         .because(exchange_evidence(facts))
         .rejected(Cause::LocalStall, "the bytes came too late to be read in time");
     }
+    // In the peer's kernel, and no further.
+    let unread_there =
+        facts.socket.as_ref().and_then(|socket| socket.peer_socket).map_or(0, |there| there.unread_bytes);
     let (summary, why) = match silence.acknowledged {
+        Some(true) if unread_there > 0 => (
+            format!(
+                "{} did not answer for {took}: {unread_there} bytes of the request lie unread in its socket",
+                peer(facts)
+            ),
+            "the request is there, and the process does not read it",
+        ),
         Some(true) if silence.confidence == Confidence::High => (
             format!("{} has the whole request and did not answer for {took}", peer(facts)),
             "the other end is visible, and nothing of its own is under way",
@@ -388,7 +414,7 @@ pub(super) fn reset(facts: &CallFacts, operation: &'static str, text: &str) -> F
         finding
     };
     match idle_before(facts) {
-        Some(idle) => finding.because(idle).rejected(Cause::KeepaliveRace, KEEPALIVE_RACE),
+        Some(idle) => finding.because(idle).rejected_first(Cause::KeepaliveRace, KEEPALIVE_RACE),
         None => finding.rejected(Cause::ClosedEarly, "a reset came, not an orderly end"),
     }
 }
@@ -420,7 +446,7 @@ pub(super) fn closed(facts: &CallFacts) -> Finding {
     .because(Evidence::new(Source::Errno, "read: end of stream (FIN) where more was due"))
     .rejected(Cause::PeerReset, "an orderly end came, no RST");
     match idle_before(facts) {
-        Some(idle) => finding.because(idle).rejected(Cause::KeepaliveRace, KEEPALIVE_RACE),
+        Some(idle) => finding.because(idle).rejected_first(Cause::KeepaliveRace, KEEPALIVE_RACE),
         None => finding,
     }
 }

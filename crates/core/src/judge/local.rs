@@ -119,6 +119,46 @@ pub(super) fn no_descriptors(facts: &CallFacts, operation: &'static str, text: &
 
 /// The own runtime was late for most of the time, and nothing shows that the network would have been late too.
 pub(super) fn stalled(facts: &CallFacts) -> Option<Finding> {
+    timers_late(facts).or_else(|| read_late(facts))
+}
+
+/// What the peer sent had long been here when this process read it: it was stopped, or its runtime was blocked, and no
+/// limit of ours had fired meanwhile that could have been late.
+fn read_late(facts: &CallFacts) -> Option<Finding> {
+    let arrived = millis(facts.socket.as_ref()?.tcp.as_ref()?.last_data_recv_ms);
+    let read = facts.now.saturating_duration_since(facts.exchange.last_read?);
+    // A caller who does not ask for more is no stall of the process.
+    let lay = arrived.checked_sub(read)?.checked_sub(facts.exchange.reader_away)?;
+    let total = facts.timeline.total(facts.now);
+    if share(lay, total) < STALL_SHARE {
+        return None;
+    }
+    Some(
+        Finding::new(
+            Cause::LocalStall,
+            Stage::Stall,
+            Confidence::High,
+            format!(
+                "the peer's last bytes lay in the own socket for {} of {} before this process read them",
+                DurationText(lay),
+                DurationText(total)
+            ),
+        )
+        .explains(lay)
+        .because(
+            Evidence::new(
+                Source::TcpInfo,
+                format!("they came {} ago, and were read {} ago", DurationText(arrived), DurationText(read)),
+            )
+            .with("last_data_recv_us", arrived.as_micros())
+            .with("last_read_us", read.as_micros()),
+        )
+        .rejected(Cause::ServerSlow, "its bytes were here long before they were read"),
+    )
+}
+
+/// Timers of ours fired late.
+fn timers_late(facts: &CallFacts) -> Option<Finding> {
     let late = facts.timeline.time_in(Stage::Stall, facts.now);
     let total = facts.timeline.total(facts.now);
     if late.is_zero() || share(late, total) < STALL_SHARE || is_stuck_without_us(facts) {

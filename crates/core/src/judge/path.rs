@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{DELAYED_ACK, DOMINANT_SHARE, Finding, errno, exchange, in_stage, millis, peer, ran, share, tcp};
 use crate::{
     Cause, Confidence, DurationText, Evidence, Source, Stage,
-    facts::{CallFacts, ListenerFacts, PeerSocketFacts, SocketFacts, TcpInfo},
+    facts::{CallFacts, ListenerFacts, PeerSocketFacts, SocketFacts, TcpInfo, TcpState},
 };
 
 /// So many full-sized segments must have been acknowledged before it is certain that they pass: small pieces add up.
@@ -18,11 +18,37 @@ const SHORT_ROUND_TRIP: Duration = Duration::from_millis(10);
 pub(super) fn blocked(facts: &CallFacts) -> Option<Finding> {
     let socket = facts.socket.as_ref()?;
     let tcp = socket.tcp.as_ref()?;
-    half_accepted(facts, socket, tcp)
+    never_sent(facts, socket, tcp)
+        .or_else(|| half_accepted(facts, socket, tcp))
         .or_else(|| window_closed(facts, socket, tcp))
         .or_else(|| unacknowledged(facts, socket, tcp))
         .or_else(|| holes(facts, socket, tcp))
         .or_else(|| lost_on_the_way_back(facts, socket, tcp))
+}
+
+/// What was written lies in the own socket, and nothing of it is on its way: the network was not asked yet. A closed
+/// window does that too, and shows itself.
+fn never_sent(facts: &CallFacts, socket: &SocketFacts, tcp: &TcpInfo) -> Option<Finding> {
+    let waiting = tcp.notsent_bytes.filter(|bytes| *bytes > 0)?;
+    let open = tcp.snd_wnd.is_some_and(|window| window > 0) && tcp.probes == 0;
+    // While sending, a moment between two segments looks the same.
+    if facts.stage != Stage::Wait || tcp.unacked > 0 || !open || tcp.state != TcpState::Established {
+        return None;
+    }
+    Some(
+        Finding::new(
+            Cause::Unknown,
+            facts.stage,
+            Confidence::Low,
+            format!("{waiting} bytes for {} never left this host: a filter or a queue of its own holds them", socket.peer),
+        )
+        .because(
+            Evidence::new(Source::TcpInfo, format!("{waiting} bytes not sent, 0 segments under way, the window is open"))
+                .with("notsent_bytes", waiting),
+        )
+        .fix("Look at the own side: `nft list ruleset`, `tc -s qdisc`, `nstat -az TcpExtTCPLocalDrop`, and the device's counters.")
+        .rejected(Cause::PathLost, "nothing was sent that could have been lost"),
+    )
 }
 
 /// Whether the peer was ever heard on this connection, after the handshake.

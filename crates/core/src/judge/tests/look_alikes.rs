@@ -634,3 +634,53 @@ fn on_a_stream_of_the_users_own_protocol_nothing_is_called_a_body_or_a_head() {
     let closed = failed(&[(Receive, 9)], Failure::Closed).exchange(|exchange| exchange.since_write = Some(0));
     assert!(verdict(&closed).summary.ends_with("without its protocol's end, after 0 bytes"), "{closed:?}");
 }
+
+#[test]
+fn an_answer_that_lay_here_before_it_was_read_is_our_own_stall() {
+    // The process was stopped: the head came after 600 ms and was read after 3.2 s, when the limit had long passed.
+    let read_late = |ago: u64, read_ago: u64| {
+        let mut facts = call_in_total(&[(Wait, 3_190), (Receive, 10)]).received(100, 0, ago);
+        facts.exchange.last_read = facts.now.checked_sub(ms(read_ago));
+        facts
+    };
+    assert_eq!(found(&read_late(2_600, 10)), (Cause::LocalStall, High));
+    assert!(
+        verdict(&read_late(2_600, 10)).summary.contains("2.59s of 3.2s"),
+        "{}",
+        verdict(&read_late(2_600, 10)).summary
+    );
+    assert_eq!(found(&read_late(20, 10)).0, Cause::ServerSlow);
+    // A caller who was away is no stall.
+    let mut away = read_late(2_600, 10);
+    away.exchange.reader_away = ms(2_500);
+    assert_ne!(found(&away).0, Cause::LocalStall);
+}
+
+#[test]
+fn a_head_that_trickles_is_not_stalled() {
+    let head = |ago: u64| call(&[(Wait, 1_000)]).received(10, 0, ago);
+    assert_eq!(found(&head(100)).0, Cause::ServerSlow);
+    assert_eq!(found(&head(900)).0, Cause::HeadStalled);
+}
+
+#[test]
+fn bytes_that_never_left_this_host_blame_nobody_else() {
+    let facts = waiting().socket(|_, tcp| (tcp.unacked, tcp.notsent_bytes, tcp.snd_wnd) = (0, Some(81), Some(65_000)));
+    assert_eq!(found(&facts), (Cause::Unknown, Low));
+    assert!(verdict(&facts).summary.contains("never left this host"));
+    let closed = waiting().socket(|_, tcp| (tcp.unacked, tcp.notsent_bytes, tcp.snd_wnd) = (0, Some(81), Some(0)));
+    assert!(!verdict(&closed).summary.contains("never left this host"));
+}
+
+#[test]
+fn a_unix_socket_says_full_or_nobody() {
+    let unix = |kind, text| {
+        let mut facts = os(&[(Connect, 1)], "connect", kind, text);
+        facts.socket = Some(SocketFacts { peer: "/run/app.sock".to_owned(), ..SocketFacts::default() });
+        facts
+    };
+    assert_eq!(found(&unix(OsFailure::QueueFull, "EAGAIN")), (Cause::AcceptQueueFull, High));
+    let nobody = unix(OsFailure::Refused, "ENOENT");
+    assert_eq!(found(&nobody), (Cause::ConnectRefused, High));
+    assert!(!verdict(&nobody).summary.contains("firewall"));
+}
