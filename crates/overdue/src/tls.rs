@@ -123,14 +123,17 @@ impl TlsOptions {
             Roots::Platform => match rustls_platform_verifier::Verifier::new(Arc::clone(&provider)) {
                 Ok(verifier) => Arc::new(verifier),
                 // A machine without certificates can still call what has none.
-                Err(err) => Arc::new(NoRoots { why: err.to_string(), provider: Arc::clone(&provider) }),
+                Err(err) => {
+                    let refuse = Some(format!("the platform's trusted certificates cannot be read: {err}"));
+                    Arc::new(KeyOnly { provider: Arc::clone(&provider), refuse })
+                }
             },
             Roots::Own(roots) => {
                 rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider))
                     .build()
                     .map_err(|err| rustls::Error::General(err.to_string()))?
             }
-            Roots::Anything => Arc::new(TrustAnything(Arc::clone(&provider))),
+            Roots::Anything => Arc::new(KeyOnly { provider: Arc::clone(&provider), refuse: None }),
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -336,14 +339,14 @@ impl ServerCertVerifier for Timed {
     }
 }
 
-/// Trusts nobody: the platform's certificates cannot be read.
+/// Checks that the peer holds its key, and no certificate: accepts all of them, or none for a reason.
 #[derive(Debug)]
-struct NoRoots {
-    why: String,
+struct KeyOnly {
     provider: Arc<CryptoProvider>,
+    refuse: Option<String>,
 }
 
-impl ServerCertVerifier for NoRoots {
+impl ServerCertVerifier for KeyOnly {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -352,7 +355,10 @@ impl ServerCertVerifier for NoRoots {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Err(rustls::Error::General(format!("the platform's trusted certificates cannot be read: {}", self.why)))
+        match &self.refuse {
+            None => Ok(ServerCertVerified::assertion()),
+            Some(why) => Err(rustls::Error::General(why.clone())),
+        }
     }
 
     fn verify_tls12_signature(
@@ -375,44 +381,5 @@ impl ServerCertVerifier for NoRoots {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Believes every certificate; still checks that the peer holds its key.
-#[derive(Debug)]
-struct TrustAnything(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TrustAnything {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
