@@ -96,10 +96,10 @@ pub(crate) struct Get {
 
     /// Set the limit of a stage, as in `wait=300ms`; `none` leaves it out. May be repeated
     #[arg(long, value_name = "STAGE=DUR", value_parser = limit, help_heading = "Limits")]
-    pub(crate) limit: Vec<(LimitName, Option<Duration>)>,
+    pub(crate) limit: Vec<(LimitName, LimitValue)>,
     /// Set the limit of the whole call, redirects included: the same as `--limit total=DUR`
-    #[arg(long, value_name = "DUR", value_parser = parse_duration, help_heading = "Limits")]
-    pub(crate) total: Option<Duration>,
+    #[arg(long, value_name = "DUR", value_parser = limit_value, help_heading = "Limits")]
+    pub(crate) total: Option<LimitValue>,
 
     /// One JSON object on stdout (`overdue.report/1`) instead of text
     #[arg(long, help_heading = "Output", conflicts_with = "include")]
@@ -205,16 +205,42 @@ Exit codes: 0 every verdict is right, 1 one is not, 2 one could not be run.")]
     },
 }
 
-fn limit(text: &str) -> Result<(LimitName, Option<Duration>), String> {
+/// Of a limit that is set, or `None` for one that is left out. The name keeps clap from seeing two options.
+pub(crate) type LimitValue = Option<Duration>;
+
+/// What reports count in.
+const SHORTEST_LIMIT: Duration = Duration::from_micros(1);
+
+fn limit(text: &str) -> Result<(LimitName, LimitValue), String> {
     let (name, value) = text.split_once('=').ok_or("write STAGE=DUR, such as wait=300ms")?;
     if name == "receive" {
         return Err("the body has no limit of its own: use gap (silence between two pieces) or total".to_owned());
     }
     let name = name.parse::<LimitName>().map_err(|error| error.to_string())?;
-    match value {
-        "none" => Ok((name, None)),
-        value => parse_duration(value).map(|value| (name, Some(value))).map_err(|error| error.to_string()),
+    limit_value(value).map(|value| (name, value))
+}
+
+fn limit_value(text: &str) -> Result<LimitValue, String> {
+    if text == "none" {
+        return Ok(None);
     }
+    match parse_duration(text) {
+        Ok(value) if value < SHORTEST_LIMIT => {
+            Err("it is too short: the shortest limit is 1us, and `none` is no limit at all".to_owned())
+        }
+        Ok(value) => Ok(Some(value)),
+        Err(_) if is_written_well(text) => {
+            Err("it is too long: the longest limit is a hundred years, and `none` is no limit at all".to_owned())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether it is a duration, but for its number: one with the same unit is.
+fn is_written_well(text: &str) -> bool {
+    let unit = text.trim().trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let number = text.trim().strip_suffix(unit).unwrap_or_default();
+    number.parse::<f64>().is_ok() && parse_duration(&format!("1{unit}")).is_ok()
 }
 
 fn dns_server(text: &str) -> Result<SocketAddr, String> {
@@ -252,9 +278,18 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(limit("wait=300ms").unwrap(), ("wait".parse().unwrap(), Some(ms(300))));
         assert_eq!(limit("total=none").unwrap().1, None);
-        for (text, part) in
-            [("wait", "STAGE=DUR"), ("wait=5", "with a unit"), ("wit=5s", "queue"), ("receive=1s", "gap")]
-        {
+        assert_eq!(limit_value("none").unwrap(), None);
+        assert_eq!(limit_value("1us").unwrap(), Some(SHORTEST_LIMIT));
+        for (text, part) in [
+            ("wait", "STAGE=DUR"),
+            ("wait=5", "with a unit"),
+            ("wait=.s", "with a unit"),
+            ("wit=5s", "queue"),
+            ("receive=1s", "gap"),
+            ("wait=0s", "too short"),
+            ("wait=999ns", "too short"),
+            ("wait=99999999h", "too long"),
+        ] {
             let error = limit(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }

@@ -16,11 +16,12 @@ use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
 use crate::{
-    drive::{Output, Ready},
+    drive::Ready,
     exit::Exit,
     interrupt::{self, Interrupt, Threads},
     plan::Plan,
     screen::{Ink, Screen},
+    sink::Output,
 };
 
 /// The call that looks at itself waits this long for an answer that never comes.

@@ -1,6 +1,6 @@
 //! Makes calls as their plan says, with all that their caller does to them: `get`, the lab and the demo share it.
 
-use std::{io, os::fd::AsRawFd, path::PathBuf, thread, time::Duration};
+use std::{io, os::fd::AsRawFd, thread, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use http::{StatusCode, header::LOCATION, response};
@@ -10,14 +10,15 @@ use overdue_core::{Limits, Report};
 use overdue_lab::{Caller, Fault, Scenario, Trouble};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    fs::File,
-    io::{AsyncWrite, AsyncWriteExt as _},
     task::JoinSet,
     time::{sleep, timeout},
 };
 use url::Url;
 
-use crate::plan::{Message, Plan};
+use crate::{
+    plan::{Message, Plan, uri},
+    sink::{Output, Sink},
+};
 
 /// Where browsers stop, too.
 const REDIRECTS_MAX: usize = 20;
@@ -44,6 +45,17 @@ pub(crate) struct Called {
     pub(crate) answer: Answer,
     /// The calls that led there.
     pub(crate) redirects: Vec<Redirect>,
+    /// Why the last answer, a redirect, was not followed, when it should have been.
+    pub(crate) not_followed: Option<NotFollowed>,
+}
+
+/// A redirect that was not followed.
+#[derive(Debug)]
+pub(crate) enum NotFollowed {
+    /// There is nothing here that it could be followed with.
+    Unusable(String),
+    /// There were too many of them before.
+    TooMany(Url),
 }
 
 /// How a call ended.
@@ -53,6 +65,8 @@ pub(crate) struct Answer {
     /// The head of the response, when one came.
     pub(crate) head: Option<response::Parts>,
     pub(crate) body_bytes: u64,
+    /// Why the body is not, or not all, where it should have been written.
+    pub(crate) unwritten: Option<anyhow::Error>,
 }
 
 /// A call that was answered with another address.
@@ -61,17 +75,6 @@ pub(crate) struct Redirect {
     pub(crate) url: Url,
     pub(crate) status: StatusCode,
     pub(crate) report: Report,
-}
-
-/// Where the body of a response goes.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// It is counted.
-    Counted,
-    /// Standard output.
-    Stdout,
-    /// A file, made when there is a response.
-    File(PathBuf),
 }
 
 /// A scenario that was called.
@@ -153,11 +156,16 @@ impl Ready {
         loop {
             let answer = self.exchange(&context, &message, output).await?;
             let Some((status, next)) = self.plan.follow.then(|| answer.redirect(&message.url)).flatten() else {
-                return Ok(Called { message, answer, redirects });
+                return Ok(Called { message, answer, redirects, not_followed: None });
             };
-            if redirects.len() == REDIRECTS_MAX {
-                bail!("{REDIRECTS_MAX} redirects were followed, and the last one leads on, to {next}: look without -L");
-            }
+            let next = match next {
+                Ok(next) if redirects.len() < REDIRECTS_MAX => next,
+                too_many_or_unusable => {
+                    let not_followed =
+                        Some(too_many_or_unusable.map_or_else(NotFollowed::Unusable, NotFollowed::TooMany));
+                    return Ok(Called { message, answer, redirects, not_followed });
+                }
+            };
             let following = message.redirected(status, next);
             redirects.push(Redirect { url: message.url, status, report: answer.report });
             message = following;
@@ -198,19 +206,26 @@ impl Ready {
         // The future of a call is large, and this one lies inside many others.
         let response = match Box::pin(self.client.call(context, message.request()?)).await {
             Ok(response) => response,
-            Err(error) => return Ok(Answer { report: error.report().clone(), head: None, body_bytes: 0 }),
+            Err(error) => {
+                return Ok(Answer { report: error.report().clone(), head: None, body_bytes: 0, unwritten: None });
+            }
         };
         let (head, mut body) = response.into_parts();
         let log = head.extensions.get::<CallLog>().cloned().context("the response has no log of its call")?;
-        let mut answer = Answer { report: log.report(), head: Some(head), body_bytes: 0 };
-        let leads_on = self.plan.follow && answer.redirect(&message.url).is_some();
-        let mut sink = if leads_on { Output::Counted.open().await? } else { output.open().await? };
+        let mut answer = Answer { report: log.report(), head: Some(head), body_bytes: 0, unwritten: None };
+        let leads_on = self.plan.follow && answer.redirect(&message.url).is_some_and(|(_, next)| next.is_ok());
+        let mut sink = Sink::new(if leads_on { &Output::Counted } else { output })?;
         while let Some(frame) = body.frame().await {
-            match frame {
-                Ok(frame) => {
-                    let data = frame.data_ref().map_or(&[][..], |data| data);
+            match frame.map(|frame| frame.into_data().unwrap_or_default()) {
+                Ok(data) => {
                     answer.body_bytes += data.len() as u64;
-                    sink.write_all(data).await.with_context(|| output.trouble())?;
+                    if let Err(error) = sink.take(context, data).await {
+                        answer.unwritten = Some(error);
+                        // A call that is over says so itself when it is asked for the next piece.
+                        if !is_over(context) {
+                            break;
+                        }
+                    }
                 }
                 Err(error) => {
                     answer.report = error.report().clone();
@@ -221,45 +236,43 @@ impl Ready {
                 sleep(every).await;
             }
         }
-        sink.flush().await.with_context(|| output.trouble())?;
         if answer.report.stage.is_none() {
             answer.report = log.report();
+        }
+        if let Err(error) = sink.finish(context).await {
+            answer.unwritten = Some(error);
         }
         Ok(answer)
     }
 }
 
+/// Whether nothing more can be done in this context.
+fn is_over(context: &Context) -> bool {
+    context.is_cancelled() || context.remaining().is_some_and(|left| left.is_zero())
+}
+
 impl Answer {
-    /// Where the response says that its caller should go instead.
-    fn redirect(&self, from: &Url) -> Option<(StatusCode, Url)> {
+    /// Where the response says that its caller should go instead, or why that cannot be read.
+    fn redirect(&self, from: &Url) -> Option<(StatusCode, Result<Url, String>)> {
         let head = self.head.as_ref().filter(|_| self.report.stage.is_none())?;
         if !matches!(head.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
             return None;
         }
-        let location = head.headers.get(LOCATION)?.to_str().ok()?;
-        let mut next = from.join(location).ok().filter(|next| matches!(next.scheme(), "http" | "https"))?;
-        // A server has no name and password to give us. Neither fails for a URL with a host.
-        _ = (next.set_username(""), next.set_password(None));
-        Some((head.status, next))
+        let location = String::from_utf8_lossy(head.headers.get(LOCATION)?.as_bytes());
+        Some((head.status, next_url(from, &location)))
     }
 }
 
-impl Output {
-    async fn open(&self) -> anyhow::Result<Box<dyn AsyncWrite + Send + Unpin>> {
-        Ok(match self {
-            Self::Counted => Box::new(tokio::io::sink()),
-            Self::Stdout => Box::new(tokio::io::stdout()),
-            Self::File(path) => Box::new(File::create(path).await.with_context(|| self.trouble())?),
-        })
+/// What a Location field leads to.
+fn next_url(from: &Url, location: &str) -> Result<Url, String> {
+    let mut next = from.join(location).map_err(|error| format!("{location:?} is no URL: {error}"))?;
+    if !matches!(next.scheme(), "http" | "https") {
+        return Err(format!("{location:?} has a scheme that overdue does not speak"));
     }
-
-    fn trouble(&self) -> String {
-        match self {
-            Self::Counted => "cannot count the body".to_owned(),
-            Self::Stdout => "cannot write to stdout".to_owned(),
-            Self::File(path) => format!("cannot write {}", path.display()),
-        }
-    }
+    // A server has no name and password to give us. Neither fails for a URL with a host.
+    _ = (next.set_username(""), next.set_password(None));
+    uri(&next).map_err(|error| format!("{error:#}"))?;
+    Ok(next)
 }
 
 /// This process has no file descriptor left, until this is dropped.

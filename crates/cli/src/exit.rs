@@ -32,15 +32,18 @@ const ERROR: u8 = 2;
 
 /// Ends a command that could not do its work. Somebody who closed the pipe has seen enough and is told nothing.
 pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
-    let is_closed_pipe = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    };
-    if error.chain().any(is_closed_pipe) {
+    if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
     // `eprintln!` would panic where stderr is closed.
     _ = writeln!(io::stderr(), "error: {}", words(error));
     ExitCode::from(ERROR)
+}
+
+/// Whether whoever read what was written has closed the pipe.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io_errors.map(io::Error::kind).any(|kind| kind == io::ErrorKind::BrokenPipe)
 }
 
 /// An error with its causes, each said once: some texts hold that of their cause already.

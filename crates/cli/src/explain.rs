@@ -21,7 +21,7 @@ pub(crate) fn run(id: Option<&str>) -> anyhow::Result<Exit> {
     let screen = Screen::of(&out);
     let text = match id {
         None => list(screen),
-        Some(id) => match id.parse::<Cause>() {
+        Some(id) => match id.trim().to_ascii_lowercase().parse::<Cause>() {
             Ok(cause) => entry(screen, cause.entry()),
             Err(unknown) => {
                 let alike = Cause::ALL.iter().copied().filter(|cause| shares_a_word(id, cause.id()));

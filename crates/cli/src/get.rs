@@ -19,12 +19,13 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     args::Get,
-    drive::{Called, Output, Ready},
-    exit::Exit,
+    drive::{Called, NotFollowed, Ready},
+    exit::{self, Exit},
     interrupt::{self, Interrupt, Threads},
     plan::{Plan, scenario_of},
     render,
     screen::{Ink, Screen, harmless},
+    sink::Output,
     tally::{Tally, bytes},
 };
 
@@ -58,6 +59,16 @@ async fn one(flags: &Get, ready: &Ready, interrupt: &Interrupt) -> anyhow::Resul
         Some(path) => Output::File(path.to_owned()),
     };
     let mut called = ready.call(interrupt.context(), &output).await?;
+    let has_verdict = called.answer.report.stage.is_some();
+    if let Some(unwritten) = called.answer.unwritten.take() {
+        // A call that went well is worth nothing without its body. One that did not says itself what was wrong.
+        if !has_verdict && !interrupt.context().is_cancelled() {
+            return Err(unwritten);
+        }
+        if !exit::is_closed_pipe(&unwritten) {
+            note(&exit::words(&unwritten));
+        }
+    }
     called.answer.report.advisories.extend(overdue::plan::check(&ready.plan().limits));
     let body_on_stdout = matches!(output, Output::Stdout);
     let screen = if body_on_stdout { Screen::of(&io::stderr()) } else { Screen::of(&io::stdout()) };
@@ -72,14 +83,21 @@ async fn one(flags: &Get, ready: &Ready, interrupt: &Interrupt) -> anyhow::Resul
         io::stdout().write_all(text.as_bytes())?;
     }
     note_trouble(ready);
-    let found = if called.answer.report.stage.is_some() { Exit::Finding } else { Exit::Fine };
-    Ok(interrupt.or(found))
+    if let Some(NotFollowed::Unusable(why)) = &called.not_followed {
+        note(&format!("the redirect was not followed: {why}"));
+    }
+    let is_endless = matches!(called.not_followed, Some(NotFollowed::TooMany(_)));
+    Ok(interrupt.or(if has_verdict || is_endless { Exit::Finding } else { Exit::Fine }))
+}
+
+fn note(text: &str) {
+    _ = writeln!(io::stderr(), "note: {}", harmless(text));
 }
 
 /// Flags may have made the call another one than the scenario's, so that its server is at a loss.
 fn note_trouble(ready: &Ready) {
     if let Err(trouble) = ready.check_server() {
-        _ = writeln!(io::stderr(), "note: {trouble}");
+        note(&trouble.to_string());
     }
 }
 
@@ -102,7 +120,16 @@ fn text(flags: &Get, screen: Screen, ready: &Ready, called: &Called) -> String {
         let body = bytes(called.answer.body_bytes);
         _ = writeln!(out, "{}, {body} of body", screen.ink(ink, status.trim_end()));
     }
+    if let Some(NotFollowed::TooMany(next)) = &called.not_followed {
+        let line = endless(called, next);
+        _ = writeln!(out, "{}", screen.ink(Ink::Red, &harmless(&line)));
+    }
     out + &render::report(screen, report, &ready.plan().limits)
+}
+
+/// That redirects led on and on.
+fn endless(called: &Called, next: &impl std::fmt::Display) -> String {
+    format!("redirect loop: {} redirects were followed, and the last one leads on, to {next}", called.redirects.len())
 }
 
 /// The report of a call, with what else a program wants to know of it.
@@ -113,6 +140,14 @@ struct Json<'a> {
     request: Request<'a>,
     response: Option<Response>,
     redirects: Vec<Redirect<'a>>,
+    not_followed: Option<Unfollowed>,
+}
+
+/// Why the last answer, a redirect, was not followed: `loop` or `unusable`, and the same in words.
+#[derive(Serialize)]
+struct Unfollowed {
+    kind: &'static str,
+    why: String,
 }
 
 #[derive(Serialize)]
@@ -148,6 +183,10 @@ impl<'a> Json<'a> {
             redirects: (called.redirects.iter())
                 .map(|hop| Redirect { url: hop.url.as_str(), status: hop.status.as_u16(), report: &hop.report })
                 .collect(),
+            not_followed: called.not_followed.as_ref().map(|not_followed| match not_followed {
+                NotFollowed::TooMany(next) => Unfollowed { kind: "loop", why: endless(called, next) },
+                NotFollowed::Unusable(why) => Unfollowed { kind: "unusable", why: why.clone() },
+            }),
         }
     }
 }
@@ -184,7 +223,7 @@ async fn many(flags: &Get, ready: Ready, number: u64, interrupt: &Interrupt) -> 
     };
     io::stdout().write_all(text.as_bytes())?;
     note_trouble(&ready);
-    Ok(interrupt.or(if tally.has_verdicts() { Exit::Finding } else { Exit::Fine }))
+    Ok(interrupt.or(if tally.has_findings() { Exit::Finding } else { Exit::Fine }))
 }
 
 /// A bar on stderr; nothing where that is no terminal.

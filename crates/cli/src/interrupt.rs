@@ -41,7 +41,7 @@ impl Interrupt {
         let context = root.clone();
         tokio::spawn(async move {
             interrupts.recv().await;
-            context.cancel("interrupted by Ctrl-C");
+            context.cancel("Ctrl-C was pressed");
             interrupts.recv().await;
             std::process::exit(130);
         });

@@ -12,6 +12,7 @@ mod lab;
 mod plan;
 mod render;
 mod screen;
+mod sink;
 mod tally;
 mod truth;
 mod verify;

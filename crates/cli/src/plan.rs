@@ -11,7 +11,10 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, PROXY_AUTHORIZATION, USER_AGENT},
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION,
+        TRANSFER_ENCODING, USER_AGENT,
+    },
 };
 use http_body_util::Full;
 use overdue::{Client, PoolOptions, TlsOptions, resolve::Resolver};
@@ -130,8 +133,10 @@ impl Plan {
                 None => self.limits.clear(*name),
             }
         }
-        if let Some(total) = flags.total {
-            self.limit(Limit::new(LimitName::Total, total).with_origin(flag("--total")));
+        match flags.total {
+            Some(Some(total)) => self.limit(Limit::new(LimitName::Total, total).with_origin(flag("--total"))),
+            Some(None) => self.limits.clear(LimitName::Total),
+            None => {}
         }
 
         self.message.change(flags)?;
@@ -219,10 +224,19 @@ impl Message {
         }
         if let Some(method) = &flags.request {
             self.method = method.parse().with_context(|| format!("-X {method:?} is no method"))?;
+            ensure!(self.method != Method::CONNECT, "-X CONNECT is for proxies, which overdue does not use");
         }
         let mut named = HeaderMap::new();
         for field in &flags.header {
             match read_header(field)? {
+                (CONTENT_LENGTH | TRANSFER_ENCODING, Some(_)) => {
+                    bail!("-H {field:?}: it is set by -d, from what is sent")
+                }
+                (EXPECT, Some(_)) => {
+                    bail!("-H {field:?}: it is not supported; the body is sent without being asked for")
+                }
+                (HOST, None) => bail!("-H {field:?}: it cannot be taken out; `-H 'host: NAME'` sets another"),
+                (HOST, Some(_)) if named.contains_key(HOST) => bail!("-H {field:?}: there is another Host before it"),
                 (name, Some(value)) => drop(named.append(name, value)),
                 (name, None) => drop(self.headers.remove(name)),
             }
@@ -266,7 +280,7 @@ impl Message {
 }
 
 /// A URL as the library takes it.
-fn uri(url: &Url) -> anyhow::Result<Uri> {
+pub(crate) fn uri(url: &Url) -> anyhow::Result<Uri> {
     let text = &url[..Position::AfterQuery];
     text.parse().with_context(|| format!("{text} is no URL that can be called"))
 }
@@ -334,15 +348,40 @@ pub(crate) fn scenario_of(url: &str) -> anyhow::Result<Option<&'static Scenario>
 
 /// The scenario of this name.
 pub(crate) fn scenario(name: &str) -> anyhow::Result<&'static Scenario> {
-    let scenarios = overdue_lab::scenarios();
-    let like = |scenario: &&Scenario| {
-        name.split('-').any(|word| word.len() > 1 && scenario.name.split('-').any(|other| other == word))
-    };
     overdue_lab::find(name).with_context(|| {
-        let likes: Vec<_> = scenarios.iter().filter(like).map(|scenario| scenario.name.as_str()).collect();
-        let likes = if likes.is_empty() { String::new() } else { format!("there are {}; ", likes.join(", ")) };
-        format!("{name:?} is no scenario of the lab: {likes}`overdue lab list` shows all")
+        let shown: String = name.chars().take(40).collect();
+        let near = near(&shown).join(", ");
+        format!("{shown:?} is no scenario of the lab (near it: {near}); `overdue lab list` shows all")
     })
+}
+
+/// The names of scenarios that are the most like this one: they share a word with it, or take the fewest edits.
+fn near(name: &str) -> Vec<&'static str> {
+    let plain = |name: &str| name.to_lowercase().replace(['-', '_', ' '], "");
+    let shares_a_word = |known: &str| {
+        name.split('-').any(|word| word.len() > 1 && known.split('-').any(|other| other.eq_ignore_ascii_case(word)))
+    };
+    let written = plain(name);
+    let mut names: Vec<_> = (overdue_lab::scenarios().iter().map(|scenario| scenario.name.as_str()))
+        .map(|known| (edits(&written, &plain(known)), !shares_a_word(known), known))
+        .collect();
+    // A slip of the keyboard before a word in common.
+    names.sort_by_key(|&(edits, alone, known)| (edits > 2, alone, edits, known));
+    let alike = names.iter().filter(|(edits, alone, _)| *edits <= 2 || !alone).count();
+    names.into_iter().take(alike.clamp(3, 6)).map(|(.., known)| known).collect()
+}
+
+/// How many characters have to be put in, taken out or replaced.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (1..=b.chars().count()).collect();
+    for (above, from) in a.chars().enumerate() {
+        let (mut diagonal, mut left) = (above, above + 1);
+        for (cell, to) in row.iter_mut().zip(b.chars()) {
+            left = (diagonal + usize::from(from != to)).min(*cell + 1).min(left + 1);
+            diagonal = std::mem::replace(cell, left);
+        }
+    }
+    row.last().copied().unwrap_or_else(|| a.chars().count())
 }
 
 #[cfg(test)]
@@ -380,6 +419,7 @@ mod tests {
         assert_eq!(plan.limits.total.unwrap().origin.to_string(), "flag --total");
         assert_eq!(plan.limits.tls.unwrap().origin, Origin::Default);
         assert_eq!(plan.limits.gap, None);
+        assert_eq!(self::plan(&["--total", "none"]).unwrap().limits.total, None);
     }
 
     #[test]
@@ -427,8 +467,10 @@ mod tests {
 
     #[test]
     fn a_scenario_that_does_not_exist_has_neighbours() {
-        let error = scenario("tls-quiet").unwrap_err().to_string();
-        assert!(error.contains("tls-silent"), "{error}");
+        for (name, neighbour) in [("tls-quiet", "tls-silent"), ("nohead", "(near it: no-head"), ("nope", "no-head")] {
+            let error = scenario(name).unwrap_err().to_string();
+            assert!(error.contains(neighbour), "{error}");
+        }
         assert!(scenario_of("https://lab.test").unwrap().is_none());
         assert_eq!(scenario_of("lab:no-head").unwrap().unwrap().name, "no-head");
     }

@@ -1,6 +1,6 @@
 //! A report as text: a waterfall of the stages against their limits, and what was found.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 use overdue_core::{ConnectionReport, DurationText, Limit, LimitReport, Limits, Report, SpanReport, Verdict};
 
@@ -66,11 +66,20 @@ pub(crate) fn waterfall(screen: Screen, report: &Report, limits: &Limits) -> Str
     }
     rows.push(Row { limit: shown(&limits.total, ""), ..Row::bare("total", report.elapsed_us) });
 
-    let widest = |text: fn(&Row) -> &str| rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
-    let (names, times) = (widest(|row| row.name), widest(|row| &row.time).max("time".len()));
-    let limits = widest(|row| &row.limit).max("limit".len());
-    let taken = 2 + names + 2 + 2 + times + 2 + limits + 2 + widest(|row| row.ending);
-    let bar = screen.columns.saturating_sub(taken).clamp(BAR_COLUMNS.0, BAR_COLUMNS.1);
+    let widest = |text: fn(&Row) -> Cow<'_, str>| rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
+    let (names, times) = (widest(|row| row.name.into()), widest(|row| (&row.time).into()).max("time".len()));
+    let noted = widest(|row| row.noted().into()).max("limit".len());
+    let mut limits = widest(|row| (&row.limit).into()).max("limit".len());
+    let fixed = 2 + names + 2 + 2 + times + 2;
+    let mut taken = fixed + noted + 2 + widest(|row| row.ending.into());
+    // Without room for what is noted behind the limits, it goes to lines of its own.
+    let beside = taken + BAR_COLUMNS.0 <= screen.columns;
+    if beside {
+        limits = noted;
+    } else {
+        taken = fixed + limits;
+    }
+    let bar = screen.columns.saturating_sub(taken).clamp(if beside { BAR_COLUMNS.0 } else { 1 }, BAR_COLUMNS.1);
 
     let head = format!("  {:names$}  {:bar$}  {:>times$}  limit", "stage", "", "time");
     let mut out = screen.ink(Ink::Dim, &head) + "\n";
@@ -78,12 +87,17 @@ pub(crate) fn waterfall(screen: Screen, report: &Report, limits: &Limits) -> Str
         let ink = if row.ending.is_empty() { Ink::Bold } else { Ink::Red };
         let (before, filled, after) = row.bar(bar, report.elapsed_us);
         let bar = format!("{:before$}{}{:after$}", "", screen.ink(ink, &filled), "");
-        let line = format!("  {:names$}  {bar}  {:>times$}  {:limits$}", row.name, row.time, row.limit);
-        out.push_str(if row.ending.is_empty() { line.trim_end() } else { &line });
-        if !row.ending.is_empty() {
-            _ = write!(out, "  {}", screen.ink(Ink::Red, row.ending));
+        let limit = if beside { row.noted() } else { row.limit.clone() };
+        let line = format!("  {:names$}  {bar}  {:>times$}  {limit:limits$}", row.name, row.time);
+        let ending = screen.ink(Ink::Red, row.ending);
+        if beside && !ending.is_empty() {
+            _ = writeln!(out, "{line}  {ending}");
+            continue;
         }
-        out.push('\n');
+        _ = writeln!(out, "{}", line.trim_end());
+        for note in [row.note.as_str(), &ending].into_iter().filter(|note| !beside && !note.is_empty()) {
+            _ = writeln!(out, "    {note}");
+        }
     }
     out
 }
@@ -95,27 +109,31 @@ struct Row {
     bar_us: Option<(u64, u64)>,
     time: String,
     limit: String,
+    /// What is said about the limit.
+    note: String,
     ending: &'static str,
 }
 
 impl Row {
     fn bare(name: &'static str, us: u64) -> Self {
-        Self { name, bar_us: None, time: time(us), limit: String::new(), ending: "" }
+        Self { name, bar_us: None, time: time(us), limit: String::new(), note: String::new(), ending: "" }
     }
 
     fn of(span: &SpanReport) -> Self {
-        let limit = match (span.limit_us, span.clipped_by) {
-            (Some(us), Some(outer)) => format!("{}, clipped by {outer}", time(us)),
-            (Some(us), None) => time(us),
-            (None, _) => String::new(),
-        };
+        let limit = span.limit_us.map(time).unwrap_or_default();
+        let note = span.clipped_by.map(|outer| format!("clipped by {outer}")).unwrap_or_default();
         let ending = match span.outcome {
             "done" => "",
             "timed-out" => "timed out",
             other => other,
         };
         let bar_us = Some((span.start_us, span.duration_us));
-        Self { bar_us, limit, ending, ..Self::bare(span.stage, span.duration_us) }
+        Self { bar_us, limit, note, ending, ..Self::bare(span.stage, span.duration_us) }
+    }
+
+    /// The limit, and what is said about it.
+    fn noted(&self) -> String {
+        if self.note.is_empty() { self.limit.clone() } else { format!("{}, {}", self.limit, self.note) }
     }
 
     /// Blank columns, the bar, and blank columns again, for a scale of `columns`. A bar is drawn to an eighth of a
@@ -145,7 +163,9 @@ fn connection(screen: Screen, connection: &ConnectionReport) -> String {
     if let Some(tls) = &connection.tls {
         let resumed = if tls.resumed { ", resumed" } else { "" };
         parts.extend(tls.version.as_ref().map(|version| format!("{version}{resumed}")));
-        if tls.verify_us > 0 {
+        if tls.version.is_some() && !tls.verified {
+            parts.push("certificate NOT verified".to_owned());
+        } else if tls.verify_us > 0 {
             parts.push(format!("certificate verified in {}", time(tls.verify_us)));
         }
     }
@@ -190,7 +210,7 @@ fn reasons(screen: Screen, report: &Report) -> String {
             let title = format!("{} {}", screen.ink(Ink::Bold, "REJECTED"), rejected.cause);
             out.push_str(&section(screen, &title, &rejected.why));
         }
-        out.push_str(&section(screen, &screen.ink(Ink::Bold, "FIX"), &verdict.fix));
+        out.push_str(&fix(screen, verdict));
     }
     for advisory in &report.advisories {
         let title = format!("{} {}", screen.ink(Ink::Yellow, "ALSO"), advisory.cause);
@@ -218,6 +238,17 @@ pub(crate) fn short(screen: Screen, verdict: &Verdict) -> String {
         out.push_str(&screen.hanging("  not      ", &format!("{}: {}", rejected.cause, rejected.why)));
     }
     out + &screen.hanging("  fix      ", &verdict.fix)
+}
+
+/// What to do. A verdict that knows no better than the catalogue gives all that is there.
+fn fix(screen: Screen, verdict: &Verdict) -> String {
+    match verdict.cause.entry().fix {
+        all @ [first, _, ..] if verdict.fix == *first => {
+            let points: String = all.iter().map(|point| screen.hanging("  - ", point)).collect();
+            format!("\n{}\n{points}", screen.ink(Ink::Bold, "FIX, one of"))
+        }
+        _ => section(screen, &screen.ink(Ink::Bold, "FIX"), &verdict.fix),
+    }
 }
 
 fn section(screen: Screen, title: &str, text: &str) -> String {

@@ -118,8 +118,8 @@ fn visible(text: &str) -> usize {
     plain + parts.filter_map(|part| part.split_once('m')).map(|(_, text)| text.chars().count()).sum::<usize>()
 }
 
-/// The words of a text; what is in backticks is one word. Texts may quote what a peer said, so control characters,
-/// which could steer the terminal, are shown as `?`.
+/// The words of a text; what is in backticks is one word. Texts may quote what a peer said, so what
+/// could steer the terminal is shown as `?`.
 fn words(text: &str) -> Vec<String> {
     // A lone backtick is a peer's, and encloses nothing.
     let quotes = text.matches('`').count().is_multiple_of(2);
@@ -129,7 +129,7 @@ fn words(text: &str) -> Vec<String> {
         quoted ^= quotes && c == '`';
         match words.last_mut() {
             _ if c.is_whitespace() && !quoted => words.push(String::new()),
-            Some(word) => word.push(if c.is_control() { '?' } else { c }),
+            Some(word) => word.push(safe(c)),
             None => {}
         }
     }
@@ -137,9 +137,18 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// A text from elsewhere on one line: control characters are shown as `?`.
+/// A text from elsewhere on one line: what could steer the terminal is shown as `?`.
 pub(crate) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars().map(safe).collect()
+}
+
+/// `?` for control characters, and for what is not seen and turns the text around it, breaks its line or hides in it.
+fn safe(c: char) -> char {
+    match c {
+        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => '?',
+        c if c.is_control() => '?',
+        c => c,
+    }
 }
 
 #[cfg(test)]
@@ -165,6 +174,11 @@ mod tests {
     fn a_peer_cannot_steer_the_terminal() {
         assert_eq!(Screen::plain(40).hanging("", "said \u{1b}[2J\u{7}"), "said ?[2J?\n");
         assert_eq!(harmless("a\r\nb\u{9b}c"), "a??b?c");
+        for c in ['\u{200b}', '\u{200f}', '\u{2028}', '\u{202e}', '\u{2060}', '\u{2069}', '\u{feff}'] {
+            assert_eq!(harmless(&format!("a{c}b")), "a?b");
+            assert!(!Screen::plain(40).hanging("", &format!("a{c}b")).contains(c));
+        }
+        assert_eq!(harmless("gr\u{fc}n \u{2010} \u{202f} \u{5d0}"), "gr\u{fc}n \u{2010} \u{202f} \u{5d0}");
     }
 
     #[test]

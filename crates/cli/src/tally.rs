@@ -7,7 +7,7 @@ use overdue_core::{Cause, Report};
 use serde::Serialize;
 
 use crate::{
-    drive::Called,
+    drive::{Called, NotFollowed},
     render::{self, time},
     screen::{Ink, Screen},
 };
@@ -24,12 +24,20 @@ pub(crate) struct Tally {
     total: Histogram<u64>,
     /// The time that one call spent in a stage, of the calls that came to it.
     stages: BTreeMap<&'static str, Histogram<u64>>,
+    /// The time of a call that no stage explains.
+    unaccounted: Histogram<u64>,
     outcomes: BTreeMap<&'static str, u64>,
     statuses: BTreeMap<u16, u64>,
     causes: BTreeMap<Cause, Found>,
     body_bytes: u64,
     new_connections: u64,
+    sent_again: u64,
+    /// Why calls were sent again: the causes of their failed attempts.
+    sent_again_for: BTreeMap<&'static str, u64>,
 }
+
+/// How a call counts that redirects led in circles: nothing is wrong with its last answer.
+const REDIRECT_LOOP: &str = "redirect-loop";
 
 /// A cause, how often it was found, and one of the calls.
 #[derive(Debug)]
@@ -56,6 +64,12 @@ impl Line {
     }
 }
 
+/// What no stage of this call, and none of its earlier attempts, explains.
+fn unaccounted_us(report: &Report) -> u64 {
+    let earlier = report.attempts.iter().flat_map(|attempt| &attempt.timeline);
+    report.unaccounted_us.saturating_sub(earlier.map(|span| span.duration_us).sum())
+}
+
 fn histogram() -> anyhow::Result<Histogram<u64>> {
     Ok(Histogram::new(DIGITS)?)
 }
@@ -66,11 +80,14 @@ impl Tally {
         Ok(Self {
             total: histogram()?,
             stages: BTreeMap::new(),
+            unaccounted: histogram()?,
             outcomes: BTreeMap::new(),
             statuses: BTreeMap::new(),
             causes: BTreeMap::new(),
             body_bytes: 0,
             new_connections: 0,
+            sent_again: 0,
+            sent_again_for: BTreeMap::new(),
         })
     }
 
@@ -79,9 +96,16 @@ impl Tally {
         let report = &called.answer.report;
         let reports = || called.redirects.iter().map(|redirect| &redirect.report).chain([report]);
         self.total.record(reports().map(|report| report.elapsed_us).sum())?;
+        let attempts = || reports().flat_map(|report| &report.attempts);
         let mut stages = BTreeMap::<_, u64>::new();
-        for span in reports().flat_map(|report| &report.timeline) {
+        for span in reports().chain(attempts()).flat_map(|report| &report.timeline) {
             *stages.entry(span.stage).or_default() += span.duration_us;
+        }
+        // To the last attempt, the time of those before it is none of its stages'.
+        self.unaccounted.record(reports().map(unaccounted_us).sum())?;
+        self.sent_again += u64::from(attempts().next().is_some());
+        for attempt in attempts() {
+            *self.sent_again_for.entry(attempt.cause.map_or(attempt.outcome, Cause::id)).or_default() += 1;
         }
         for (stage, us) in stages {
             match self.stages.get_mut(stage) {
@@ -93,7 +117,8 @@ impl Tally {
                 }
             }
         }
-        *self.outcomes.entry(report.outcome).or_default() += 1;
+        let is_endless = matches!(called.not_followed, Some(NotFollowed::TooMany(_)));
+        *self.outcomes.entry(if is_endless { REDIRECT_LOOP } else { report.outcome }).or_default() += 1;
         if let Some(head) = &called.answer.head {
             *self.statuses.entry(head.status.as_u16()).or_default() += 1;
         }
@@ -126,19 +151,24 @@ impl Tally {
         }
         self.body_bytes += other.body_bytes;
         self.new_connections += other.new_connections;
+        self.unaccounted.add(other.unaccounted)?;
+        self.sent_again += other.sent_again;
+        for (cause, count) in other.sent_again_for {
+            *self.sent_again_for.entry(cause).or_default() += count;
+        }
         Ok(())
     }
 
-    /// Whether any call ended with a verdict.
-    pub(crate) fn has_verdicts(&self) -> bool {
-        !self.causes.is_empty()
+    /// Whether anything was found to be wrong with a call.
+    pub(crate) fn has_findings(&self) -> bool {
+        !self.causes.is_empty() || self.outcomes.contains_key(REDIRECT_LOOP)
     }
 
     fn lines(&self) -> Vec<Line> {
         let known = STAGES.iter().copied();
         let others = self.stages.keys().copied().filter(|stage| !STAGES.contains(stage));
         let stages = known.chain(others).filter_map(|stage| Some(Line::of(stage, self.stages.get(stage)?)));
-        stages.chain([Line::of("total", &self.total)]).collect()
+        stages.chain([Line::of("unaccounted", &self.unaccounted), Line::of("total", &self.total)]).collect()
     }
 
     /// The causes, the most frequent first.
@@ -161,6 +191,7 @@ impl Tally {
             "statuses": self.statuses,
             "body_bytes": self.body_bytes,
             "new_connections": self.new_connections,
+            "sent_again": { "calls": self.sent_again, "causes": self.sent_again_for },
             "stages": self.lines(),
             "causes": causes,
         })
@@ -182,13 +213,19 @@ impl Tally {
             screen.ink(ink, &format!("{outcome} {count}"))
         });
         let statuses = self.statuses.iter().map(|(status, count)| format!("status {status}: {count}"));
-        _ = writeln!(out, "{}\n", outcomes.chain(statuses).collect::<Vec<_>>().join("   "));
+        _ = writeln!(out, "{}", outcomes.chain(statuses).collect::<Vec<_>>().join("   "));
+        if self.sent_again > 0 {
+            let causes: Vec<_> = self.sent_again_for.iter().map(|(cause, count)| format!("{cause} {count}")).collect();
+            let line = format!("sent again: {} ({})", self.sent_again, causes.join(", "));
+            _ = writeln!(out, "{}", screen.ink(Ink::Yellow, &line));
+        }
+        out.push('\n');
 
-        let head = format!("  {:10}  {:>8}  {:>8}  {:>8}  {:>8}  {:>8}", "stage", "calls", "p50", "p90", "p99", "max");
+        let head = format!("  {:11}  {:>8}  {:>8}  {:>8}  {:>8}  {:>8}", "stage", "calls", "p50", "p90", "p99", "max");
         _ = writeln!(out, "{}", screen.ink(Ink::Dim, &head));
         for Line { stage, calls, p50_us, p90_us, p99_us, max_us } in self.lines() {
             let [p50, p90, p99, max] = [p50_us, p90_us, p99_us, max_us].map(time);
-            _ = writeln!(out, "  {stage:10}  {calls:>8}  {p50:>8}  {p90:>8}  {p99:>8}  {max:>8}");
+            _ = writeln!(out, "  {stage:11}  {calls:>8}  {p50:>8}  {p90:>8}  {p99:>8}  {max:>8}");
         }
 
         let causes = self.ranked();

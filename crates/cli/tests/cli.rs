@@ -47,6 +47,9 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
+/// The size of a body that no buffer on the way holds.
+const BIG: usize = 64 << 20;
+
 /// A small HTTP/1.1 server: one thread a connection, for as long as the test runs.
 fn server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -63,7 +66,7 @@ fn server() -> String {
 fn serve(tcp: TcpStream, addr: SocketAddr) -> Option<()> {
     tcp.set_nodelay(true).ok()?;
     let (mut reader, mut writer) = (BufReader::new(tcp.try_clone().ok()?), tcp);
-    loop {
+    for turn in 0.. {
         let (mut request_line, mut length, mut echo) = (String::new(), 0, Vec::new());
         reader.read_line(&mut request_line).ok().filter(|read| *read > 0)?;
         loop {
@@ -86,6 +89,11 @@ fn serve(tcp: TcpStream, addr: SocketAddr) -> Option<()> {
             "/missing" => ("404 Not Found", String::new(), b"no\n".to_vec()),
             "/moved" => ("302 Found", "location: /hello\r\n".to_owned(), Vec::new()),
             "/loop" => ("302 Found", format!("location: http://{addr}/loop\r\n"), Vec::new()),
+            "/elsewhere" => ("302 Found", "location: ftp://files.test/\u{202e}\r\n".to_owned(), Vec::new()),
+            "/nowhere" => ("302 Found", "location: http://[\r\n".to_owned(), Vec::new()),
+            "/big" => ("200 OK", String::new(), vec![b'x'; BIG]),
+            // A connection that was kept is closed when it is used again.
+            "/once" if turn > 0 => return None,
             "/echo" => ("200 OK", String::new(), [method.as_bytes(), b" ", &body].concat()),
             "/fields" => ("200 OK", String::new(), echo),
             _ => ("200 OK", "x-said: a\u{9b}b\r\n".to_owned(), b"hello\n".to_vec()),
@@ -94,6 +102,7 @@ fn serve(tcp: TcpStream, addr: SocketAddr) -> Option<()> {
         let body = if method == "HEAD" { Vec::new() } else { body };
         writer.write_all(&[head.as_bytes(), &body].concat()).ok()?;
     }
+    None
 }
 
 /// A server that accepts and then says nothing. The receiver learns of each connection.
@@ -124,6 +133,16 @@ fn wrong_usage_says_what_would_be_right() {
         (&["get", "api.test", "--limit", "wit=5s"], "connect-attempt"),
         (&["get", "api.test", "--limit", "wait=5"], "with a unit"),
         (&["get", "api.test", "--total", "5"], "with a unit"),
+        (&["get", "api.test", "--total", "10ns"], "too short"),
+        (&["get", "api.test", "--limit", "wait=9999999h"], "too long"),
+        (&["get", "api.test", "-X", "CONNECT"], "proxies"),
+        (&["get", "api.test", "-H", "content-length: 5"], "set by -d"),
+        (&["get", "api.test", "-H", "Transfer-Encoding: chunked"], "set by -d"),
+        (&["get", "api.test", "-H", "host:"], "cannot be taken out"),
+        (&["get", "api.test", "-H", "host: a", "-H", "host: b"], "another Host"),
+        (&["get", "api.test", "-H", "expect: 100-continue"], "not supported"),
+        (&["get", "lab:nope"], "no-head"),
+        (&["lab", "run", "nohead"], "(near it: no-head"),
         (&["get", "api.test", "--resolve", "api.test:443"], "HOST:PORT:ADDR"),
         (&["get", "api.test", "-H", "nonsense"], "Name: value"),
         (&["get", "api.test", "-d", "@/no/such/file"], "/no/such/file"),
@@ -271,9 +290,103 @@ fn redirects_are_followed_and_come_to_an_end() {
     assert_eq!(goes["response"]["status"], 200);
     assert_eq!(goes["redirects"][0]["status"], 302);
     assert_eq!(goes["redirects"][0]["report"]["schema"], SCHEMA);
-    let endless = run(&["get", &format!("{url}/loop"), "-L"]);
-    assert_eq!(code(&endless), 2);
-    assert!(stderr(&endless).contains("20 redirects"), "{}", stderr(&endless));
+    assert_eq!(goes["not_followed"], Value::Null);
+}
+
+#[test]
+fn a_redirect_loop_is_a_finding() {
+    let url = format!("{}/loop", server());
+    let endless = run(&["get", &url, "-L"]);
+    assert_eq!(code(&endless), 1, "{endless:?}");
+    let text = stdout(&endless);
+    assert!(text.contains("redirect loop: 20 redirects were followed") && text.contains("\n  total "), "{text}");
+    assert_eq!(text.matches(&format!("302 {url} in ")).count(), 20, "{text}");
+    let endless = run(&["get", &url, "-L", "--json"]);
+    let report = json(&endless);
+    assert_eq!((code(&endless), &report["not_followed"]["kind"]), (1, &"loop".into()));
+    assert_eq!(report["redirects"].as_array().unwrap().len(), 20);
+    let many = run(&["get", &url, "-L", "-n", "2", "--json"]);
+    assert_eq!((code(&many), &json(&many)["outcomes"]["redirect-loop"]), (1, &2.into()));
+}
+
+#[test]
+fn a_redirect_that_cannot_be_followed_is_noted() {
+    let url = server();
+    for (path, part) in [("/elsewhere", "scheme"), ("/nowhere", "no URL")] {
+        let output = run(&["get", &format!("{url}{path}"), "-L"]);
+        assert_eq!(code(&output), 0, "{output:?}");
+        let note = stderr(&output);
+        assert!(note.starts_with("note: the redirect was not followed: ") && note.contains(part), "{note}");
+        assert!(!note.contains('\u{202e}'), "a peer can turn the text: {note}");
+        assert!(stdout(&output).contains("302 Found"));
+        let report = json(&run(&["get", &format!("{url}{path}"), "-L", "--json"]));
+        assert_eq!(report["not_followed"]["kind"], "unusable");
+    }
+}
+
+/// How a program ends that nobody reads from.
+fn end_of(child: &mut Child) -> (i32, String) {
+    wait_until("its end", || child.try_wait().unwrap().is_some());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (child.wait().unwrap().code().unwrap_or(-1), said)
+}
+
+#[test]
+fn a_body_that_nobody_takes_is_late_by_its_reader() {
+    let url = format!("{}/big", server());
+    let command = |flags: &[&str]| {
+        let mut command = overdue(&[&["get", &url, "-o", "-"], flags].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut child = command(&["--total", "300ms"]);
+    let (code, said) = end_of(&mut child);
+    assert_eq!(code, 1, "{said}");
+    for part in ["VERDICT reader-slow", "limit total 300ms, set by flag --total", "note: cannot write to stdout"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+
+    let mut child = command(&["--total", "none", "--limit", "gap=none"]);
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    signal(&child, Signal::INT);
+    let (code, said) = end_of(&mut child);
+    assert_eq!(code, 130, "{said}");
+    assert!(said.contains("cancelled in receive") && said.contains("Ctrl-C was pressed"), "{said}");
+}
+
+#[test]
+fn a_body_that_is_not_written_is_no_good_call() {
+    let url = server();
+    let fifo = scratch("fifo");
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
+    let path = fifo.to_str().unwrap();
+    let output = run(&["get", &url, "-o", path, "--total", "200ms"]);
+    assert_eq!(code(&output), 2, "{output:?}");
+    assert!(stderr(&output).contains(&format!("cannot write {path}: ")), "{}", stderr(&output));
+    assert!(stderr(&output).contains("limit total 200ms"), "{}", stderr(&output));
+
+    let mut child = overdue(&["get", &url, "-o", path]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(fs::read_to_string(&fifo).unwrap(), "hello\n");
+    assert_eq!(end_of(&mut child).0, 0);
+    fs::remove_file(&fifo).unwrap();
+
+    let output = run(&["get", &url, "-o", "/dev/full"]);
+    assert_eq!(code(&output), 2, "{output:?}");
+    assert!(stderr(&output).contains("cannot write /dev/full: No space left"), "{}", stderr(&output));
+}
+
+#[test]
+fn calls_that_were_sent_again_are_counted() {
+    let url = format!("{}/once", server());
+    let calls = json(&run(&["get", &url, "-n", "4", "--json"]));
+    assert_eq!((&calls["outcomes"]["ok"], &calls["sent_again"]["calls"]), (&4.into(), &3.into()), "{calls}");
+    assert_eq!(calls["sent_again"]["causes"], serde_json::json!({ "closed-early": 3 }));
+    let text = run(&["get", &url, "-n", "2"]);
+    assert!(stdout(&text).contains("\nsent again: 1 (closed-early 1)\n"), "{}", stdout(&text));
+    assert!(!stdout(&run(&["get", &server(), "-n", "2"])).contains("sent again"));
 }
 
 #[test]
@@ -318,7 +431,7 @@ fn many_calls_become_percentiles() {
     assert!(calls["new_connections"].as_u64().unwrap() <= 5, "connections are reused");
     let stages = calls["stages"].as_array().unwrap();
     let names: Vec<_> = stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
-    assert_eq!(names, ["queue", "resolve", "connect", "send", "wait", "receive", "total"]);
+    assert_eq!(names, ["queue", "resolve", "connect", "send", "wait", "receive", "unaccounted", "total"]);
     for stage in stages {
         let at = |name: &str| stage[name].as_u64().unwrap();
         assert!(
@@ -345,7 +458,8 @@ fn many_calls_that_fail_are_counted_by_cause() {
 
 #[test]
 fn a_closed_pipe_is_a_quiet_end() {
-    for args in [&["explain"][..], &["lab", "list"], &["doctor"], &["get", "lab:ok-http"]] {
+    let big = format!("{}/big", server());
+    for args in [&["explain"][..], &["lab", "list"], &["doctor"], &["get", "lab:ok-http"], &["get", &big, "-o", "-"]] {
         let mut child = overdue(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
@@ -386,6 +500,7 @@ fn colours_are_for_terminals_that_want_them() {
 
 #[test]
 fn every_cause_is_explained() {
+    assert!(stdout(&run(&["explain", "SERVER-SLOW"])).starts_with("server-slow: "));
     let list = run(&["explain"]);
     for cause in Cause::ALL {
         let entry = cause.entry();
@@ -524,7 +639,7 @@ fn ctrl_c_shows_what_is_known_so_far() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 130, "{output:?}");
     let text = stdout(&output);
-    assert!(text.contains("cancelled in ") && text.contains("interrupted by Ctrl-C"), "{text}");
+    assert!(text.contains("cancelled in ") && text.contains("Ctrl-C was pressed"), "{text}");
 
     let child = overdue(&["get", &url, "-n", "5", "-c", "2", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let _held = [accepted.recv_timeout(PATIENCE).unwrap(), accepted.recv_timeout(PATIENCE).unwrap()];

@@ -105,6 +105,47 @@ fn no_line_is_wider_than_the_screen() {
 }
 
 #[test]
+fn a_narrow_waterfall_has_its_notes_below() {
+    let mut report = silent_tls();
+    report.timeline.push(SpanReport { limit_us: None, ..span("receive", 600, 1, 0) });
+    report.unaccounted_us = 60_000;
+    for columns in [40, 44, 50] {
+        let text = waterfall(Screen::plain(columns), &report, &Limits::default());
+        let widest = text.lines().max_by_key(|line| line.chars().count()).unwrap_or_default();
+        assert!(widest.chars().count() <= columns, "{columns}: {widest:?}");
+    }
+    let text = waterfall(Screen::plain(40), &silent_tls(), &Limits::default());
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "  stage                      time  limit",
+            "  resolve  █                 40ms  5s",
+            "  connect   █▌               60ms  10s",
+            "    clipped by total",
+            "  tls        ████████████▌  500ms  500ms",
+            "    timed out",
+            "  total                     600ms  1m",
+        ]
+    );
+}
+
+#[test]
+fn a_fix_of_the_catalogue_comes_with_the_others() {
+    let mut verdict = silent_tls().verdicts.remove(0);
+    assert_eq!(fix(Screen::plain(80), &verdict), "\nFIX\n  Look at the server with `ss -ltn`.\n");
+    let all = verdict.cause.entry().fix;
+    assert!(all.len() > 1);
+    verdict.fix = Cow::Borrowed(all[0]);
+    let text = fix(Screen::plain(100), &verdict);
+    assert!(text.starts_with("\nFIX, one of\n  - "), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("  - ")).count(), all.len(), "{text}");
+    for command in all.iter().flat_map(|text| text.split('`').skip(1).step_by(2)) {
+        assert!(text.contains(&format!("`{command}`")), "{command} is broken: {text}");
+    }
+}
+
+#[test]
 fn bars_follow_each_other_and_none_leaves_its_field() {
     for columns in [8, 17, 60] {
         for (start, length) in [(0, 0), (0, 1), (0, 600), (599, 1), (600, 0), (300, 300), (123, 456), (700, 900)] {
@@ -142,9 +183,22 @@ fn a_connection_is_one_sentence() {
         idle_us: 1_200_000,
         peer: Some("10.0.0.7:443".to_owned()),
         protocol: Some("h2"),
-        tls: Some(TlsReport { version: Some("TLSv1.3".to_owned()), resumed: true, ..TlsReport::default() }),
+        tls: Some(TlsReport {
+            version: Some("TLSv1.3".to_owned()),
+            resumed: true,
+            verified: true,
+            ..TlsReport::default()
+        }),
         ..ConnectionReport::default()
     };
+    let any = ConnectionReport {
+        tls: made.tls.clone().map(|tls| TlsReport { resumed: false, verified: false, verify_us: 37, ..tls }),
+        ..made.clone()
+    };
+    assert_eq!(
+        connection(Screen::plain(100), &any),
+        "  connection  10.0.0.7:443, h2, TLSv1.3, certificate NOT verified, reused after 1.2s idle\n"
+    );
     assert_eq!(
         connection(Screen::plain(80), &made),
         "  connection  10.0.0.7:443, h2, TLSv1.3, resumed, reused after 1.2s idle\n"
