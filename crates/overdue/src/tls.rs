@@ -284,7 +284,7 @@ fn untrusted(why: &CertificateError) -> (Untrusted, String) {
 }
 
 /// The beginning of what the peer said, safe to print.
-fn printable(bytes: &[u8]) -> String {
+pub(crate) fn printable(bytes: &[u8]) -> String {
     bytes.iter().take(24).map(|byte| if (0x20..0x7f).contains(byte) { char::from(*byte) } else { '.' }).collect()
 }
 

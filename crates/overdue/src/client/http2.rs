@@ -42,7 +42,7 @@ use crate::{
     error::BoxError,
     h1::{Framing, chunked::Piece},
     log::{CallLog, Trouble},
-    tls::io_failure,
+    tls::{io_failure, printable},
     transport::Transport,
     wire::Wire,
 };
@@ -471,6 +471,11 @@ impl Http2Exchange {
         trouble.h2 = Some(Box::new(self.facts()));
         if let Some(connection) = self.connection() {
             trouble = connection.state.explain(trouble);
+            let said = connection.wire.first_bytes();
+            if matches!(trouble.failure, Some(Failure::Protocol(_))) && said.starts_with(b"HTTP/1") {
+                let line = said.split(|byte| *byte == b'\r').next().unwrap_or_default();
+                trouble.failure = Some(Failure::Protocol(format!("it speaks HTTP/1: {:?}", printable(line))));
+            }
             trouble = trouble.with_socket(connection.wire.observe());
             let silent = connection.wire.last_read().is_none_or(|last| last < since);
             if silent && matches!(trouble.failure, Some(Failure::DeadlinePassed(_))) {

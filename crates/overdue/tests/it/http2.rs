@@ -267,6 +267,7 @@ async fn a_server_that_speaks_http1_is_no_http2() {
     let server = crate::server::Server::answering("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
     let error = h2c().build().unwrap().get(&root(), &server.url("/")).await.unwrap_err();
     assert_eq!(error.cause(), Cause::ProtocolError, "{error}");
+    assert!(error.to_string().contains("it speaks HTTP/1: \"HTTP/1.1 400 Bad"), "{error}");
 }
 
 #[tokio::test]
