@@ -363,25 +363,12 @@ fn near(name: &str) -> Vec<&'static str> {
     };
     let written = plain(name);
     let mut names: Vec<_> = (overdue_lab::scenarios().iter().map(|scenario| scenario.name.as_str()))
-        .map(|known| (edits(&written, &plain(known)), !shares_a_word(known), known))
+        .map(|known| (overdue_core::edit_distance(&written, &plain(known)), !shares_a_word(known), known))
         .collect();
     // A slip of the keyboard before a word in common.
     names.sort_by_key(|&(edits, alone, known)| (edits > 2, alone, edits, known));
     let alike = names.iter().filter(|(edits, alone, _)| *edits <= 2 || !alone).count();
     names.into_iter().take(alike.clamp(3, 6)).map(|(.., known)| known).collect()
-}
-
-/// How many characters have to be put in, taken out or replaced.
-fn edits(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (1..=b.chars().count()).collect();
-    for (above, from) in a.chars().enumerate() {
-        let (mut diagonal, mut left) = (above, above + 1);
-        for (cell, to) in row.iter_mut().zip(b.chars()) {
-            left = (diagonal + usize::from(from != to)).min(*cell + 1).min(left + 1);
-            diagonal = std::mem::replace(cell, left);
-        }
-    }
-    row.last().copied().unwrap_or_else(|| a.chars().count())
 }
 
 #[cfg(test)]

@@ -452,8 +452,10 @@ fn nearest(input: &str) -> Option<Cause> {
         .map(|(_, cause)| cause)
 }
 
-/// The number of characters to insert, remove or replace to get from `a` to `b` (Levenshtein), one row at a time.
-fn edit_distance(a: &str, b: &str) -> usize {
+/// The number of characters to insert, remove or replace to get from `a` to `b` (Levenshtein): for suggestions of what
+/// somebody may have meant.
+#[must_use]
+pub fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (1..=b.chars().count()).collect();
     for (above, from) in a.chars().enumerate() {
         let mut diagonal = above;

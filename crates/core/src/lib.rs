@@ -27,7 +27,7 @@ mod report;
 mod stage;
 mod timeline;
 
-pub use cause::{Cause, Entry, Group, UnknownCause};
+pub use cause::{Cause, Entry, Group, UnknownCause, edit_distance};
 pub use deadline::Deadline;
 pub use duration::{DurationText, InvalidDuration, parse_duration};
 pub use evidence::{Confidence, Evidence, Rejected, Source, Verdict};
