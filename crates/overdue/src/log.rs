@@ -15,7 +15,7 @@ use overdue_core::{
 
 use crate::{
     Error, clock,
-    context::{Bound, CancelCause, Context, Interrupted},
+    context::{Bound, CancelCause, Context, Interrupted, lateness},
     error::BoxError,
     observe::{News, Observer, Watched},
 };
@@ -154,24 +154,29 @@ impl CallLog {
         limit: Option<&Limit>,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Trouble> {
-        let deadline = context.stage_deadline(limit);
-        self.begin(stage, deadline.as_ref());
-        let settled = Bound::new(context, deadline, work).await;
+        let started = clock::now();
+        let deadline = context.stage_deadline(started, limit);
+        let deadline = deadline.as_ref();
+        self.begin(stage, started, deadline);
+        let bound = Bound::new(context, deadline, started, work).await;
         let now = clock::now();
-        let result = match settled.result {
-            Ok(result) => result.map_err(Into::into),
-            Err(interrupted) => Err(Trouble::interrupted(interrupted, settled.late_by)),
+        let (result, late_by) = match bound {
+            Ok(result) => (result.map_err(Into::into), lateness(deadline, now)),
+            Err(interrupted) => {
+                let late_by = interrupted.late_by(deadline, now);
+                (Err(Trouble::interrupted(interrupted, late_by)), late_by)
+            }
         };
         let outcome = match &result {
             Ok(_) => SpanOutcome::Done,
             Err(trouble) => span_outcome(trouble.failure.as_ref()),
         };
-        self.change(|entries| entries.timeline.finish_late(now, settled.late_by, outcome));
+        self.change(|entries| entries.timeline.finish_late(now, late_by, outcome));
         result
     }
 
-    pub(crate) fn begin(&self, stage: Stage, deadline: Option<&Deadline>) {
-        self.change(|entries| entries.timeline.begin(stage, clock::now(), deadline));
+    pub(crate) fn begin(&self, stage: Stage, now: Instant, deadline: Option<&Deadline>) {
+        self.change(|entries| entries.timeline.begin(stage, now, deadline));
     }
 
     pub(crate) fn exchange(&self, change: impl FnOnce(&mut ExchangeFacts)) {
