@@ -71,7 +71,11 @@ impl Context {
     /// remembers what was asked for ([`Deadline::asked`]) and who clipped it ([`Deadline::clipped_by`]).
     #[must_use]
     pub fn child(&self, limit: Limit) -> Self {
-        let deadline = Deadline::after(clock::now(), limit).clipped(self.node.deadline());
+        self.child_at(clock::now(), limit)
+    }
+
+    pub(crate) fn child_at(&self, now: Instant, limit: Limit) -> Self {
+        let deadline = Deadline::after(now, limit).clipped(self.node.deadline());
         Self { node: Arc::new(Node::child(&self.node, Some(deadline))) }
     }
 

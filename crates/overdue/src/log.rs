@@ -11,6 +11,7 @@ use std::{
 use overdue_core::{
     ConnectionReport, Deadline, Limit, NotVisible, Outcome, Report, SpanOutcome, Stage, Timeline,
     facts::{CallFacts, DnsFacts, ExchangeFacts, Failure, H2Facts, OsFailure, PoolFacts, SocketFacts},
+    micros,
 };
 
 use crate::{
@@ -29,7 +30,8 @@ struct Entries {
     timeline: Timeline,
     ended: Option<Outcome>,
     exchange: ExchangeFacts,
-    connection: Option<ConnectionReport>,
+    /// And how long it had been idle, if it was in use before.
+    connection: Option<(Arc<ConnectionReport>, Option<Duration>)>,
     dns: Option<DnsFacts>,
     /// The pool when this call had waited and got its turn.
     pool: Option<PoolFacts>,
@@ -88,9 +90,15 @@ impl Trouble {
 }
 
 impl CallLog {
+    /// The log of a call that begins now.
     pub(crate) fn new() -> Self {
+        Self::starting(clock::now())
+    }
+
+    /// The log of a call that began at `now`.
+    pub(crate) fn starting(now: Instant) -> Self {
         Self(Arc::new(Mutex::new(Entries {
-            timeline: Timeline::new(clock::now()),
+            timeline: Timeline::new(now),
             ended: None,
             exchange: ExchangeFacts::default(),
             connection: None,
@@ -132,10 +140,9 @@ impl CallLog {
 
     /// The log of a single operation on a connection, which has run as `stage` since `started`.
     pub(crate) fn of_operation(stage: Stage, started: Instant, deadline: Option<&Deadline>) -> Self {
-        let log = Self::new();
+        let log = Self::starting(started);
         {
             let mut entries = log.lock();
-            entries.timeline = Timeline::new(started);
             entries.timeline.begin(stage, started, deadline);
             entries.replayable = false;
         }
@@ -183,17 +190,19 @@ impl CallLog {
         change(&mut self.lock().exchange);
     }
 
-    pub(crate) fn set_connection(&self, connection: ConnectionReport) {
-        self.lock().connection = Some(connection);
+    pub(crate) fn set_connection(&self, connection: Arc<ConnectionReport>, idle: Option<Duration>) {
+        let former = self.lock().connection.replace((connection, idle));
+        drop(former);
     }
 
     pub(crate) fn set_dns(&self, dns: DnsFacts) {
         self.lock().dns = Some(dns);
     }
 
-    /// How long this call has waited in the pool's queue.
+    /// How long this call has waited in the pool's queue, which it has left.
     pub(crate) fn queued(&self) -> Duration {
-        self.lock().timeline.time_in(Stage::Queue, clock::now())
+        let entries = self.lock();
+        entries.timeline.spans().iter().filter(|span| span.stage == Stage::Queue).map(|span| span.duration).sum()
     }
 
     pub(crate) fn set_pool(&self, pool: PoolFacts) {
@@ -205,9 +214,9 @@ impl CallLog {
     }
 
     /// The call has ended well.
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&self, now: Instant) {
         self.change(|entries| {
-            entries.timeline.end(clock::now(), SpanOutcome::Done);
+            entries.timeline.end(now, SpanOutcome::Done);
             entries.ended.get_or_insert(Outcome::Ok);
         });
         self.tell_end(None);
@@ -265,7 +274,7 @@ impl CallLog {
         let entries = self.lock();
         let now = clock::now();
         let mut report = Report::new(entries.ended.unwrap_or(Outcome::Ok), &entries.timeline, now);
-        report.connection = entries.connection.clone();
+        report.connection = entries.connection_report();
         report.attempts = entries.attempts.clone();
         report
     }
@@ -278,6 +287,12 @@ impl CallLog {
 }
 
 impl Entries {
+    fn connection_report(&self) -> Option<ConnectionReport> {
+        let (connection, idle) = self.connection.as_ref()?;
+        let idle_us = idle.map_or(0, micros);
+        Some(ConnectionReport { reused: idle.is_some(), idle_us, ..(**connection).clone() })
+    }
+
     fn fail(&mut self, stage: Stage, trouble: Trouble) -> Error {
         let now = clock::now();
         let failure = trouble.failure.unwrap_or(Failure::Other("no reason was given".to_owned()));
@@ -312,7 +327,7 @@ impl Entries {
             Outcome::Failed
         });
         let report = error.report_mut();
-        report.connection = self.connection.clone();
+        report.connection = self.connection_report();
         report.attempts = self.attempts.clone();
         report.not_visible = not_visible;
         error

@@ -79,11 +79,11 @@ impl Body {
         gap: Option<Limit>,
         log: CallLog,
     ) -> Self {
+        let now = clock::now();
         if source.is_done() {
-            log.end();
+            log.end(now);
             return Self(None);
         }
-        let now = clock::now();
         log.begin(Stage::Receive, now, None);
         Self(Some(Box::new(Live {
             source,
@@ -147,7 +147,7 @@ impl http_body::Body for Body {
             Err(trouble) => return Poll::Ready(Some(Err(this.fail(trouble)))),
         };
         if piece.is_none() || live.source.is_done() {
-            live.log.end();
+            live.log.end(live.handed_over);
             this.0 = None;
         }
         Poll::Ready(match piece {
@@ -187,9 +187,9 @@ impl fmt::Debug for Body {
 
 impl Live {
     fn poll_piece(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Option<Piece>, Trouble>> {
+        let now = clock::now();
         let begins = !self.pending;
         if begins {
-            let now = clock::now();
             self.away += now.saturating_duration_since(self.handed_over);
             if let Some(interrupted) = interrupted(&self.context, now) {
                 return Poll::Ready(Err(Trouble::interrupted(interrupted, Duration::ZERO)));
@@ -198,7 +198,7 @@ impl Live {
         }
         if let Poll::Ready(piece) = self.source.poll_piece(cx) {
             self.pending = false;
-            self.handed_over = clock::now();
+            self.handed_over = now;
             if let Ok(Some(Piece::Data(data))) = &piece {
                 self.bytes += data.len() as u64;
                 self.last_piece = Some(self.handed_over);
@@ -207,7 +207,7 @@ impl Live {
         }
         if begins {
             self.watch.restart();
-            self.deadline = self.context.stage_deadline(clock::now(), self.gap.as_ref());
+            self.deadline = self.context.stage_deadline(now, self.gap.as_ref());
         }
         let interrupted = ready!(self.watch.poll(cx, &self.context, self.deadline.as_ref()));
         let late_by = interrupted.late_by(self.deadline.as_ref(), clock::now());

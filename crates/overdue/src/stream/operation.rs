@@ -381,12 +381,13 @@ impl Operation {
             exchange.reused_after = last_read.map(|at| started.saturating_duration_since(at));
         });
         let Some(wire) = &self.wire else { return log.fail(self.stage, trouble) };
-        log.set_connection(ConnectionReport {
+        let report = ConnectionReport {
             cookie: wire.cookie(),
             peer: Some(wire.peer().to_string()),
             local: wire.local().map(|local| local.to_string()),
             ..ConnectionReport::default()
-        });
+        };
+        log.set_connection(report.into(), None);
         log.fail(self.stage, trouble.with_socket(wire.observe()))
     }
 }
