@@ -169,7 +169,8 @@ impl Client {
         }
         let limits = outgoing.limits.take();
         let limits = limits.as_ref().unwrap_or(&self.inner.limits);
-        let context = limits.total.as_ref().map_or_else(|| context.clone(), |total| context.child_at(now, total.clone()));
+        let context =
+            limits.total.as_ref().map_or_else(|| context.clone(), |total| context.child_at(now, total.clone()));
         let mut attempts = 0;
         loop {
             attempts += 1;

@@ -4,6 +4,8 @@
 //! without owning it and without a duplicate of its descriptor, so that evidence never keeps a connection open longer
 //! than the error that holds it.
 
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::{
     fmt, io,
     net::{Shutdown, SocketAddr},
@@ -16,8 +18,6 @@ use std::{
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
-#[cfg(unix)]
-use std::os::fd::{AsFd, BorrowedFd};
 
 use overdue_core::facts::SocketFacts;
 #[cfg(unix)]
@@ -210,11 +210,7 @@ impl Wire {
         }
     }
 
-    fn poll_written(
-        &self,
-        cx: &mut Context<'_>,
-        write: impl Fn(&Io) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
+    fn poll_written(&self, cx: &mut Context<'_>, write: impl Fn(&Io) -> io::Result<usize>) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.io.poll_write_ready(cx))?;
             match write(&self.0.io) {

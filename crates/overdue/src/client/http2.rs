@@ -163,7 +163,11 @@ impl DriverState {
 
 impl Http2 {
     /// Begins HTTP/2 on a new connection.
-    pub(crate) async fn handshake(transport: Transport, slot: Slot, report: Arc<ConnectionReport>) -> Result<Self, Trouble> {
+    pub(crate) async fn handshake(
+        transport: Transport,
+        slot: Slot,
+        report: Arc<ConnectionReport>,
+    ) -> Result<Self, Trouble> {
         let wire = transport.wire().clone();
         let state = Arc::new(DriverState::default());
         let io = Observed { transport, state: Arc::clone(&state) };
