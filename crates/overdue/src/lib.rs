@@ -34,6 +34,7 @@ pub mod resolve;
 mod socket;
 #[cfg(feature = "client")]
 pub mod stream;
+mod sync;
 mod timer;
 #[cfg(feature = "client")]
 mod tls;

@@ -7,10 +7,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError, Weak, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -18,7 +15,11 @@ use overdue_core::facts::{H2Facts, PoolFacts};
 use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle};
 
 use super::{VersionChoice, http1::Http1, http2::Http2};
-use crate::{clock, dial::Target};
+use crate::{
+    clock,
+    dial::Target,
+    sync::{AtomicBool, Mutex, MutexGuard},
+};
 
 /// Limits of the pool.
 ///
@@ -190,7 +191,7 @@ impl StreamPermit {
 
 impl Pool {
     pub(crate) fn new(options: PoolOptions, version: VersionChoice) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), options, version })
+        Arc::new(Self { state: Mutex::new(State::default()), options, version })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -625,5 +626,7 @@ impl fmt::Debug for Pool {
     }
 }
 
+#[cfg(all(test, overdue_loom))]
+mod models;
 #[cfg(test)]
 mod tests;

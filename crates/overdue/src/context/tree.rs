@@ -13,7 +13,7 @@
 use std::{
     any::Any,
     mem,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, PoisonError, Weak},
     task::{Poll, Waker},
 };
 
@@ -21,6 +21,7 @@ use overdue_core::Deadline;
 use slab::Slab;
 
 use super::CancelCause;
+use crate::sync::{Mutex, MutexGuard, OnceLock};
 
 pub(super) struct Node {
     parent: Option<Arc<Node>>,
@@ -47,7 +48,7 @@ enum Below {
 
 impl Node {
     fn new(parent: Option<Arc<Self>>, detached: bool, deadline: Option<Deadline>) -> Self {
-        Self { parent, detached, deadline, value: None, cause: OnceLock::new(), links: Mutex::default() }
+        Self { parent, detached, deadline, value: None, cause: OnceLock::new(), links: Mutex::new(Links::default()) }
     }
 
     pub(super) fn root() -> Self {
@@ -241,3 +242,6 @@ impl Drop for Waiter {
         }
     }
 }
+
+#[cfg(all(test, overdue_loom))]
+mod models;

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     mem,
     pin::Pin,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, LazyLock, PoisonError, Weak},
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use super::{precise, queue::Queue};
-use crate::clock;
+use crate::{
+    clock,
+    sync::{Mutex, MutexGuard},
+};
 
 /// The alarms of one runtime.
 pub(super) struct Alarms(Mutex<State>);
@@ -33,7 +36,7 @@ struct State {
     closed: bool,
 }
 
-static RUNTIMES: LazyLock<Mutex<HashMap<Id, Weak<Alarms>>>> = LazyLock::new(Mutex::default);
+static RUNTIMES: LazyLock<std::sync::Mutex<HashMap<Id, Weak<Alarms>>>> = LazyLock::new(Default::default);
 
 thread_local! {
     /// Those of the runtime that this thread worked for last.
@@ -63,18 +66,17 @@ impl Alarms {
         alarms
     }
 
+    fn new() -> Self {
+        let state = State { queue: Queue::new(), armed: None, driver: None, clock: None, closed: false };
+        Self(Mutex::new(state))
+    }
+
     fn of(handle: &Handle) -> Arc<Self> {
         let mut runtimes = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(alarms) = runtimes.get(&handle.id()).and_then(Weak::upgrade) {
             return alarms;
         }
-        let alarms = Arc::new(Self(Mutex::new(State {
-            queue: Queue::new(),
-            armed: None,
-            driver: None,
-            clock: None,
-            closed: false,
-        })));
+        let alarms = Arc::new(Self::new());
         runtimes.insert(handle.id(), Arc::downgrade(&alarms));
         drop(runtimes);
         // A runtime that is being shut down drops the task at once.
@@ -127,6 +129,36 @@ impl Alarms {
         drop(former);
     }
 
+    /// Takes those who are due, and sees to it that the driver is woken for the next. Returns the instant of the next
+    /// when only the runtime's own timer can.
+    fn take_due(&self, cx: &Context<'_>, due: &mut Vec<Waker>) -> Option<Instant> {
+        let now = clock::now();
+        let mut state = self.lock();
+        while let Some(waiting) = state.queue.ring(now) {
+            due.extend(waiting.take());
+        }
+        let first = state.queue.first();
+        state.armed = first;
+        let kept = first.is_none_or(|at| state.clock.as_ref().is_some_and(|clock| clock.arm(at)));
+        let former = match &state.driver {
+            Some(waker) if waker.will_wake(cx.waker()) => None,
+            _ => state.driver.replace(cx.waker().clone()),
+        };
+        drop(state);
+        drop(former);
+        first.filter(|_| !kept)
+    }
+
+    /// Takes everybody who waits: the runtime is gone.
+    fn close(&self) -> Vec<Waker> {
+        let mut state = self.lock();
+        state.closed = true;
+        state.clock = None;
+        let mut wakers: Vec<_> = state.queue.values_mut().filter_map(Option::take).collect();
+        wakers.extend(state.driver.take());
+        wakers
+    }
+
     /// How many alarms are set.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
@@ -164,25 +196,12 @@ impl Driver {
 
     /// Wakes who is due. Returns the instant for which the runtime's own timer is needed.
     fn ring(&mut self, cx: &Context<'_>) -> Option<Instant> {
-        let now = clock::now();
-        let mut state = self.alarms.lock();
-        while let Some(waiting) = state.queue.ring(now) {
-            self.due.extend(waiting.take());
-        }
-        let first = state.queue.first();
-        state.armed = first;
-        let kept = first.is_none_or(|at| state.clock.as_ref().is_some_and(|clock| clock.arm(at)));
-        let former = match &state.driver {
-            Some(waker) if waker.will_wake(cx.waker()) => None,
-            _ => state.driver.replace(cx.waker().clone()),
-        };
-        drop(state);
-        drop(former);
+        let by_runtime = self.alarms.take_due(cx, &mut self.due);
         for waker in self.due.drain(..) {
             waker.wake();
         }
         self.due.shrink_to(DUE_KEPT);
-        first.filter(|_| !kept)
+        by_runtime
     }
 }
 
@@ -216,17 +235,10 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.runtime);
-        let mut wakers = Vec::new();
-        {
-            let mut state = self.alarms.lock();
-            state.closed = true;
-            state.clock = None;
-            wakers.extend(state.queue.values_mut().filter_map(Option::take));
-            wakers.extend(state.driver.take());
-        }
         // Work that outlives this runtime in another one sets its alarms there.
-        for waker in wakers {
-            waker.wake();
-        }
+        self.alarms.close().into_iter().for_each(Waker::wake);
     }
 }
+
+#[cfg(all(test, overdue_loom))]
+mod models;

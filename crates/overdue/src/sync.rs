@@ -1,0 +1,49 @@
+//! What is shared between threads is made of these: the standard library's, or loom's, which tries every order in which
+//! two threads can meet there (`cargo xtask test --only models`).
+
+#[cfg(overdue_loom)]
+pub(crate) use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+#[cfg(overdue_loom)]
+pub(crate) use modelled::OnceLock;
+#[cfg(not(overdue_loom))]
+pub(crate) use std::sync::{Mutex, MutexGuard, OnceLock, atomic::AtomicBool};
+
+/// What loom does not have.
+#[cfg(overdue_loom)]
+mod modelled {
+    use loom::sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    /// A cell that is written once. Whoever comes second finds it written.
+    pub(crate) struct OnceLock<T> {
+        writing: Mutex<()>,
+        written: AtomicBool,
+        value: std::sync::OnceLock<T>,
+    }
+
+    impl<T> OnceLock<T> {
+        pub(crate) fn new() -> Self {
+            Self { writing: Mutex::new(()), written: AtomicBool::new(false), value: std::sync::OnceLock::new() }
+        }
+
+        pub(crate) fn get(&self) -> Option<&T> {
+            if self.written.load(Ordering::Acquire) { self.value.get() } else { None }
+        }
+
+        pub(crate) fn set(&self, value: T) -> Result<(), T> {
+            let _writing = self.writing.lock();
+            self.value.set(value)?;
+            self.written.store(true, Ordering::Release);
+            Ok(())
+        }
+
+        pub(crate) fn get_or_init(&self, value: impl FnOnce() -> T) -> &T {
+            let _writing = self.writing.lock();
+            let value = self.value.get_or_init(value);
+            self.written.store(true, Ordering::Release);
+            value
+        }
+    }
+}
