@@ -53,9 +53,17 @@ mod handle;
 mod interrupt;
 mod listen;
 mod options;
+mod poller;
 mod side;
 mod stream;
 mod wait;
 
-pub use self::{handle::Handle, interrupt::Interrupter, listen::Listener, options::Options, stream::Stream};
+pub use self::{
+    handle::Handle,
+    interrupt::Interrupter,
+    listen::Listener,
+    options::Options,
+    poller::{Event, Events, Interest, Poller, Source, Token, Waker},
+    stream::Stream,
+};
 pub use crate::until::Until;

@@ -118,6 +118,15 @@ impl Side {
         }
     }
 
+    /// Remembers how far things have come when a poller begins to wait.
+    pub(super) fn note_progress(&self, stage: Stage, fd: BorrowedFd<'_>) {
+        let Some(mut pending) = self.tried() else { return };
+        pending.note_progress(self, stage, fd);
+        if let Some(tried) = &mut self.lock().pending {
+            tried.progress = tried.progress.or(pending.progress);
+        }
+    }
+
     pub(super) fn set_polled(&self, polled: bool) {
         self.change(|bounds| {
             bounds.polled = polled;
