@@ -9,7 +9,6 @@ use std::{
 };
 
 use rustix::{
-    buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, epoll, poll},
     io::Errno,
 };
@@ -25,8 +24,11 @@ static HAS_PWAIT2: AtomicBool = AtomicBool::new(true);
 
 pub(super) struct Epoll {
     set: OwnedFd,
-    events: Vec<epoll::Event>,
+    ready: Vec<Ready>,
 }
+
+/// Room for what the kernel writes.
+type Room = [MaybeUninit<epoll::Event>; EVENTS];
 
 /// What the kernel says about one socket.
 pub(super) struct Ready {
@@ -37,7 +39,7 @@ pub(super) struct Ready {
 
 impl Epoll {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { set: epoll::create(epoll::CreateFlags::CLOEXEC)?, events: Vec::with_capacity(EVENTS) })
+        Ok(Self { set: epoll::create(epoll::CreateFlags::CLOEXEC)?, ready: Vec::new() })
     }
 
     pub(super) fn add(&self, fd: impl AsFd, data: u64, interest: Interest) -> io::Result<()> {
@@ -55,65 +57,66 @@ impl Epoll {
     }
 
     /// Waits for events; for `None`, without end. A signal ends it with EINTR.
-    pub(super) fn wait(&mut self, time: Option<Duration>) -> Result<impl Iterator<Item = Ready>, Errno> {
-        self.events.clear();
-        match time.and_then(timespec) {
-            None => self.wait_ms(-1),
-            Some(Timespec { tv_sec: 0, tv_nsec: 0 }) => self.wait_ms(0),
-            Some(time) if HAS_PWAIT2.load(Relaxed) => match self.wait_ns(&time) {
-                Err(Errno::NOSYS | Errno::PERM) => {
-                    HAS_PWAIT2.store(false, Relaxed);
-                    self.wait_by_poll(&time)
+    pub(super) fn wait(&mut self, time: Option<Duration>) -> Result<&[Ready], Errno> {
+        self.ready.clear();
+        let room = &mut [const { MaybeUninit::uninit() }; EVENTS];
+        let events = match time.and_then(timespec) {
+            Some(time) if time != AT_ONCE => {
+                if HAS_PWAIT2.load(Relaxed) {
+                    match wait_ns(&self.set, &time, room) {
+                        Err(Errno::NOSYS | Errno::PERM) => {
+                            HAS_PWAIT2.store(false, Relaxed);
+                            wait_by_poll(&self.set, &time, room)
+                        }
+                        result => result,
+                    }
+                } else {
+                    wait_by_poll(&self.set, &time, room)
                 }
-                result => result,
-            },
-            Some(time) => self.wait_by_poll(&time),
+            }
+            simple => epoll::wait(&self.set, room, simple.as_ref()).map(|(events, _)| events),
         }?;
-        Ok(self.events.iter().map(|event| {
+        self.ready.extend(events.iter().map(|event| {
             let (flags, ended) = (event.flags, epoll::EventFlags::ERR | epoll::EventFlags::HUP);
             Ready {
                 data: event.data.u64(),
                 readable: flags.intersects(epoll::EventFlags::IN | ended),
                 writable: flags.intersects(epoll::EventFlags::OUT | ended),
             }
-        }))
+        }));
+        Ok(&self.ready)
     }
+}
 
-    fn wait_ms(&mut self, ms: i64) -> Result<(), Errno> {
-        let time = (ms >= 0).then_some(Timespec { tv_sec: 0, tv_nsec: 0 });
-        epoll::wait(&self.set, spare_capacity(&mut self.events), time.as_ref()).map(drop)
-    }
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-    /// The timeout of epoll_wait counts in milliseconds, that of ppoll in nanoseconds; an epoll set can be polled.
-    fn wait_by_poll(&mut self, time: &Timespec) -> Result<(), Errno> {
-        poll(&mut [PollFd::new(&self.set, PollFlags::IN)], Some(time))?;
-        self.wait_ms(0)
-    }
+/// The timeout of epoll_wait counts in milliseconds, that of ppoll in nanoseconds; an epoll set can be polled.
+fn wait_by_poll<'a>(set: &OwnedFd, time: &Timespec, room: &'a mut Room) -> Result<&'a mut [epoll::Event], Errno> {
+    poll(&mut [PollFd::new(set, PollFlags::IN)], Some(time))?;
+    epoll::wait(set, room, Some(&AT_ONCE)).map(|(events, _)| events)
+}
 
-    #[expect(unsafe_code, reason = "rustix waits by milliseconds unless it is built for new kernels alone")]
-    fn wait_ns(&mut self, time: &Timespec) -> Result<(), Errno> {
-        let room: &mut [MaybeUninit<epoll::Event>] = self.events.spare_capacity_mut();
-        let max = libc::c_int::try_from(room.len().min(EVENTS)).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the set is open. The kernel writes at most `max` events into `room`, which has as many; rustix's
-        // event has the layout of the kernel's, and so has its timespec, which is read only. There is no signal mask.
-        let count = unsafe {
-            libc::syscall(
-                libc::SYS_epoll_pwait2,
-                self.set.as_raw_fd(),
-                room.as_mut_ptr(),
-                max,
-                std::ptr::from_ref(time),
-                std::ptr::null::<libc::sigset_t>(),
-                0_usize,
-            )
-        };
-        let Ok(count) = usize::try_from(count) else {
-            return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));
-        };
-        // SAFETY: the vector was empty, and the kernel has filled so many of its places.
-        unsafe { self.events.set_len(count) };
-        Ok(())
-    }
+#[expect(unsafe_code, reason = "rustix waits by milliseconds unless it is built for new kernels alone")]
+fn wait_ns<'a>(set: &OwnedFd, time: &Timespec, room: &'a mut Room) -> Result<&'a mut [epoll::Event], Errno> {
+    let max = libc::c_int::try_from(EVENTS).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the set is open. The kernel writes at most `max` events into `room`, which has as many; rustix's event
+    // has the layout of the kernel's, and so has its timespec, which is read only. There is no signal mask.
+    let count = unsafe {
+        libc::syscall(
+            libc::SYS_epoll_pwait2,
+            set.as_raw_fd(),
+            room.as_mut_ptr(),
+            max,
+            std::ptr::from_ref(time),
+            std::ptr::null::<libc::sigset_t>(),
+            0_usize,
+        )
+    };
+    let Ok(count) = usize::try_from(count) else {
+        return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));
+    };
+    // SAFETY: the kernel has filled so many, which is at most `max`.
+    Ok(unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), count.min(EVENTS)) })
 }
 
 fn flags(interest: Interest) -> epoll::EventFlags {
@@ -139,21 +142,20 @@ mod tests {
         let alarm = Alarm::new().unwrap();
         epoll.add(&alarm, 7, Interest::Read).unwrap();
         let time = Duration::from_micros(1500);
-        let ways = [Epoll::wait_ns, Epoll::wait_by_poll];
+        let ways = [wait_ns, wait_by_poll];
+        let room = &mut [const { MaybeUninit::uninit() }; EVENTS];
         for way in ways {
-            epoll.events.clear();
             let start = Instant::now();
-            way(&mut epoll, &timespec(time).unwrap()).unwrap();
-            assert!(epoll.events.is_empty() && start.elapsed() >= time);
+            assert!(way(&epoll.set, &timespec(time).unwrap(), room).unwrap().is_empty());
+            assert!(start.elapsed() >= time);
         }
         alarm.ring();
         for way in ways {
-            epoll.events.clear();
-            way(&mut epoll, &timespec(Duration::from_secs(600)).unwrap()).unwrap();
-            assert_eq!(epoll.events.iter().map(|event| event.data.u64()).collect::<Vec<_>>(), [7]);
+            let events = way(&epoll.set, &timespec(Duration::from_secs(600)).unwrap(), room).unwrap();
+            assert_eq!(events.iter().map(|event| event.data.u64()).collect::<Vec<_>>(), [7]);
         }
         for time in [None, Some(Duration::ZERO), Some(Duration::MAX), Some(Duration::from_secs(600))] {
-            let ready: Vec<_> = epoll.wait(time).unwrap().map(|ready| (ready.data, ready.readable)).collect();
+            let ready: Vec<_> = epoll.wait(time).unwrap().iter().map(|ready| (ready.data, ready.readable)).collect();
             assert_eq!(ready, [(7, true)]);
         }
     }
