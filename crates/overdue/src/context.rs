@@ -157,6 +157,7 @@ impl Context {
         settled.result.map_err(|interrupted| Error::from_interrupted(stage, started, interrupted, settled.late_by))
     }
 
+    #[cfg(feature = "client")]
     pub(crate) fn stage_deadline(&self, limit: Option<&Limit>) -> Option<Deadline> {
         match limit {
             Some(limit) => Some(Deadline::after(clock::now(), limit.clone()).clipped(self.deadline())),

@@ -164,7 +164,7 @@ impl Handle {
         self.write.set_deadline(until.into().deadline(Stage::Send, Location::caller(), clock::now()));
     }
 
-    /// How long the peer may be silent while a read waits; [`LimitName::Gap`] is the name for it. For the pending read
+    /// How long the peer may be silent while a read waits; [`LimitName::Gap`](crate::LimitName::Gap) is the name for it. For the pending read
     /// the time counts from its start.
     pub fn set_read_idle(&self, limit: Option<Limit>) {
         self.read.set_idle(limit);

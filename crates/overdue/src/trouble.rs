@@ -6,9 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "client")]
+use overdue_core::facts::{H2Facts, PoolFacts};
 use overdue_core::{
     ConnectionReport, Deadline, NotVisible, SpanOutcome, Stage, Timeline,
-    facts::{CallFacts, ExchangeFacts, Failure, H2Facts, OsFailure, PoolFacts, SocketFacts},
+    facts::{CallFacts, ExchangeFacts, Failure, OsFailure, SocketFacts},
 };
 
 use crate::{
@@ -25,9 +27,12 @@ pub(crate) struct Trouble {
     pub(crate) cancel: Option<Arc<CancelCause>>,
     pub(crate) source: Option<BoxError>,
     pub(crate) socket: Option<Box<SocketFacts>>,
+    #[cfg(feature = "client")]
     pub(crate) pool: Option<Box<PoolFacts>>,
+    #[cfg(feature = "client")]
     pub(crate) h2: Option<Box<H2Facts>>,
     /// The peer said that it did nothing with the request.
+    #[cfg(feature = "client")]
     pub(crate) unprocessed: bool,
 }
 
@@ -50,11 +55,13 @@ impl Trouble {
     }
 
     /// The connection was gone, as it is when the peer closes one that was kept idle.
+    #[cfg(feature = "client")]
     pub(crate) fn is_dead_connection(&self) -> bool {
         matches!(self.failure, Some(Failure::Closed | Failure::Os { kind: OsFailure::Reset, .. }))
     }
 
     /// The peer ended the connection, not only a stream of it.
+    #[cfg(feature = "client")]
     pub(crate) fn ended_connection(&self) -> bool {
         matches!(self.failure, Some(Failure::Closed | Failure::Os { operation: "connection", .. }))
     }

@@ -23,7 +23,7 @@ pub enum Until {
     At(Instant),
     /// A limit that begins to count now.
     Limit(Limit),
-    /// A deadline that counts already, such as that of a [`Context`].
+    /// A deadline that counts already, such as that of a [`Context`](crate::Context).
     Deadline(Deadline),
 }
 

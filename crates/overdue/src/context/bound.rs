@@ -59,11 +59,13 @@ impl Watch {
     }
 
     /// The deadline of the operation.
+    #[cfg(feature = "client")]
     pub(crate) fn deadline(&self) -> Option<&Deadline> {
         self.deadline.as_ref()
     }
 
     /// Watches the next operation.
+    #[cfg(feature = "client")]
     pub(crate) fn restart(self: Pin<&mut Self>, deadline: Option<Deadline>) {
         let mut this = self.project();
         *this.deadline = deadline;

@@ -567,3 +567,6 @@ impl fmt::Debug for Waker {
         f.debug_struct("Waker").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! [`LONG`] stands for "never".
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 mod deadlines;
 mod poller;
