@@ -116,10 +116,22 @@ impl Control {
 }
 
 impl Connection {
-    /// A socket of TCP, connected or about to be.
+    /// A TCP connection.
     pub(super) fn tcp(socket: Socket, peer: SocketAddr) -> Self {
-        let local = socket.local_addr().ok().and_then(|addr| addr.as_socket());
-        Self { socket, peer: Some(peer), peer_name: peer.to_string(), local, born: clock::unpaused() }
+        Self::connecting(socket, peer).connected()
+    }
+
+    /// A TCP connection that is to be. The kernel chooses its own address on the way.
+    pub(super) fn connecting(socket: Socket, peer: SocketAddr) -> Self {
+        Self { socket, peer: Some(peer), peer_name: peer.to_string(), local: None, born: clock::unpaused() }
+    }
+
+    pub(super) fn connected(self) -> Self {
+        Self { local: self.local_addr(), ..self }
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()?.as_socket()
     }
 
     /// A Unix socket.
@@ -128,16 +140,10 @@ impl Connection {
         Self { socket, peer: None, peer_name, local: None, born: clock::unpaused() }
     }
 
-    /// The own address is known only once it is connected.
-    pub(super) fn connected(self) -> Self {
-        let local = self.peer.and(self.socket.local_addr().ok()).and_then(|addr| addr.as_socket());
-        Self { local, ..self }
-    }
-
     fn observe(&self) -> SocketFacts {
         let facts = match self.peer {
             Some(peer) => {
-                let local = self.local.or_else(|| self.socket.local_addr().ok()?.as_socket());
+                let local = self.local.or_else(|| self.local_addr());
                 socket::observe(self.socket.as_fd(), local, Some(peer))
             }
             None => SocketFacts::default(),

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{self, SocketAddr},
-    os::unix,
+    os::{fd::AsFd, unix},
     panic::Location,
     path::Path,
     time::Duration,
@@ -97,9 +97,9 @@ impl Options {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
             .map_err(fails)?;
         self.tcp.apply(&socket, address).map_err(|(_, err)| fails(err))?;
-        let connection = Connection::tcp(socket, address);
+        let connection = Connection::connecting(socket, address);
         let wait = Wait {
-            fd: std::os::fd::AsFd::as_fd(&connection.socket),
+            fd: connection.socket.as_fd(),
             events: PollFlags::OUT,
             stage: Stage::Connect,
             side: &control.read,

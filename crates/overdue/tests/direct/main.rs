@@ -26,7 +26,7 @@ use overdue::{
 };
 
 /// Longer than any test takes.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(60);
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)

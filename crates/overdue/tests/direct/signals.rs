@@ -4,7 +4,7 @@ use std::{
     io::{ErrorKind, Write},
     sync::{
         Once,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicI32, AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::Duration,
@@ -16,8 +16,15 @@ use crate::{LONG, Waiting, ms, now, pass, read, tcp_with, timed_out};
 
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
 
+/// The thread that its handler does not let go.
+static HELD: AtomicI32 = AtomicI32::new(0);
+
 extern "C" fn handle(_: libc::c_int) {
     HANDLED.fetch_add(1, SeqCst);
+    let own = rustix::thread::gettid().as_raw_nonzero().get();
+    while HELD.load(SeqCst) == own {
+        std::hint::spin_loop();
+    }
 }
 
 /// A handler without SA_RESTART, once for the process.
@@ -77,6 +84,29 @@ fn signals_neither_lengthen_nor_shorten_a_deadline() {
     let (result, at) = reading.end();
     timed_out(&result.unwrap_err());
     assert!(deadline <= at && at < guard);
+}
+
+#[test]
+fn what_came_while_the_thread_was_held_up_wins_over_its_deadline() {
+    handler();
+    for comes in [true, false] {
+        let (stream, mut peer) = tcp_with(&Options::new());
+        let deadline = now() + ms(300);
+        stream.set_read_deadline(deadline);
+        let reading = Waiting::start(move || read(&stream));
+        HELD.store(reading.tid, SeqCst);
+        reading.signal();
+        if comes {
+            peer.write_all(b"x").unwrap();
+        }
+        pass(deadline + ms(50));
+        HELD.store(0, SeqCst);
+        match reading.end() {
+            Ok(byte) => assert!(comes && byte == b'x'),
+            // Late was this thread, and nobody else.
+            Err(err) => assert!(!comes && timed_out(&err).report().timeline.iter().any(|span| span.stage == "stall")),
+        }
+    }
 }
 
 #[test]
