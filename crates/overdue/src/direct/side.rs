@@ -201,3 +201,63 @@ impl Pending {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{ErrorKind, Read, Write},
+        os::{fd::AsFd, unix::net::UnixStream},
+        time::Duration,
+    };
+
+    use overdue_core::LimitName;
+
+    use super::*;
+
+    fn idle(side: &Side) -> (Pending, Instant) {
+        side.set_idle(Some(Limit::new(LimitName::Idle, Duration::from_millis(1))));
+        let pending = Pending::begin();
+        (pending, pending.started + Duration::from_millis(1))
+    }
+
+    #[test]
+    fn a_write_that_waits_is_not_idle_while_the_peer_takes_bytes() {
+        let (mut own, mut peer) = UnixStream::pair().unwrap();
+        own.set_nonblocking(true).unwrap();
+        let side = Side::default();
+        loop {
+            match own.write(&[0; 4096]) {
+                Ok(bytes) => side.moved(bytes),
+                Err(err) => break assert_eq!(err.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        let (mut pending, fires) = idle(&side);
+        pending.note_progress(&side, Stage::Send, own.as_fd());
+        let went_on =
+            |pending: &mut Pending, due: &Due, now| pending.went_on(due, &side, Stage::Send, own.as_fd(), now);
+        let due = side.due(&pending).unwrap();
+        assert_eq!(due.deadline.at(), fires);
+        assert!(!went_on(&mut pending, &due, fires), "nothing was taken");
+        peer.read_exact(&mut [0; 4096]).unwrap();
+        assert!(went_on(&mut pending, &due, fires));
+        let due = side.due(&pending).unwrap();
+        assert_eq!(due.deadline.at(), fires + Duration::from_millis(1), "it began anew");
+        assert!(!went_on(&mut pending, &due, due.deadline.at()));
+    }
+
+    #[test]
+    fn a_read_that_waits_is_not_idle_while_another_thread_reads_and_a_deadline_asks_nobody() {
+        let (own, _peer) = UnixStream::pair().unwrap();
+        let side = Side::default();
+        let (mut pending, fires) = idle(&side);
+        pending.note_progress(&side, Stage::Receive, own.as_fd());
+        let due = side.due(&pending).unwrap();
+        side.moved(1);
+        assert!(pending.went_on(&due, &side, Stage::Receive, own.as_fd(), fires));
+        side.moved(1);
+        side.set_deadline(Some(Deadline::at_instant(fires, Limit::total(Duration::ZERO))), fires);
+        let due = side.due(&pending).unwrap();
+        assert!(due.past && due.deadline.limit().name == LimitName::Total);
+        assert!(!pending.went_on(&due, &side, Stage::Receive, own.as_fd(), fires));
+    }
+}

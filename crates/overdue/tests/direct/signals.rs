@@ -87,6 +87,21 @@ fn signals_neither_lengthen_nor_shorten_a_deadline() {
 }
 
 #[test]
+fn after_a_signal_only_what_is_left_of_the_time_is_waited() {
+    handler();
+    let (stream, _peer) = tcp_with(&Options::new());
+    let (start, limit) = (now(), ms(2000));
+    stream.set_read_deadline(start + limit);
+    let reading = Waiting::start(move || (read(&stream).unwrap_err(), now()));
+    pass(start + ms(1200));
+    reading.signal();
+    let (err, at) = reading.end();
+    timed_out(&err);
+    // Granted anew, the time would end at 3.2 s.
+    assert!((limit..ms(3000)).contains(&(at - start)), "{:?}", at - start);
+}
+
+#[test]
 fn what_came_while_the_thread_was_held_up_wins_over_its_deadline() {
     handler();
     for comes in [true, false] {

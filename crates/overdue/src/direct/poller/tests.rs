@@ -24,6 +24,22 @@ fn what_is_removed_leaves_the_kernels_set_though_a_duplicate_keeps_it_open() {
 }
 
 #[test]
+fn what_is_removed_leaves_nothing_behind() {
+    let mut poller = Poller::new().unwrap();
+    let (stream, _peer) = pair();
+    let (handle, interrupter) = (stream.handle().clone(), stream.interrupter().clone());
+    stream.set_deadline(Duration::from_secs(50));
+    let token = poller.add(stream, Interest::Both).unwrap();
+    poller.wait(&mut Events::new(), Duration::ZERO).unwrap();
+    assert!(poller.queue.next().is_some());
+    drop(poller.remove(token));
+    assert_eq!(poller.queue.next(), None);
+    // Nobody who lives on would ring for it.
+    assert_eq!(Arc::weak_count(&poller.inbox), 0);
+    drop((handle, interrupter));
+}
+
+#[test]
 fn an_old_event_an_old_deadline_and_old_mail_are_nobodys() {
     let (mut poller, mut events) = (Poller::new().unwrap(), Events::new());
     let (old, mut old_peer) = pair();
