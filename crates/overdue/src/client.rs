@@ -55,8 +55,9 @@ use crate::{
         Framing,
         head::{ResponseHead, encode_request, wants_close},
     },
-    log::{CallLog, Trouble},
+    log::CallLog,
     observe::Observer,
+    trouble::Trouble,
 };
 
 /// An HTTP client with a connection pool. Cheap to clone; clones share the pool.

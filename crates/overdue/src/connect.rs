@@ -5,10 +5,9 @@
 //! are there to be asked why.
 
 use std::{
-    fmt, io,
-    net::{IpAddr, SocketAddr},
+    io,
+    net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context as TaskContext, Poll},
     time::Duration,
 };
@@ -17,80 +16,26 @@ use overdue_core::{
     Deadline, Limit,
     facts::{Failure, OsFailure, SocketFacts},
 };
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::TcpStream,
     time::{Sleep, sleep_until},
 };
 
-use crate::{clock, socket, wire::Wire};
+#[cfg(unix)]
+use crate::socket;
+use crate::{
+    clock,
+    socket::os_failure,
+    tcp::{TcpOptions, in_progress},
+    wire::Wire,
+};
 
 /// RFC 8305, section 5: how long one address is tried before the next is tried beside it.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// More addresses than this are not tried: a name that has more is no better for it.
 const ADDRESSES_MAX: usize = 32;
-
-/// A function that sees the raw socket before it connects.
-pub type BeforeConnect = Arc<dyn Fn(&Socket, SocketAddr) -> io::Result<()> + Send + Sync>;
-
-/// Options of a TCP connection.
-///
-/// | option | default |
-/// |---|---|
-/// | `nodelay` | on |
-/// | `keepalive` | first probe after 30 s of silence, then every 10 s, dead after 3 |
-/// | `user_timeout` | the kernel's own (`tcp_retries2`, some 15 minutes) |
-/// | `bind` | chosen by the kernel |
-/// | `before_connect` | nothing |
-#[derive(Clone)]
-pub struct TcpOptions {
-    /// `TCP_NODELAY`.
-    pub nodelay: bool,
-    /// TCP keepalive; `None` leaves it off.
-    pub keepalive: Option<Keepalive>,
-    /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged before the kernel gives up.
-    pub user_timeout: Option<Duration>,
-    /// The own address to connect from. Addresses of the other family are then not tried.
-    pub bind: Option<IpAddr>,
-    /// Called with the raw socket before connect: marks, interfaces, what the user needs.
-    pub before_connect: Option<BeforeConnect>,
-}
-
-/// TCP keepalive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Keepalive {
-    /// Silence before the first probe.
-    pub idle: Duration,
-    /// Time between probes.
-    pub interval: Duration,
-    /// Unanswered probes until the connection counts as dead.
-    pub probes: u32,
-}
-
-impl Default for TcpOptions {
-    fn default() -> Self {
-        Self {
-            nodelay: true,
-            keepalive: Some(Keepalive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), probes: 3 }),
-            user_timeout: None,
-            bind: None,
-            before_connect: None,
-        }
-    }
-}
-
-impl fmt::Debug for TcpOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TcpOptions")
-            .field("nodelay", &self.nodelay)
-            .field("keepalive", &self.keepalive)
-            .field("user_timeout", &self.user_timeout)
-            .field("bind", &self.bind)
-            .field("before_connect", &self.before_connect.is_some())
-            .finish()
-    }
-}
 
 /// An attempt that failed.
 pub(crate) struct Failed {
@@ -270,44 +215,6 @@ fn observe_stream(stream: &TcpStream, addr: SocketAddr) -> SocketFacts {
 #[cfg(not(unix))]
 fn observe_stream(_: &TcpStream, _: SocketAddr) -> SocketFacts {
     SocketFacts::default()
-}
-
-impl TcpOptions {
-    fn apply(&self, socket: &Socket, addr: SocketAddr) -> Result<(), (&'static str, io::Error)> {
-        let option = |err| ("setsockopt", err);
-        socket.set_tcp_nodelay(self.nodelay).map_err(option)?;
-        if let Some(keepalive) = self.keepalive {
-            let probes = TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval);
-            #[cfg(not(windows))]
-            let probes = probes.with_retries(keepalive.probes);
-            socket.set_tcp_keepalive(&probes).map_err(option)?;
-        }
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(self.user_timeout).map_err(option)?;
-        if let Some(hook) = &self.before_connect {
-            hook(socket, addr).map_err(|err| ("the before_connect hook", err))?;
-        }
-        if let Some(bind) = self.bind {
-            #[cfg(target_os = "linux")]
-            socket::choose_port_late(std::os::fd::AsFd::as_fd(socket)).map_err(option)?;
-            socket.bind(&SocketAddr::new(bind, 0).into()).map_err(|err| ("bind", err))?;
-        }
-        Ok(())
-    }
-}
-
-fn in_progress(err: &io::Error) -> bool {
-    #[cfg(unix)]
-    let in_progress = err.raw_os_error() == Some(libc::EINPROGRESS);
-    #[cfg(not(unix))]
-    let in_progress = err.kind() == io::ErrorKind::WouldBlock;
-    // An interrupted connect goes on in the kernel, as a non-blocking one does.
-    in_progress || err.kind() == io::ErrorKind::Interrupted
-}
-
-/// The fact for the judge, and the error itself for the chain of sources.
-pub(crate) fn os_failure(operation: &'static str, err: io::Error) -> (Failure, Option<io::Error>) {
-    (Failure::Os { operation, kind: socket::classify(&err), text: err.to_string() }, Some(err))
 }
 
 #[cfg(test)]

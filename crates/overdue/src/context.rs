@@ -172,6 +172,7 @@ impl Context {
     }
 
     /// The deadline of a stage that begins at `now`.
+    #[cfg(feature = "client")]
     pub(crate) fn stage_deadline(&self, now: Instant, limit: Option<&Limit>) -> Option<Deadline> {
         match limit {
             Some(limit) => Some(Deadline::after(now, limit.clone()).clipped(self.deadline())),

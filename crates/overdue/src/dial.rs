@@ -9,12 +9,15 @@ use overdue_core::{
 
 use crate::{
     Error,
-    connect::{Race, TcpOptions, os_failure},
+    connect::Race,
     context::Context,
-    log::{CallLog, Trouble},
+    log::CallLog,
     resolve::{LookupLog, Resolver},
+    socket::os_failure,
+    tcp::TcpOptions,
     tls::Tls,
     transport::Transport,
+    trouble::Trouble,
     wire::Wire,
 };
 

@@ -8,6 +8,7 @@
 //! - [`Scope`]: tasks that cannot outlive their context unnoticed; [`lost_deadlines`]: lines that forget a deadline.
 //! - [`Client`]: HTTP/1.1 and HTTP/2 over a pool of its own (feature `client`, on by default).
 //! - [`stream`]: connections for protocols of your own, with deadlines that can be moved at any time.
+//! - `direct`: the same for threads that block, and a poller with deadlines (Linux, feature `direct`).
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
@@ -19,6 +20,8 @@ mod connect;
 mod context;
 #[cfg(feature = "client")]
 mod dial;
+#[cfg(all(feature = "direct", target_os = "linux"))]
+pub mod direct;
 mod error;
 #[cfg(all(fuzzing, feature = "client"))]
 pub mod fuzz;
@@ -30,23 +33,27 @@ mod log;
 pub mod observe;
 #[cfg(feature = "client")]
 pub mod resolve;
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
 mod socket;
 #[cfg(feature = "client")]
 pub mod stream;
 mod sync;
+#[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
+mod tcp;
 mod timer;
 #[cfg(feature = "client")]
 mod tls;
 #[cfg(feature = "client")]
 mod transport;
+#[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
+mod trouble;
+#[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
+mod until;
 #[cfg(feature = "client")]
 mod wire;
 
 #[cfg(feature = "client")]
 pub use client::{Body, BuildError, Builder, Client, PoolOptions};
-#[cfg(feature = "client")]
-pub use connect::{BeforeConnect, Keepalive, TcpOptions};
 pub use context::{
     CancelCause, CancelGuard, Context, LostDeadline, Scope, ScopeError, Spawner, StrayTasks, Task, TaskInfo, TaskState,
     lost_deadlines, stray_tasks,
@@ -58,5 +65,7 @@ pub use overdue_core::{
     Cause, Confidence, Deadline, DurationText, Evidence, Limit, LimitName, Limits, Origin, Outcome, Rejected, Report,
     Source, Span, SpanOutcome, Stage, Timeline, Verdict, parse_duration, plan,
 };
+#[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
+pub use tcp::{BeforeConnect, Keepalive, TcpOptions};
 #[cfg(feature = "client")]
 pub use tls::{TlsOptions, TlsOptionsError};

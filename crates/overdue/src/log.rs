@@ -3,22 +3,21 @@
 //! The call, the body of its response and whoever asks for a report share it. Nobody holds its lock across an await.
 
 use std::{
-    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use overdue_core::{
-    ConnectionReport, Deadline, Limit, NotVisible, Outcome, Report, SpanOutcome, Stage, Timeline,
-    facts::{CallFacts, DnsFacts, ExchangeFacts, Failure, H2Facts, OsFailure, PoolFacts, SocketFacts},
+    ConnectionReport, Deadline, Limit, Outcome, Report, SpanOutcome, Stage, Timeline,
+    facts::{CallFacts, DnsFacts, ExchangeFacts, Failure, PoolFacts},
     micros,
 };
 
 use crate::{
     Error, clock,
-    context::{Bound, CancelCause, Context, Interrupted, lateness},
-    error::BoxError,
+    context::{Bound, Context, lateness},
     observe::{News, Observer, Watched},
+    trouble::{Trouble, not_visible, span_outcome, worth_repeating},
 };
 
 /// A handle to what a call has seen so far. It is in the extensions of every response, and can be read at any time.
@@ -39,54 +38,6 @@ struct Entries {
     /// Nothing has left this process that the peer could have acted on, or sending it again is safe.
     replayable: bool,
     watched: Option<Watched>,
-}
-
-/// What ended a call, with what was observed at that moment.
-#[derive(Default)]
-pub(crate) struct Trouble {
-    pub(crate) failure: Option<Failure>,
-    pub(crate) late_by: Duration,
-    pub(crate) cancel: Option<Arc<CancelCause>>,
-    pub(crate) source: Option<BoxError>,
-    pub(crate) socket: Option<Box<SocketFacts>>,
-    pub(crate) pool: Option<Box<PoolFacts>>,
-    pub(crate) h2: Option<Box<H2Facts>>,
-    /// The peer said that it did nothing with the request.
-    pub(crate) unprocessed: bool,
-}
-
-impl From<(Failure, Option<io::Error>)> for Trouble {
-    fn from((failure, source): (Failure, Option<io::Error>)) -> Self {
-        Self { failure: Some(failure), source: source.map(Into::into), ..Self::default() }
-    }
-}
-
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Self {
-        Self { failure: Some(failure), ..Self::default() }
-    }
-}
-
-impl Trouble {
-    pub(crate) fn interrupted(interrupted: Interrupted, late_by: Duration) -> Self {
-        let (failure, cancel) = interrupted.into_failure();
-        Self { failure: Some(failure), late_by, cancel, ..Self::default() }
-    }
-
-    /// The connection was gone, as it is when the peer closes one that was kept idle.
-    pub(crate) fn is_dead_connection(&self) -> bool {
-        matches!(self.failure, Some(Failure::Closed | Failure::Os { kind: OsFailure::Reset, .. }))
-    }
-
-    /// The peer ended the connection, not only a stream of it.
-    pub(crate) fn ended_connection(&self) -> bool {
-        matches!(self.failure, Some(Failure::Closed | Failure::Os { operation: "connection", .. }))
-    }
-
-    pub(crate) fn with_socket(mut self, socket: SocketFacts) -> Self {
-        self.socket = Some(Box::new(socket));
-        self
-    }
 }
 
 impl CallLog {
@@ -136,17 +87,6 @@ impl CallLog {
         if let Some((news, outcome, elapsed)) = news {
             news.tell_end(outcome, elapsed, report);
         }
-    }
-
-    /// The log of a single operation on a connection, which has run as `stage` since `started`.
-    pub(crate) fn of_operation(stage: Stage, started: Instant, deadline: Option<&Deadline>) -> Self {
-        let log = Self::starting(started);
-        {
-            let mut entries = log.lock();
-            entries.timeline.begin(stage, started, deadline);
-            entries.replayable = false;
-        }
-        log
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -347,51 +287,4 @@ impl Drop for Entries {
             news.tell_end(outcome, elapsed, None);
         }
     }
-}
-
-fn span_outcome(failure: Option<&Failure>) -> SpanOutcome {
-    match failure {
-        Some(Failure::DeadlinePassed(_) | Failure::DeadlinePast(_)) => SpanOutcome::TimedOut,
-        Some(Failure::Cancelled { .. }) => SpanOutcome::Cancelled,
-        _ => SpanOutcome::Failed,
-    }
-}
-
-/// Whether another try could end otherwise.
-fn worth_repeating(failure: &Failure) -> bool {
-    use overdue_core::facts::DnsFailure;
-    !matches!(
-        failure,
-        Failure::Cancelled { .. }
-            | Failure::DeadlinePast(_)
-            | Failure::TlsUntrusted { .. }
-            | Failure::TlsAlert(_)
-            | Failure::TlsNotTls(_)
-            | Failure::RequestBody(_)
-            | Failure::Usage(_)
-            | Failure::Other(_)
-            | Failure::Dns { reason: DnsFailure::InvalidName | DnsFailure::NoSuchName | DnsFailure::NoAddress, .. }
-    )
-}
-
-/// What would have helped the judge and cannot be seen from here.
-fn not_visible(facts: &CallFacts) -> Vec<NotVisible> {
-    let mut gaps = Vec::new();
-    let waited =
-        matches!(facts.failure, Failure::DeadlinePassed(_) | Failure::Os { kind: OsFailure::KernelTimeout, .. });
-    let Some(socket) = facts.socket.as_ref().filter(|_| waited) else { return gaps };
-    if socket.tcp.is_none() {
-        gaps.push(NotVisible {
-            what: "tcp-info",
-            why: "the socket is no TCP socket, or this platform has no TCP_INFO".to_owned(),
-            how: "on Linux, connect over TCP".to_owned(),
-        });
-    } else if socket.peer_socket.is_none() && socket.listener.is_none() {
-        gaps.push(NotVisible {
-            what: "the peer's side",
-            why: format!("no socket of {} was found on this host, in this network namespace", socket.peer),
-            how: "on the peer: ss -tnpi, ss -ltn, nstat -az TcpExtListenOverflows".to_owned(),
-        });
-    }
-    gaps
 }

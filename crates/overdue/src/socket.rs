@@ -13,9 +13,9 @@ use std::io;
 #[cfg(unix)]
 use std::{net::SocketAddr, os::fd::BorrowedFd};
 
-use overdue_core::facts::OsFailure;
 #[cfg(unix)]
 use overdue_core::facts::SocketFacts;
+use overdue_core::facts::{Failure, OsFailure};
 
 #[cfg(target_os = "linux")]
 mod netlink;
@@ -46,6 +46,11 @@ pub(crate) fn observe(socket: BorrowedFd<'_>, local: Option<SocketAddr>, peer: O
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::unacknowledged_bytes;
+
+/// The fact for the judge, and the error itself for the chain of sources.
+pub(crate) fn os_failure(operation: &'static str, err: io::Error) -> (Failure, Option<io::Error>) {
+    (Failure::Os { operation, kind: classify(&err), text: err.to_string() }, Some(err))
+}
 
 /// Sorts a failed system call by what it means to a caller.
 ///

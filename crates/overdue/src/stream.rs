@@ -65,10 +65,9 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll},
-    time::{Duration, Instant},
 };
 
-use overdue_core::{Deadline, Limit, LimitName, Origin, Stage};
+use overdue_core::{Limit, Stage};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -80,6 +79,7 @@ pub use self::{
     connect::Connector,
     listen::Listener,
 };
+pub use crate::until::Until;
 use crate::{
     Context, Error, clock,
     transport::Transport,
@@ -122,68 +122,6 @@ pub struct Handle {
     socket: Option<WeakWire>,
 }
 
-/// Until when something may take: anything of `None`, a [`Duration`] or a [`Limit`] from now, an [`Instant`], a
-/// [`Deadline`].
-///
-/// A duration or an instant becomes a limit named `receive` or `send`, whose origin is the line that set it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Until {
-    /// Without end.
-    Cleared,
-    /// So long from now.
-    In(Duration),
-    /// At this moment.
-    At(Instant),
-    /// A limit that begins to count now.
-    Limit(Limit),
-    /// A deadline that counts already, such as that of a [`Context`].
-    Deadline(Deadline),
-}
-
-impl From<Duration> for Until {
-    fn from(duration: Duration) -> Self {
-        Self::In(duration)
-    }
-}
-
-impl From<Instant> for Until {
-    fn from(at: Instant) -> Self {
-        Self::At(at)
-    }
-}
-
-impl From<Limit> for Until {
-    fn from(limit: Limit) -> Self {
-        Self::Limit(limit)
-    }
-}
-
-impl From<Deadline> for Until {
-    fn from(deadline: Deadline) -> Self {
-        Self::Deadline(deadline)
-    }
-}
-
-impl From<Option<Deadline>> for Until {
-    fn from(deadline: Option<Deadline>) -> Self {
-        deadline.map_or(Self::Cleared, Self::Deadline)
-    }
-}
-
-impl Until {
-    fn deadline(self, stage: Stage, set_at: &'static Location<'static>) -> Option<Deadline> {
-        let limit = |value| Limit { name: LimitName::Stage(stage), value, origin: Origin::Code(set_at) };
-        match self {
-            Self::Cleared => None,
-            Self::In(duration) => Some(Deadline::after(clock::now(), limit(duration))),
-            Self::At(at) => Some(Deadline::at_instant(at, limit(at.saturating_duration_since(clock::now())))),
-            Self::Limit(limit) => Some(Deadline::after(clock::now(), limit)),
-            Self::Deadline(deadline) => Some(deadline),
-        }
-    }
-}
-
 impl Handle {
     fn new(socket: Option<WeakWire>) -> Self {
         Self { socket, ..Self::in_context(Context::root()) }
@@ -209,24 +147,24 @@ impl Handle {
     /// Sets, moves or clears the deadline of both directions.
     #[track_caller]
     pub fn set_deadline(&self, until: impl Into<Until>) {
-        let (until, caller) = (until.into(), Location::caller());
-        self.read.set_deadline(until.clone().deadline(Stage::Receive, caller));
-        self.write.set_deadline(until.deadline(Stage::Send, caller));
+        let (until, caller, now) = (until.into(), Location::caller(), clock::now());
+        self.read.set_deadline(until.clone().deadline(Stage::Receive, caller, now));
+        self.write.set_deadline(until.deadline(Stage::Send, caller, now));
     }
 
     /// Sets, moves or clears the deadline of reads, the pending one included.
     #[track_caller]
     pub fn set_read_deadline(&self, until: impl Into<Until>) {
-        self.read.set_deadline(until.into().deadline(Stage::Receive, Location::caller()));
+        self.read.set_deadline(until.into().deadline(Stage::Receive, Location::caller(), clock::now()));
     }
 
     /// Sets, moves or clears the deadline of writes, flushes and shutdowns, the pending one included.
     #[track_caller]
     pub fn set_write_deadline(&self, until: impl Into<Until>) {
-        self.write.set_deadline(until.into().deadline(Stage::Send, Location::caller()));
+        self.write.set_deadline(until.into().deadline(Stage::Send, Location::caller(), clock::now()));
     }
 
-    /// How long the peer may be silent while a read waits; [`LimitName::Gap`] is the name for it. For the pending read
+    /// How long the peer may be silent while a read waits; [`LimitName::Gap`](crate::LimitName::Gap) is the name for it. For the pending read
     /// the time counts from its start.
     pub fn set_read_idle(&self, limit: Option<Limit>) {
         self.read.set_idle(limit);

@@ -18,7 +18,7 @@ use rustls::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{clock, connect::os_failure, wire::Wire};
+use crate::{clock, socket::os_failure, wire::Wire};
 
 /// How to speak TLS. The default trusts what the platform trusts.
 #[derive(Clone, Debug, Default)]

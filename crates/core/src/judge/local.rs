@@ -126,7 +126,9 @@ pub(super) fn stalled(facts: &CallFacts) -> Option<Finding> {
 /// limit of ours had fired meanwhile that could have been late.
 fn read_late(facts: &CallFacts) -> Option<Finding> {
     let arrived = millis(facts.socket.as_ref()?.tcp.as_ref()?.last_data_recv_ms);
-    let read = facts.now.saturating_duration_since(facts.exchange.last_read?);
+    // What was read before this began has delayed something else.
+    let last_read = facts.exchange.last_read.filter(|at| *at >= facts.timeline.start())?;
+    let read = facts.now.saturating_duration_since(last_read);
     // A caller who does not ask for more is no stall of the process.
     let lay = arrived.checked_sub(read)?.checked_sub(facts.exchange.reader_away)?;
     let total = facts.timeline.total(facts.now);

@@ -19,7 +19,8 @@ use crate::{
     Context, Error, clock,
     context::{Interrupted, Watch},
     h1::chunked::Piece,
-    log::{CallLog, Trouble},
+    log::CallLog,
+    trouble::Trouble,
 };
 
 /// The body of a response, as it comes.

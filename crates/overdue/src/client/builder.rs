@@ -6,10 +6,10 @@ use overdue_core::{Limit, LimitName, Limits, Verdict, plan};
 
 use super::{Client, Inner, PoolOptions, VersionChoice, pool::Pool};
 use crate::{
-    connect::TcpOptions,
     dial::Dialer,
     observe::Observer,
     resolve::Resolver,
+    tcp::TcpOptions,
     tls::{TlsOptions, TlsOptionsError},
 };
 

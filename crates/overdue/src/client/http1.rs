@@ -30,9 +30,10 @@ use crate::{
         chunked::{Chunked, Piece},
         head::{HEAD_MAX, ResponseHead, parse_response},
     },
-    log::{CallLog, Trouble},
+    log::CallLog,
     tls::io_failure,
     transport::Transport,
+    trouble::Trouble,
     wire::Wire,
 };
 

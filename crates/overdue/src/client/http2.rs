@@ -40,9 +40,10 @@ use crate::{
     clock,
     error::BoxError,
     h1::{Framing, chunked::Piece},
-    log::{CallLog, Trouble},
+    log::CallLog,
     tls::{io_failure, printable},
     transport::Transport,
+    trouble::Trouble,
     wire::Wire,
 };
 

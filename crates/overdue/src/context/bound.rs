@@ -71,6 +71,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Watches the next operation.
+    #[cfg(feature = "client")]
     pub(crate) fn restart(&mut self) {
         self.timer.clear();
         self.granted = 0;

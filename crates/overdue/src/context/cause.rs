@@ -36,7 +36,7 @@ impl CancelCause {
         self.at
     }
 
-    pub(super) fn placed(mut self, at: &'static Location<'static>) -> Self {
+    pub(crate) fn placed(mut self, at: &'static Location<'static>) -> Self {
         self.at.get_or_insert(at);
         self
     }

@@ -5,10 +5,10 @@ use overdue_core::{Limit, Limits, Stage, facts::Failure};
 use super::Stream;
 use crate::{
     Context, Error,
-    connect::TcpOptions,
     dial::{Dialer, Target},
     log::CallLog,
     resolve::Resolver,
+    tcp::TcpOptions,
     tls::{Tls, TlsOptions, TlsOptionsError},
 };
 

@@ -6,7 +6,7 @@ use overdue_core::Stage;
 use tokio::net::TcpListener;
 
 use super::{Handle, Stream, operation::Operation};
-use crate::{Error, connect::os_failure, log::CallLog, wire::Wire};
+use crate::{Error, log::CallLog, socket::os_failure, wire::Wire};
 
 const ACCEPT: Stage = Stage::Named("accept");
 

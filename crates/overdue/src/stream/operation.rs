@@ -20,8 +20,8 @@ use super::Handle;
 use crate::{
     Context, Error, clock,
     context::{Interrupted, Watch, lateness},
-    log::{CallLog, Trouble},
     tls,
+    trouble::{Moved, Operated, Trouble},
     wire::Wire,
 };
 
@@ -348,8 +348,8 @@ impl Operation {
             Interrupted::Passed(limit) => self.earliest.as_ref().filter(|deadline| deadline.limit() == limit),
             _ => None,
         };
-        let log = CallLog::of_operation(self.stage, stopped.started, deadline);
-        self.explain(&log, Trouble::interrupted(stopped.interrupted, stopped.late_by))
+        let trouble = Trouble::interrupted(stopped.interrupted, stopped.late_by);
+        self.explain(stopped.started, deadline, trouble)
     }
 
     /// An error of the system, explained where there is a socket. Its kind stays what it was.
@@ -362,33 +362,35 @@ impl Operation {
             io::ErrorKind::UnexpectedEof => (Failure::Closed, Some(err)),
             _ => tls::io_failure(if self.stage == Stage::Send { "write" } else { "read" }, err),
         };
-        let log = CallLog::of_operation(self.stage, started.unwrap_or_else(clock::now), None);
-        io::Error::new(kind, self.explain(&log, (failure, source).into()))
+        io::Error::new(kind, self.explain(started.unwrap_or_else(clock::now), None, (failure, source).into()))
     }
 
-    fn explain(&self, log: &CallLog, trouble: Trouble) -> Error {
-        let (read, written) = (self.handle.bytes_read(), self.handle.bytes_written());
-        let last_read = self.wire.as_ref().and_then(Wire::last_read);
-        let started = log.timeline().start();
-        log.exchange(|exchange| {
-            // A read that may not begin says nothing about what was sent.
-            exchange.request_started = self.stage != Stage::Send;
-            exchange.request_bytes = written;
-            exchange.response_bytes = read;
-            exchange.body_bytes = read;
-            exchange.since_write = Some(read.saturating_sub(self.handle.read.mark.load(Relaxed)));
-            exchange.last_read = last_read;
-            exchange.reused_after = last_read.map(|at| started.saturating_duration_since(at));
-        });
-        let Some(wire) = &self.wire else { return log.fail(self.stage, trouble) };
-        let report = ConnectionReport {
-            cookie: wire.cookie(),
-            peer: Some(wire.peer().to_string()),
-            local: wire.local().map(|local| local.to_string()),
-            ..ConnectionReport::default()
+    fn explain(&self, started: Instant, deadline: Option<&Deadline>, trouble: Trouble) -> Error {
+        let read = self.handle.bytes_read();
+        let wire = self.wire.as_ref();
+        let operated = Operated {
+            stage: self.stage,
+            started,
+            deadline,
+            moved: Moved {
+                read,
+                written: self.handle.bytes_written(),
+                since_write: read.saturating_sub(self.handle.read.mark.load(Relaxed)),
+                last_read: wire.and_then(Wire::last_read),
+            },
+            connection: wire.map(|wire| ConnectionReport {
+                cookie: wire.cookie(),
+                peer: Some(wire.peer().to_string()),
+                local: wire.local().map(|local| local.to_string()),
+                ..ConnectionReport::default()
+            }),
+            replayable: false,
         };
-        log.set_connection(report.into(), None);
-        log.fail(self.stage, trouble.with_socket(wire.observe()))
+        let trouble = match wire {
+            Some(wire) => trouble.with_socket(wire.observe()),
+            None => trouble,
+        };
+        operated.error(trouble, clock::now())
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     mem,
     pin::Pin,
-    sync::{Arc, LazyLock, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -19,11 +19,11 @@ use tokio::{
 use super::{precise, queue::Queue};
 use crate::{
     clock,
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex as Modelled, MutexGuard},
 };
 
 /// The alarms of one runtime.
-pub(super) struct Alarms(Mutex<State>);
+pub(super) struct Alarms(Modelled<State>);
 
 struct State {
     /// Who waits; nobody once it has rung.
@@ -36,7 +36,7 @@ struct State {
     closed: bool,
 }
 
-static RUNTIMES: LazyLock<std::sync::Mutex<HashMap<Id, Weak<Alarms>>>> = LazyLock::new(Default::default);
+static RUNTIMES: LazyLock<Mutex<HashMap<Id, Weak<Alarms>>>> = LazyLock::new(Mutex::default);
 
 thread_local! {
     /// Those of the runtime that this thread worked for last.
@@ -68,7 +68,7 @@ impl Alarms {
 
     fn new() -> Self {
         let state = State { queue: Queue::new(), armed: None, driver: None, clock: None, closed: false };
-        Self(Mutex::new(state))
+        Self(Modelled::new(state))
     }
 
     fn of(handle: &Handle) -> Arc<Self> {

@@ -51,6 +51,7 @@ in_both_flavours! {
     connecting_that_is_given_up_closes_what_was_connected
     a_handle_keeps_nothing_open
     a_write_idles_only_when_the_peer_takes_nothing
+    an_old_deadline_never_reaches_a_new_connection_with_the_same_descriptor
 }
 
 async fn tcp() -> (Stream, TcpStream) {
@@ -512,4 +513,40 @@ mod unix {
         stream.set_deadline(ms(10));
         timed_out(&stream.read_u8().await.unwrap_err());
     }
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn an_old_deadline_never_reaches_a_new_connection_with_the_same_descriptor() {}
+
+#[cfg(target_os = "linux")]
+async fn an_old_deadline_never_reaches_a_new_connection_with_the_same_descriptor() {
+    // No test that runs beside this one takes numbers so high, except its twin in the other flavour.
+    let number = if tokio::runtime::Handle::current().metrics().num_workers() > 1 { 900 } else { 950 };
+    let numbered = async || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let fd = rustix::io::fcntl_dupfd_cloexec(&client, number).unwrap();
+        assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&fd), number);
+        drop(client);
+        let client = TcpStream::from_std(std::net::TcpStream::from(fd)).unwrap();
+        (Stream::from_tcp(client).unwrap(), listener.accept().await.unwrap().0)
+    };
+    let (mut old, _old_peer) = numbered().await;
+    let handle = old.handle().clone();
+    handle.set_deadline(ms(30));
+    // A read is pending, its timer runs, and it is given up.
+    assert!(tokio::time::timeout(ms(1), old.read_u8()).await.is_err());
+    drop(old);
+    let (mut new, mut peer) = numbered().await;
+    let reading = tokio::spawn(async move { (new.read_u8().await, new) });
+    // The old deadline passes, and is moved, and the old stream is closed.
+    tokio::time::sleep(ms(60)).await;
+    handle.set_deadline(Duration::ZERO);
+    handle.close();
+    tokio::task::yield_now().await;
+    assert!(!reading.is_finished());
+    peer.write_u8(7).await.unwrap();
+    let (byte, new) = reading.await.unwrap();
+    assert_eq!(byte.unwrap(), 7);
+    assert!(!new.handle().is_closed());
 }

@@ -654,6 +654,8 @@ fn an_answer_that_lay_here_before_it_was_read_is_our_own_stall() {
     let mut away = read_late(2_600, 10);
     away.exchange.reader_away = ms(2_500);
     assert_ne!(found(&away).0, Cause::LocalStall);
+    // Nor is what was read late by something else, before this began.
+    assert_ne!(found(&read_late(5_000, 3_300)).0, Cause::LocalStall);
 }
 
 #[test]
