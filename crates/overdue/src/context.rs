@@ -27,6 +27,9 @@ use overdue_core::{Deadline, Limit, Stage};
 
 pub(crate) use bound::{Bound, Interrupted, LATE, Watch};
 pub use cause::CancelCause;
+#[cfg(feature = "tower")]
+pub(crate) use current::entered;
+pub(crate) use current::within;
 pub use current::{LostDeadline, lost_deadlines};
 pub use scope::{Scope, ScopeError, Spawner, StrayTasks, Task, TaskInfo, TaskState, stray_tasks};
 use tree::Node;
@@ -153,7 +156,7 @@ impl Context {
     /// Dropping the returned future drops `work`.
     pub async fn run<F: Future>(&self, stage: Stage, work: F) -> Result<F::Output, Error> {
         let started = clock::now();
-        let settled = Bound::new(self, self.deadline().cloned(), current::within(self.clone(), work)).await;
+        let settled = Bound::new(self, self.deadline().cloned(), within(self.clone(), work)).await;
         settled.result.map_err(|interrupted| Error::from_interrupted(stage, started, interrupted, settled.late_by))
     }
 

@@ -8,9 +8,12 @@
 //! - [`Scope`]: tasks that cannot outlive their context unnoticed; [`lost_deadlines`]: lines that forget a deadline.
 //! - [`Client`]: HTTP/1.1 and HTTP/2 over a pool of its own (feature `client`, on by default).
 //! - [`stream`]: connections for protocols of your own, with deadlines that can be moved at any time.
+//! - `adapt`: hyper-util's client, reqwest and any tower service under these limits (features `hyper-util`, `tower`).
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
+#[cfg(any(feature = "hyper-util", feature = "tower"))]
+pub mod adapt;
 #[cfg(feature = "client")]
 pub mod client;
 mod clock;
