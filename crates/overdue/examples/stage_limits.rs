@@ -40,15 +40,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // One call may have limits of its own.
-    let mut limits = Limits::default();
-    limits.wait = Some(Limit::stage(Stage::Wait, ms(50)));
+    let limits = Limits { wait: Some(Limit::stage(Stage::Wait, ms(50))), ..Limits::default() };
     let request = Request::get(format!("http://{addr}/")).extension(limits).body(Empty::<bytes::Bytes>::new())?;
     if let Err(error) = client.call(&Context::root(), request).await {
         println!("of its own: {error}\n");
     }
 
     // Limits that cannot work together are found before anything runs.
-    let client = Client::builder().limit(Limit::stage(Stage::Wait, ms(9_000))).limit(Limit::total(ms(2_000))).build()?;
+    let client =
+        Client::builder().limit(Limit::stage(Stage::Wait, ms(9_000))).limit(Limit::total(ms(2_000))).build()?;
     for conflict in client.conflicts() {
         println!("conflict: {}", conflict.summary);
     }

@@ -116,7 +116,8 @@ fn target(uri: &Uri) -> Result<Target, Failure> {
         Some("https") => (true, 443),
         _ => return Err(usage()),
     };
-    let host = uri.host().map(|host| host.trim_start_matches('[').trim_end_matches(']')).filter(|host| !host.is_empty());
+    let host =
+        uri.host().map(|host| host.trim_start_matches('[').trim_end_matches(']')).filter(|host| !host.is_empty());
     let host = host.ok_or_else(usage)?.to_ascii_lowercase().into();
     Ok(Target { secure, host, port: uri.port_u16().unwrap_or(default_port) })
 }

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use http::{HeaderMap, Request, Uri, Version};
-use overdue_core::{Deadline, DurationText, Limit, Limits};
+use overdue_core::{Deadline, DurationText, Limits};
 
 use super::Call;
 
@@ -104,9 +104,7 @@ impl Redaction {
 
     /// Writes the value of a field as it may be seen.
     fn value(&self, name: &str, value: &[u8], sensitive: bool, out: &mut Vec<u8>) {
-        if self.off {
-            out.extend_from_slice(value);
-        } else if sensitive || self.hides(name, value) {
+        if !self.off && (sensitive || self.hides(name, value)) {
             out.extend_from_slice(HIDDEN.as_bytes());
         } else if value.starts_with(b"/") || value.windows(3).any(|window| window == b"://") {
             self.url(value, out);
@@ -117,6 +115,10 @@ impl Redaction {
 
     /// Writes a URL, or the path of one, without its user and without the values of its query.
     fn url(&self, url: &[u8], out: &mut Vec<u8>) {
+        if self.off {
+            out.extend_from_slice(url);
+            return;
+        }
         let scheme = url.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
         let (start, rest) = url.split_at(scheme);
         let (before, query) = match rest.iter().position(|byte| *byte == b'?') {
@@ -190,8 +192,7 @@ impl Snapshot {
             let mut parts = lines.next().unwrap_or_default().splitn(3, |byte| *byte == b' ');
             out.extend_from_slice(parts.next().unwrap_or_default());
             out.push(b' ');
-            let target = parts.next().unwrap_or_default();
-            if redaction.off { out.extend_from_slice(target) } else { redaction.url(target, out) }
+            redaction.url(parts.next().unwrap_or_default(), out);
             out.push(b' ');
             out.extend_from_slice(parts.next().unwrap_or_default());
         });
@@ -209,10 +210,15 @@ impl Snapshot {
     pub(super) fn http2(redaction: &Redaction, call: &Call<'_>, head: &Request<()>) -> Box<Self> {
         let uri: &Uri = head.uri();
         let mut out = Lines::default();
-        out.field(redaction, ":method", head.method().as_str().as_bytes(), false);
-        out.field(redaction, ":scheme", uri.scheme_str().unwrap_or_default().as_bytes(), false);
-        out.field(redaction, ":authority", uri.authority().map_or("", |authority| authority.as_str()).as_bytes(), false);
-        out.field(redaction, ":path", uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes(), false);
+        let pseudo = [
+            (":method", head.method().as_str()),
+            (":scheme", uri.scheme_str().unwrap_or_default()),
+            (":authority", uri.authority().map_or("", |authority| authority.as_str())),
+            (":path", uri.path_and_query().map_or("/", |path| path.as_str())),
+        ];
+        for (name, value) in pseudo {
+            out.field(redaction, name, value.as_bytes(), false);
+        }
         for (name, value) in head.headers() {
             out.field(redaction, name.as_str(), value.as_bytes(), value.is_sensitive());
         }
@@ -267,7 +273,7 @@ impl fmt::Display for Snapshot {
             write!(f, ", {} left of {}", DurationText(remaining), deadline.limit())?;
         }
         // What can still fire once a request is under way.
-        let ahead: [Option<&Limit>; 3] = [self.limits.send.as_ref(), self.limits.wait.as_ref(), self.limits.gap.as_ref()];
+        let ahead = [&self.limits.send, &self.limits.wait, &self.limits.gap];
         for (index, limit) in ahead.into_iter().flatten().enumerate() {
             write!(f, "{}{limit}", if index == 0 { "; limits: " } else { ", " })?;
         }

@@ -31,7 +31,7 @@ fn uri(text: impl AsRef<str>) -> Uri {
 }
 
 fn found(error: &ClientError) -> &Error {
-    Error::find(error).unwrap_or_else(|| panic!("no Error in {error:?}"))
+    Error::find(error).unwrap()
 }
 
 #[tokio::test]

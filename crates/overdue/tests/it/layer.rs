@@ -18,7 +18,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use crate::{client, ms, poll_once, root, server::Server};
 
 fn found<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a Error {
-    Error::find(error).unwrap_or_else(|| panic!("no Error in {error:?}"))
+    Error::find(error).unwrap()
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,9 +27,10 @@ async fn listening() -> (Server, Arc<Mutex<Vec<String>>>) {
         async move {
             loop {
                 let head = peer.head().await?;
-                let length = head.split("content-length: ").nth(1).map_or(0, |rest| {
-                    rest.lines().next().unwrap().parse().unwrap()
-                });
+                let length = head
+                    .split("content-length: ")
+                    .nth(1)
+                    .map_or(0, |rest| rest.lines().next().unwrap().parse().unwrap());
                 kept.lock().unwrap().push(head);
                 peer.read_exact(length).await?;
                 peer.send(OK).await?;
@@ -83,7 +84,8 @@ async fn without_secrets_it_is_byte_by_byte_what_the_server_got() {
 #[tokio::test]
 async fn secrets_are_hidden_and_the_rest_is_seen() {
     let (server, heads) = listening().await;
-    let client = asking(Redaction::default().hide("X-Tenant").hide("page").show("q").show("page").show("idempotency-key"));
+    let client =
+        asking(Redaction::default().hide("X-Tenant").hide("page").show("q").show("page").show("idempotency-key"));
     let url = server.url("/find?q=rust&sig=abc=d&page=2&flag&=v&");
     let mut marked = HeaderValue::from_static("marked");
     marked.set_sensitive(true);
@@ -278,7 +280,8 @@ async fn over_http2_the_order_is_that_of_the_wire() {
     })
     .await;
     let error = h2c().snapshot(Redaction::default()).build().unwrap().get(&root(), &server.url("/")).await.unwrap_err();
-    let names: Vec<_> = text(&error.snapshots()[0]).lines().filter_map(|line| line.get(1..)?.split(':').next()).collect();
+    let names: Vec<_> =
+        text(&error.snapshots()[0]).lines().filter_map(|line| line.get(1..)?.split(':').next()).collect();
     assert_eq!(names[..4], ["method", "scheme", "authority", "path"]);
     // HPACK's static table: 2 is ":method GET", 6 ":scheme http", 1 the name ":authority", 4 ":path /".
     let block = block.lock().unwrap().clone();
