@@ -185,6 +185,14 @@ async fn what_was_not_sent_is_not_there() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = asking(Redaction::default()).get(&root(), &format!("http://{free}/")).await.unwrap_err();
     assert!(error.stage() == Stage::Connect && error.snapshots().is_empty(), "{error}");
+
+    // A limit that has passed before it begins: there is a connection, and nothing goes over it.
+    let server = Server::answering(OK).await;
+    for builder in [Client::builder(), h2c()] {
+        let client = builder.limit(Limit::stage(Stage::Send, ms(0))).snapshot(Redaction::default()).build().unwrap();
+        let error = client.get(&root(), &server.url("/")).await.unwrap_err();
+        assert!(error.stage() == Stage::Send && error.snapshots().is_empty(), "{error}");
+    }
 }
 
 #[tokio::test]
