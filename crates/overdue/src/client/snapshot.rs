@@ -127,7 +127,7 @@ impl Redaction {
         };
         out.extend_from_slice(start);
         let authority = before.split(|byte| *byte == b'/').next().unwrap_or_default();
-        match authority.iter().rposition(|byte| *byte == b'@').filter(|_| scheme > 0) {
+        match authority.iter().rposition(|byte| *byte == b'@') {
             Some(at) => {
                 out.extend_from_slice(HIDDEN.as_bytes());
                 out.extend_from_slice(before.get(at..).unwrap_or_default());

@@ -128,7 +128,10 @@ async fn a_write_that_the_peer_does_not_take_has_a_limit_and_evidence() {
     let client = client(Connector::from(tls()).write_idle(Limit::stage(Stage::Send, ms(100))));
     // More than all buffers between here and there.
     let body = Full::new(Bytes::from(vec![0; 64 << 20]));
-    let error = client.request(Request::post(server.url("/")).body(body).unwrap()).await.unwrap_err();
+    let calling = client.request(Request::post(server.url("/")).body(body).unwrap());
+    // Of the two limits the one for the silence is the earlier by far.
+    let call = root().child(Limit::total(ms(20_000)));
+    let error = call.run(Stage::Handle, calling).await.unwrap().unwrap_err();
     let found = found(&error);
     assert_eq!((found.stage(), found.limit().unwrap().value), (Stage::Send, ms(100)), "{found}");
     assert_eq!(found.cause(), Cause::PeerNotReading, "{found}");
