@@ -34,7 +34,6 @@ use http::{HeaderMap, Method, Request, Response, Uri, header::HOST};
 use overdue_core::{
     ConnectionReport, Limits, Stage, Verdict,
     facts::{Failure, PoolFacts},
-    micros,
 };
 
 pub use self::{
@@ -51,7 +50,7 @@ use self::{
     upload::Upload,
 };
 use crate::{
-    Context, Error,
+    Context, Error, clock,
     dial::{Dialer, Target},
     error::BoxError,
     h1::{
@@ -162,7 +161,8 @@ impl Client {
     where
         B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let log = CallLog::new();
+        let now = clock::now();
+        let log = CallLog::starting(now);
         let mut outgoing = match Outgoing::new(request) {
             Ok(outgoing) => outgoing,
             Err(failure) => return Err(log.fail(Stage::Queue, failure.into())),
@@ -174,7 +174,8 @@ impl Client {
         let limits = limits.as_ref().unwrap_or(&self.inner.limits);
         let redaction = outgoing.redaction.take();
         let redaction = redaction.as_deref().or(self.inner.snapshot.as_ref());
-        let context = limits.total.as_ref().map_or_else(|| context.clone(), |total| context.child(total.clone()));
+        let context =
+            limits.total.as_ref().map_or_else(|| context.clone(), |total| context.child_at(now, total.clone()));
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -271,7 +272,12 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Outgoing<B> {
         let port = authority.port_u16().unwrap_or(default_port);
         let authority =
             if port == default_port { authority.host().to_owned() } else { format!("{}:{port}", authority.host()) };
-        let target = Target { secure, host: host.to_ascii_lowercase().into(), port };
+        let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            host.to_ascii_lowercase().into()
+        } else {
+            host.into()
+        };
+        let target = Target { secure, host, port };
         let framing = request_framing(&body, &parts.headers);
         let body = (framing != Framing::Empty).then(|| Upload::new(body));
         let limits = parts.extensions.remove::<Limits>();
@@ -322,10 +328,9 @@ impl Call<'_> {
             body.prepare(outgoing.framing);
         }
         match offer {
-            Offer::Kept(mut connection, idle) => {
-                connection.report = ConnectionReport { reused: true, idle_us: micros(idle), ..connection.report };
+            Offer::Kept(connection, idle) => {
                 self.log.exchange(|exchange| exchange.reused_after = Some(idle));
-                self.http1(connection, outgoing, true).await
+                self.http1(connection, outgoing, Some(idle)).await
             }
             Offer::Stream(permit) => Box::pin(self.http2(Ok(permit), outgoing, true)).await,
             // Boxed, because it is large and rare: every call in flight would carry the room for it.
@@ -367,27 +372,34 @@ impl Call<'_> {
         let mut report = ConnectionReport { id: slot.id, ..dialed.report };
         if dialed.h2 || self.inner.version == VersionChoice::Http2 {
             report.protocol = Some("h2");
-            self.log.set_connection(report.clone());
+            let report = Arc::new(report);
+            self.log.set_connection(Arc::clone(&report), None);
             self.http2(Err(NewHttp2 { transport: dialed.transport, slot, report }), outgoing, false).await
         } else {
             slot.speaks_h1();
-            self.http1(Box::new(Http1::new(dialed.transport, slot, report)), outgoing, false).await
+            self.http1(Box::new(Http1::new(dialed.transport, slot, report.into())), outgoing, None).await
         }
     }
 
-    async fn http1<B>(&self, mut connection: Box<Http1>, outgoing: &mut Outgoing<B>, kept: bool) -> Attempted
+    /// `idle` is how long a connection lay in the pool, if it comes from there.
+    async fn http1<B>(
+        &self,
+        mut connection: Box<Http1>,
+        outgoing: &mut Outgoing<B>,
+        idle: Option<Duration>,
+    ) -> Attempted
     where
         B: http_body::Body<Error: Into<BoxError>>,
     {
         let (log, limits) = (self.log, self.limits);
-        log.set_connection(connection.report.clone());
+        log.set_connection(Arc::clone(&connection.report), idle);
         let failed = |connection: &Http1, stage, trouble: Trouble, outgoing: &Outgoing<B>| {
             connection.note(log);
             let sent = connection.sent_bytes() > 0;
             let answered = connection.response_bytes() > 0;
             let again = outgoing.is_whole() && !answered && (!sent || outgoing.is_idempotent());
             log.set_replayable(again);
-            let dead = kept && trouble.is_dead_connection();
+            let dead = idle.is_some() && trouble.is_dead_connection();
             let err = log.fail(stage, trouble.with_socket(connection.wire().observe()));
             (err, if again && dead { Again::DeadConnection } else { Again::No })
         };
@@ -445,7 +457,7 @@ impl Call<'_> {
         B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         let (log, limits) = (self.log, self.limits);
-        let started = crate::clock::now();
+        let started = clock::now();
         let failed = |exchange: Option<&Http2Exchange>, stage, trouble: Trouble, outgoing: &Outgoing<B>| {
             let again = outgoing.is_whole() && (trouble.unprocessed || exchange.is_none() || outgoing.is_idempotent());
             log.set_replayable(again);
@@ -478,7 +490,7 @@ impl Call<'_> {
                 Err(new) => new.begin().await?,
             };
             if let Some(connection) = permit.connection() {
-                log.set_connection(connection.report_of_call(permit.idle));
+                log.set_connection(Arc::clone(connection.report()), permit.idle);
                 log.exchange(|exchange| exchange.reused_after = permit.idle);
             }
             let begun = Http2Exchange::begin(permit, head, outgoing.body.as_mut(), outgoing.framing, log)?;
@@ -504,7 +516,7 @@ impl Call<'_> {
         log.exchange(|facts| {
             // The bytes of a head are the connection's business; that there was one is what matters.
             facts.response_bytes = 1;
-            facts.last_read = Some(crate::clock::now());
+            facts.last_read = Some(clock::now());
         });
         log.set_replayable(outgoing.is_idempotent() && outgoing.is_whole());
         let (mut parts, stream) = response.into_parts();
@@ -522,7 +534,7 @@ impl Call<'_> {
 struct NewHttp2 {
     transport: crate::transport::Transport,
     slot: Slot,
-    report: ConnectionReport,
+    report: Arc<ConnectionReport>,
 }
 
 impl NewHttp2 {

@@ -21,18 +21,24 @@ mod current;
 mod scope;
 mod tree;
 
-use std::{any::Any, fmt, panic::Location, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    fmt,
+    panic::Location,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use overdue_core::{Deadline, Limit, Stage};
 
-pub(crate) use bound::{Bound, Interrupted, LATE, Watch};
+pub(crate) use bound::{Bound, Interrupted, Watch, forbidden, lateness};
 pub use cause::CancelCause;
 #[cfg(feature = "tower")]
 pub(crate) use current::entered;
 pub(crate) use current::within;
 pub use current::{LostDeadline, lost_deadlines};
 pub use scope::{Scope, ScopeError, Spawner, StrayTasks, Task, TaskInfo, TaskState, stray_tasks};
-use tree::Node;
+use tree::{Node, Waiter};
 
 use crate::{Error, clock};
 
@@ -68,7 +74,11 @@ impl Context {
     /// remembers what was asked for ([`Deadline::asked`]) and who clipped it ([`Deadline::clipped_by`]).
     #[must_use]
     pub fn child(&self, limit: Limit) -> Self {
-        let deadline = Deadline::after(clock::now(), limit).clipped(self.node.deadline());
+        self.child_at(clock::now(), limit)
+    }
+
+    pub(crate) fn child_at(&self, now: Instant, limit: Limit) -> Self {
+        let deadline = Deadline::after(now, limit).clipped(self.node.deadline());
         Self { node: Arc::new(Node::child(&self.node, Some(deadline))) }
     }
 
@@ -133,7 +143,8 @@ impl Context {
     /// Waits until this context is cancelled. Never ends otherwise: give it to `select!`, or use
     /// [`run`](Self::run). Cancel safe.
     pub async fn cancelled(&self) -> Arc<CancelCause> {
-        tree::Cancelled::new(Arc::clone(&self.node)).await
+        let mut waiter = Waiter::default();
+        std::future::poll_fn(|cx| waiter.poll(cx, &self.node)).await
     }
 
     /// A guard that cancels this context when it is dropped.
@@ -156,13 +167,17 @@ impl Context {
     /// Dropping the returned future drops `work`.
     pub async fn run<F: Future>(&self, stage: Stage, work: F) -> Result<F::Output, Error> {
         let started = clock::now();
-        let settled = Bound::new(self, self.deadline().cloned(), within(self.clone(), work)).await;
-        settled.result.map_err(|interrupted| Error::from_interrupted(stage, started, interrupted, settled.late_by))
+        let work = within(self.clone(), work);
+        match Bound::new(self, self.deadline(), started, work).await {
+            Ok(output) => Ok(output),
+            Err(interrupted) => Err(Error::from_interrupted(stage, started, self.deadline(), interrupted)),
+        }
     }
 
-    pub(crate) fn stage_deadline(&self, limit: Option<&Limit>) -> Option<Deadline> {
+    /// The deadline of a stage that begins at `now`.
+    pub(crate) fn stage_deadline(&self, now: Instant, limit: Option<&Limit>) -> Option<Deadline> {
         match limit {
-            Some(limit) => Some(Deadline::after(clock::now(), limit.clone()).clipped(self.deadline())),
+            Some(limit) => Some(Deadline::after(now, limit.clone()).clipped(self.deadline())),
             None => self.deadline().cloned(),
         }
     }

@@ -67,7 +67,7 @@ impl Dialer {
             protocol: (!target.secure).then_some("http/1.1"),
             ..ConnectionReport::default()
         };
-        log.set_connection(report.clone());
+        log.set_connection(Arc::new(report.clone()), None);
         if !target.secure {
             return Ok(Dialed { transport: Transport::Plain(wire), h2: false, report });
         }
@@ -92,7 +92,7 @@ impl Dialer {
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         report.protocol = Some(if h2 { "h2" } else { "http/1.1" });
         report.tls = Some(tls);
-        log.set_connection(report.clone());
+        log.set_connection(Arc::new(report.clone()), None);
         Ok(Dialed { transport: Transport::Tls(Box::new(stream)), h2, report })
     }
 

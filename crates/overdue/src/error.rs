@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt, io, sync::Arc, time::Instant};
 
 use overdue_core::{
-    Cause, DurationText, Limit, LimitReport, Outcome, Report, SpanOutcome, Stage, Timeline,
+    Cause, Deadline, DurationText, Limit, LimitReport, Outcome, Report, SpanOutcome, Stage, Timeline,
     facts::{CallFacts, Failure, OsFailure},
     judge,
 };
@@ -78,10 +78,11 @@ impl Error {
     pub(crate) fn from_interrupted(
         stage: Stage,
         started: Instant,
+        deadline: Option<&Deadline>,
         interrupted: Interrupted,
-        late_by: std::time::Duration,
     ) -> Self {
         let now = clock::now();
+        let late_by = interrupted.late_by(deadline, now);
         let mut timeline = Timeline::new(started);
         timeline.begin(stage, started, None);
         let (failure, cancel) = interrupted.into_failure();

@@ -37,6 +37,7 @@ pub mod resolve;
 mod socket;
 #[cfg(feature = "client")]
 pub mod stream;
+mod timer;
 #[cfg(feature = "client")]
 mod tls;
 #[cfg(feature = "client")]

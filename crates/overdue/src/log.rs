@@ -11,13 +11,14 @@ use std::{
 use overdue_core::{
     ConnectionReport, Deadline, Limit, NotVisible, Outcome, Report, SpanOutcome, Stage, Timeline,
     facts::{CallFacts, DnsFacts, ExchangeFacts, Failure, H2Facts, OsFailure, PoolFacts, SocketFacts},
+    micros,
 };
 
 use crate::{
     Error,
     client::Snapshot,
     clock,
-    context::{Bound, CancelCause, Context, Interrupted},
+    context::{Bound, CancelCause, Context, Interrupted, lateness},
     error::BoxError,
     observe::{News, Observer, Watched},
 };
@@ -31,7 +32,8 @@ struct Entries {
     timeline: Timeline,
     ended: Option<Outcome>,
     exchange: ExchangeFacts,
-    connection: Option<ConnectionReport>,
+    /// And how long it had been idle, if it was in use before.
+    connection: Option<(Arc<ConnectionReport>, Option<Duration>)>,
     dns: Option<DnsFacts>,
     /// The pool when this call had waited and got its turn.
     pool: Option<PoolFacts>,
@@ -92,9 +94,15 @@ impl Trouble {
 }
 
 impl CallLog {
+    /// The log of a call that begins now.
     pub(crate) fn new() -> Self {
+        Self::starting(clock::now())
+    }
+
+    /// The log of a call that began at `now`.
+    pub(crate) fn starting(now: Instant) -> Self {
         Self(Arc::new(Mutex::new(Entries {
-            timeline: Timeline::new(clock::now()),
+            timeline: Timeline::new(now),
             ended: None,
             exchange: ExchangeFacts::default(),
             connection: None,
@@ -137,10 +145,9 @@ impl CallLog {
 
     /// The log of a single operation on a connection, which has run as `stage` since `started`.
     pub(crate) fn of_operation(stage: Stage, started: Instant, deadline: Option<&Deadline>) -> Self {
-        let log = Self::new();
+        let log = Self::starting(started);
         {
             let mut entries = log.lock();
-            entries.timeline = Timeline::new(started);
             entries.timeline.begin(stage, started, deadline);
             entries.replayable = false;
         }
@@ -159,41 +166,48 @@ impl CallLog {
         limit: Option<&Limit>,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Trouble> {
-        let deadline = context.stage_deadline(limit);
-        self.begin(stage, deadline.as_ref());
-        let settled = Bound::new(context, deadline, work).await;
+        let started = clock::now();
+        let deadline = context.stage_deadline(started, limit);
+        let deadline = deadline.as_ref();
+        self.begin(stage, started, deadline);
+        let bound = Bound::new(context, deadline, started, work).await;
         let now = clock::now();
-        let result = match settled.result {
-            Ok(result) => result.map_err(Into::into),
-            Err(interrupted) => Err(Trouble::interrupted(interrupted, settled.late_by)),
+        let (result, late_by) = match bound {
+            Ok(result) => (result.map_err(Into::into), lateness(deadline, now)),
+            Err(interrupted) => {
+                let late_by = interrupted.late_by(deadline, now);
+                (Err(Trouble::interrupted(interrupted, late_by)), late_by)
+            }
         };
         let outcome = match &result {
             Ok(_) => SpanOutcome::Done,
             Err(trouble) => span_outcome(trouble.failure.as_ref()),
         };
-        self.change(|entries| entries.timeline.finish_late(now, settled.late_by, outcome));
+        self.change(|entries| entries.timeline.finish_late(now, late_by, outcome));
         result
     }
 
-    pub(crate) fn begin(&self, stage: Stage, deadline: Option<&Deadline>) {
-        self.change(|entries| entries.timeline.begin(stage, clock::now(), deadline));
+    pub(crate) fn begin(&self, stage: Stage, now: Instant, deadline: Option<&Deadline>) {
+        self.change(|entries| entries.timeline.begin(stage, now, deadline));
     }
 
     pub(crate) fn exchange(&self, change: impl FnOnce(&mut ExchangeFacts)) {
         change(&mut self.lock().exchange);
     }
 
-    pub(crate) fn set_connection(&self, connection: ConnectionReport) {
-        self.lock().connection = Some(connection);
+    pub(crate) fn set_connection(&self, connection: Arc<ConnectionReport>, idle: Option<Duration>) {
+        let former = self.lock().connection.replace((connection, idle));
+        drop(former);
     }
 
     pub(crate) fn set_dns(&self, dns: DnsFacts) {
         self.lock().dns = Some(dns);
     }
 
-    /// How long this call has waited in the pool's queue.
+    /// How long this call has waited in the pool's queue, which it has left.
     pub(crate) fn queued(&self) -> Duration {
-        self.lock().timeline.time_in(Stage::Queue, clock::now())
+        let entries = self.lock();
+        entries.timeline.spans().iter().filter(|span| span.stage == Stage::Queue).map(|span| span.duration).sum()
     }
 
     pub(crate) fn set_pool(&self, pool: PoolFacts) {
@@ -216,9 +230,9 @@ impl CallLog {
     }
 
     /// The call has ended well.
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&self, now: Instant) {
         self.change(|entries| {
-            entries.timeline.end(clock::now(), SpanOutcome::Done);
+            entries.timeline.end(now, SpanOutcome::Done);
             entries.ended.get_or_insert(Outcome::Ok);
         });
         self.tell_end(None);
@@ -276,7 +290,7 @@ impl CallLog {
         let entries = self.lock();
         let now = clock::now();
         let mut report = Report::new(entries.ended.unwrap_or(Outcome::Ok), &entries.timeline, now);
-        report.connection = entries.connection.clone();
+        report.connection = entries.connection_report();
         report.attempts = entries.attempts.clone();
         report
     }
@@ -296,6 +310,12 @@ impl CallLog {
 }
 
 impl Entries {
+    fn connection_report(&self) -> Option<ConnectionReport> {
+        let (connection, idle) = self.connection.as_ref()?;
+        let idle_us = idle.map_or(0, micros);
+        Some(ConnectionReport { reused: idle.is_some(), idle_us, ..(**connection).clone() })
+    }
+
     fn fail(&mut self, stage: Stage, trouble: Trouble) -> Error {
         let now = clock::now();
         let failure = trouble.failure.unwrap_or(Failure::Other("no reason was given".to_owned()));
@@ -331,7 +351,7 @@ impl Entries {
             Outcome::Failed
         });
         let report = error.report_mut();
-        report.connection = self.connection.clone();
+        report.connection = self.connection_report();
         report.attempts = self.attempts.clone();
         report.not_visible = not_visible;
         error

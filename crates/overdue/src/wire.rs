@@ -4,6 +4,8 @@
 //! without owning it and without a duplicate of its descriptor, so that evidence never keeps a connection open longer
 //! than the error that holds it.
 
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::{
     fmt, io,
     net::{Shutdown, SocketAddr},
@@ -18,6 +20,8 @@ use std::{
 };
 
 use overdue_core::facts::SocketFacts;
+#[cfg(unix)]
+use rustix::net::RecvFlags;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -144,7 +148,6 @@ impl Wire {
         let facts = match &self.0.io {
             #[cfg(unix)]
             Io::Tcp(stream) => {
-                use std::os::fd::AsFd;
                 let peer = match self.0.peer {
                     Peer::Addr(addr) => Some(addr),
                     Peer::Path(_) => None,
@@ -164,7 +167,6 @@ impl Wire {
     pub(crate) fn drained(&self) -> Option<i64> {
         #[cfg(target_os = "linux")]
         let waiting = {
-            use std::os::fd::AsFd;
             match &self.0.io {
                 Io::Tcp(stream) => socket::unacknowledged_bytes(stream.as_fd()),
                 Io::Unix(stream) => socket::unacknowledged_bytes(stream.as_fd()),
@@ -178,6 +180,11 @@ impl Wire {
 
     pub(crate) fn downgrade(&self) -> WeakWire {
         WeakWire(Arc::downgrade(&self.0))
+    }
+
+    /// Ready once a read may find something.
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.io.poll_read_ready(cx)
     }
 
     /// Whether the peer has said something, or closed, that nobody has read. Without a look at it: the answer of
@@ -203,8 +210,19 @@ impl Wire {
         }
     }
 
-    fn note_written(&self, bytes: usize) {
-        self.0.written_bytes.fetch_add(bytes as u64, Relaxed);
+    fn poll_written(&self, cx: &mut Context<'_>, write: impl Fn(&Io) -> io::Result<usize>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.io.poll_write_ready(cx))?;
+            match write(&self.0.io) {
+                Ok(bytes) => {
+                    self.0.written_bytes.fetch_add(bytes as u64, Relaxed);
+                    return Poll::Ready(Ok(bytes));
+                }
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Poll::Ready(Err(err)),
+            }
+        }
     }
 }
 
@@ -241,31 +259,40 @@ impl Io {
         }
     }
 
-    /// A read that does not fill the buffer has emptied the socket: the runtime is told so, as it is after EAGAIN, and
-    /// the next look at the socket costs no system call.
+    /// Reads into the room of `buf`, which is not initialized first. A read that does not fill it has emptied the socket:
+    /// the runtime is told so, as it is after EAGAIN, and the next look at the socket costs no system call.
     #[cfg(unix)]
-    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut bytes = 0;
-        let room = buf.len();
-        let drained =
-            |read: usize| if 0 < read && read < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) };
-        let outcome = match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || {
-                bytes = rustix::io::read(stream, &mut *buf)?;
-                drained(bytes)
-            }),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, || {
-                bytes = rustix::io::read(stream, &mut *buf)?;
-                drained(bytes)
-            }),
+    #[expect(unsafe_code, reason = "16 KiB of zeroes for each read of some hundred bytes are not free")]
+    fn try_read(&self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+        let (mut bytes, room) = (0, buf.remaining());
+        let mut read = |fd: BorrowedFd<'_>| {
+            // SAFETY: nothing is written to the room but by `recv`, which takes no initialized byte away.
+            let free = unsafe { buf.unfilled_mut() };
+            bytes = rustix::net::recv(fd, free, RecvFlags::empty())?.0.0.len();
+            if 0 < bytes && bytes < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         };
+        let outcome = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || read(stream.as_fd())),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || read(stream.as_fd())),
+        };
+        // SAFETY: the kernel has filled so many.
+        unsafe { buf.assume_init(bytes) };
+        buf.advance(bytes);
         if bytes > 0 { Ok(bytes) } else { outcome.map(|()| 0) }
     }
 
     #[cfg(not(unix))]
-    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+    fn try_read(&self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.try_read(buf),
+            Self::Tcp(stream) => stream.try_read_buf(buf),
+        }
+    }
+
+    fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(buf),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_write(buf),
         }
     }
 
@@ -291,11 +318,10 @@ impl AsyncRead for Wire {
         let shared = &self.0;
         loop {
             ready!(shared.io.poll_read_ready(cx))?;
-            let free = buf.initialize_unfilled();
-            match shared.io.try_read(free) {
-                Ok(bytes) => {
-                    self.note_read(free.get(..bytes).unwrap_or_default());
-                    buf.advance(bytes);
+            let before = buf.filled().len();
+            match shared.io.try_read(buf) {
+                Ok(_) => {
+                    self.note_read(buf.filled().get(before..).unwrap_or_default());
                     return Poll::Ready(Ok(()));
                 }
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
@@ -308,7 +334,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
+        self.poll_written(cx, |io| io.try_write(buf))
     }
 
     fn poll_write_vectored(
@@ -316,18 +342,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.io.poll_write_ready(cx))?;
-            match self.0.io.try_write_vectored(bufs) {
-                Ok(bytes) => {
-                    self.note_written(bytes);
-                    return Poll::Ready(Ok(bytes));
-                }
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) => return Poll::Ready(Err(err)),
-            }
-        }
+        self.poll_written(cx, |io| io.try_write_vectored(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

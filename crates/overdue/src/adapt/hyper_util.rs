@@ -44,7 +44,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
 
 use crate::{
-    Context, Error,
+    Context, Error, clock,
     dial::Target,
     log::CallLog,
     stream::{Connector as StreamConnector, Stream},
@@ -100,7 +100,7 @@ impl Connector {
             error.report_mut().not_visible.push(not_visible());
             error
         })?;
-        log.end();
+        log.end(clock::now());
         let mut report = log.report();
         report.not_visible.push(not_visible());
         let (h2, stream) = (dialed.h2, Stream::from_transport(dialed.transport));

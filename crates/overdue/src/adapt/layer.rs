@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use crate::{
     BoxError, CancelGuard, Context, Error, clock,
-    context::{Bound, entered, within},
+    context::{Watch, entered, within},
 };
 
 /// Gives every request a context of its own, with a limit for the whole of its work.
@@ -177,11 +177,12 @@ where
         let Settings { limit, stage } = self.layer.settings.clone();
         let started = clock::now();
         let parent = C::context_of(&request).or_else(Context::current).unwrap_or_else(Context::root);
-        let context = parent.child(limit);
+        let context = parent.child_at(started, limit);
         C::give(&mut request, &context);
         let work = entered(context.clone(), || self.inner.call(request));
-        let work = Bound::new(&context, context.deadline().cloned(), within(context.clone(), work));
-        ContextFuture { work, stage, started, guard: Some(context.cancel_on_drop()) }
+        let work = within(context.clone(), work);
+        let guard = Some(context.cancel_on_drop());
+        ContextFuture { work, context, stage, started, polled: false, watch: Watch::default(), guard }
     }
 }
 
@@ -189,9 +190,12 @@ pin_project! {
     /// The future of a [`ContextService`].
     pub struct ContextFuture<F> {
         #[pin]
-        work: Bound<TaskLocalFuture<Context, F>>,
+        work: TaskLocalFuture<Context, F>,
+        context: Context,
         stage: Stage,
         started: Instant,
+        polled: bool,
+        watch: Watch,
         guard: Option<CancelGuard>,
     }
 }
@@ -205,15 +209,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let settled = ready!(this.work.poll(cx));
+        let deadline = this.context.deadline();
+        let begins = (!std::mem::replace(this.polled, true)).then(clock::now);
+        let done = ready!(this.watch.poll_work(cx, this.context, deadline, begins, this.work));
         // What the response still needs, its body for one, goes on under the context.
         if let Some(guard) = this.guard.take() {
             guard.disarm();
         }
-        Poll::Ready(match settled.result {
+        Poll::Ready(match done {
             Ok(result) => result.map_err(Into::into),
             Err(interrupted) => {
-                let mut error = Error::from_interrupted(*this.stage, *this.started, interrupted, settled.late_by);
+                let mut error = Error::from_interrupted(*this.stage, *this.started, deadline, interrupted);
                 error.report_mut().not_visible.push(NotVisible {
                     what: "the stages inside",
                     why: format!("what ran as {} told of no stage of its own", this.stage),

@@ -10,10 +10,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use overdue_core::{
-    Limit, Stage,
+    Deadline, Limit, Stage,
     facts::{ExchangeFacts, Failure},
 };
-use pin_project_lite::pin_project;
 
 use super::{http1::Http1Body, http2::Http2Body};
 use crate::{
@@ -29,26 +28,25 @@ use crate::{
 /// for a piece counts for the call, not for the gap; a body that is kept and never polled is ended by nobody.
 ///
 /// Dropped before its end, it closes its connection (HTTP/1) or cancels its stream (HTTP/2).
-pub struct Body(Option<Pin<Box<Live>>>);
+pub struct Body(Option<Box<Live>>);
 
-pin_project! {
-    struct Live {
-        source: Source,
-        log: CallLog,
-        context: Context,
-        gap: Option<Limit>,
-        #[pin]
-        watch: Watch,
-        // An operation is running: a piece was asked for and is not here yet.
-        pending: bool,
-        // When the last piece was handed over.
-        handed_over: Instant,
-        // How long nobody asked for the next one, in all.
-        away: Duration,
-        last_piece: Option<Instant>,
-        bytes: u64,
-        expected: Option<u64>,
-    }
+struct Live {
+    source: Source,
+    log: CallLog,
+    context: Context,
+    gap: Option<Limit>,
+    watch: Watch,
+    /// Of the piece that was asked for and is not here yet.
+    deadline: Option<Deadline>,
+    /// An operation is running: a piece was asked for and is not here yet.
+    pending: bool,
+    /// When the last piece was handed over.
+    handed_over: Instant,
+    /// How long nobody asked for the next one, in all.
+    away: Duration,
+    last_piece: Option<Instant>,
+    bytes: u64,
+    expected: Option<u64>,
 }
 
 pub(crate) enum Source {
@@ -81,20 +79,21 @@ impl Body {
         gap: Option<Limit>,
         log: CallLog,
     ) -> Self {
+        let now = clock::now();
         if source.is_done() {
-            log.end();
+            log.end(now);
             return Self(None);
         }
-        log.begin(Stage::Receive, None);
-        let watch = Watch::new(&context, None);
-        Self(Some(Box::pin(Live {
+        log.begin(Stage::Receive, now, None);
+        Self(Some(Box::new(Live {
             source,
             log,
             context,
             gap,
-            watch,
+            watch: Watch::default(),
+            deadline: None,
             pending: false,
-            handed_over: clock::now(),
+            handed_over: now,
             away: Duration::ZERO,
             last_piece: None,
             bytes: 0,
@@ -129,7 +128,7 @@ impl Body {
 
     fn fail(&mut self, trouble: Trouble) -> Error {
         match self.0.take() {
-            Some(mut live) => live.as_mut().fail(trouble),
+            Some(live) => live.fail(trouble),
             None => CallLog::new().fail(Stage::Receive, trouble),
         }
     }
@@ -143,12 +142,12 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         let Some(live) = this.0.as_mut() else { return Poll::Ready(None) };
-        let piece = match ready!(live.as_mut().poll_piece(cx)) {
+        let piece = match ready!(live.poll_piece(cx)) {
             Ok(piece) => piece,
             Err(trouble) => return Poll::Ready(Some(Err(this.fail(trouble)))),
         };
         if piece.is_none() || live.source.is_done() {
-            live.log.end();
+            live.log.end(live.handed_over);
             this.0 = None;
         }
         Poll::Ready(match piece {
@@ -187,58 +186,58 @@ impl fmt::Debug for Body {
 }
 
 impl Live {
-    fn poll_piece(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Result<Option<Piece>, Trouble>> {
-        let mut this = self.project();
-        let begins = !*this.pending;
+    fn poll_piece(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Option<Piece>, Trouble>> {
+        let now = clock::now();
+        let begins = !self.pending;
         if begins {
-            let now = clock::now();
-            *this.away += now.saturating_duration_since(*this.handed_over);
-            if let Some(interrupted) = interrupted(this.context, now) {
+            self.away += now.saturating_duration_since(self.handed_over);
+            if let Some(interrupted) = interrupted(&self.context, now) {
                 return Poll::Ready(Err(Trouble::interrupted(interrupted, Duration::ZERO)));
             }
-            *this.pending = true;
+            self.pending = true;
         }
-        if let Poll::Ready(piece) = this.source.poll_piece(cx) {
-            *this.pending = false;
-            *this.handed_over = clock::now();
+        if let Poll::Ready(piece) = self.source.poll_piece(cx) {
+            self.pending = false;
+            self.handed_over = now;
             if let Ok(Some(Piece::Data(data))) = &piece {
-                *this.bytes += data.len() as u64;
-                *this.last_piece = Some(*this.handed_over);
+                self.bytes += data.len() as u64;
+                self.last_piece = Some(self.handed_over);
             }
             return Poll::Ready(piece);
         }
         if begins {
-            this.watch.as_mut().restart(this.context.stage_deadline(this.gap.as_ref()));
+            self.watch.restart();
+            self.deadline = self.context.stage_deadline(now, self.gap.as_ref());
         }
-        let (interrupted, late_by) = ready!(this.watch.poll(cx));
+        let interrupted = ready!(self.watch.poll(cx, &self.context, self.deadline.as_ref()));
+        let late_by = interrupted.late_by(self.deadline.as_ref(), clock::now());
         Poll::Ready(Err(Trouble::interrupted(interrupted, late_by)))
     }
 
-    fn fail(self: Pin<&mut Self>, mut trouble: Trouble) -> Error {
-        let this = self.project();
-        let (bytes, expected, away) = (*this.bytes, *this.expected, *this.away);
-        match this.source {
+    fn fail(self, mut trouble: Trouble) -> Error {
+        let (bytes, expected, away) = (self.bytes, self.expected, self.away);
+        match &self.source {
             Source::H1(body) => {
                 if let Some(connection) = body.connection() {
-                    connection.note(this.log);
+                    connection.note(&self.log);
                     trouble = trouble.with_socket(connection.observe_body());
                 }
             }
             Source::H2(body) => {
-                let last_read = *this.last_piece;
-                this.log.exchange(|exchange| {
+                let last_read = self.last_piece;
+                self.log.exchange(|exchange| {
                     exchange.response_bytes = exchange.response_bytes.saturating_add(bytes);
                     exchange.last_read = last_read.or(exchange.last_read);
                 });
-                trouble = body.exchange().explain(trouble, last_read.unwrap_or(*this.handed_over));
+                trouble = body.exchange().explain(trouble, last_read.unwrap_or(self.handed_over));
             }
         }
-        this.log.exchange(|exchange: &mut ExchangeFacts| {
+        self.log.exchange(|exchange: &mut ExchangeFacts| {
             exchange.body_bytes = bytes;
             exchange.body_expected = expected;
             exchange.reader_away = away;
         });
-        this.log.fail_for_good(Stage::Receive, trouble)
+        self.log.fail_for_good(Stage::Receive, trouble)
     }
 }
 

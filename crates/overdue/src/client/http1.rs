@@ -4,8 +4,9 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context as TaskContext, Poll, Waker, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -42,12 +43,14 @@ const EMPTY_FRAMES_MAX: usize = 32;
 /// Body data up to this size is copied behind the head, so that both leave in one write.
 const COPY_MAX: usize = 8 * 1024;
 const READ_SIZE: usize = 16 * 1024;
+/// The time between a look at a kept connection and its next request is about this.
+const JUST_NOW: Duration = Duration::from_micros(20);
 
 pub(crate) struct Http1 {
     transport: Transport,
     read: BytesMut,
     slot: Slot,
-    pub(crate) report: ConnectionReport,
+    pub(crate) report: Arc<ConnectionReport>,
     /// Plain bytes of the current response.
     response_bytes: u64,
     last_read: Option<Instant>,
@@ -72,7 +75,7 @@ pub(crate) struct RequestBody<'a, B> {
 }
 
 impl Http1 {
-    pub(crate) fn new(transport: Transport, slot: Slot, report: ConnectionReport) -> Self {
+    pub(crate) fn new(transport: Transport, slot: Slot, report: Arc<ConnectionReport>) -> Self {
         Self {
             transport,
             read: BytesMut::new(),
@@ -101,7 +104,19 @@ impl Http1 {
         let look = pin!(unconstrained(poll_fn(|cx| Poll::Ready(self.poll_fill(cx).is_pending()))));
         let silent = look.poll(&mut TaskContext::from_waker(Waker::noop())) == Poll::Ready(true);
         // And past the runtime, which may not have looked at the socket since that got something to read.
-        silent && self.read.is_empty() && !self.wire().has_unread()
+        silent && self.read.is_empty() && (self.was_read_just_now() || !self.wire().has_unread())
+    }
+
+    /// Whether the last read, which left the socket empty, is as recent as another look would be when the request leaves.
+    fn was_read_just_now(&self) -> bool {
+        self.wire().last_read().is_some_and(|at| clock::now().saturating_duration_since(at) < JUST_NOW)
+    }
+
+    /// Gives back what a connection that lies idle does not need.
+    pub(crate) fn rest(&mut self) {
+        if self.read.is_empty() {
+            self.read = BytesMut::new();
+        }
     }
 
     /// Whether the connection can go back to the pool after a complete exchange.
@@ -225,6 +240,10 @@ impl Http1 {
 
     /// Reads some plain bytes into the buffer.
     fn poll_fill(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
+        if let Transport::Plain(wire) = &self.transport {
+            // A connection that waits needs no room.
+            ready!(wire.poll_read_ready(cx))?;
+        }
         self.read.reserve(READ_SIZE);
         let read = ready!(pin!(self.transport.read_buf(&mut self.read)).poll(cx));
         // rustls reports a peer that closes TCP without close_notify this way. Whether more was due is for the
@@ -238,7 +257,7 @@ impl Http1 {
         };
         if let Ok(bytes @ 1..) = read {
             self.response_bytes += bytes as u64;
-            self.last_read = Some(clock::now());
+            self.last_read = self.wire().last_read();
         }
         Poll::Ready(read)
     }

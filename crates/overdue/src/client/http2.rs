@@ -25,7 +25,6 @@ use http_body::Body as _;
 use overdue_core::{
     ConnectionReport,
     facts::{Failure, H2Facts, OsFailure},
-    micros,
 };
 use slab::Slab;
 use tokio::{
@@ -66,7 +65,7 @@ pub(crate) struct Http2 {
     sender: SendRequest<Bytes>,
     wire: Wire,
     slot: Slot,
-    report: ConnectionReport,
+    report: Arc<ConnectionReport>,
     driver: AbortHandle,
     state: Arc<DriverState>,
     retired: AtomicBool,
@@ -164,7 +163,11 @@ impl DriverState {
 
 impl Http2 {
     /// Begins HTTP/2 on a new connection.
-    pub(crate) async fn handshake(transport: Transport, slot: Slot, report: ConnectionReport) -> Result<Self, Trouble> {
+    pub(crate) async fn handshake(
+        transport: Transport,
+        slot: Slot,
+        report: Arc<ConnectionReport>,
+    ) -> Result<Self, Trouble> {
         let wire = transport.wire().clone();
         let state = Arc::new(DriverState::default());
         let io = Observed { transport, state: Arc::clone(&state) };
@@ -250,10 +253,8 @@ impl Http2 {
             || is_dead(&self.sender)
     }
 
-    /// The connection as one call sees it.
-    pub(crate) fn report_of_call(&self, idle: Option<Duration>) -> ConnectionReport {
-        let idle_us = idle.map_or(0, micros);
-        ConnectionReport { reused: idle.is_some(), idle_us, ..self.report.clone() }
+    pub(crate) const fn report(&self) -> &Arc<ConnectionReport> {
+        &self.report
     }
 
     /// Calls that run go on; no further one begins here.

@@ -109,6 +109,15 @@ impl Host {
     }
 }
 
+/// Whose turn it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    /// One who has just come: those who wait already come first.
+    New,
+    /// The first of those who wait.
+    First,
+}
+
 /// What a call gets from the pool.
 pub(crate) enum Offer {
     /// A kept connection, and how long it had been idle.
@@ -195,9 +204,10 @@ impl Pool {
             let mut discarded = Discarded::default();
             let attempt = {
                 let mut state = self.lock();
-                let host = state.hosts.entry(target.clone()).or_default();
-                // Those who wait already come first.
-                let offer = if host.waiters.is_empty() { self.offer(&mut state, target, &mut discarded) } else { None };
+                if !state.hosts.contains_key(target) {
+                    state.hosts.insert(target.clone(), Host::default());
+                }
+                let offer = self.offer(&mut state, target, Turn::New, &mut discarded);
                 offer.ok_or_else(|| self.queue(&mut state, target))
             };
             drop(discarded);
@@ -246,9 +256,18 @@ impl Pool {
         }
     }
 
-    fn offer(self: &Arc<Self>, state: &mut State, target: &Target, discarded: &mut Discarded) -> Option<Offer> {
-        let now = clock::now();
+    fn offer(
+        self: &Arc<Self>,
+        state: &mut State,
+        target: &Target,
+        turn: Turn,
+        discarded: &mut Discarded,
+    ) -> Option<Offer> {
         let host = state.hosts.get_mut(target)?;
+        if turn == Turn::New && !host.waiters.is_empty() {
+            return None;
+        }
+        let now = clock::now();
         discarded.h2.extend(host.h2.extract_if(.., |connection| connection.is_closed()));
         for connection in &host.h2 {
             let idle = connection.idle_for(now).unwrap_or_default();
@@ -297,7 +316,8 @@ impl Pool {
             let mut queue: BinaryHeap<_> = waiting.collect();
             // A host that gets nothing now is out; one that gets something stands in the queue again.
             while let Some(Reverse((_, target))) = queue.pop() {
-                let Some(offer) = self.offer(&mut state, &target, &mut discarded) else { continue };
+                let offer = self.offer(&mut state, &target, Turn::First, &mut discarded);
+                let Some(offer) = offer else { continue };
                 let Some(host) = state.hosts.get_mut(&target) else { continue };
                 if let Some((_, waiter)) = host.waiters.pop_front() {
                     granted.push((waiter, offer));
@@ -327,16 +347,18 @@ impl Pool {
 
     /// Takes back a connection that can carry another call.
     pub(crate) fn put(self: &Arc<Self>, connection: Box<Http1>) {
-        let surplus = {
+        let (surplus, somebody_waits) = {
             let mut state = self.lock();
             let Some(host) = state.hosts.get_mut(&connection.slot().place.target) else { return };
             host.idle.push((connection, clock::now()));
             let surplus = (host.idle.len() > self.options.idle_per_host).then(|| host.idle.remove(0));
             self.reap_later(&mut state);
-            surplus
+            (surplus, state.waiting > 0)
         };
         drop(surplus);
-        self.serve();
+        if somebody_waits {
+            self.serve();
+        }
     }
 
     /// Shares a new HTTP/2 connection. Its first stream is the caller's. Where another connection of the host has a
@@ -429,6 +451,8 @@ impl State {
                 connection.is_closed() || connection.idle_for(now).is_some_and(|idle| idle >= idle_timeout)
             });
             discarded.h2.extend(h2);
+            let resting = host.idle.iter_mut().filter(|(_, since)| idle_for(*since) >= RESTING);
+            resting.for_each(|(connection, _)| connection.rest());
             let h1 = host.idle.first().map(|(_, since)| idle_for(*since));
             // One in use may become idle at any time.
             let h2 = host.h2.iter().map(|connection| connection.idle_for(now).unwrap_or_default());
@@ -523,6 +547,9 @@ impl Drop for Ticket {
 
 /// How often idle connections are looked at: one that the peer has closed should not linger in CLOSE_WAIT.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// A connection that was idle for so long is likely to go on so.
+const RESTING: Duration = Duration::from_secs(1);
 
 /// Closes idle connections that the peer has closed, or whose time has come; ends when there are none.
 async fn reap(pool: Weak<Pool>, idle_timeout: Duration) {

@@ -1,21 +1,22 @@
 //! Work under a deadline and a context.
 
 use std::{
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
-    task::{Poll, ready},
-    time::Duration,
+    task::{Context as TaskContext, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use overdue_core::{Deadline, Limit};
 use pin_project_lite::pin_project;
-use tokio::{task::coop::unconstrained, time::Sleep};
 
-use super::{CancelCause, Context, tree::Cancelled};
-use crate::clock;
+use super::{CancelCause, Context, tree::Waiter};
+use crate::{clock, timer::Timer};
 
-/// Below this the runtime's timer is as good as it gets: tokio rounds to milliseconds.
-pub(crate) const LATE: Duration = Duration::from_millis(10);
+/// A runtime that is less late than this was not stalled. For limits that are shorter the limit itself is the measure.
+const LATE: Duration = Duration::from_millis(10);
+/// What the least precise of the timers may be late by.
+const IMPRECISE: Duration = Duration::from_millis(2);
 
 /// How often work is polled again after a timer that fired late: tasks that the same stall held up (a resolver, an
 /// HTTP/2 connection) run in between and may have the result.
@@ -32,118 +33,113 @@ pub(crate) enum Interrupted {
     Cancelled(Arc<CancelCause>),
 }
 
-/// How work ended, and how late the runtime was to notice.
-#[derive(Debug)]
-pub(crate) struct Settled<T> {
-    pub(crate) result: Result<T, Interrupted>,
-    /// How long after the deadline the runtime polled this; zero below the timer's own precision.
-    pub(crate) late_by: Duration,
+impl Interrupted {
+    /// How late the runtime was to notice, at `now`, that this deadline had passed.
+    pub(crate) fn late_by(&self, deadline: Option<&Deadline>, now: Instant) -> Duration {
+        match self {
+            Self::Passed(_) => lateness(deadline, now),
+            Self::Past(_) | Self::Cancelled(_) => Duration::ZERO,
+        }
+    }
 }
 
-pin_project! {
-    /// What can interrupt one operation: a deadline and a cancellation. The operation asks [`Watch::before`] once,
-    /// then polls its work, and only while that is pending [`Watch::poll`].
-    pub(crate) struct Watch {
-        deadline: Option<Deadline>,
-        #[pin]
-        sleep: Option<Sleep>,
-        cancelled: Cancelled,
-        grace: u8,
+/// What forbids to begin at `now`.
+pub(crate) fn forbidden(context: &Context, deadline: Option<&Deadline>, now: Instant) -> Option<Interrupted> {
+    if let Some(cause) = context.cancel_cause() {
+        return Some(Interrupted::Cancelled(cause));
     }
+    let past = deadline.filter(|deadline| deadline.passed(now))?;
+    Some(Interrupted::Past(past.limit().clone()))
+}
+
+/// How late the runtime was when it noticed at `now` that the deadline has passed; zero when no timer would do better.
+pub(crate) fn lateness(deadline: Option<&Deadline>, now: Instant) -> Duration {
+    let Some(deadline) = deadline else { return Duration::ZERO };
+    let late = deadline.late_by(now);
+    if late < LATE.min(deadline.limit().value.max(IMPRECISE)) { Duration::ZERO } else { late }
+}
+
+/// What can interrupt one operation at a time: a deadline and the cancellation of a context. Asked only while the work
+/// is pending, and free of cost until then.
+#[derive(Default)]
+pub(crate) struct Watch {
+    timer: Timer,
+    waiter: Waiter,
+    /// Polls granted after a deadline that was noticed late.
+    granted: u8,
 }
 
 impl Watch {
-    pub(crate) fn new(context: &Context, deadline: Option<Deadline>) -> Self {
-        let cancelled = Cancelled::new(Arc::clone(&context.node));
-        Self { deadline, sleep: None, cancelled, grace: GRACE_POLLS }
-    }
-
-    /// The deadline of the operation.
-    pub(crate) fn deadline(&self) -> Option<&Deadline> {
-        self.deadline.as_ref()
-    }
-
     /// Watches the next operation.
-    pub(crate) fn restart(self: Pin<&mut Self>, deadline: Option<Deadline>) {
-        let mut this = self.project();
-        *this.deadline = deadline;
-        this.sleep.set(None);
-        *this.grace = GRACE_POLLS;
+    pub(crate) fn restart(&mut self) {
+        self.timer.clear();
+        self.granted = 0;
     }
 
-    /// What forbids to begin.
-    pub(crate) fn before(&self) -> Option<Interrupted> {
-        if let Some(cause) = self.cancelled.cause() {
-            return Some(Interrupted::Cancelled(cause));
+    /// What ends the operation, whose work is pending. The context is the same at every poll.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        context: &Context,
+        deadline: Option<&Deadline>,
+    ) -> Poll<Interrupted> {
+        if let Poll::Ready(cause) = self.waiter.poll(cx, &context.node) {
+            return Poll::Ready(Interrupted::Cancelled(cause));
         }
-        let past = self.deadline.as_ref().filter(|deadline| deadline.passed(clock::now()))?;
-        Some(Interrupted::Past(past.limit().clone()))
-    }
-
-    /// How long ago the deadline passed; zero below the timer's own precision.
-    pub(crate) fn late_by(&self) -> Duration {
-        let late = self.deadline.as_ref().map_or(Duration::ZERO, |deadline| deadline.late_by(clock::now()));
-        if late < LATE { Duration::ZERO } else { late }
-    }
-
-    /// What ends the operation, whose work is pending, and how late this is noticed.
-    pub(crate) fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<(Interrupted, Duration)> {
-        let mut this = self.as_mut().project();
-        if let Poll::Ready(cause) = Pin::new(this.cancelled).poll(cx) {
-            return Poll::Ready((Interrupted::Cancelled(cause), Duration::ZERO));
-        }
-        let Some(deadline) = this.deadline else { return Poll::Pending };
-        if this.sleep.is_none() {
-            this.sleep.set(Some(tokio::time::sleep_until(deadline.at().into())));
-        }
-        if let Some(sleep) = this.sleep.as_mut().as_pin_mut()
-            && !sleep.is_elapsed()
-        {
-            // Work that uses up the task's budget at every poll must not keep its own limit from firing.
-            ready!(pin!(unconstrained(sleep)).poll(cx));
-        }
-        let limit = deadline.limit().clone();
-        let late_by = self.late_by();
-        if !late_by.is_zero() && self.grace > 0 {
-            *self.project().grace -= 1;
+        let Some(deadline) = deadline else { return Poll::Pending };
+        ready!(self.timer.poll(cx, deadline.at()));
+        if self.granted < GRACE_POLLS && !lateness(Some(deadline), clock::now()).is_zero() {
+            self.granted += 1;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Poll::Ready((Interrupted::Passed(limit), late_by))
+        Poll::Ready(Interrupted::Passed(deadline.limit().clone()))
+    }
+
+    /// Polls `work`, which begins now when there is a `started`: cancelled or past the deadline then, it is never polled.
+    /// From then on it is polled before the timer.
+    pub(crate) fn poll_work<F: Future>(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        context: &Context,
+        deadline: Option<&Deadline>,
+        started: Option<Instant>,
+        work: Pin<&mut F>,
+    ) -> Poll<Result<F::Output, Interrupted>> {
+        if let Some(interrupted) = started.and_then(|started| forbidden(context, deadline, started)) {
+            return Poll::Ready(Err(interrupted));
+        }
+        if let Poll::Ready(value) = work.poll(cx) {
+            return Poll::Ready(Ok(value));
+        }
+        self.poll(cx, context, deadline).map(Err)
     }
 }
 
 pin_project! {
-    /// Runs `work` until it ends, the deadline passes or the context is cancelled.
-    pub(crate) struct Bound<F> {
+    /// Runs `work` until it ends, the deadline passes or the context is cancelled: see [`Watch::poll_work`].
+    pub(crate) struct Bound<'a, F> {
+        context: &'a Context,
+        deadline: Option<&'a Deadline>,
+        // Until the first poll.
+        started: Option<Instant>,
+        watch: Watch,
         #[pin]
         work: F,
-        #[pin]
-        watch: Watch,
-        polled: bool,
     }
 }
 
-impl<F: Future> Bound<F> {
-    pub(crate) fn new(context: &Context, deadline: Option<Deadline>, work: F) -> Self {
-        Self { work, watch: Watch::new(context, deadline), polled: false }
+impl<'a, F: Future> Bound<'a, F> {
+    pub(crate) fn new(context: &'a Context, deadline: Option<&'a Deadline>, started: Instant, work: F) -> Self {
+        Self { context, deadline, started: Some(started), watch: Watch::default(), work }
     }
 }
 
-impl<F: Future> Future for Bound<F> {
-    type Output = Settled<F::Output>;
+impl<F: Future> Future for Bound<'_, F> {
+    type Output = Result<F::Output, Interrupted>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if !std::mem::replace(this.polled, true)
-            && let Some(interrupted) = this.watch.before()
-        {
-            return Poll::Ready(Settled { result: Err(interrupted), late_by: Duration::ZERO });
-        }
-        if let Poll::Ready(value) = this.work.poll(cx) {
-            return Poll::Ready(Settled { result: Ok(value), late_by: this.watch.late_by() });
-        }
-        let (interrupted, late_by) = ready!(this.watch.poll(cx));
-        Poll::Ready(Settled { result: Err(interrupted), late_by })
+        this.watch.poll_work(cx, this.context, *this.deadline, this.started.take(), this.work)
     }
 }

@@ -28,7 +28,7 @@ use tokio::{
     task::{AbortHandle, JoinHandle, futures::TaskLocalFuture},
 };
 
-use super::{Bound, CancelCause, Context, Watch, bound::LATE, current};
+use super::{Bound, CancelCause, Context, current, forbidden, lateness};
 use crate::{Error, clock};
 
 /// Tasks that failed are remembered up to this many until the next join; the rest is only counted.
@@ -39,6 +39,8 @@ const NAMED_MAX: usize = 8;
 
 /// How often a moment is added for tasks that are just ending, while some do.
 const SETTLING_MAX: u8 = 10;
+/// How long one look at what settles takes.
+const SETTLING: Duration = Duration::from_millis(10);
 
 /// Owns the tasks that are spawned in a context ([`Context::scope`]).
 ///
@@ -259,11 +261,11 @@ impl Scope {
     pub async fn join(&self) -> Result<(), ScopeError> {
         let started = clock::now();
         let context = self.context();
-        let settled = Bound::new(context, context.deadline().cloned(), self.shared.until_empty()).await;
-        let interrupted = match settled.result {
+        let deadline = context.deadline();
+        let interrupted = match Bound::new(context, deadline, started, self.shared.until_empty()).await {
             Ok(()) => None,
             Err(interrupted) => {
-                let error = Error::from_interrupted(Stage::Handle, started, interrupted, settled.late_by);
+                let error = Error::from_interrupted(Stage::Handle, started, deadline, interrupted);
                 self.shared.settle().await;
                 Some(error)
             }
@@ -291,9 +293,10 @@ impl Scope {
             shared.cancel("its scope was closed", at);
             // Only time ends this wait.
             let watched = shared.context.detached();
-            let settled = Bound::new(&watched, Some(Deadline::after(started, grace)), shared.until_empty()).await;
-            let Err(interrupted) = settled.result else { return shared.outcome(None, BTreeMap::new()) };
-            let error = Error::from_interrupted(Stage::Handle, started, interrupted, settled.late_by);
+            let deadline = Some(&Deadline::after(started, grace));
+            let emptied = Bound::new(&watched, deadline, started, shared.until_empty()).await;
+            let Err(interrupted) = emptied else { return shared.outcome(None, BTreeMap::new()) };
+            let error = Error::from_interrupted(Stage::Handle, started, deadline, interrupted);
             let aborted = shared.abort_all();
             shared.settle().await;
             shared.outcome(Some(error), aborted)
@@ -576,7 +579,7 @@ impl Shared {
     async fn settle(&self) {
         for _ in 0..SETTLING_MAX {
             let before = self.lock().running.len();
-            if tokio::time::timeout(LATE, self.until_empty()).await.is_ok() || self.lock().running.len() >= before {
+            if tokio::time::timeout(SETTLING, self.until_empty()).await.is_ok() || self.lock().running.len() >= before {
                 return;
             }
         }
@@ -662,12 +665,13 @@ impl<F: Future> Future for Run<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if let Some(context) = this.before.take()
-            && let Some(interrupted) = Watch::new(&context, context.deadline().cloned()).before()
-        {
-            this.entry.end = Some(TaskState::NotStarted);
+        if let Some(context) = this.before.take() {
             let started = clock::now();
-            return Poll::Ready(Err(Error::from_interrupted(Stage::Handle, started, interrupted, Duration::ZERO)));
+            if let Some(interrupted) = forbidden(&context, context.deadline(), started) {
+                this.entry.end = Some(TaskState::NotStarted);
+                let error = Error::from_interrupted(Stage::Handle, started, context.deadline(), interrupted);
+                return Poll::Ready(Err(error));
+            }
         }
         match catch_unwind(AssertUnwindSafe(|| this.work.poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
@@ -709,7 +713,7 @@ impl Drop for Entry {
         let now = clock::now();
         let mut state = shared.lock();
         let Some(ended) = state.running.remove(&self.id) else { return };
-        let overdue = deadline.is_some_and(|deadline| deadline.late_by(now) > LATE);
+        let overdue = !lateness(deadline, now).is_zero();
         if overdue || ended.left {
             count_stray(ended.spawned.at, |stray| {
                 stray.overdue += u64::from(overdue);

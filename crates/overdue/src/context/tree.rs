@@ -12,7 +12,7 @@
 
 use std::{
     any::Any,
-    pin::Pin,
+    mem,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     task::{Poll, Waker},
 };
@@ -181,50 +181,48 @@ impl Drop for Node {
     }
 }
 
-/// Ends when its node is cancelled.
-pub(super) struct Cancelled {
-    node: Arc<Node>,
-    waiter: Option<usize>,
-}
+/// A place among those that wait for a node to be cancelled; given up when dropped. It costs nothing until somebody
+/// waits.
+#[derive(Default)]
+pub(super) struct Waiter(Option<(Arc<Node>, usize)>);
 
-impl Cancelled {
-    pub(super) const fn new(node: Arc<Node>) -> Self {
-        Self { node, waiter: None }
-    }
-
-    pub(super) fn cause(&self) -> Option<Arc<CancelCause>> {
-        self.node.cause()
-    }
-}
-
-impl Future for Cancelled {
-    type Output = Arc<CancelCause>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
-        if let Some(cause) = self.node.cause() {
+impl Waiter {
+    /// Ready with the cause once `node` is cancelled. It is the same node at every poll.
+    pub(super) fn poll(&mut self, cx: &std::task::Context<'_>, node: &Arc<Node>) -> Poll<Arc<CancelCause>> {
+        if let Some(cause) = node.cause() {
             return Poll::Ready(cause);
         }
-        match self.waiter {
-            Some(slot) => {
-                if let Some(waker) = self.node.lock().waiters.get_mut(slot) {
-                    waker.clone_from(cx.waker());
-                }
+        match &self.0 {
+            Some((node, slot)) => {
+                let former =
+                    node.lock().waiters.get_mut(*slot).and_then(|waker| {
+                        (!waker.will_wake(cx.waker())).then(|| mem::replace(waker, cx.waker().clone()))
+                    });
+                // Not under the lock: it may be the last of a task that waits here, too.
+                drop(former);
             }
             None => {
-                let slot = self.node.lock().waiters.insert(cx.waker().clone());
-                self.waiter = Some(slot);
-                self.node.link();
+                let waker = cx.waker().clone();
+                let (slot, linked) = {
+                    let mut links = node.lock();
+                    (links.waiters.insert(waker), links.slot.is_some())
+                };
+                self.0 = Some((Arc::clone(node), slot));
+                if !linked {
+                    node.link();
+                }
             }
         }
         // A cancel between the first look and the registration has woken nobody.
-        self.node.cause().map_or(Poll::Pending, Poll::Ready)
+        node.cause().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-impl Drop for Cancelled {
+impl Drop for Waiter {
     fn drop(&mut self) {
-        if let Some(slot) = self.waiter.take() {
-            self.node.lock().waiters.try_remove(slot);
+        if let Some((node, slot)) = self.0.take() {
+            let former = node.lock().waiters.try_remove(slot);
+            drop(former);
         }
     }
 }

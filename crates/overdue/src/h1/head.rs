@@ -1,6 +1,8 @@
 //! Heads: requests written, responses read.
 
-use bytes::{Buf, BufMut, BytesMut};
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
@@ -29,9 +31,10 @@ pub(crate) struct ResponseHead {
 /// Words for what is wrong with it. Framing that two parsers could read differently is refused: a length beside
 /// `Transfer-Encoding`, two lengths, a coding other than `chunked`.
 pub(crate) fn parse_response(buf: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, String> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let length = match response.parse(buf) {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, buf, &mut headers);
+    let length = match parsed {
         Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
         Ok(httparse::Status::Partial) if buf.len() < HEAD_MAX => return Ok(None),
         Ok(_) => return Err(format!("its response head is longer than {} KiB", HEAD_MAX / 1024)),
@@ -47,9 +50,13 @@ pub(crate) fn parse_response(buf: &mut BytesMut, method: &Method) -> Result<Opti
         .and_then(|code| StatusCode::from_u16(code).ok())
         .ok_or_else(|| format!("its status code is out of range{}", seen(buf)))?;
     let mut map = HeaderMap::with_capacity(response.headers.len());
+    // One copy that all values share. They may be kept for long, and the buffer must not be kept with them.
+    let start = buf.as_ptr().addr();
+    let head = Bytes::copy_from_slice(buf.get(..length).unwrap_or_default());
     for header in response.headers.iter() {
         let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| "a header field has no valid name")?;
-        let value = HeaderValue::from_bytes(header.value)
+        let at = header.value.as_ptr().addr().wrapping_sub(start);
+        let value = HeaderValue::from_maybe_shared(part(&head, at, header.value))
             .map_err(|_| format!("the value of header field {name} has characters that are not allowed"))?;
         map.append(name, value);
     }
@@ -61,6 +68,16 @@ pub(crate) fn parse_response(buf: &mut BytesMut, method: &Method) -> Result<Opti
         && status != StatusCode::SWITCHING_PROTOCOLS;
     buf.advance(length);
     Ok(Some(ResponseHead { status, version, headers: map, framing, keep_alive }))
+}
+
+/// `value`, which lies at `at` in `whole`, as a part of that.
+fn part(whole: &Bytes, at: usize, value: &[u8]) -> Bytes {
+    let range = at..at.saturating_add(value.len());
+    match whole.get(range.clone()) {
+        Some(there) if there == value => whole.slice(range),
+        // An empty value may be anywhere.
+        _ => Bytes::copy_from_slice(value),
+    }
 }
 
 /// The beginning of what came, safe to print.

@@ -6,7 +6,6 @@
 
 use std::{
     io,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -20,7 +19,7 @@ use overdue_core::{ConnectionReport, Deadline, Limit, Stage, facts::Failure};
 use super::Handle;
 use crate::{
     Context, Error, clock,
-    context::{Interrupted, LATE, Watch},
+    context::{Interrupted, Watch, lateness},
     log::{CallLog, Trouble},
     tls,
     wire::Wire,
@@ -143,7 +142,9 @@ pub(super) struct Operation {
     handle: Handle,
     /// For evidence.
     wire: Option<Wire>,
-    watch: Pin<Box<Watch>>,
+    watch: Watch,
+    /// The earliest of what bounds the operation.
+    earliest: Option<Deadline>,
     /// What the side said after so many changes.
     changes: u64,
     outer: Option<Deadline>,
@@ -172,8 +173,18 @@ pub(super) struct Stopped {
 impl Operation {
     pub(super) fn new(stage: Stage, handle: Handle, wire: Option<Wire>) -> Self {
         let outer = handle.life.deadline().cloned();
-        let watch = Box::pin(Watch::new(&handle.life, outer.clone()));
-        Self { stage, handle, wire, watch, changes: 0, outer, idle: None, pending: None, is_shut_down: false }
+        Self {
+            stage,
+            handle,
+            wire,
+            watch: Watch::default(),
+            earliest: outer.clone(),
+            changes: 0,
+            outer,
+            idle: None,
+            pending: None,
+            is_shut_down: false,
+        }
     }
 
     pub(super) const fn handle(&self) -> &Handle {
@@ -243,7 +254,7 @@ impl Operation {
         let waker = Waker::from(Arc::clone(self.side()));
         let mut cx = TaskContext::from_waker(&waker);
         loop {
-            let (interrupted, _) = ready!(self.watch.as_mut().poll(&mut cx));
+            let interrupted = ready!(self.watch.poll(&mut cx, &self.handle.life, self.earliest.as_ref()));
             let late_by = match interrupted {
                 Interrupted::Passed(_) if self.went_on() => continue,
                 Interrupted::Passed(_) => self.late_by(),
@@ -285,7 +296,7 @@ impl Operation {
             }
             self.arm();
         } else if let Some(rung) = rung
-            && self.watch.deadline().is_some_and(|deadline| deadline.passed(rung))
+            && self.earliest.as_ref().is_some_and(|deadline| deadline.passed(rung))
         {
             pending.fired.get_or_insert(rung);
         }
@@ -296,16 +307,17 @@ impl Operation {
     fn arm(&mut self) {
         let Some(pending) = &mut self.pending else { return };
         pending.fired = None;
-        self.watch.as_mut().restart(match &self.idle {
+        self.watch.restart();
+        self.earliest = match &self.idle {
             Some(idle) => Some(Deadline::after(pending.idle_since, idle.clone()).clipped(self.outer.as_ref())),
             None => self.outer.clone(),
-        });
+        };
     }
 
     /// Whether it is the idle limit that fired, and bytes moved since it began to count. Then it begins anew.
     fn went_on(&mut self) -> bool {
         let idles =
-            self.idle.is_some() && self.watch.deadline().is_some_and(|deadline| deadline.clipped_by().is_none());
+            self.idle.is_some() && self.earliest.as_ref().is_some_and(|deadline| deadline.clipped_by().is_none());
         let Some(pending) = self.pending.as_mut().filter(|_| idles) else { return false };
         let progress = progress(self.stage, self.wire.as_ref());
         if progress <= pending.progress {
@@ -321,8 +333,7 @@ impl Operation {
     /// How late the runtime was to serve the timer.
     fn late_by(&self) -> Duration {
         let fired = self.pending.as_ref().and_then(|pending| pending.fired);
-        let late = self.watch.deadline().zip(fired).map_or(Duration::ZERO, |(deadline, fired)| deadline.late_by(fired));
-        if late < LATE { Duration::ZERO } else { late }
+        fired.map_or(Duration::ZERO, |fired| lateness(self.earliest.as_ref(), fired))
     }
 
     fn stop(&mut self, interrupted: Interrupted, late_by: Duration) -> Stopped {
@@ -334,7 +345,7 @@ impl Operation {
     /// The error of an operation that did not get to its end.
     pub(super) fn error(&self, stopped: Stopped) -> Error {
         let deadline = match &stopped.interrupted {
-            Interrupted::Passed(limit) => self.watch.deadline().filter(|deadline| deadline.limit() == limit),
+            Interrupted::Passed(limit) => self.earliest.as_ref().filter(|deadline| deadline.limit() == limit),
             _ => None,
         };
         let log = CallLog::of_operation(self.stage, stopped.started, deadline);
@@ -370,12 +381,13 @@ impl Operation {
             exchange.reused_after = last_read.map(|at| started.saturating_duration_since(at));
         });
         let Some(wire) = &self.wire else { return log.fail(self.stage, trouble) };
-        log.set_connection(ConnectionReport {
+        let report = ConnectionReport {
             cookie: wire.cookie(),
             peer: Some(wire.peer().to_string()),
             local: wire.local().map(|local| local.to_string()),
             ..ConnectionReport::default()
-        });
+        };
+        log.set_connection(report.into(), None);
         log.fail(self.stage, trouble.with_socket(wire.observe()))
     }
 }

@@ -1,0 +1,195 @@
+#![expect(clippy::disallowed_methods, reason = "the system's clock is what these are about")]
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Wake, Waker},
+    time::Duration,
+};
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::*;
+use crate::clock;
+
+const MS: Duration = Duration::from_millis(1);
+
+async fn until(at: Instant) {
+    let mut timer = Timer::default();
+    poll_fn(|cx| timer.poll(cx, at)).await;
+    assert!(clock::now() >= at, "it rang too early");
+}
+
+/// How many alarms the current runtime has.
+fn waiting() -> usize {
+    Alarms::here().len()
+}
+
+fn single() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn runtimes() -> [Runtime; 2] {
+    [single(), Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()]
+}
+
+#[test]
+fn timers_ring_in_their_order_and_never_early() {
+    for (runtime, ordered) in runtimes().into_iter().zip([true, false]) {
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        runtime.block_on(async {
+            let now = clock::now();
+            let tasks = [30, 0, 10, 20].map(|ms| {
+                let order = Arc::clone(&order);
+                tokio::spawn(async move {
+                    until(now + ms * MS).await;
+                    order.lock().unwrap().push(ms);
+                })
+            });
+            for task in tasks {
+                task.await.unwrap();
+            }
+            assert_eq!(waiting(), 0);
+        });
+        let mut order = order.lock().unwrap();
+        if !ordered {
+            // Two threads that were held up run what is due in any order.
+            order.sort_unstable();
+        }
+        assert_eq!(*order, [0, 10, 20, 30]);
+    }
+}
+
+#[test]
+fn another_instant_replaces_the_first() {
+    for runtime in runtimes() {
+        runtime.block_on(async {
+            let start = clock::now();
+            let mut timer = Timer::default();
+            // Sooner, later, sooner: each takes the place of the one before.
+            for at in [start + 3600 * 1000 * MS, start + 10 * MS, start + 7200 * 1000 * MS, start + 5 * MS] {
+                assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, at))).await.is_pending());
+                assert_eq!(waiting(), 1);
+            }
+            poll_fn(|cx| timer.poll(cx, start + 5 * MS)).await;
+            assert!(clock::now() >= start + 5 * MS);
+            // What has rung goes on ringing, until it is told to wait for something else.
+            assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, start + 5 * MS))).await.is_ready());
+            timer.clear();
+            assert_eq!(waiting(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_timer_that_is_dropped_leaves_nothing_and_wakes_nobody() {
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+    for runtime in runtimes() {
+        runtime.block_on(async {
+            let count = Arc::new(Count(AtomicUsize::new(0)));
+            let waker = Waker::from(Arc::clone(&count));
+            let now = clock::now();
+            let mut dropped = Timer::default();
+            assert!(dropped.poll(&mut Context::from_waker(&waker), now + MS).is_pending());
+            let mut kept = Timer::default();
+            assert!(kept.poll(&mut Context::from_waker(&waker), now + 2 * MS).is_pending());
+            drop(dropped);
+            until(now + 3 * MS).await;
+            assert_eq!(count.0.load(SeqCst), 1);
+            drop((kept, waker));
+            assert_eq!(Arc::strong_count(&count), 1);
+            assert_eq!(waiting(), 0);
+        });
+    }
+}
+
+#[test]
+fn the_task_that_polled_last_is_woken() {
+    for runtime in runtimes() {
+        runtime.block_on(async {
+            let at = clock::now() + 5 * MS;
+            let mut timer = Timer::default();
+            assert!(timer.poll(&mut Context::from_waker(Waker::noop()), at).is_pending());
+            tokio::spawn(async move { poll_fn(|cx| timer.poll(cx, at)).await }).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_timer_moves_on_when_its_runtime_ends() {
+    let mut timer = Timer::default();
+    let at = clock::now() + 20 * MS;
+    let first = single();
+    first.block_on(async { assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, at))).await.is_pending()) });
+    let second = single();
+    second.block_on(async move {
+        let waits = tokio::spawn(async move {
+            poll_fn(|cx| timer.poll(cx, at)).await;
+            assert!(clock::now() >= at);
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(waiting(), 0, "it waits with the first");
+        first.shutdown_background();
+        waits.await.unwrap();
+    });
+}
+
+#[test]
+fn time_that_stands_still_is_the_runtimes_business() {
+    let hours = Duration::from_secs(3600);
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let began = Instant::now();
+    runtime.block_on(async {
+        let start = clock::now();
+        tokio::join!(until(start + 2 * hours), until(start + hours));
+        assert!(clock::now() - start < 2 * hours + 2 * MS);
+    });
+    assert!(began.elapsed() < hours);
+}
+
+#[test]
+fn time_may_be_stopped_while_a_timer_waits() {
+    let hour = Duration::from_secs(3600);
+    single().block_on(async {
+        let start = clock::now();
+        // The alarm of the system's clock comes first, and finds that time stands still.
+        let soon = tokio::spawn(until(start + 20 * MS));
+        let late = tokio::spawn(until(start + hour));
+        tokio::task::yield_now().await;
+        tokio::time::pause();
+        soon.await.unwrap();
+        late.await.unwrap();
+        assert!(clock::now() - start < hour + 2 * MS);
+    });
+}
+
+#[test]
+fn a_runtime_without_io_has_its_own_timer() {
+    let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let now = clock::now();
+        tokio::join!(until(now + 3 * MS), until(now + MS));
+    });
+}
+
+#[test]
+fn a_crowd_comes_and_goes() {
+    for runtime in runtimes() {
+        runtime.block_on(async {
+            let now = clock::now();
+            let tasks: Vec<_> = (0..2000_u32).map(|n| tokio::spawn(until(now + n % 7 * MS))).collect();
+            for task in tasks {
+                task.await.unwrap();
+            }
+            assert_eq!(waiting(), 0);
+        });
+    }
+}
