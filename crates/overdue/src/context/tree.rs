@@ -34,10 +34,15 @@ pub(super) struct Node {
 
 #[derive(Default)]
 struct Links {
-    /// The place in the parent's `children`, once this node is linked.
+    /// The place among the parent's links, once this node is linked.
     slot: Option<usize>,
-    children: Slab<Weak<Node>>,
-    waiters: Slab<Waker>,
+    below: Slab<Below>,
+}
+
+/// Whom a cancel reaches from here.
+enum Below {
+    Child(Weak<Node>),
+    Waiter(Waker),
 }
 
 impl Node {
@@ -108,8 +113,14 @@ impl Node {
             let Some(cause) = node.cause.get().cloned() else { continue };
             let children: Vec<_> = {
                 let links = node.lock();
-                to_wake.extend(links.waiters.iter().map(|(_, waker)| waker.clone()));
-                links.children.iter().filter_map(|(_, child)| child.upgrade()).collect()
+                let below = links.below.iter().filter_map(|(_, below)| match below {
+                    Below::Child(child) => child.upgrade(),
+                    Below::Waiter(waker) => {
+                        to_wake.push(waker.clone());
+                        None
+                    }
+                });
+                below.collect()
             };
             for child in children {
                 // A child that was cancelled for a reason of its own told its subtree then.
@@ -135,7 +146,7 @@ impl Node {
                     return;
                 }
                 // Locks are taken from a child to its parent, never the other way round.
-                links.slot = Some(parent.lock().children.insert(Arc::downgrade(node)));
+                links.slot = Some(parent.lock().below.insert(Below::Child(Arc::downgrade(node))));
             }
             if let Some(cause) = parent.cause.get() {
                 let _ = node.cause.set(Arc::clone(cause));
@@ -158,14 +169,16 @@ impl Node {
     #[cfg(test)]
     pub(super) fn linked(&self) -> (usize, usize) {
         let links = self.lock();
-        (links.children.len(), links.waiters.len())
+        let children = links.below.iter().filter(|(_, below)| matches!(below, Below::Child(_))).count();
+        (children, links.below.len() - children)
     }
 
     fn unlink(&mut self) -> Option<Arc<Self>> {
         let slot = self.links.get_mut().unwrap_or_else(PoisonError::into_inner).slot.take();
         let parent = self.parent.take();
         if let (Some(slot), Some(parent)) = (slot, parent.as_deref()) {
-            parent.lock().children.try_remove(slot);
+            // What is left of it, a weak handle, may go under the lock.
+            parent.lock().below.try_remove(slot);
         }
         parent
     }
@@ -194,10 +207,12 @@ impl Waiter {
         }
         match &self.0 {
             Some((node, slot)) => {
-                let former =
-                    node.lock().waiters.get_mut(*slot).and_then(|waker| {
-                        (!waker.will_wake(cx.waker())).then(|| mem::replace(waker, cx.waker().clone()))
-                    });
+                let former = match node.lock().below.get_mut(*slot) {
+                    Some(Below::Waiter(waker)) if !waker.will_wake(cx.waker()) => {
+                        Some(mem::replace(waker, cx.waker().clone()))
+                    }
+                    _ => None,
+                };
                 // Not under the lock: it may be the last of a task that waits here, too.
                 drop(former);
             }
@@ -205,7 +220,7 @@ impl Waiter {
                 let waker = cx.waker().clone();
                 let (slot, linked) = {
                     let mut links = node.lock();
-                    (links.waiters.insert(waker), links.slot.is_some())
+                    (links.below.insert(Below::Waiter(waker)), links.slot.is_some())
                 };
                 self.0 = Some((Arc::clone(node), slot));
                 if !linked {
@@ -221,7 +236,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         if let Some((node, slot)) = self.0.take() {
-            let former = node.lock().waiters.try_remove(slot);
+            let former = node.lock().below.try_remove(slot);
             drop(former);
         }
     }
