@@ -18,6 +18,7 @@ mod builder;
 mod http1;
 mod http2;
 mod pool;
+mod snapshot;
 mod upload;
 
 use std::{
@@ -39,6 +40,7 @@ pub use self::{
     body::Body,
     builder::{BuildError, Builder},
     pool::PoolOptions,
+    snapshot::{Redaction, Snapshot},
 };
 use self::{
     body::Source,
@@ -63,7 +65,7 @@ use crate::{
 /// An HTTP client with a connection pool. Cheap to clone; clones share the pool.
 ///
 /// HTTP/2 where TLS agrees on it, HTTP/1.1 otherwise. Limits: [`Limits`]; those of one call can be given with it, as
-/// [`Limits`] in the extensions of the request. A connection that was kept and turns out to be dead is replaced once,
+/// [`Limits`] in the extensions of the request, and so can a [`Redaction`], which asks for a [`Snapshot`]. A connection that was kept and turns out to be dead is replaced once,
 /// when nothing of the request was sent, or when the method is idempotent and there is no body and no answer.
 ///
 /// Redirects, decompression and the like are layers of tower-http: a client is a [`tower_service::Service`], which
@@ -81,6 +83,7 @@ struct Inner {
     conflicts: Vec<Verdict>,
     version: VersionChoice,
     observer: Option<Arc<dyn Observer>>,
+    snapshot: Option<Redaction>,
 }
 
 impl fmt::Debug for Inner {
@@ -170,13 +173,16 @@ impl Client {
         }
         let limits = outgoing.limits.take();
         let limits = limits.as_ref().unwrap_or(&self.inner.limits);
+        let redaction = outgoing.redaction.take();
+        let redaction = redaction.as_deref().or(self.inner.snapshot.as_ref());
         let context =
             limits.total.as_ref().map_or_else(|| context.clone(), |total| context.child_at(now, total.clone()));
         let mut attempts = 0;
         loop {
             attempts += 1;
             let attempt = limits.attempt.as_ref().map(|limit| context.child(limit.clone()));
-            let call = Call { inner: &self.inner, context: attempt.as_ref().unwrap_or(&context), limits, log: &log };
+            let context = attempt.as_ref().unwrap_or(&context);
+            let call = Call { inner: &self.inner, context, limits, redaction, log: &log };
             match call.run(&mut outgoing).await {
                 Ok(mut response) => {
                     response.extensions_mut().insert(log);
@@ -232,6 +238,7 @@ struct Outgoing<B> {
     framing: Framing,
     body: Option<Upload<B>>,
     limits: Option<Limits>,
+    redaction: Option<Box<Redaction>>,
 }
 
 impl<B: http_body::Body<Error: Into<BoxError>>> Outgoing<B> {
@@ -275,6 +282,7 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Outgoing<B> {
         let framing = request_framing(&body, &parts.headers);
         let body = (framing != Framing::Empty).then(|| Upload::new(body));
         let limits = parts.extensions.remove::<Limits>();
+        let redaction = parts.extensions.remove::<Redaction>().map(Box::new);
         Ok(Self {
             target,
             authority,
@@ -284,6 +292,7 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Outgoing<B> {
             framing,
             body,
             limits,
+            redaction,
         })
     }
 
@@ -303,6 +312,7 @@ struct Call<'a> {
     inner: &'a Inner,
     context: &'a Context,
     limits: &'a Limits,
+    redaction: Option<&'a Redaction>,
     log: &'a CallLog,
 }
 
@@ -398,6 +408,7 @@ impl Call<'_> {
         let mut head = BytesMut::new();
         let target = outgoing.uri.path_and_query().map_or("/", |path| path.as_str());
         encode_request(&mut head, &outgoing.method, target, &outgoing.authority, &outgoing.headers, outgoing.framing);
+        let snapshot = self.redaction.map(|asked| Snapshot::http1(asked, self, &head, &outgoing.headers));
         connection.begin();
         let mut upload = outgoing.body.as_mut().map(Upload::take);
         let body = RequestBody { upload: upload.as_mut(), framing: outgoing.framing };
@@ -406,6 +417,7 @@ impl Call<'_> {
         if let (Some(body), Some(upload)) = (&mut outgoing.body, upload) {
             body.put_back(upload);
         }
+        log.keep(snapshot.filter(|_| connection.sent_bytes() > 0));
         let (head, whole) = match sent {
             Ok(Sent::Early(head)) => (head, false),
             Ok(Sent::Flushed) => {
@@ -471,6 +483,7 @@ impl Call<'_> {
         let head =
             http2::request_head(outgoing.method.clone(), outgoing.uri.clone(), &outgoing.headers, outgoing.framing)
                 .map_err(|failure| (log.fail(Stage::Queue, failure.into()), Again::No))?;
+        let snapshot = self.redaction.map(|asked| Snapshot::http2(asked, self, &head));
         let mut exchange = None;
         let sending = async {
             let permit = match connection {
@@ -485,6 +498,7 @@ impl Call<'_> {
             exchange.insert(begun).send().await
         };
         let sent = log.stage(self.context, Stage::Send, limits.send.as_ref(), sending).await;
+        log.keep(snapshot.filter(|_| exchange.is_some()));
         let response = match (sent, exchange.as_mut()) {
             (Ok(Sent2::Early(response)), _) => response,
             (Ok(Sent2::Flushed), Some(exchange)) => {

@@ -33,6 +33,9 @@ use overdue_core::{Deadline, Limit, Stage};
 
 pub(crate) use bound::{Bound, Interrupted, Watch, forbidden, lateness};
 pub use cause::CancelCause;
+#[cfg(feature = "tower")]
+pub(crate) use current::entered;
+pub(crate) use current::within;
 pub use current::{LostDeadline, lost_deadlines};
 pub use scope::{Scope, ScopeError, Spawner, StrayTasks, Task, TaskInfo, TaskState, stray_tasks};
 use tree::{Node, Waiter};
@@ -164,7 +167,7 @@ impl Context {
     /// Dropping the returned future drops `work`.
     pub async fn run<F: Future>(&self, stage: Stage, work: F) -> Result<F::Output, Error> {
         let started = clock::now();
-        let work = current::within(self.clone(), work);
+        let work = within(self.clone(), work);
         match Bound::new(self, self.deadline(), started, work).await {
             Ok(output) => Ok(output),
             Err(interrupted) => Err(Error::from_interrupted(stage, started, self.deadline(), interrupted)),

@@ -32,6 +32,8 @@ struct Inner {
     retryable: bool,
     cancel: Option<Arc<CancelCause>>,
     source: Option<BoxError>,
+    #[cfg(feature = "client")]
+    snapshots: Vec<crate::client::Snapshot>,
 }
 
 impl Error {
@@ -58,7 +60,18 @@ impl Error {
         report.limit = limit.as_ref().map(LimitReport::from);
         report.verdicts = judgement.verdicts;
         report.advisories = judgement.advisories;
-        Self(Box::new(Inner { outcome, stage: facts.stage, os, limit, report, retryable, cancel: None, source: None }))
+        Self(Box::new(Inner {
+            outcome,
+            stage: facts.stage,
+            os,
+            limit,
+            report,
+            retryable,
+            cancel: None,
+            source: None,
+            #[cfg(feature = "client")]
+            snapshots: Vec::new(),
+        }))
     }
 
     /// The error of a piece of work that is no call: one stage, and what ended it.
@@ -99,6 +112,11 @@ impl Error {
     pub(crate) fn with_source(mut self, source: Option<BoxError>) -> Self {
         self.0.source = source;
         self
+    }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn set_snapshots(&mut self, snapshots: Vec<crate::client::Snapshot>) {
+        self.0.snapshots = snapshots;
     }
 
     pub(crate) fn report_mut(&mut self) -> &mut Report {
@@ -171,6 +189,14 @@ impl Error {
     #[must_use]
     pub fn report(&self) -> &Report {
         &self.0.report
+    }
+
+    /// The heads that the call sent, one for each attempt that got so far. Empty unless the client or the request asked
+    /// for them with a [`Redaction`](crate::client::Redaction).
+    #[cfg(feature = "client")]
+    #[must_use]
+    pub fn snapshots(&self) -> &[crate::client::Snapshot] {
+        &self.0.snapshots
     }
 
     /// The kind under which users of [`io::Error`] expect this.

@@ -9,9 +9,12 @@
 //! - [`Client`]: HTTP/1.1 and HTTP/2 over a pool of its own (feature `client`, on by default).
 //! - [`stream`]: connections for protocols of your own, with deadlines that can be moved at any time.
 //! - `direct`: the same for threads that block, and a poller with deadlines (Linux, feature `direct`).
+//! - `adapt`: hyper-util's client, reqwest and any tower service under these limits (features `hyper-util`, `tower`).
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
+#[cfg(any(feature = "hyper-util", feature = "tower"))]
+pub mod adapt;
 #[cfg(feature = "client")]
 pub mod client;
 mod clock;

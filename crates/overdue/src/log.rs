@@ -14,7 +14,9 @@ use overdue_core::{
 };
 
 use crate::{
-    Error, clock,
+    Error,
+    client::Snapshot,
+    clock,
     context::{Bound, Context, lateness},
     observe::{News, Observer, Watched},
     trouble::{Trouble, not_visible, span_outcome, worth_repeating},
@@ -35,6 +37,8 @@ struct Entries {
     /// The pool when this call had waited and got its turn.
     pool: Option<PoolFacts>,
     attempts: Vec<Report>,
+    /// Only of calls that ask for them.
+    snapshots: Vec<Snapshot>,
     /// Nothing has left this process that the peer could have acted on, or sending it again is safe.
     replayable: bool,
     watched: Option<Watched>,
@@ -56,6 +60,7 @@ impl CallLog {
             dns: None,
             pool: None,
             attempts: Vec::new(),
+            snapshots: Vec::new(),
             replayable: true,
             watched: None,
         })))
@@ -153,6 +158,17 @@ impl CallLog {
         self.lock().replayable = replayable;
     }
 
+    /// Counts the attempts, from 1.
+    pub(crate) fn attempt(&self) -> u32 {
+        u32::try_from(self.lock().attempts.len() + 1).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn keep(&self, snapshot: Option<Box<Snapshot>>) {
+        if let Some(snapshot) = snapshot {
+            self.lock().snapshots.push(*snapshot);
+        }
+    }
+
     /// The call has ended well.
     pub(crate) fn end(&self, now: Instant) {
         self.change(|entries| {
@@ -219,6 +235,13 @@ impl CallLog {
         report
     }
 
+    /// The heads that were sent, one for each attempt that got so far. Empty unless the client or the request asked for
+    /// them with a [`Redaction`](crate::client::Redaction).
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.lock().snapshots.clone()
+    }
+
     /// The stages so far.
     #[must_use]
     pub fn timeline(&self) -> Timeline {
@@ -259,6 +282,7 @@ impl Entries {
         };
         let not_visible = not_visible(&facts);
         let mut error = Error::judged(facts, retryable).with_cancel(trouble.cancel).with_source(trouble.source);
+        error.set_snapshots(self.snapshots.clone());
         self.ended = Some(if error.is_cancelled() {
             Outcome::Cancelled
         } else if error.is_timeout() {

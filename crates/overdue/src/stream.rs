@@ -263,7 +263,7 @@ impl Stream {
         Self::new(Box::new(wire.clone()), Box::new(wire.clone()), Some(&wire))
     }
 
-    fn from_transport(transport: Transport) -> Self {
+    pub(crate) fn from_transport(transport: Transport) -> Self {
         match transport {
             Transport::Plain(wire) => Self::from_wire(wire),
             Transport::Tls(stream) => {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    FLOWING_SHARE, Finding, READER_ABSENT_SHARE, READER_AWAY_SHARE, SILENT_SHARE, errno, in_stage, local, millis, path,
-    peer, ran, share,
+    FLOWING_SHARE, Finding, READER_ABSENT_SHARE, READER_AWAY_SHARE, SHORT_SILENCE, SILENT_SHARE, errno, in_stage,
+    local, millis, path, peer, ran, share,
 };
 use crate::{Cause, Confidence, DurationText, Evidence, Limit, LimitName, Source, Stage, facts::CallFacts};
 
@@ -271,7 +271,7 @@ pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
         return finding;
     }
     if let Some(came) = facts.exchange.since_write {
-        return own_protocol(facts, came);
+        return own_protocol(facts, limit, came);
     }
     let silence = path::silence(facts);
     let quiet = peer_silent_for(facts);
@@ -342,11 +342,25 @@ pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
 
 /// A stream whose protocol is not known here: what came since the last write tells an answer that is late from one
 /// that stopped.
-fn own_protocol(facts: &CallFacts, came: u64) -> Finding {
+fn own_protocol(facts: &CallFacts, limit: &Limit, came: u64) -> Finding {
     let silence = path::silence(facts);
     let (peer, written) = (peer(facts), facts.exchange.request_bytes);
+    let quiet = peer_silent_for(facts);
+    // A deadline finds a peer that still sends between two pieces, wherever it falls.
+    let flowing = quiet < SHORT_SILENCE && share(quiet, limit.value) < SILENT_SHARE;
+    if came > 0 && limit.name != LimitName::Gap && flowing {
+        let quiet = DurationText(quiet);
+        return Finding::new(
+            Cause::BodySlow,
+            Stage::Receive,
+            Confidence::Medium,
+            format!("{peer} was still sending: {came} bytes came, the last of them {quiet} before the deadline"),
+        )
+        .because(exchange_evidence(facts))
+        .rejected(Cause::BodyStalled, "possible: so short a silence does not tell a pause from an end");
+    }
     let (cause, summary) = if came > 0 {
-        let quiet = DurationText(peer_silent_for(facts));
+        let quiet = DurationText(quiet);
         (Cause::BodyStalled, format!("{peer} sent {came} bytes, then nothing more for {quiet}"))
     } else {
         let took = DurationText(in_stage(facts));

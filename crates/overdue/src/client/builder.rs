@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use overdue_core::{Limit, LimitName, Limits, Verdict, plan};
 
-use super::{Client, Inner, PoolOptions, VersionChoice, pool::Pool};
+use super::{Client, Inner, PoolOptions, Redaction, VersionChoice, pool::Pool};
 use crate::{
     dial::Dialer,
     observe::Observer,
@@ -26,6 +26,7 @@ pub struct Builder {
     version: VersionChoice,
     refuse_conflicts: bool,
     observer: Option<Arc<dyn Observer>>,
+    snapshot: Option<Redaction>,
 }
 
 impl Default for Builder {
@@ -41,6 +42,7 @@ impl Default for Builder {
             version: VersionChoice::Negotiated,
             refuse_conflicts: false,
             observer: None,
+            snapshot: None,
         }
     }
 }
@@ -145,6 +147,13 @@ impl Builder {
         self
     }
 
+    /// Keeps a [`Snapshot`](super::Snapshot) of every head that is sent, with the secrets hidden that this names. One
+    /// call can ask for its own: a [`Redaction`] in the extensions of the request.
+    pub fn snapshot(mut self, redaction: Redaction) -> Self {
+        self.snapshot = Some(redaction);
+        self
+    }
+
     /// Refuses to build a client whose limits fight each other ([`plan::check`]). Without this they are reported by
     /// [`Client::conflicts`].
     pub fn refuse_conflicting_limits(mut self) -> Self {
@@ -180,8 +189,15 @@ impl Builder {
             unix: self.unix,
         };
         let pool = Pool::new(self.pool, self.version);
-        let inner =
-            Inner { dialer, pool, limits: self.limits, conflicts, version: self.version, observer: self.observer };
+        let inner = Inner {
+            dialer,
+            pool,
+            limits: self.limits,
+            conflicts,
+            version: self.version,
+            observer: self.observer,
+            snapshot: self.snapshot,
+        };
         Ok(Client { inner: Arc::new(inner) })
     }
 }

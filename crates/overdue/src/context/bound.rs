@@ -96,12 +96,29 @@ impl Watch {
         }
         Poll::Ready(Interrupted::Passed(deadline.limit().clone()))
     }
+
+    /// Polls `work`, which begins now when there is a `started`: cancelled or past the deadline then, it is never polled.
+    /// From then on it is polled before the timer.
+    pub(crate) fn poll_work<F: Future>(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        context: &Context,
+        deadline: Option<&Deadline>,
+        started: Option<Instant>,
+        work: Pin<&mut F>,
+    ) -> Poll<Result<F::Output, Interrupted>> {
+        if let Some(interrupted) = started.and_then(|started| forbidden(context, deadline, started)) {
+            return Poll::Ready(Err(interrupted));
+        }
+        if let Poll::Ready(value) = work.poll(cx) {
+            return Poll::Ready(Ok(value));
+        }
+        self.poll(cx, context, deadline).map(Err)
+    }
 }
 
 pin_project! {
-    /// Runs `work` until it ends, the deadline passes or the context is cancelled.
-    ///
-    /// Cancelled or past the deadline at `started`, the work is never polled. From then on it is polled before the timer.
+    /// Runs `work` until it ends, the deadline passes or the context is cancelled: see [`Watch::poll_work`].
     pub(crate) struct Bound<'a, F> {
         context: &'a Context,
         deadline: Option<&'a Deadline>,
@@ -124,14 +141,6 @@ impl<F: Future> Future for Bound<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if let Some(started) = this.started.take()
-            && let Some(interrupted) = forbidden(this.context, *this.deadline, started)
-        {
-            return Poll::Ready(Err(interrupted));
-        }
-        if let Poll::Ready(value) = this.work.poll(cx) {
-            return Poll::Ready(Ok(value));
-        }
-        this.watch.poll(cx, this.context, *this.deadline).map(Err)
+        this.watch.poll_work(cx, this.context, *this.deadline, this.started.take(), this.work)
     }
 }

@@ -41,8 +41,14 @@ pub fn lost_deadlines() -> Vec<LostDeadline> {
 }
 
 /// Makes `context` the current one whenever `work` is polled or dropped.
-pub(super) fn within<F: Future>(context: Context, work: F) -> TaskLocalFuture<Context, F> {
+pub(crate) fn within<F: Future>(context: Context, work: F) -> TaskLocalFuture<Context, F> {
     CURRENT.scope(context, work)
+}
+
+/// Makes `context` the current one while `work` runs.
+#[cfg(feature = "tower")]
+pub(crate) fn entered<T>(context: Context, work: impl FnOnce() -> T) -> T {
+    CURRENT.sync_scope(context, work)
 }
 
 pub(super) fn current() -> Option<Context> {

@@ -1,11 +1,13 @@
 //! Makes streams: resolve, connect, tls, each under its own limit.
 
+use std::path::PathBuf;
+
 use overdue_core::{Limit, Limits, Stage, facts::Failure};
 
 use super::Stream;
 use crate::{
     Context, Error,
-    dial::{Dialer, Target},
+    dial::{Dialed, Dialer, Target},
     log::CallLog,
     resolve::Resolver,
     tcp::TcpOptions,
@@ -93,12 +95,7 @@ impl Connector {
             Ok(parsed) => parsed,
             Err(failure) => return Err(log.fail(Stage::Resolve, failure.into())),
         };
-        let dialer = Dialer { resolver: self.resolver.clone(), tcp: self.tcp.clone(), tls: self.tls.clone(), unix };
-        let total = self.limits.total.as_ref().map(|total| context.child(total.clone()));
-        let context = total.as_ref().unwrap_or(context);
-        // Boxed, because it is large and soon over.
-        let dialed = Box::pin(dialer.dial(context, &target, &self.limits, &log)).await;
-        match dialed {
+        match self.dial(context, &target, unix, &log).await {
             Ok(dialed) => Ok(Stream::from_transport(dialed.transport)),
             Err(mut error) => {
                 // What is spoken is not known here.
@@ -109,9 +106,23 @@ impl Connector {
             }
         }
     }
+
+    pub(crate) async fn dial(
+        &self,
+        context: &Context,
+        target: &Target,
+        unix: Option<PathBuf>,
+        log: &CallLog,
+    ) -> Result<Dialed, Error> {
+        let dialer = Dialer { resolver: self.resolver.clone(), tcp: self.tcp.clone(), tls: self.tls.clone(), unix };
+        let total = self.limits.total.as_ref().map(|total| context.child(total.clone()));
+        let context = total.as_ref().unwrap_or(context);
+        // Boxed, because it is large and soon over.
+        Box::pin(dialer.dial(context, target, &self.limits, log)).await
+    }
 }
 
-fn parse(target: &str, secure: bool) -> Result<(Target, Option<std::path::PathBuf>), Failure> {
+fn parse(target: &str, secure: bool) -> Result<(Target, Option<PathBuf>), Failure> {
     if let Some(path) = target.strip_prefix("unix:") {
         let target = Target { secure, host: "localhost".into(), port: 0 };
         return Ok((target, Some(path.into())));

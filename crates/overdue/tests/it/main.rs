@@ -8,11 +8,16 @@ mod http1;
 mod http2;
 mod http2_faults;
 mod http2_server;
+#[cfg(feature = "hyper-util")]
+mod hyper_util;
+#[cfg(feature = "tower")]
+mod layer;
 mod limits;
 mod observe;
 mod pool;
 mod server;
 mod service;
+mod snapshot;
 
 use std::{
     future::poll_fn,

@@ -1,6 +1,7 @@
 //! Calls that look the same to the caller and are not the same: what tells them apart, and where nothing does.
 
 use super::*;
+use crate::LimitName;
 use Confidence::{High, Low, Medium};
 use Stage::{Connect, Queue, Receive, Resolve, Send, Tls, Wait};
 
@@ -241,7 +242,7 @@ fn a_reader_that_was_away_is_not_to_blame_when_the_socket_is_empty() {
 fn a_gap_on_an_empty_socket_is_the_peers_whatever_the_reader_did_before() {
     let gap = |unread| {
         let mut facts = receiving().received(4_060, 4_000, 300).reader_away(1_150, unread);
-        facts.failure = Failure::DeadlinePassed(Limit::new(crate::LimitName::Gap, ms(300)));
+        facts.failure = Failure::DeadlinePassed(Limit::new(LimitName::Gap, ms(300)));
         facts
     };
     assert_eq!(found(&gap(0)).0, Cause::BodyStalled);
@@ -630,6 +631,18 @@ fn on_a_stream_of_the_users_own_protocol_nothing_is_called_a_body_or_a_head() {
     assert_eq!(slow.evidence[0].text, "180 bytes written, 0 read, 0 of them since the last write");
     let stopped = silent(40);
     assert!(stopped.summary.ends_with("sent 40 bytes, then nothing more for 980ms"), "{}", stopped.summary);
+
+    let flowing = |name, value| {
+        let limit = Limit::new(name, ms(value));
+        let facts = ended(&[(Receive, 990)], ms(0), Failure::DeadlinePassed(limit)).received(40, 40, 100);
+        verdict(&facts.exchange(|exchange| exchange.since_write = Some(40)))
+    };
+    let slow = flowing(LimitName::Stage(Receive), 990);
+    assert_eq!((slow.cause, slow.confidence), (Cause::BodySlow, Medium));
+    assert!(slow.summary.ends_with("40 bytes came, the last of them 100ms before the deadline"), "{}", slow.summary);
+    // A limit for the silence itself knows it for one, and so does one that is about as long as the silence.
+    assert_eq!(flowing(LimitName::Gap, 990).cause, Cause::BodyStalled);
+    assert_eq!(flowing(LimitName::Stage(Receive), 110).cause, Cause::BodyStalled);
 
     let closed = failed(&[(Receive, 9)], Failure::Closed).exchange(|exchange| exchange.since_write = Some(0));
     assert!(verdict(&closed).summary.ends_with("without its protocol's end, after 0 bytes"), "{closed:?}");
