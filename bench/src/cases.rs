@@ -82,7 +82,8 @@ pub(crate) fn measure(mut groups: Vec<Group>, rounds: Rounds, peers: Vec<String>
 }
 
 impl Case {
-    fn run(&mut self) -> anyhow::Result<Vec<(String, f64)>> {
+    /// The numbers of one run.
+    pub(crate) fn run(&mut self) -> anyhow::Result<Vec<(String, f64)>> {
         let output = self.command.output().with_context(|| format!("cannot run {:?}", self.command.get_program()))?;
         let printed = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());

@@ -4,6 +4,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("the benchmarks read /proc and pin processes: they need Linux");
 
+pub mod heap;
 pub mod load;
 pub mod process;
 

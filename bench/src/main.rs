@@ -6,10 +6,14 @@
 mod cases;
 mod child;
 mod client;
+mod deadline;
 mod go;
 mod machine;
+mod memory;
 mod peer;
+mod soak;
 mod table;
+mod timer;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -47,6 +51,14 @@ Go takes part where `go` is on the PATH. The peer is nginx where it is on the PA
 enum What {
     /// CPU time of a request over kept HTTP/1.1 connections.
     Client,
+    /// CPU time of a deadline that never fires.
+    Deadline,
+    /// How late timers fire.
+    Timer,
+    /// Memory of contexts, pending deadlines and idle connections; time to cancel them.
+    Memory,
+    /// Calls that time out, for a minute: whether everything comes back.
+    Soak,
 }
 
 fn main() -> ExitCode {
@@ -63,6 +75,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let rounds = Rounds { count: arguments.rounds, quick: arguments.quick };
     let report = match arguments.what {
         What::Client => client::run(rounds)?,
+        What::Deadline => deadline::run(rounds)?,
+        What::Timer => timer::run(rounds)?,
+        What::Memory => memory::run(rounds)?,
+        What::Soak => soak::run(rounds)?,
     };
     let command: Vec<_> = std::env::args().skip(1).collect();
     println!("{}", machine::describe(&command.join(" "), &report.peers));

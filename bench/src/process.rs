@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs, mem::MaybeUninit, time::Duration};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    param::page_size,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 /// CPU time of all threads of this process.
 #[derive(Clone, Copy, Debug)]
@@ -56,4 +59,25 @@ pub fn sockets() -> BTreeSet<String> {
 pub fn raise_descriptor_limit() -> rustix::io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+}
+
+/// How many files are open.
+///
+/// # Panics
+/// When there is no `/proc`.
+#[must_use]
+pub fn descriptors() -> usize {
+    // The directory that is read is one of them.
+    fs::read_dir("/proc/self/fd").expect("/proc/self/fd can be read").count() - 1
+}
+
+/// Bytes of memory that are resident.
+///
+/// # Panics
+/// When there is no `/proc`.
+#[must_use]
+pub fn resident_bytes() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").expect("/proc/self/statm can be read");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("the second number is the resident pages") * page_size()
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::cases::Samples;
 
 /// One number of each case.
+#[derive(Clone, Copy)]
 pub(crate) struct Column {
     pub(crate) title: &'static str,
     /// Its name in what the cases print.
@@ -64,7 +65,7 @@ fn spread(samples: &[f64]) -> Option<Spread> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let upper = *sorted.get(sorted.len() / 2)?;
-    let median = if sorted.len() % 2 == 0 { sorted.get(sorted.len() / 2 - 1)?.midpoint(upper) } else { upper };
+    let median = if sorted.len().is_multiple_of(2) { sorted.get(sorted.len() / 2 - 1)?.midpoint(upper) } else { upper };
     Some(Spread { least: *sorted.first()?, median, most: *sorted.last()? })
 }
 
