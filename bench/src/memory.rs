@@ -24,10 +24,11 @@ const CONNECTIONS: u32 = 10_000;
 
 pub(crate) fn run(rounds: Rounds) -> anyhow::Result<Report> {
     // A process of its own: both ends together would be more open files than one process may have.
-    let (_peer, port) = Server::with_port(program("peer", Core::Peer)?.arg("answering"))?;
-    let url = format!("http://127.0.0.1:{port}/");
     let many = rounds.scaled(MANY);
     let connections = rounds.scaled(CONNECTIONS);
+    let (_peer, port) =
+        Server::with_port(program("peer", Core::Peer)?.args(["answering", connections.to_string().as_str()]))?;
+    let url = format!("http://127.0.0.1:{port}/");
 
     let cases = |count: u32, subjects: &[(&str, &str)]| {
         let case = |(name, subject): &(&str, &str)| {

@@ -81,3 +81,13 @@ pub fn resident_bytes() -> usize {
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
     pages.expect("the second number is the resident pages") * page_size()
 }
+
+/// Makes the allocator give the kernel back what it keeps for later, so that what is resident is in use.
+pub fn give_back_free_memory() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "no safe crate has malloc_trim")]
+    // SAFETY: malloc_trim may be called at any time, from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -14,9 +14,12 @@ use overdue::{Client, Context, Limit, PoolOptions, Stage};
 use overdue_bench::{
     Numbers,
     heap::{Counting, InUse},
-    process::{raise_descriptor_limit, resident_bytes, sockets},
+    process::{give_back_free_memory, raise_descriptor_limit, resident_bytes, sockets},
 };
-use tokio::{runtime::Handle, task::yield_now};
+use tokio::{
+    runtime::Handle,
+    task::{JoinSet, yield_now},
+};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -59,8 +62,8 @@ fn main() -> anyhow::Result<()> {
                 let numbers = tasks(count, start).await;
                 Ok(cancelled(numbers, || root.cancel()).await)
             }
-            "connection-overdue" => overdue_connections(count, &next()?).await,
-            "connection-hyper-util" => hyper_connections(count, &next()?).await,
+            "connection-overdue" => overdue_connections(count, next()?).await,
+            "connection-hyper-util" => hyper_connections(count, next()?).await,
             other => bail!("there is no {other:?}"),
         }
     });
@@ -83,6 +86,7 @@ impl Before {
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 bytes")]
     fn each(&self, count: usize) -> Numbers {
         let now = InUse::now();
+        give_back_free_memory();
         let each = |now: usize, before: usize| (now as f64 - before as f64) / count as f64;
         Numbers::default()
             .with("heap_bytes", each(now.bytes, self.heap.bytes))
@@ -124,40 +128,49 @@ async fn cancelled<T>(numbers: Numbers, cancel: impl FnOnce() -> T) -> Numbers {
     numbers.with("cancel_ms", called.as_secs_f64() * 1e3).with("ended_ms", ended.as_secs_f64() * 1e3)
 }
 
-/// A connection is in use until its answer has been read: so each of these gets one of its own.
-async fn overdue_connections(count: usize, url: &str) -> anyhow::Result<Numbers> {
+/// Makes calls that the peer answers when it has all of them, so that each has a connection of its own, which is then
+/// kept.
+async fn connections<F>(count: usize, call: impl Fn() -> F) -> anyhow::Result<Numbers>
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let before = Before::now();
+    let mut calls: JoinSet<_> = (0..count).map(|_| call()).collect();
+    while let Some(ended) = calls.join_next().await {
+        ended??;
+    }
+    drop(calls);
+    // Where a connection is a task, it goes back to its pool a moment later.
+    let _ = tokio::spawn(yield_now()).await;
+    let kept = sockets().len();
+    ensure!(kept >= count, "{kept} connections instead of {count}");
+    Ok(before.each(count))
+}
+
+async fn overdue_connections(count: usize, url: String) -> anyhow::Result<Numbers> {
     let pool =
         PoolOptions { connections: count, connections_per_host: count, idle_per_host: count, ..Default::default() };
     let client = Client::builder().pool(pool).build()?;
     let root = Context::root();
-    let mut unread = Vec::with_capacity(count);
-    unread.push(client.get(&root, url).await?);
-    let before = Before::now();
-    while unread.len() < count {
-        unread.push(client.get(&root, url).await?);
-    }
-    while let Some(response) = unread.pop() {
-        response.into_body().bytes(1 << 16).await?;
-    }
-    ensure!(client.connections() == count, "{} connections instead of {count}", client.connections());
-    Ok(before.each(count - 1))
+    connections(count, || {
+        let (client, root, url) = (client.clone(), root.clone(), url.clone());
+        async move {
+            client.get(&root, &url).await?.into_body().bytes(1 << 16).await?;
+            Ok(())
+        }
+    })
+    .await
 }
 
-async fn hyper_connections(count: usize, url: &str) -> anyhow::Result<Numbers> {
+async fn hyper_connections(count: usize, url: String) -> anyhow::Result<Numbers> {
     let client: legacy::Client<_, Empty<Bytes>> =
         legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(count).build_http();
-    let mut unread = Vec::with_capacity(count);
-    unread.push(client.get(url.parse()?).await?);
-    let before = Before::now();
-    while unread.len() < count {
-        unread.push(client.get(url.parse()?).await?);
-    }
-    while let Some(response) = unread.pop() {
-        response.into_body().collect().await?;
-    }
-    // Its connections are tasks, which go back to the pool a moment later.
-    let _ = tokio::spawn(yield_now()).await;
-    let kept = sockets().len();
-    ensure!(kept >= count, "{kept} connections instead of {count}");
-    Ok(before.each(count - 1))
+    connections(count, || {
+        let (client, url) = (client.clone(), url.clone());
+        async move {
+            client.get(url.parse()?).await?.into_body().collect().await?;
+            Ok(())
+        }
+    })
+    .await
 }
