@@ -11,7 +11,8 @@ use crate::{house::House, usage_error};
 pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> ExitCode {
     let run = || -> io::Result<Option<i32>> {
         let house = House::new();
-        let build = house.cargo("build --release --manifest-path bench/Cargo.toml --target-dir target/bench").status()?;
+        let build =
+            house.cargo("build --release --manifest-path bench/Cargo.toml --target-dir target/bench").status()?;
         if !build.success() {
             return Ok(None);
         }
