@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, thread};
 
-/// Two lines for the head of a table: the command, and the machine with the versions of those who took part.
+/// The line above the tables: the command, and the machine with the versions of those who took part.
 pub(crate) fn describe(command: &str, peers: &[String]) -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -19,7 +19,7 @@ pub(crate) fn describe(command: &str, peers: &[String]) -> String {
     parts.extend(LOCKED.iter().filter_map(|name| Some(format!("{name} {}", locked(name)?))));
     parts.extend_from_slice(peers);
     parts.push(format!("load {load} at the end"));
-    format!("`cargo xtask bench {command}`\n{}", parts.join("; "))
+    format!("Measured with `{command}` on {}.", parts.join("; "))
 }
 
 /// Those of the peers that are linked in.

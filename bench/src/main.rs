@@ -15,7 +15,7 @@ mod soak;
 mod table;
 mod timer;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fmt, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -28,7 +28,7 @@ use crate::cases::Rounds;
 struct Arguments {
     #[command(subcommand)]
     what: What,
-    /// Rounds, in each of which everything runs once; the tables show medians.
+    /// Rounds, in each of which everything runs once; the tables show medians. A soak has one.
     #[arg(long, global = true, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// A tenth of the work: to see that it runs, not what it costs.
@@ -61,6 +61,17 @@ enum What {
     Soak,
 }
 
+/// As typed, but for the file, which is nobody's business.
+impl fmt::Display for Arguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cargo xtask bench {}", format!("{:?}", self.what).to_lowercase())?;
+        if !matches!(self.what, What::Soak) {
+            write!(f, " --rounds {}", self.rounds)?;
+        }
+        f.write_str(if self.quick { " --quick" } else { "" })
+    }
+}
+
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(code) => code,
@@ -80,8 +91,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         What::Memory => memory::run(rounds)?,
         What::Soak => soak::run(rounds)?,
     };
-    let command: Vec<_> = std::env::args().skip(1).collect();
-    println!("{}", machine::describe(&command.join(" "), &report.peers));
+    println!("{}", machine::describe(&arguments.to_string(), &report.peers));
     println!("{}", report.text);
     if let Some(file) = &arguments.json {
         let raw = serde_json::to_string_pretty(&report.raw)?;
