@@ -24,7 +24,7 @@ use crate::cases::Rounds;
 
 /// What the library costs beside its peers, and what it leaves behind.
 #[derive(Parser, Debug)]
-#[command(name = "cargo xtask bench", after_help = EXAMPLES)]
+#[command(bin_name = "cargo xtask bench", after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     what: What,
@@ -41,7 +41,7 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask bench client                     CPU time of a request beside hyper-util, reqwest and Go
+  cargo xtask bench client                     a request beside hyper-util, reqwest and Go
   cargo xtask bench client --rounds 15 --json client.json
   cargo xtask bench deadline --quick
 

@@ -12,7 +12,7 @@ const COLUMNS: &[Column] = &[
     Column { title: "CPU of one, us", number: "cpu_us", decimals: 1, ratio: false },
 ];
 
-/// Names, and those by which the program `timer` knows them.
+/// Names, and those by which the program `timer` knows them: each is a function there.
 const MEANS: [(&str, &str); 5] = [
     ("overdue Context::run", "run"),
     ("overdue Stream, read deadline", "stream"),

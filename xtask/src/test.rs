@@ -104,8 +104,7 @@ impl Step {
             }
             Self::Fuzz => house.missing("a C++ compiler, which libFuzzer is built with,", "apt-get install g++"),
             Self::Bench if cfg!(target_os = "linux") => {
-                let check =
-                    "clippy --manifest-path bench/Cargo.toml --target-dir target/bench --no-deps -- -D warnings";
+                let check = "clippy --manifest-path bench/Cargo.toml --target-dir target/bench --no-deps --all-targets -- -D warnings";
                 house.all([house.cargo(check)])
             }
             Self::Bench => house.missing("Linux, which the benchmarks measure,", "use another machine"),
