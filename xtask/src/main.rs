@@ -1,7 +1,9 @@
-//! The project's chores: `cargo xtask test`.
+//! The project's chores: `cargo xtask test`, `cargo xtask bench`.
 //!
 //! Exit codes: 0 all is well, 1 a step failed, 2 wrong usage.
 
+mod bench;
+mod house;
 mod test;
 
 use std::{
@@ -14,6 +16,7 @@ const USAGE: &str = "\
 The project's chores.
 
 Usage: cargo xtask test [--only STEP]... [--keep-going]
+       cargo xtask bench NAME [--rounds N] [--quick] [--json FILE]
 ";
 
 fn main() -> ExitCode {
@@ -21,8 +24,9 @@ fn main() -> ExitCode {
     let mut arguments = arguments.iter().map(String::as_str);
     match arguments.next() {
         Some("test") => test::main(arguments),
+        Some("bench") => bench::main(arguments),
         Some("--help" | "-h" | "help") => {
-            say(&format!("{USAGE}\nMore: cargo xtask test --help"));
+            say(&format!("{USAGE}\nMore: cargo xtask test --help, cargo xtask bench --help"));
             ExitCode::SUCCESS
         }
         Some(other) => usage_error(&format!("there is no chore {other:?}"), USAGE),

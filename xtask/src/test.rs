@@ -4,12 +4,11 @@ use std::{
     env,
     ffi::OsString,
     fmt,
-    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
-use crate::{say, usage_error};
+use crate::{house::House, say, usage_error};
 
 const USAGE: &str = "\
 Everything that must hold before a change lands.
@@ -23,6 +22,7 @@ Steps, in this order; the first that fails ends the run:
   doc      the documentation builds without a warning
   deny     licences, sources and bans of all dependencies (cargo-deny)
   fuzz     the fuzz targets compile
+  bench    the benchmarks compile, without a warning (Linux)
 
 Options:
   --only STEP    this step only; may be given more than once
@@ -53,10 +53,11 @@ enum Step {
     Doc,
     Deny,
     Fuzz,
+    Bench,
 }
 
 impl Step {
-    const ALL: [Self; 6] = [Self::Fmt, Self::Clippy, Self::Test, Self::Doc, Self::Deny, Self::Fuzz];
+    const ALL: [Self; 7] = [Self::Fmt, Self::Clippy, Self::Test, Self::Doc, Self::Deny, Self::Fuzz, Self::Bench];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -66,6 +67,7 @@ impl Step {
             Self::Doc => "doc",
             Self::Deny => "deny",
             Self::Fuzz => "fuzz",
+            Self::Bench => "bench",
         }
     }
 
@@ -74,6 +76,7 @@ impl Step {
             Self::Fmt => house.all([
                 house.cargo("fmt --all -- --check"),
                 house.cargo("fmt --manifest-path fuzz/Cargo.toml -- --check"),
+                house.cargo("fmt --manifest-path bench/Cargo.toml -- --check"),
             ]),
             Self::Clippy => house.all([house.cargo("clippy --workspace --all-targets --all-features -- -D warnings")]),
             Self::Test => {
@@ -100,6 +103,11 @@ impl Step {
                 house.all([check])
             }
             Self::Fuzz => house.missing("a C++ compiler, which libFuzzer is built with,", "apt-get install g++"),
+            Self::Bench if cfg!(target_os = "linux") => {
+                let check = "clippy --manifest-path bench/Cargo.toml --target-dir target/bench --no-deps --all-targets -- -D warnings";
+                house.all([house.cargo(check)])
+            }
+            Self::Bench => house.missing("Linux, which the benchmarks measure,", "use another machine"),
         }
     }
 }
@@ -213,38 +221,7 @@ impl fmt::Display for Summary<'_> {
     }
 }
 
-/// Where the steps run, and what is there.
-struct House {
-    root: PathBuf,
-    cargo: OsString,
-    /// On a build server nothing is skipped.
-    ci: bool,
-}
-
 impl House {
-    fn new() -> Self {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        Self {
-            root: here.parent().unwrap_or(here).to_owned(),
-            cargo: env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
-            ci: env::var_os("CI").is_some_and(|ci| ci == "true"),
-        }
-    }
-
-    /// Cargo with arguments, none of which contains a space.
-    fn cargo(&self, arguments: &str) -> Command {
-        let mut cargo = Command::new(&self.cargo);
-        cargo.args(arguments.split(' ')).current_dir(&self.root);
-        // Cargo describes xtask to us in variables. Build scripts that watch them would run again each time that
-        // somebody changes between this and plain cargo.
-        for (name, _) in env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
-                cargo.env_remove(name);
-            }
-        }
-        cargo
-    }
-
     /// Runs the commands in turn, until one fails.
     fn all<const N: usize>(&self, commands: [Command; N]) -> Outcome {
         for mut command in commands {

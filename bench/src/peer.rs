@@ -1,0 +1,95 @@
+//! The server that answers: nginx where there is one, else our own.
+
+use std::{
+    env, fs,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+use crate::child::{Core, Server, on_path, pinned, program};
+
+/// A running peer.
+pub(crate) struct Peer {
+    _server: Server,
+    pub(crate) url: String,
+    /// Its name and version.
+    pub(crate) name: String,
+    _dir: Option<Dir>,
+}
+
+impl Peer {
+    /// A peer that answers every request with a few bytes and keeps its connections.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        match on_path("nginx") {
+            Some(nginx) => Self::nginx(nginx),
+            None => {
+                eprintln!(
+                    "nginx is not on the PATH (apt-get install nginx-light): a server of our own answers instead"
+                );
+                let (server, port) = Server::with_port(program("peer", Core::Peer)?.arg("answering"))?;
+                let name = "a server of our own (bench/src/bin/peer.rs)".to_owned();
+                Ok(Self { _server: server, url: url(port), name, _dir: None })
+            }
+        }
+    }
+
+    fn nginx(nginx: PathBuf) -> anyhow::Result<Self> {
+        let output = Command::new(&nginx).arg("-v").output().context("cannot run nginx -v")?;
+        let name = String::from_utf8_lossy(&output.stderr).trim().replace("nginx version: ", "");
+        let dir = Dir::new()?;
+        // Somebody may take the port before nginx does; then it ends, and says why.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let file = dir.0.join("nginx.conf");
+        fs::write(&file, configuration(port))?;
+        let mut server =
+            Server::start(pinned(&nginx, Core::Peer)?.args(["-e", "stderr", "-p"]).arg(&dir.0).arg("-c").arg(file))?;
+        for _ in 0..500 {
+            if let Some(status) = server.ended()? {
+                bail!("nginx ended at once: {status}");
+            }
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                return Ok(Self { _server: server, url: url(port), name, _dir: Some(dir) });
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("nginx does not listen after 10 s");
+    }
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}/")
+}
+
+fn configuration(port: u16) -> String {
+    format!(
+        "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
+         events {{ worker_connections 1024; }}
+         http {{
+           access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;
+           client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
+           server {{ listen 127.0.0.1:{port}; location / {{ return 200 \"hello, world\\n\"; }} }}
+         }}"
+    )
+}
+
+/// A directory that is removed when dropped.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> anyhow::Result<Self> {
+        let dir = env::current_exe()?.with_file_name(format!("nginx-{}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
