@@ -21,6 +21,7 @@ Steps, in this order; the first that fails ends the run:
   test     all tests: doc tests, then the rest (by cargo-nextest where it is installed)
   doc      the documentation builds without a warning
   deny     licences, sources and bans of all dependencies (cargo-deny)
+  models   every order in which threads can meet at what they share (loom)
   fuzz     the fuzz targets compile
   bench    the benchmarks compile, without a warning (Linux)
 
@@ -52,12 +53,14 @@ enum Step {
     Test,
     Doc,
     Deny,
+    Models,
     Fuzz,
     Bench,
 }
 
 impl Step {
-    const ALL: [Self; 7] = [Self::Fmt, Self::Clippy, Self::Test, Self::Doc, Self::Deny, Self::Fuzz, Self::Bench];
+    const ALL: [Self; 8] =
+        [Self::Fmt, Self::Clippy, Self::Test, Self::Doc, Self::Deny, Self::Models, Self::Fuzz, Self::Bench];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -66,6 +69,7 @@ impl Step {
             Self::Test => "test",
             Self::Doc => "doc",
             Self::Deny => "deny",
+            Self::Models => "models",
             Self::Fuzz => "fuzz",
             Self::Bench => "bench",
         }
@@ -97,6 +101,11 @@ impl Step {
                 house.all([house.cargo("deny --all-features check --hide-inclusion-graph bans licenses sources")])
             }
             Self::Deny => house.missing("cargo-deny", "cargo install cargo-deny --locked"),
+            Self::Models => {
+                let mut models = house.cargo("test --package overdue --lib --target-dir target/models models::");
+                models.env("RUSTFLAGS", flags("RUSTFLAGS", "--cfg overdue_loom"));
+                house.all([models])
+            }
             Self::Fuzz if house.has_cxx() => {
                 let mut check = house.cargo("check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz");
                 check.env("RUSTFLAGS", flags("RUSTFLAGS", "--cfg fuzzing -D warnings"));
