@@ -44,6 +44,8 @@ struct Links {
 enum Below {
     Child(Weak<Node>),
     Waiter(Waker),
+    /// One who was told.
+    Told,
 }
 
 impl Node {
@@ -107,33 +109,33 @@ impl Node {
     }
 
     /// Tells every linked descendant the cause of this node, and wakes those who wait.
-    fn spread(self: &Arc<Self>) {
-        let mut to_visit = vec![Arc::clone(self)];
-        let mut to_wake = Vec::new();
-        while let Some(node) = to_visit.pop() {
-            let Some(cause) = node.cause.get().cloned() else { continue };
-            let children: Vec<_> = {
-                let links = node.lock();
-                let below = links.below.iter().filter_map(|(_, below)| match below {
-                    Below::Child(child) => child.upgrade(),
-                    Below::Waiter(waker) => {
-                        to_wake.push(waker.clone());
-                        None
-                    }
-                });
-                below.collect()
-            };
-            for child in children {
-                // A child that was cancelled for a reason of its own told its subtree then.
-                if child.cause.set(Arc::clone(&cause)).is_ok()
-                    || child.cause.get().is_some_and(|own| Arc::ptr_eq(own, &cause))
-                {
-                    to_visit.push(child);
-                }
+    fn spread(&self) {
+        let Some(cause) = self.cause.get() else { return };
+        let (mut to_visit, mut to_wake) = (Vec::new(), Vec::new());
+        self.tell(&mut to_visit, &mut to_wake);
+        // A child is looked at once, here: with very many of them each look is a miss of the cache.
+        while let Some(child) = to_visit.pop() {
+            let Some(child) = child.upgrade() else { continue };
+            // A child that was cancelled for a reason of its own told its subtree then.
+            if child.cause.set(Arc::clone(cause)).is_ok()
+                || child.cause.get().is_some_and(|own| Arc::ptr_eq(own, cause))
+            {
+                child.tell(&mut to_visit, &mut to_wake);
             }
         }
         for waker in to_wake {
             waker.wake();
+        }
+    }
+
+    /// Takes those who are to be told. Whoever links or waits from now on sees by himself that this node is cancelled.
+    fn tell(&self, children: &mut Vec<Weak<Self>>, waiters: &mut Vec<Waker>) {
+        for (_, below) in &mut self.lock().below {
+            match mem::replace(below, Below::Told) {
+                Below::Child(child) => children.push(child),
+                Below::Waiter(waker) => waiters.push(waker),
+                Below::Told => {}
+            }
         }
     }
 
