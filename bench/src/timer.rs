@@ -13,9 +13,10 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// Names, and those by which the program `timer` knows them: each is a function there.
-const MEANS: [(&str, &str); 5] = [
+const MEANS: [(&str, &str); 6] = [
     ("overdue Context::run", "run"),
     ("overdue Stream, read deadline", "stream"),
+    ("overdue direct::Stream, read deadline", "direct"),
     ("tokio sleep", "sleep"),
     ("timerfd and epoll", "timerfd"),
     ("epoll_pwait2", "epoll"),

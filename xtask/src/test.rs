@@ -82,7 +82,19 @@ impl Step {
                 house.cargo("fmt --manifest-path fuzz/Cargo.toml -- --check"),
                 house.cargo("fmt --manifest-path bench/Cargo.toml -- --check"),
             ]),
-            Self::Clippy => house.all([house.cargo("clippy --workspace --all-targets --all-features -- -D warnings")]),
+            Self::Clippy => {
+                // What a user leaves out must leave nothing behind.
+                let part = |features| {
+                    let parts = format!("--no-default-features --features={features}");
+                    house.cargo(&format!("clippy --package overdue {parts} -- -D warnings"))
+                };
+                house.all([
+                    house.cargo("clippy --workspace --all-targets --all-features -- -D warnings"),
+                    part(""),
+                    part("direct"),
+                    part("tower"),
+                ])
+            }
             Self::Test => {
                 let rest = if house.has("nextest") {
                     "nextest run --workspace --all-features"

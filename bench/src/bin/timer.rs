@@ -3,18 +3,19 @@
 use std::{
     env,
     future::pending,
+    io::Read as _,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
-use overdue::{Context, Limit, Stage, stream::Stream};
+use overdue::{Context, Limit, Stage, direct, stream::Stream};
 use overdue_bench::{Numbers, process::Cpu};
 use rustix::{
     event::epoll,
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
 };
 use tokio::{
-    io::AsyncReadExt,
+    io::AsyncReadExt as _,
     net::{TcpListener, TcpStream},
 };
 
@@ -25,6 +26,7 @@ fn main() -> anyhow::Result<()> {
     match means.as_str() {
         "run" => on_tokio(run(value, samples)),
         "stream" => on_tokio(stream(value, samples)),
+        "direct" => direct(value, samples),
         "sleep" => on_tokio(sleep(value, samples)),
         "timerfd" => timerfd(value, samples),
         "epoll" => epoll_pwait2(value, samples),
@@ -60,6 +62,23 @@ async fn stream(value: Duration, samples: u32) -> anyhow::Result<()> {
         let began = Instant::now();
         stream.set_read_deadline(value);
         let read = stream.read(&mut [0]).await;
+        lateness.add(began);
+        ensure!(read.is_err_and(|err| err.kind() == std::io::ErrorKind::TimedOut), "no timeout");
+    }
+    lateness.print();
+    Ok(())
+}
+
+/// The same of a connection whose thread blocks.
+fn direct(value: Duration, samples: u32) -> anyhow::Result<()> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let mut stream = direct::Stream::connect(listener.local_addr()?, Duration::from_secs(1))?;
+    let _peer = listener.accept()?;
+    let mut lateness = Lateness::new(value);
+    for _ in 0..samples {
+        let began = Instant::now();
+        stream.set_read_deadline(value);
+        let read = stream.read(&mut [0]);
         lateness.add(began);
         ensure!(read.is_err_and(|err| err.kind() == std::io::ErrorKind::TimedOut), "no timeout");
     }

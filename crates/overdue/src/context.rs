@@ -31,7 +31,9 @@ use std::{
 
 use overdue_core::{Deadline, Limit, Stage};
 
-pub(crate) use bound::{Bound, Interrupted, Watch, forbidden, lateness};
+#[cfg(any(feature = "client", feature = "tower"))]
+pub(crate) use bound::Watch;
+pub(crate) use bound::{Bound, Interrupted, forbidden, lateness};
 pub use cause::CancelCause;
 #[cfg(feature = "tower")]
 pub(crate) use current::entered;

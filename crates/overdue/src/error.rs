@@ -109,6 +109,7 @@ impl Error {
         self
     }
 
+    #[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
     pub(crate) fn with_source(mut self, source: Option<BoxError>) -> Self {
         self.0.source = source;
         self
@@ -119,6 +120,7 @@ impl Error {
         self.0.snapshots = snapshots;
     }
 
+    #[cfg(any(feature = "client", feature = "tower", all(feature = "direct", target_os = "linux")))]
     pub(crate) fn report_mut(&mut self) -> &mut Report {
         &mut self.0.report
     }

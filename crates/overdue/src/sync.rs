@@ -1,12 +1,16 @@
 //! What is shared between threads is made of these: the standard library's, or loom's, which tries every order in which
 //! two threads can meet there (`cargo xtask test --only models`).
 
+#[cfg(all(overdue_loom, feature = "client"))]
+pub(crate) use loom::sync::atomic::AtomicBool;
 #[cfg(overdue_loom)]
-pub(crate) use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+pub(crate) use loom::sync::{Mutex, MutexGuard};
 #[cfg(overdue_loom)]
 pub(crate) use modelled::OnceLock;
+#[cfg(all(not(overdue_loom), feature = "client"))]
+pub(crate) use std::sync::atomic::AtomicBool;
 #[cfg(not(overdue_loom))]
-pub(crate) use std::sync::{Mutex, MutexGuard, OnceLock, atomic::AtomicBool};
+pub(crate) use std::sync::{Mutex, MutexGuard, OnceLock};
 
 /// What loom does not have.
 #[cfg(overdue_loom)]
