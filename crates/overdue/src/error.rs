@@ -1,6 +1,11 @@
 //! Errors that name stage, limit, owner and cause.
 
-use std::{error::Error as StdError, fmt, io, sync::Arc, time::Instant};
+use std::{
+    error::Error as StdError,
+    fmt, io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use overdue_core::{
     Cause, Deadline, DurationText, Limit, LimitReport, Outcome, Report, SpanOutcome, Stage, Timeline,
@@ -226,10 +231,15 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = &self.0.report;
-        let after = DurationText(std::time::Duration::from_micros(report.elapsed_us));
-        write!(f, "{} in {} after {after}", report.outcome.replace('-', " "), self.0.stage)?;
+        let elapsed = Duration::from_micros(report.elapsed_us);
+        write!(f, "{} in {} after {}", report.outcome.replace('-', " "), self.0.stage, DurationText(elapsed))?;
         if let Some(limit) = &self.0.limit {
             write!(f, ", limit {limit}")?;
+            // A limit that began to count before this piece of work did.
+            let before = limit.value.saturating_sub(elapsed);
+            if self.is_timeout() && before > limit.value / 20 {
+                write!(f, ", {} of it gone before", DurationText(before))?;
+            }
         }
         match report.verdicts.first() {
             Some(verdict) => write!(f, ": {}: {}", verdict.cause, verdict.summary),

@@ -276,3 +276,19 @@ async fn work_that_uses_up_its_budget_at_every_poll_is_ended_all_the_same() {
     assert_eq!(error.limit().unwrap().value, ms(30));
     assert!(error.report().elapsed_us < 5_000_000, "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_older_than_the_work_says_what_was_gone() {
+    let request = Context::root().child(Limit::total(Duration::from_millis(300)));
+    let text =
+        async |stage| request.run(Stage::Named(stage), std::future::pending::<()>()).await.unwrap_err().to_string();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let error = text("query").await;
+    assert!(error.starts_with("timed out in query after 250ms, limit total 300ms (crates/"), "{error}");
+    assert!(error.contains("), 50ms of it gone before: "), "{error}");
+    let error = text("report").await;
+    assert!(error.contains("), 300ms of it gone before: "), "{error}");
+    let fresh = request.detached().child(Limit::total(Duration::from_millis(300)));
+    let error = fresh.run(Stage::Handle, std::future::pending::<()>()).await.unwrap_err().to_string();
+    assert!(!error.contains("gone before"), "{error}");
+}
