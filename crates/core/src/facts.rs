@@ -221,6 +221,8 @@ pub struct SocketFacts {
     pub listener: Option<ListenerFacts>,
     /// The other end of this very connection, when it is on this host.
     pub peer_socket: Option<PeerSocketFacts>,
+    /// Nobody looked for the last two: too many calls failed at once.
+    pub peer_unasked: bool,
 }
 
 /// The part of Linux's `tcp_info` that rules use. Fields of newer kernels are `None` on older ones.

@@ -7,7 +7,9 @@
 //! that does not read from one that is slow.
 //!
 //! Everything here is best effort and answers at once: a handful of system calls that do not wait, some tens of
-//! microseconds together. What cannot be learnt is `None`, never an error: there is one already.
+//! microseconds together. What cannot be learnt is `None`, never an error: there is one already. When very many calls fail
+//! at once, only the first [`LOOKUPS_PER_SECOND`] of each second ask about the peer's side, which costs most of it: a storm
+//! of timeouts must not become one of system calls.
 
 use std::io;
 #[cfg(unix)]
@@ -18,11 +20,17 @@ use overdue_core::facts::SocketFacts;
 use overdue_core::facts::{Failure, OsFailure};
 
 #[cfg(target_os = "linux")]
+mod allowance;
+#[cfg(target_os = "linux")]
 mod netlink;
 #[cfg(target_os = "linux")]
 mod sock_diag;
 #[cfg(target_os = "linux")]
 mod tcp_info;
+
+/// How many failures of one second look for the peer's side on this host.
+#[cfg(target_os = "linux")]
+const LOOKUPS_PER_SECOND: u32 = 500;
 
 /// What the kernel says about `socket` now.
 ///
@@ -129,7 +137,14 @@ mod linux {
 
     use overdue_core::facts::SocketFacts;
 
-    use super::{sock_diag, tcp_info};
+    use super::{allowance::Allowance, sock_diag, tcp_info};
+
+    static LOOKUPS: Allowance = Allowance::per_second(super::LOOKUPS_PER_SECOND);
+
+    fn may_look_up() -> bool {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        LOOKUPS.take(now.tv_sec.unsigned_abs())
+    }
 
     pub(super) fn observe(
         socket: BorrowedFd<'_>,
@@ -137,16 +152,15 @@ mod linux {
         peer: Option<SocketAddr>,
         facts: SocketFacts,
     ) -> SocketFacts {
-        let here = match peer {
-            Some(peer) => sock_diag::ask(local, peer, netns_cookie(socket)),
-            None => sock_diag::PeerHere::default(),
-        };
+        let asked = peer.filter(|_| may_look_up());
+        let here = asked.map(|peer| sock_diag::ask(local, peer, netns_cookie(socket))).unwrap_or_default();
         SocketFacts {
             tcp: read_tcp_info(socket),
             unsent_bytes: unacknowledged_bytes(socket),
             cookie: rustix::net::sockopt::socket_cookie(socket).ok(),
             listener: here.listener,
             peer_socket: here.peer_socket,
+            peer_unasked: peer.is_some() && asked.is_none(),
             ..facts
         }
     }

@@ -174,6 +174,12 @@ pub(crate) fn not_visible(facts: &CallFacts) -> Vec<NotVisible> {
             why: "the socket is no TCP socket, or this platform has no TCP_INFO".to_owned(),
             how: "on Linux, connect over TCP".to_owned(),
         });
+    } else if socket.peer_unasked {
+        gaps.push(NotVisible {
+            what: "the peer's side",
+            why: "so many calls failed in this second that it was looked for in the first of them only".to_owned(),
+            how: "see what the errors just before this one say".to_owned(),
+        });
     } else if socket.peer_socket.is_none() && socket.listener.is_none() {
         gaps.push(NotVisible {
             what: "the peer's side",

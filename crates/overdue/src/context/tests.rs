@@ -280,8 +280,7 @@ async fn work_that_uses_up_its_budget_at_every_poll_is_ended_all_the_same() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_is_older_than_the_work_says_what_was_gone() {
     let request = Context::root().child(Limit::total(Duration::from_millis(300)));
-    let text =
-        async |stage| request.run(Stage::Named(stage), std::future::pending::<()>()).await.unwrap_err().to_string();
+    let text = async |stage| request.run(Stage::Named(stage), pending::<()>()).await.unwrap_err().to_string();
     tokio::time::sleep(Duration::from_millis(50)).await;
     let error = text("query").await;
     assert!(error.starts_with("timed out in query after 250ms, limit total 300ms (crates/"), "{error}");
@@ -289,6 +288,6 @@ async fn a_limit_that_is_older_than_the_work_says_what_was_gone() {
     let error = text("report").await;
     assert!(error.contains("), 300ms of it gone before: "), "{error}");
     let fresh = request.detached().child(Limit::total(Duration::from_millis(300)));
-    let error = fresh.run(Stage::Handle, std::future::pending::<()>()).await.unwrap_err().to_string();
+    let error = fresh.run(Stage::Handle, pending::<()>()).await.unwrap_err().to_string();
     assert!(!error.contains("gone before"), "{error}");
 }

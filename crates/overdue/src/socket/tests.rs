@@ -12,8 +12,19 @@ use socket2::{Domain, Socket, Type};
 
 use super::{classify, linux, netlink, observe, sock_diag, tcp_info};
 
-fn look(stream: &TcpStream) -> SocketFacts {
+fn look_once(stream: &TcpStream) -> SocketFacts {
     observe(stream.as_fd(), stream.local_addr().ok(), stream.peer_addr().ok())
+}
+
+/// A look at both sides. What all tests may look up in one second is limited.
+fn look(stream: &TcpStream) -> SocketFacts {
+    loop {
+        let facts = look_once(stream);
+        if !facts.peer_unasked {
+            return facts;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// Looks until it sees what loopback delivers at once, give or take a scheduler.
@@ -45,6 +56,17 @@ fn pair() -> (TcpStream, TcpStream, TcpListener) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();
     (client, server, listener)
+}
+
+#[test]
+fn a_storm_of_failures_asks_for_the_peer_no_more_and_says_so() {
+    let (client, _server, _listener) = pair();
+    assert!(look(&client).peer_socket.is_some());
+    let unasked = (0..1_000_000).map(|_| look_once(&client)).find(|facts| facts.peer_unasked).unwrap();
+    assert_eq!((unasked.peer_socket, unasked.listener), (None, None));
+    assert_eq!(unasked.tcp.unwrap().state, TcpState::Established);
+    // Another second, another look.
+    assert!(look(&client).peer_socket.is_some());
 }
 
 #[test]
