@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use overdue_core::{Cause, Limit, Stage};
+use overdue_core::{Cause, Deadline, Limit, Stage};
 
-use super::{CancelCause, Context};
+use super::{CancelCause, Context, lateness};
 use crate::{Error, clock};
 
 fn ms(n: u64) -> Duration {
@@ -290,4 +290,16 @@ async fn a_limit_that_is_older_than_the_work_says_what_was_gone() {
     let fresh = request.detached().child(Limit::total(Duration::from_millis(300)));
     let error = fresh.run(Stage::Handle, pending::<()>()).await.unwrap_err().to_string();
     assert!(!error.contains("gone before"), "{error}");
+}
+
+#[test]
+fn what_counts_as_late_depends_on_the_limit() {
+    let now = clock::now();
+    let [short, some, long] = [500, 4_000, 60_000_000].map(Duration::from_micros);
+    for (limit, on_time_us, late_us) in [(short, 1_999, 2_000), (some, 3_999, 4_000), (long, 9_999, 10_000)] {
+        let deadline = Deadline::after(now, Limit::total(limit));
+        let noticed = |us| lateness(Some(&deadline), now + limit + Duration::from_micros(us));
+        assert_eq!((noticed(on_time_us), noticed(late_us)), (Duration::ZERO, Duration::from_micros(late_us)));
+    }
+    assert_eq!(lateness(None, now), Duration::ZERO);
 }
