@@ -162,8 +162,14 @@ impl Context {
     /// deadline has passed before the first poll, the work is never polled. While it is polled, this is the
     /// [current context](Self::current).
     ///
+    /// On Linux the deadline is kept within some tens of microseconds. Elsewhere, and in a runtime that was built without
+    /// I/O (tokio complains of that once), it is rounded up to milliseconds.
+    ///
     /// # Errors
     /// [`Error`] with the stage, and the limit that fired or the cause of the cancellation.
+    ///
+    /// # Panics
+    /// When it has to wait outside of a tokio runtime, or in one without a timer.
     ///
     /// # Cancel safety
     /// Dropping the returned future drops `work`.
