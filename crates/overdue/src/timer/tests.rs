@@ -173,6 +173,25 @@ fn time_may_be_stopped_while_a_timer_waits() {
 }
 
 #[test]
+fn a_timer_that_is_set_when_time_stands_still_is_not_behind_the_systems_clock() {
+    let minute = Duration::from_secs(60);
+    single().block_on(async {
+        let start = clock::now();
+        let mut gone = Timer::default();
+        assert!(poll_fn(|cx| Poll::Ready(gone.poll(cx, start + minute))).await.is_pending());
+        // The driver runs, and arms the system's clock for it.
+        tokio::task::yield_now().await;
+        drop(gone);
+        tokio::time::pause();
+        tokio::select! {
+            () = until(start + 2 * minute) => {}
+            () = tokio::time::sleep(10 * minute) => panic!("time went past it"),
+        }
+        assert!(clock::now() - start < 3 * minute);
+    });
+}
+
+#[test]
 fn a_runtime_without_io_has_its_own_timer() {
     let runtime = Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
