@@ -124,12 +124,9 @@ impl Node {
                 below.collect()
             };
             for child in children {
-                // A child that was cancelled for a reason of its own told its subtree then.
-                if child.cause.set(Arc::clone(&cause)).is_ok()
-                    || child.cause.get().is_some_and(|own| Arc::ptr_eq(own, &cause))
-                {
-                    to_visit.push(child);
-                }
+                // One that has a cause of another is visited all the same: it may have read that, and told nobody.
+                let _ = child.cause.set(Arc::clone(&cause));
+                to_visit.push(child);
             }
         }
         for waker in to_wake {
