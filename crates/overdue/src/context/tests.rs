@@ -9,7 +9,7 @@ use std::{
 
 use overdue_core::{Cause, Limit, Stage};
 
-use super::{CancelCause, Context};
+use super::{CancelCause, Context, Watch};
 use crate::{Error, clock};
 
 fn ms(n: u64) -> Duration {
@@ -275,4 +275,26 @@ async fn work_that_uses_up_its_budget_at_every_poll_is_ended_all_the_same() {
     let error = context.run::<_>(Stage::Handle, greedy).await.map(|never: std::convert::Infallible| never).unwrap_err();
     assert_eq!(error.limit().unwrap().value, ms(30));
     assert!(error.report().elapsed_us < 5_000_000, "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_is_late_for_everything_is_not_late_by_the_sum_of_it() {
+    for (between, expected) in [(ms(1), 4), (ms(60), 2)] {
+        let context = Context::root().child(Limit::total(ms(100)));
+        let mut watch = Watch::default();
+        let waker = std::task::Waker::noop();
+        let mut poll = || watch.poll(&mut std::task::Context::from_waker(waker), &context, context.deadline());
+        assert!(poll().is_pending());
+        tokio::time::advance(ms(200)).await;
+        // The timer's own task runs.
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        let mut polls = 1;
+        while poll().is_pending() {
+            polls += 1;
+            tokio::time::advance(between).await;
+        }
+        assert_eq!(polls, expected, "{between:?} between two polls");
+    }
 }
