@@ -3,7 +3,8 @@
 //! Each runtime has one [`Alarms`]: the instants that are waited for, in order, and a task that wakes who waited. On
 //! Linux that task sleeps on a timerfd, which wakes it within some microseconds; elsewhere, and where the runtime's
 //! clock does not run with the system's (`tokio::time::pause`), it sleeps on the runtime's own timer, which rounds up
-//! to milliseconds.
+//! to milliseconds. That the clock was stopped while the task slept is noticed when the next timer is set, or when the
+//! system's time has come.
 //!
 //! Setting a timer that is not the earliest is a push to the end of a heap, and dropping it a pop: no system call, and
 //! the runtime's driver is not woken. What was armed for a timer that is gone stays armed, and wakes the task once for
