@@ -140,7 +140,7 @@ impl Client {
         let uri = match url.parse::<Uri>() {
             Ok(uri) => uri,
             Err(err) => {
-                let text = format!("{:?} is no absolute URL (such as http://host/path): {err}", without_user(url));
+                let text = format!("{:?} is no absolute URL (such as http://host/path): {err}", without_secrets(url));
                 return Err(CallLog::new().fail(Stage::Queue, Failure::Usage(text).into()));
             }
         };
@@ -249,7 +249,10 @@ impl<B: http_body::Body<Error: Into<BoxError>>> Outgoing<B> {
             Some("http") => false,
             Some("https") => true,
             Some(other) => return usage(format!("the scheme {other:?} is neither http nor https")),
-            None => return usage(format!("{:?} is no absolute URL: write http://host/path", parts.uri.to_string())),
+            None => {
+                let url = without_secrets(&parts.uri.to_string());
+                return usage(format!("{url:?} is no absolute URL: write http://host/path"));
+            }
         };
         let Some(authority) = parts.uri.authority() else { return usage("the URL has no host".to_owned()) };
         if authority.as_str().contains('@') {
@@ -579,14 +582,19 @@ fn with_path(uri: Uri) -> Result<Uri, http::Error> {
     Ok(Uri::from_parts(parts)?)
 }
 
-/// The text of a URL without what may be a password.
-fn without_user(url: &str) -> String {
+/// The text of what should be a URL, without what may be secrets: user, query and fragment.
+fn without_secrets(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = url.split_at(start);
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest.get(..end).and_then(|authority| authority.rfind('@')).or_else(|| rest.rfind('@')) {
-        Some(at) => format!("{scheme}***{}", rest.get(at..).unwrap_or_default()),
-        None => url.to_owned(),
+    let user = rest.get(..end).and_then(|authority| authority.rfind('@')).or_else(|| rest.rfind('@'));
+    let (hidden, rest) = match user {
+        Some(at) => ("***", rest.get(at..).unwrap_or_default()),
+        None => ("", rest),
+    };
+    match rest.find(['?', '#']) {
+        Some(at) => format!("{scheme}{hidden}{}***", rest.get(..=at).unwrap_or_default()),
+        None => format!("{scheme}{hidden}{rest}"),
     }
 }
 

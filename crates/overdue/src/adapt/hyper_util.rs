@@ -110,7 +110,11 @@ impl Connector {
 }
 
 fn target(uri: &Uri) -> Result<Target, Failure> {
-    let usage = || Failure::Usage(format!("{:?} is no http or https URL with a host", uri.to_string()));
+    // Neither a user nor a query: there may be secrets in them.
+    let usage = || {
+        let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default());
+        Failure::Usage(format!("a URL of scheme {scheme:?} and host {host:?} is no http or https URL with a host"))
+    };
     let (secure, default_port) = match uri.scheme_str() {
         Some("http") => (false, 80),
         Some("https") => (true, 443),

@@ -14,13 +14,19 @@ const HEAD_SHOWN_MAX: usize = 16 * 1024;
 const HIDDEN: &str = "***";
 
 /// Parts of names of header fields that carry secrets.
-const SECRET_PARTS: [&str; 11] = [
+const SECRET_PARTS: [&str; 17] = [
+    "accesskey",
     "apikey",
     "authentic",
+    "authkey",
     "authoriz",
+    "bearer",
     "cookie",
     "credential",
+    "hmac",
     "jwt",
+    "passcode",
+    "passphrase",
     "passw",
     "secret",
     "session",
@@ -28,9 +34,12 @@ const SECRET_PARTS: [&str; 11] = [
     "token",
 ];
 /// The same, where they are a whole word of a name: `x-api-key`, but not `monkey`.
-const SECRET_WORDS: [&str; 6] = ["auth", "key", "otp", "pin", "pwd", "sig"];
+const SECRET_WORDS: [&str; 10] = ["auth", "dpop", "key", "otp", "pass", "pin", "pwd", "sess", "sid", "sig"];
 /// Schemes of credentials, which give away a field of any name.
-const SECRET_SCHEMES: [&str; 4] = ["basic ", "bearer ", "digest ", "negotiate "];
+const SECRET_SCHEMES: [&str; 10] =
+    ["apikey ", "basic ", "bearer ", "digest ", "dpop ", "hawk ", "hmac ", "negotiate ", "ntlm ", "token "];
+/// How every JSON web token begins: `{"` in base64.
+const SIGNED: &[u8] = b"eyJ";
 
 /// What a [`Snapshot`] hides. Given to [`Builder::snapshot`](super::Builder::snapshot), or in the extensions of one
 /// request, it asks for snapshots.
@@ -39,9 +48,10 @@ const SECRET_SCHEMES: [&str; 4] = ["basic ", "bearer ", "digest ", "negotiate "]
 /// - the values of fields that are marked as sensitive ([`http::HeaderValue::set_sensitive`]), whatever their name;
 /// - the values of fields whose name says so: `authorization`, `cookie`, `x-api-key`, and any with `token`, `secret`,
 ///   `session`, `signature`, `passw...`, `credential` in it, or with `auth`, `key`, `sig`, `pin`, `pwd`, `otp` as a
-///   word of it; and values that begin with the scheme of a credential (`Bearer ...`), whatever their name;
-/// - every value in the query of the URL, and of URLs in fields such as `referer`: signed URLs and session ids come
-///   under any name. The names stay. A user and a password in such a URL are hidden too.
+///   word of it; and values that begin with the scheme of a credential (`Bearer ...`), or have a JSON web token in
+///   them, whatever their name;
+/// - every value in the query of the URL, and in the queries and fragments of URLs in fields such as `referer`: signed
+///   URLs and session ids come under any name. The names stay. Users and passwords in such URLs are hidden too.
 ///
 /// What is not hidden: the path of the URL, names, the values of all other fields.
 ///
@@ -100,6 +110,7 @@ impl Redaction {
         SECRET_PARTS.iter().any(|part| name.contains(part))
             || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| SECRET_WORDS.contains(&word))
             || SECRET_SCHEMES.iter().any(begins)
+            || value.windows(SIGNED.len()).any(|window| window == SIGNED) && value.contains(&b'.')
     }
 
     /// Writes the value of a field as it may be seen.
@@ -113,38 +124,57 @@ impl Redaction {
         }
     }
 
-    /// Writes a URL, or the path of one, without its user and without the values of its query.
+    /// Writes a URL, or the path of one, without users and without the values of its query and its fragment.
     fn url(&self, url: &[u8], out: &mut Vec<u8>) {
         if self.off {
             out.extend_from_slice(url);
             return;
         }
-        let scheme = url.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
-        let (start, rest) = url.split_at(scheme);
-        let (before, query) = match rest.iter().position(|byte| *byte == b'?') {
-            Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at + 1..)),
-            None => (rest, None),
-        };
-        out.extend_from_slice(start);
-        let authority = before.split(|byte| *byte == b'/').next().unwrap_or_default();
-        match authority.iter().rposition(|byte| *byte == b'@') {
-            Some(at) => {
-                out.extend_from_slice(HIDDEN.as_bytes());
-                out.extend_from_slice(before.get(at..).unwrap_or_default());
-            }
-            None => out.extend_from_slice(before),
-        }
-        for (index, pair) in query.into_iter().flat_map(|query| query.split(|byte| *byte == b'&')).enumerate() {
-            out.push(if index == 0 { b'?' } else { b'&' });
+        let (before, mut rest) = url.split_at(end_of(url, b"?#"));
+        without_users(before, out);
+        while let Some((separator, after)) = rest.split_first() {
+            out.push(*separator);
+            let (pair, next) = after.split_at(end_of(after, b"&#"));
+            rest = next;
             let equals = pair.iter().position(|byte| *byte == b'=');
             let name = pair.get(..equals.unwrap_or(pair.len())).unwrap_or_default();
             if pair.is_empty() || std::str::from_utf8(name).is_ok_and(|name| self.shows(name)) {
                 out.extend_from_slice(pair);
             } else {
-                // What stands alone is a value as well as a name.
-                out.extend_from_slice(equals.and_then(|at| pair.get(..=at)).unwrap_or_default());
+                // What stands alone is a value as well as a name, and what has a user in it is another URL.
+                let named = equals.filter(|_| !name.contains(&b'@'));
+                out.extend_from_slice(named.and_then(|at| pair.get(..=at)).unwrap_or_default());
                 out.extend_from_slice(HIDDEN.as_bytes());
             }
+        }
+    }
+}
+
+/// Where the first of these bytes is, or the end.
+fn end_of(text: &[u8], bytes: &[u8]) -> usize {
+    text.iter().position(|byte| bytes.contains(byte)).unwrap_or(text.len())
+}
+
+/// Writes one URL or several, each without its user.
+fn without_users(mut text: &[u8], out: &mut Vec<u8>) {
+    let mut begins = text.starts_with(b"//");
+    loop {
+        let scheme =
+            if begins { Some(2) } else { text.windows(3).position(|window| window == b"://").map(|at| at + 3) };
+        begins = false;
+        let (start, rest) = text.split_at(scheme.unwrap_or(text.len()));
+        out.extend_from_slice(start);
+        let (authority, after) = rest.split_at(end_of(rest, b"/ ,;<>\""));
+        match authority.iter().rposition(|byte| *byte == b'@') {
+            Some(at) => {
+                out.extend_from_slice(HIDDEN.as_bytes());
+                out.extend_from_slice(authority.get(at..).unwrap_or_default());
+            }
+            None => out.extend_from_slice(authority),
+        }
+        text = after;
+        if text.is_empty() {
+            return;
         }
     }
 }

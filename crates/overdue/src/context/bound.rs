@@ -21,6 +21,9 @@ const IMPRECISE: Duration = Duration::from_millis(2);
 /// How often work is polled again after a timer that fired late: tasks that the same stall held up (a resolver, an
 /// HTTP/2 connection) run in between and may have the result.
 const GRACE_POLLS: u8 = 3;
+/// The part of the lateness that may go by with them, beyond the first: a runtime that has too much to do is late for
+/// each of them, and the deadline must not be late by their sum.
+const GRACE_PART: u32 = 4;
 
 /// Why work ended before it was done.
 #[derive(Debug)]
@@ -67,6 +70,8 @@ pub(crate) struct Watch {
     waiter: Waiter,
     /// Polls granted after a deadline that was noticed late.
     granted: u8,
+    /// Until when there may be more of them.
+    granting: Option<Instant>,
 }
 
 impl Watch {
@@ -75,6 +80,7 @@ impl Watch {
     pub(crate) fn restart(&mut self) {
         self.timer.clear();
         self.granted = 0;
+        self.granting = None;
     }
 
     /// What ends the operation, whose work is pending. The context is the same at every poll.
@@ -89,12 +95,22 @@ impl Watch {
         }
         let Some(deadline) = deadline else { return Poll::Pending };
         ready!(self.timer.poll(cx, deadline.at()));
-        if self.granted < GRACE_POLLS && !lateness(Some(deadline), clock::now()).is_zero() {
-            self.granted += 1;
+        if self.grants(deadline, clock::now()) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         Poll::Ready(Interrupted::Passed(deadline.limit().clone()))
+    }
+
+    /// Whether the work is polled once more, because it was noticed late that this deadline has passed.
+    fn grants(&mut self, deadline: &Deadline, now: Instant) -> bool {
+        let late = lateness(Some(deadline), now);
+        if late.is_zero() || self.granted >= GRACE_POLLS || self.granting.is_some_and(|until| now >= until) {
+            return false;
+        }
+        self.granted += 1;
+        self.granting.get_or_insert(now + late / GRACE_PART);
+        true
     }
 
     /// Polls `work`, which begins now when there is a `started`: cancelled or past the deadline then, it is never polled.

@@ -9,7 +9,7 @@ use std::{
 
 use overdue_core::{Cause, Deadline, Limit, Stage};
 
-use super::{CancelCause, Context, lateness};
+use super::{CancelCause, Context, Watch, lateness};
 use crate::{Error, clock};
 
 fn ms(n: u64) -> Duration {
@@ -302,4 +302,26 @@ fn what_counts_as_late_depends_on_the_limit() {
         assert_eq!((noticed(on_time_us), noticed(late_us)), (Duration::ZERO, Duration::from_micros(late_us)));
     }
     assert_eq!(lateness(None, now), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_is_late_for_everything_is_not_late_by_the_sum_of_it() {
+    for (between, expected) in [(ms(1), 4), (ms(60), 2)] {
+        let context = Context::root().child(Limit::total(ms(100)));
+        let mut watch = Watch::default();
+        let waker = std::task::Waker::noop();
+        let mut poll = || watch.poll(&mut std::task::Context::from_waker(waker), &context, context.deadline());
+        assert!(poll().is_pending());
+        tokio::time::advance(ms(200)).await;
+        // The timer's own task runs.
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        let mut polls = 1;
+        while poll().is_pending() {
+            polls += 1;
+            tokio::time::advance(between).await;
+        }
+        assert_eq!(polls, expected, "{between:?} between two polls");
+    }
 }

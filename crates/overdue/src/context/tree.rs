@@ -111,16 +111,17 @@ impl Node {
     /// Tells every linked descendant the cause of this node, and wakes those who wait.
     fn spread(&self) {
         let Some(cause) = self.cause.get() else { return };
-        let (mut to_visit, mut to_wake) = (Vec::new(), Vec::new());
-        self.tell(&mut to_visit, &mut to_wake);
-        // A child is looked at once, here: with very many of them each look is a miss of the cache.
-        while let Some(child) = to_visit.pop() {
-            let Some(child) = child.upgrade() else { continue };
-            // A child that was cancelled for a reason of its own told its subtree then.
-            if child.cause.set(Arc::clone(cause)).is_ok()
-                || child.cause.get().is_some_and(|own| Arc::ptr_eq(own, cause))
-            {
-                child.tell(&mut to_visit, &mut to_wake);
+        let mut to_wake = Vec::new();
+        let mut to_tell = vec![(Arc::clone(cause), self.take_below(&mut to_wake))];
+        while let Some((cause, children)) = to_tell.pop() {
+            for child in children {
+                let Some(child) = child.upgrade() else { continue };
+                // One that has a cause of another is visited all the same: it may have read that, and told nobody.
+                let _ = child.cause.set(Arc::clone(&cause));
+                let below = child.take_below(&mut to_wake);
+                if let Some(own) = child.cause.get().filter(|_| !below.is_empty()) {
+                    to_tell.push((Arc::clone(own), below));
+                }
             }
         }
         for waker in to_wake {
@@ -129,7 +130,8 @@ impl Node {
     }
 
     /// Takes those who are to be told. Whoever links or waits from now on sees by himself that this node is cancelled.
-    fn tell(&self, children: &mut Vec<Weak<Self>>, waiters: &mut Vec<Waker>) {
+    fn take_below(&self, waiters: &mut Vec<Waker>) -> Vec<Weak<Self>> {
+        let mut children = Vec::new();
         for (_, below) in &mut self.lock().below {
             match mem::replace(below, Below::Told) {
                 Below::Child(child) => children.push(child),
@@ -137,6 +139,7 @@ impl Node {
                 Below::Told => {}
             }
         }
+        children
     }
 
     /// Makes sure that a cancel above reaches this node.

@@ -61,10 +61,9 @@ pub(crate) fn parse_response(buf: &mut BytesMut, method: &Method) -> Result<Opti
         map.append(name, value);
     }
     let framing = response_framing(&map, version, status, method)?;
-    let keep_alive = match version {
-        Version::HTTP_10 => has_token(&map, "keep-alive"),
-        _ => !has_token(&map, "close"),
-    } && framing != Framing::UntilClose
+    let keep_alive = (version != Version::HTTP_10 || has_token(&map, "keep-alive"))
+        && !has_token(&map, "close")
+        && framing != Framing::UntilClose
         && status != StatusCode::SWITCHING_PROTOCOLS;
     buf.advance(length);
     Ok(Some(ResponseHead { status, version, headers: map, framing, keep_alive }))
@@ -241,6 +240,7 @@ mod tests {
         assert_eq!(get("HTTP/1.1 204 No Content\r\n\r\n"), (Framing::Empty, true));
         assert_eq!(get("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"), (Framing::Length(5), false));
         assert!(get("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: Keep-Alive\r\n\r\n").1);
+        assert!(!get("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive, close\r\n\r\n").1);
         assert!(!get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: foo, Close\r\n\r\n").1);
         let head = framing("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Method::HEAD).unwrap();
         assert_eq!(head, (Framing::Empty, true));

@@ -51,6 +51,11 @@ fn real_now() -> Option<Instant> {
     (before <= now && now <= Instant::now()).then_some(now)
 }
 
+/// Whether the runtime's clock is the system's, now.
+pub(super) fn is_real() -> bool {
+    real_now().is_some()
+}
+
 /// The side that waits.
 pub(super) struct Bell(AsyncFd<Arc<Clock>>);
 

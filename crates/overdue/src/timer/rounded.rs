@@ -15,6 +15,11 @@ impl Clock {
     }
 }
 
+/// Nothing is told by the system's clock.
+pub(super) const fn is_real() -> bool {
+    true
+}
+
 pub(super) struct Bell(Infallible);
 
 impl Bell {

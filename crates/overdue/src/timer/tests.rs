@@ -5,6 +5,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
     },
     task::{Wake, Waker},
     time::Duration,
@@ -172,6 +173,25 @@ fn time_may_be_stopped_while_a_timer_waits() {
 }
 
 #[test]
+fn a_timer_that_is_set_when_time_stands_still_is_not_behind_the_systems_clock() {
+    let minute = Duration::from_secs(60);
+    single().block_on(async {
+        let start = clock::now();
+        let mut gone = Timer::default();
+        assert!(poll_fn(|cx| Poll::Ready(gone.poll(cx, start + minute))).await.is_pending());
+        // The driver runs, and arms the system's clock for it.
+        tokio::task::yield_now().await;
+        drop(gone);
+        tokio::time::pause();
+        tokio::select! {
+            () = until(start + 2 * minute) => {}
+            () = tokio::time::sleep(10 * minute) => panic!("time went past it"),
+        }
+        assert!(clock::now() - start < 3 * minute);
+    });
+}
+
+#[test]
 fn a_runtime_without_io_has_its_own_timer() {
     let runtime = Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
@@ -192,4 +212,32 @@ fn a_crowd_comes_and_goes() {
             assert_eq!(waiting(), 0);
         });
     }
+}
+
+/// Nobody drops the work of a thread that blocks on a runtime's handle: it has to be told.
+#[test]
+fn who_blocks_on_a_runtime_that_ends_does_not_wait_for_ever() {
+    for runtime in runtimes() {
+        let (began, begins) = mpsc::channel();
+        let handle = runtime.handle().clone();
+        let waits = std::thread::spawn(move || {
+            let at = clock::now() + 3600 * 1000 * MS;
+            let mut timer = Timer::default();
+            handle.block_on(poll_fn(|cx| {
+                let poll = timer.poll(cx, at);
+                let _ = began.send(());
+                poll
+            }));
+        });
+        begins.recv().unwrap();
+        runtime.shutdown_background();
+        assert!(waits.join().is_err(), "tokio's timers panic there");
+    }
+}
+
+#[test]
+#[should_panic(expected = "timers are disabled")]
+fn a_runtime_without_a_timer_is_refused() {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    runtime.block_on(until(clock::now() + 3600 * 1000 * MS));
 }

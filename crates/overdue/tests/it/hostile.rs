@@ -24,6 +24,8 @@ async fn urls_that_cannot_be_called_say_why() {
         ("", "is no absolute URL"),
         ("example.com/path", "is no absolute URL"),
         ("/path", "is no absolute URL"),
+        ("/path?token=secret", "is no absolute URL"),
+        ("http://exa mple.com/#token=secret", "is no absolute URL"),
         ("ftp://example.com/", "neither http nor https"),
         ("http:///path", "is no absolute URL"),
         ("http://user:secret@example.com/", "user name"),

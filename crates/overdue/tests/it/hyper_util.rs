@@ -136,3 +136,13 @@ async fn a_write_that_the_peer_does_not_take_has_a_limit_and_evidence() {
     assert_eq!((found.stage(), found.limit().unwrap().value), (Stage::Send, ms(100)), "{found}");
     assert_eq!(found.cause(), Cause::PeerNotReading, "{found}");
 }
+
+#[tokio::test]
+async fn what_is_no_url_for_it_is_named_without_its_secrets() {
+    use tower::ServiceExt;
+
+    let url = uri("ftp://user:secret1@example.test/path?code=secret2");
+    let error = Connector::from(tls()).oneshot(url).await.unwrap_err();
+    assert!(error.to_string().contains("ftp") && error.to_string().contains("example.test"), "{error}");
+    assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+}

@@ -133,6 +133,35 @@ async fn secrets_are_hidden_and_the_rest_is_seen() {
 }
 
 #[tokio::test]
+async fn secrets_are_hidden_in_whatever_guise_they_come() {
+    let (server, _) = listening().await;
+    let client = asking(Redaction::default().show("page"));
+    let fields = [
+        ("x-page", "https://app.test/done#access_token=HUSH", "https://app.test/done#access_token=***"),
+        ("x-next", "https://app.test/?page=2#code=HUSH", "https://app.test/?page=2#code=***"),
+        ("x-base", "//user:HUSH@app.test/a", "//***@app.test/a"),
+        ("link", "<https://a.test/x>, <https://user:HUSH@b.test/y>", "<https://a.test/x>, <https://***@b.test/y>"),
+        ("x-both", "https://a.test/?x=1&https://u:HUSH@b.test/?y=2", "https://a.test/?x=***&***"),
+        ("x-assertion", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJIVVNIIn0.HUSH", "***"),
+        ("x-passcode", "HUSH", "***"),
+        ("x-accesskey", "HUSH", "***"),
+        ("x-sid", "HUSH", "***"),
+        ("x-plain", "Token HUSH", "***"),
+        ("x-path", "/a@b//c@d", "/a@b//c@d"),
+    ];
+    let mut request = Request::get(server.url("/"));
+    for (name, value, _) in fields {
+        request = request.header(name, value);
+    }
+    let snapshot = snapshot_of(&client, request.body(Empty::new()).unwrap()).await;
+    let shown = text(&snapshot);
+    assert!(!shown.contains("HUSH"), "{shown}");
+    for (name, _, expected) in fields {
+        assert!(shown.contains(&format!("\r\n{name}: {expected}\r\n")), "{name}: {shown}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_hidden_only_from_those_who_say_so() {
     let (server, heads) = listening().await;
     let mut marked = HeaderValue::from_bytes(b"caf\xe9 \\ \"\t").unwrap();

@@ -122,3 +122,29 @@ fn no_cancel_of_a_node_is_lost_on_one_who_begins_to_wait_there() {
         assert!(ready || bell.0.load(SeqCst) > 0, "it waits for ever");
     });
 }
+
+/// Between the two who cancel, a third reads the cause of the upper one, and keeps it.
+#[test]
+fn no_cancel_is_lost_on_one_whose_cause_was_only_read() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let root = Arc::new(Node::root());
+        let middle = Arc::new(Node::child(&root, None));
+        let leaf = Arc::new(Node::child(&middle, None));
+        let (_waiter, bell, ready) = wait(&leaf);
+        assert!(!ready);
+        let above = thread::spawn({
+            let root = Arc::clone(&root);
+            move || root.cancel(&cause("above"))
+        });
+        let between = thread::spawn({
+            let middle = Arc::clone(&middle);
+            move || middle.cancel(&cause("between"))
+        });
+        drop(leaf.cause());
+        above.join().unwrap();
+        between.join().unwrap();
+        assert!(bell.0.load(SeqCst) > 0, "it waits for ever");
+    });
+}
