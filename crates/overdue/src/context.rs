@@ -224,4 +224,6 @@ impl Drop for CancelGuard {
 }
 
 #[cfg(test)]
+mod cancelling;
+#[cfg(test)]
 mod tests;
