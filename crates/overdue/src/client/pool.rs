@@ -432,6 +432,16 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // It would look once more, some seconds later, and hold up who waits for the end of all tasks until then.
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reaper) = state.reaper.take() {
+            reaper.abort();
+        }
+    }
+}
+
 impl State {
     /// Takes out what is dead or has been idle for too long. How long the oldest of the others has been idle; `None`
     /// when there is none to look after.

@@ -1,19 +1,34 @@
 //! Futures that are dropped after each of their polls, in virtual time and without sockets: no alarm, no task and nobody
 //! who waits for a context is left. Those of sockets are in `tests/cancelling`.
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::{pending, poll_fn},
+    task::Poll,
+    time::Duration,
+};
 
 use overdue_core::{Limit, Stage};
 use tokio::{runtime::Handle, time::sleep};
 
 use super::Context;
-use crate::{
-    cut::{after_each_poll, give_way},
-    timer::alarms_set,
-};
+use crate::{cut::after_each_poll, timer::alarms_set};
 
 const MS: Duration = Duration::from_millis(1);
 const LONG: Duration = Duration::from_secs(3600);
+
+/// Gives way to whatever else runs, so often.
+async fn give_way(times: usize) {
+    let mut left = times;
+    poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
 
 /// Drops the work after each of its polls. It is given a context with a deadline, below which nothing may be left.
 async fn leaves_nothing<F: Future>(work: impl Fn(Context) -> F) {

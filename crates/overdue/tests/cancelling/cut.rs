@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Debug,
-    future::{pending, poll_fn},
+    future::pending,
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll, Wake, Waker},
@@ -95,18 +95,4 @@ pub(crate) async fn comes_true(what: impl Fn() -> bool) -> bool {
         }
     };
     tokio::time::timeout(LOST, wait).await.is_ok()
-}
-
-/// Gives way to whatever else runs, so often.
-pub(crate) async fn give_way(times: usize) {
-    let mut left = times;
-    poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(());
-        }
-        left -= 1;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

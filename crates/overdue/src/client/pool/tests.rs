@@ -80,3 +80,19 @@ async fn who_has_waited_for_a_place_for_long_waits_for_no_dial() {
     drop(both);
     assert_empty(&pool);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_is_gone_has_nobody_look_after_it() {
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let pool = pool(1);
+    pool.reap_later(&mut pool.lock());
+    tokio::task::yield_now().await;
+    assert_eq!(tasks(), 1);
+    let dropped = clock::now();
+    drop(pool);
+    while tasks() > 0 {
+        tokio::task::yield_now().await;
+    }
+    // No time has passed: nothing waited for its next look.
+    assert_eq!(clock::now(), dropped);
+}
