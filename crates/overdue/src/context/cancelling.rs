@@ -30,14 +30,15 @@ async fn give_way(times: usize) {
     .await;
 }
 
-/// Drops the work after each of its polls. It is given a context with a deadline, below which nothing may be left.
+/// Drops the work after each of its polls. It is given a context with a deadline, which outlives it: nobody may be left
+/// who waits there or below.
 async fn leaves_nothing<F: Future>(work: impl Fn(Context) -> F) {
     let context = Context::root().child(Limit::total(LONG));
     let held = || {
         let above = context.node.linked();
         (alarms_set(), Handle::current().metrics().num_alive_tasks(), above)
     };
-    after_each_poll(held, || work(context.branch())).await;
+    after_each_poll(held, || work(context.clone())).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,7 +58,9 @@ async fn run() {
 
 #[tokio::test(start_paused = true)]
 async fn cancelled() {
-    leaves_nothing(async |context| {
+    leaves_nothing(async |outer| {
+        assert!(tokio::time::timeout(MS, outer.cancelled()).await.is_err());
+        let context = outer.branch();
         let deep = context.branch().child(Limit::total(LONG)).branch();
         let cancel = async {
             sleep(MS).await;

@@ -12,6 +12,8 @@ mod streams;
 
 use std::{fs, future::Future, net::SocketAddr, sync::Mutex, time::Duration};
 
+use bytes::Bytes;
+use http_body_util::Full;
 use overdue::{Client, Context, Limit, PoolOptions, TlsOptions, resolve::Resolver};
 use overdue_lab::Fault;
 use tokio::{
@@ -93,7 +95,11 @@ impl Server {
                     peer.read_exact(&mut byte).await?;
                     head.push(byte[0]);
                 }
-                head.clear();
+                let text = String::from_utf8(std::mem::take(&mut head)).unwrap();
+                if let Some((_, length)) = text.split_once("content-length: ") {
+                    let length = length.split('\r').next().unwrap().parse().unwrap();
+                    peer.read_exact(&mut vec![0; length]).await?;
+                }
                 for piece in ["HTTP/1.1 200 OK\r\nContent-", "Length: 5\r\n\r\na", "bc", "de"] {
                     peer.write_all(piece.as_bytes()).await?;
                     tokio::time::sleep(MS).await;
@@ -182,6 +188,27 @@ fn a_call_over_tls() {
             })
             .await;
         }
+    });
+}
+
+async fn upload(client: &Client, url: &str, bytes: usize) {
+    let request = http::Request::post(url).body(Full::new(Bytes::from(vec![7; bytes]))).unwrap();
+    client.call(&root(), request).await.unwrap().into_body().bytes(1 << 10).await.unwrap();
+}
+
+#[test]
+fn an_upload() {
+    alone(async || {
+        let server = Server::http().await;
+        let url = format!("http://{}/", server.addr);
+        leaves_nothing(async || upload(&Client::new().unwrap(), &url, 6 << 20).await).await;
+        let secure = Secure::start("ok-h2");
+        leaves_nothing(async || {
+            let client = Client::builder().tls(secure.tls.clone()).resolver(secure.resolver.clone());
+            // Several windows of a stream.
+            upload(&client.build().unwrap(), &secure.fault.url(), 200_000).await;
+        })
+        .await;
     });
 }
 

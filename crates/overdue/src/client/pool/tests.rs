@@ -90,9 +90,27 @@ async fn a_pool_that_is_gone_has_nobody_look_after_it() {
     assert_eq!(tasks(), 1);
     let dropped = clock::now();
     drop(pool);
-    while tasks() > 0 {
-        tokio::task::yield_now().await;
-    }
+    assert!(crate::cut::comes_true(|| tasks() == 0).await);
     // No time has passed: nothing waited for its next look.
     assert_eq!(clock::now(), dropped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_the_queue_after_any_poll_leaves_nothing_in_it() {
+    for places in [1, 3] {
+        let pool = pool(places);
+        let held = || {
+            let state = pool.lock();
+            (state.open, state.waiting, state.hosts.len(), Handle::current().metrics().num_alive_tasks())
+        };
+        crate::cut::after_each_poll(held, async || {
+            let call = async || {
+                let slot = dial(&pool).await;
+                sleep(100 * MS).await;
+                drop(slot);
+            };
+            tokio::join!(call(), call(), call(), call());
+        })
+        .await;
+    }
 }
