@@ -470,6 +470,7 @@ async fn a_stuck_resolver_holds_no_more_than_its_threads() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the system's resolver, which takes a while, has nothing to wait for")]
 async fn lookups_on_threads_that_are_dropped_after_any_poll_leave_nobody_in_the_queue() {
     let threads = Threads::calling(1, |_| {
         std::thread::sleep(Duration::from_millis(1));
