@@ -29,9 +29,14 @@ fn answer(query: &[u8], over_udp: bool) -> Vec<u8> {
 
 /// A DNS server whose answers over UDP never fit.
 async fn server() -> (Resolver, [JoinHandle<()>; 2]) {
-    let udp = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-    let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
+    // A port that is free for the one may be taken for the other.
+    let (udp, address, tcp) = loop {
+        let udp = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let address = udp.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(address).await {
+            break (udp, address, tcp);
+        }
+    };
     let over_udp = tokio::spawn(async move {
         let mut buf = [0; 1500];
         while let Ok((length, from)) = udp.recv_from(&mut buf).await {
