@@ -232,4 +232,6 @@ impl Drop for CancelGuard {
 }
 
 #[cfg(test)]
+mod cancelling;
+#[cfg(test)]
 mod tests;

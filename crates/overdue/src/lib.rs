@@ -13,6 +13,10 @@
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
+// What tests share with those outside names this crate.
+#[cfg(test)]
+extern crate self as overdue;
+
 #[cfg(any(feature = "hyper-util", feature = "tower"))]
 pub mod adapt;
 #[cfg(feature = "client")]
@@ -21,6 +25,9 @@ mod clock;
 #[cfg(feature = "client")]
 mod connect;
 mod context;
+#[cfg(test)]
+#[path = "../tests/cancelling/cut.rs"]
+mod cut;
 #[cfg(feature = "client")]
 mod dial;
 #[cfg(all(feature = "direct", target_os = "linux"))]

@@ -90,5 +90,11 @@ impl Drop for Timer {
     }
 }
 
+/// How many alarms the current runtime has.
+#[cfg(test)]
+pub(crate) fn alarms_set() -> usize {
+    Alarms::here().len()
+}
+
 #[cfg(test)]
 mod tests;

@@ -35,7 +35,7 @@ async fn what_many_calls_held_comes_back() {
     let peer = Peer::start();
     let contexts = Arc::default();
     let held = || Held::now(&contexts, peer.port);
-    // What is made once is made by the first calls.
+    // What is made once is made by the first calls: the task that wakes for all deadlines is.
     all_fail(&peer, &contexts, 30).await;
     assert!(comes_true(|| held().connections == 0).await);
     let before = held();
@@ -79,8 +79,6 @@ async fn all_fail(peer: &Peer, contexts: &Arc<AtomicUsize>, count: usize) {
         (format!("http://127.0.0.1:{refusing}/"), Stage::Connect),
     ];
     let client = Client::builder()
-        // So that no call waits for the connection of another, which both could use if it spoke HTTP/2.
-        .http1_only()
         .pool(PoolOptions { connections_per_host: count, ..PoolOptions::default() })
         .limit(Limit::stage(Stage::Wait, SHORT))
         .limit(Limit::stage(Stage::Tls, SHORT))

@@ -70,7 +70,6 @@ pub(crate) struct Http2 {
     driver: AbortHandle,
     state: Arc<DriverState>,
     retired: AtomicBool,
-    born: Instant,
     use_: Mutex<Use>,
 }
 
@@ -185,7 +184,7 @@ impl Http2 {
         let driver = tokio::spawn(drive(connection, sender.clone(), Arc::clone(&state), slot.place().clone()));
         let use_ = Mutex::new(Use { streams: 0, idle_since: clock::now() });
         let retired = AtomicBool::new(false);
-        Ok(Self { sender, wire, slot, report, driver: driver.abort_handle(), state, retired, born: clock::now(), use_ })
+        Ok(Self { sender, wire, slot, report, driver: driver.abort_handle(), state, retired, use_ })
     }
 
     pub(crate) fn slot(&self) -> &Slot {
@@ -230,10 +229,6 @@ impl Http2 {
     /// Whether the peer's SETTINGS are here.
     pub(crate) fn is_settled(&self) -> bool {
         self.sender.current_max_send_streams() != UNSETTLED
-    }
-
-    pub(crate) fn born(&self) -> Instant {
-        self.born
     }
 
     pub(crate) fn slot_mut(&mut self) -> &mut Slot {

@@ -73,48 +73,44 @@ struct Host {
     idle: Vec<(Box<Http1>, Instant)>,
     h2: Vec<Arc<Http2>>,
     /// In the order of their tickets, which is the order in which they came.
-    waiters: VecDeque<(u64, oneshot::Sender<Offer>)>,
-    /// When the oldest dial that runs began.
-    dialling_since: Option<Instant>,
+    waiters: VecDeque<Waiter>,
     /// What the last connection spoke; `None` before the first.
     speaks_h2: Option<bool>,
 }
 
-/// A connection that many calls can share is on its way, or about to say how many. For so long they wait for it; then
-/// each dials for itself, and learns for itself what there is to wait for.
+struct Waiter {
+    ticket: u64,
+    patient_until: Instant,
+    sender: oneshot::Sender<Offer>,
+}
+
+/// A connection that many calls can share is on its way, or about to say how many. For so long each waits for it,
+/// counted from when it came, however many such connections come to nothing meanwhile; then it dials for itself, and
+/// learns for itself what there is to wait for.
 const SHARED_DIAL_PATIENCE: Duration = Duration::from_millis(250);
 
 impl Host {
-    fn begin_dial(&mut self, now: Instant) {
+    fn begin_dial(&mut self) {
         self.open += 1;
         self.dialling += 1;
-        self.dialling_since.get_or_insert(now);
     }
 
     fn end_dial(&mut self) {
         self.dialling -= 1;
-        if self.dialling == 0 {
-            self.dialling_since = None;
-        }
     }
 
-    /// Until when it is worth to wait for a connection that can be shared.
-    fn shared_soon(&self, now: Instant, may_speak_h2: bool) -> Option<Instant> {
-        if !may_speak_h2 || self.speaks_h2 == Some(false) {
-            return None;
-        }
-        let unsettled =
-            self.h2.iter().filter(|connection| !connection.is_settled()).map(|connection| connection.born());
-        let until = self.dialling_since.into_iter().chain(unsettled).min()? + SHARED_DIAL_PATIENCE;
-        (now < until).then_some(until)
+    /// Whether there may soon be a connection that can be shared.
+    fn shared_soon(&self) -> bool {
+        self.speaks_h2 != Some(false)
+            && (self.dialling > 0 || self.h2.iter().any(|connection| !connection.is_settled()))
     }
 }
 
 /// Whose turn it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Turn {
-    /// One who has just come: those who wait already come first.
-    New,
+    /// One who is not in the queue, and is patient until then: those who wait already come first.
+    New(Instant),
     /// The first of those who wait.
     First,
 }
@@ -201,6 +197,7 @@ impl Pool {
     /// A connection, a stream, or the right to dial. Waits while the limits forbid all three; the caller bounds the
     /// wait. Cancel safe: what was offered to a caller that is gone goes back, and on to the next.
     pub(crate) async fn acquire(self: &Arc<Self>, target: &Target) -> Offer {
+        let patient_until = clock::now() + SHARED_DIAL_PATIENCE;
         loop {
             let mut discarded = Discarded::default();
             let attempt = {
@@ -208,13 +205,13 @@ impl Pool {
                 if !state.hosts.contains_key(target) {
                     state.hosts.insert(target.clone(), Host::default());
                 }
-                let offer = self.offer(&mut state, target, Turn::New, &mut discarded);
-                offer.ok_or_else(|| self.queue(&mut state, target))
+                let offer = self.offer(&mut state, target, Turn::New(patient_until), &mut discarded);
+                offer.ok_or_else(|| self.queue(&mut state, target, patient_until))
             };
             drop(discarded);
             let mut offer = match attempt {
                 Ok(offer) => Some(offer),
-                Err((ticket, shared_soon)) => ticket.wait(shared_soon).await,
+                Err(ticket) => ticket.wait(self.may_speak_h2(target).then_some(patient_until)).await,
             };
             // It may have died, or said something nobody asked for, while it lay here.
             let fresh = match &mut offer {
@@ -236,17 +233,14 @@ impl Pool {
         drop(idle);
     }
 
-    /// Stands in the queue, and how long it may be worth to wait for a connection that can be shared.
-    fn queue(self: &Arc<Self>, state: &mut State, target: &Target) -> (Ticket, Option<Instant>) {
+    fn queue(self: &Arc<Self>, state: &mut State, target: &Target, patient_until: Instant) -> Ticket {
         let (sender, receiver) = oneshot::channel();
         state.next_ticket += 1;
-        let number = state.next_ticket;
-        let may_speak_h2 = self.may_speak_h2(target);
+        let ticket = state.next_ticket;
         let host = state.hosts.entry(target.clone()).or_default();
-        host.waiters.push_back((number, sender));
-        let soon = host.shared_soon(clock::now(), may_speak_h2);
+        host.waiters.push_back(Waiter { ticket, patient_until, sender });
         state.waiting += 1;
-        (Ticket { pool: Arc::clone(self), target: target.clone(), number, receiver }, soon)
+        Ticket { pool: Arc::clone(self), target: target.clone(), number: ticket, receiver }
     }
 
     fn may_speak_h2(&self, target: &Target) -> bool {
@@ -265,9 +259,11 @@ impl Pool {
         discarded: &mut Discarded,
     ) -> Option<Offer> {
         let host = state.hosts.get_mut(target)?;
-        if turn == Turn::New && !host.waiters.is_empty() {
-            return None;
-        }
+        let patient_until = match turn {
+            Turn::New(_) if !host.waiters.is_empty() => return None,
+            Turn::New(until) => until,
+            Turn::First => host.waiters.front()?.patient_until,
+        };
         let now = clock::now();
         discarded.h2.extend(host.h2.extract_if(.., |connection| connection.is_closed()));
         for connection in &host.h2 {
@@ -284,8 +280,8 @@ impl Pool {
             }
             discarded.h1.push(connection);
         }
-        let soon = host.shared_soon(now, self.may_speak_h2(target));
-        if soon.is_some() || host.open >= self.options.connections_per_host {
+        let waits = now < patient_until && self.may_speak_h2(target) && host.shared_soon();
+        if waits || host.open >= self.options.connections_per_host {
             return None;
         }
         if state.open >= self.options.connections && !state.evict(discarded) {
@@ -295,7 +291,7 @@ impl Pool {
         state.next_id += 1;
         let id = state.next_id;
         // Making room may have forgotten the host.
-        state.hosts.entry(target.clone()).or_default().begin_dial(now);
+        state.hosts.entry(target.clone()).or_default().begin_dial();
         Some(Offer::Dial(Slot { place: self.place(target), id, dialling: true, armed: AtomicBool::new(true) }))
     }
 
@@ -312,7 +308,7 @@ impl Pool {
             if state.waiting == 0 {
                 return;
             }
-            let first = |host: &Host| host.waiters.front().map(|(ticket, _)| *ticket);
+            let first = |host: &Host| host.waiters.front().map(|waiter| waiter.ticket);
             let waiting = state.hosts.iter().filter_map(|(target, host)| Some(Reverse((first(host)?, target.clone()))));
             let mut queue: BinaryHeap<_> = waiting.collect();
             // A host that gets nothing now is out; one that gets something stands in the queue again.
@@ -320,8 +316,8 @@ impl Pool {
                 let offer = self.offer(&mut state, &target, Turn::First, &mut discarded);
                 let Some(offer) = offer else { continue };
                 let Some(host) = state.hosts.get_mut(&target) else { continue };
-                if let Some((_, waiter)) = host.waiters.pop_front() {
-                    granted.push((waiter, offer));
+                if let Some(waiter) = host.waiters.pop_front() {
+                    granted.push((waiter.sender, offer));
                 }
                 if let Some(next) = first(host) {
                     queue.push(Reverse((next, target)));
@@ -436,6 +432,16 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // It would look once more, some seconds later, and hold up who waits for the end of all tasks until then.
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reaper) = state.reaper.take() {
+            reaper.abort();
+        }
+    }
+}
+
 impl State {
     /// Takes out what is dead or has been idle for too long. How long the oldest of the others has been idle; `None`
     /// when there is none to look after.
@@ -513,14 +519,14 @@ struct Ticket {
 }
 
 impl Ticket {
-    /// Waits for its turn; `None` when there will be none and it has to be asked again. Until `shared_soon` it is worth
-    /// to wait for a connection that somebody else is making.
-    async fn wait(mut self, shared_soon: Option<Instant>) -> Option<Offer> {
-        if let Some(until) = shared_soon {
+    /// Waits for its turn; `None` when there will be none and it has to be asked again. Until `patient_until` a
+    /// connection that somebody else is making is worth the wait.
+    async fn wait(mut self, patient_until: Option<Instant>) -> Option<Offer> {
+        if let Some(until) = patient_until {
             if let Ok(offer) = tokio::time::timeout_at(until.into(), &mut self.receiver).await {
                 return offer.ok();
             }
-            // That is over for all who wait for it.
+            // Nobody else looks whether there is room for those whose patience has ended.
             self.pool.serve();
         }
         (&mut self.receiver).await.ok()
@@ -532,7 +538,7 @@ impl Drop for Ticket {
         let left = {
             let mut state = self.pool.lock();
             let left = state.hosts.get_mut(&self.target).and_then(|host| {
-                let index = host.waiters.binary_search_by_key(&self.number, |(ticket, _)| *ticket).ok()?;
+                let index = host.waiters.binary_search_by_key(&self.number, |waiter| waiter.ticket).ok()?;
                 host.waiters.remove(index)
             });
             state.waiting -= usize::from(left.is_some());

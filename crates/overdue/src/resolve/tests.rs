@@ -470,6 +470,24 @@ async fn a_stuck_resolver_holds_no_more_than_its_threads() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the system's resolver, which takes a while, has nothing to wait for")]
+async fn lookups_on_threads_that_are_dropped_after_any_poll_leave_nobody_in_the_queue() {
+    let threads = Threads::calling(1, |_| {
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(vec![V4.into()])
+    });
+    let resolver = Resolver::new(Source::Threads(threads), Hosts::default());
+    // Its text says how many threads are free.
+    let held = || (format!("{resolver:?}"), tokio::runtime::Handle::current().metrics().num_alive_tasks());
+    assert!(held().0.contains("free: 1"), "{}", held().0);
+    crate::cut::after_each_poll(held, async || {
+        let (one, two) = tokio::join!(look_up(&resolver), look_up(&resolver));
+        assert_eq!([one.0.unwrap(), two.0.unwrap()], [[IpAddr::from(V4)]; 2]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_panic_in_the_systems_resolver_is_an_error_and_frees_its_thread() {
     let threads = Threads::calling(1, |_| panic!("a bug"));
     let resolver = Resolver::new(Source::Threads(threads), Hosts::default());

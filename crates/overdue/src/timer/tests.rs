@@ -24,11 +24,6 @@ async fn until(at: Instant) {
     assert!(clock::now() >= at, "it rang too early");
 }
 
-/// How many alarms the current runtime has.
-fn waiting() -> usize {
-    Alarms::here().len()
-}
-
 fn single() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
@@ -53,7 +48,7 @@ fn timers_ring_in_their_order_and_never_early() {
             for task in tasks {
                 task.await.unwrap();
             }
-            assert_eq!(waiting(), 0);
+            assert_eq!(alarms_set(), 0);
         });
         let mut order = order.lock().unwrap();
         if !ordered {
@@ -73,14 +68,14 @@ fn another_instant_replaces_the_first() {
             // Sooner, later, sooner: each takes the place of the one before.
             for at in [start + 3600 * 1000 * MS, start + 10 * MS, start + 7200 * 1000 * MS, start + 5 * MS] {
                 assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, at))).await.is_pending());
-                assert_eq!(waiting(), 1);
+                assert_eq!(alarms_set(), 1);
             }
             poll_fn(|cx| timer.poll(cx, start + 5 * MS)).await;
             assert!(clock::now() >= start + 5 * MS);
             // What has rung goes on ringing, until it is told to wait for something else.
             assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, start + 5 * MS))).await.is_ready());
             timer.clear();
-            assert_eq!(waiting(), 0);
+            assert_eq!(alarms_set(), 0);
         });
     }
 }
@@ -107,7 +102,7 @@ fn a_timer_that_is_dropped_leaves_nothing_and_wakes_nobody() {
             assert_eq!(count.0.load(SeqCst), 1);
             drop((kept, waker));
             assert_eq!(Arc::strong_count(&count), 1);
-            assert_eq!(waiting(), 0);
+            assert_eq!(alarms_set(), 0);
         });
     }
 }
@@ -137,7 +132,7 @@ fn a_timer_moves_on_when_its_runtime_ends() {
             assert!(clock::now() >= at);
         });
         tokio::task::yield_now().await;
-        assert_eq!(waiting(), 0, "it waits with the first");
+        assert_eq!(alarms_set(), 0, "it waits with the first");
         first.shutdown_background();
         waits.await.unwrap();
     });
@@ -209,7 +204,7 @@ fn a_crowd_comes_and_goes() {
             for task in tasks {
                 task.await.unwrap();
             }
-            assert_eq!(waiting(), 0);
+            assert_eq!(alarms_set(), 0);
         });
     }
 }

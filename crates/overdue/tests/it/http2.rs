@@ -8,12 +8,15 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use overdue::{Cause, Client, Limit, Limits, PoolOptions, Stage};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use crate::{
     finish,
     http2_server::{Server, answer, drain, h2c, head, settings},
-    log_of, ms, post, root,
+    log_of, ms, post, root, server,
 };
 
 #[tokio::test]
@@ -264,7 +267,7 @@ async fn no_time_to_send_means_nothing_sent_and_no_second_attempt() {
 
 #[tokio::test]
 async fn a_server_that_speaks_http1_is_no_http2() {
-    let server = crate::server::Server::answering("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+    let server = server::Server::answering("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
     let error = h2c().build().unwrap().get(&root(), &server.url("/")).await.unwrap_err();
     assert_eq!(error.cause(), Cause::ProtocolError, "{error}");
     assert!(error.to_string().contains("it speaks HTTP/1: \"HTTP/1.1 400 Bad"), "{error}");
@@ -302,4 +305,18 @@ async fn a_dial_that_hangs_does_not_hide_its_cause_from_those_who_wait_for_it() 
         let error = call.await.unwrap();
         assert_eq!((error.stage(), error.cause()), (Stage::Tls, Cause::TlsPeerSilent), "{error}");
     }
+}
+
+/// Each dial that fails is followed by that of the next who waits, which all the others might wait for anew.
+#[tokio::test]
+async fn dials_that_fail_one_after_another_hold_nobody_up() {
+    let server = server::Server::start(|peer, _| peer.silent()).await;
+    let client = Client::builder().limit(Limit::stage(Stage::Tls, ms(50))).build().unwrap();
+    let mut calls = JoinSet::new();
+    for _ in 0..100 {
+        let (client, url) = (client.clone(), format!("https://{}/", server.addr));
+        calls.spawn(async move { client.get(&root(), &url).await.unwrap_err().stage() });
+    }
+    assert_eq!(calls.join_all().await, [Stage::Tls; 100]);
+    assert_eq!(client.connections(), 0);
 }

@@ -6,6 +6,8 @@ mod adapters;
 mod allocations;
 mod deadlines;
 mod sockets;
+#[cfg(target_os = "linux")]
+mod stopped;
 
 use std::{io, time::Duration};
 
@@ -28,3 +30,16 @@ fn timed_out(err: &io::Error) -> &Error {
     assert!(error.is_timeout(), "{error}");
     error
 }
+
+/// Each test in a runtime of one thread, and in one of two.
+macro_rules! in_both_flavours {
+    ($($test:ident)*) => {
+        mod current_thread {
+            $(#[tokio::test] async fn $test() { super::$test().await })*
+        }
+        mod multi_thread {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $test() { super::$test().await })*
+        }
+    };
+}
+use in_both_flavours;

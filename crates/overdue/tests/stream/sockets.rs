@@ -19,21 +19,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{explained, ms, timed_out};
+use crate::{explained, in_both_flavours, ms, timed_out};
 
 /// Longer than any test takes.
-const LONG: Duration = Duration::from_secs(60);
-
-macro_rules! in_both_flavours {
-    ($($test:ident)*) => {
-        mod current_thread {
-            $(#[tokio::test] async fn $test() { super::$test().await })*
-        }
-        mod multi_thread {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $test() { super::$test().await })*
-        }
-    };
-}
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 in_both_flavours! {
     a_silent_peer_is_told_from_one_that_stopped
@@ -54,7 +43,7 @@ in_both_flavours! {
     an_old_deadline_never_reaches_a_new_connection_with_the_same_descriptor
 }
 
-async fn tcp() -> (Stream, TcpStream) {
+pub(crate) async fn tcp() -> (Stream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, server) =
         tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), async { listener.accept().await.unwrap().0 });
@@ -269,7 +258,7 @@ async fn closing_is_seen_by_every_half_and_by_the_peer_at_once() {
 
 /// From here on the peer's kernel drops whatever comes for this socket, as if its host were gone.
 #[cfg(target_os = "linux")]
-fn vanish(peer: &TcpStream) {
+pub(crate) fn vanish(peer: &TcpStream) {
     const RETURN_NOTHING: socket2::SockFilter = socket2::SockFilter::new(0x06, 0, 0, 0);
     socket2::SockRef::from(peer).attach_filter(&[RETURN_NOTHING]).unwrap();
 }
