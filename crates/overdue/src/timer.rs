@@ -23,6 +23,7 @@ use std::{
     time::Instant,
 };
 
+use crate::clock;
 use alarms::Alarms;
 use tokio::{task::coop::unconstrained, time::Sleep};
 
@@ -45,11 +46,11 @@ enum Set {
 }
 
 impl Timer {
-    /// Ready once `at` has come. Another instant than that of the poll before replaces it.
+    /// Ready once `at` has come, with the instant in which that was noticed. Another instant than that of the poll before replaces it.
     ///
     /// # Panics
     /// Outside of a tokio runtime that has its timer enabled, as tokio's own timers do; and in one that has ended.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<Instant> {
         match &mut self.0 {
             Some(Set::Alarm { alarms, key, at: set }) if *set == at => {
                 if let Some(poll) = alarms.poll(*key, cx) {
@@ -80,8 +81,8 @@ impl Timer {
 }
 
 /// Outside of the task's budget: work that uses that up would hold up its own deadline.
-fn poll_sleep(sleep: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
-    pin!(unconstrained(sleep)).poll(cx)
+fn poll_sleep(sleep: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<Instant> {
+    pin!(unconstrained(sleep)).poll(cx).map(|()| clock::now())
 }
 
 impl Drop for Timer {

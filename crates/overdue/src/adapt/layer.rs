@@ -213,7 +213,9 @@ where
         let begins = (!std::mem::replace(this.polled, true)).then(clock::now);
         let done = ready!(this.watch.poll_work(cx, this.context, deadline, begins, this.work));
         // What the response still needs, its body for one, goes on under the context.
-        if let Some(guard) = this.guard.take() {
+        if matches!(done, Ok(Ok(_)))
+            && let Some(guard) = this.guard.take()
+        {
             guard.disarm();
         }
         Poll::Ready(match done {

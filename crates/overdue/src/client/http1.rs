@@ -6,7 +6,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context as TaskContext, Poll, Waker, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -44,8 +44,6 @@ const EMPTY_FRAMES_MAX: usize = 32;
 /// Body data up to this size is copied behind the head, so that both leave in one write.
 const COPY_MAX: usize = 8 * 1024;
 const READ_SIZE: usize = 16 * 1024;
-/// The time between a look at a kept connection and its next request is about this.
-const JUST_NOW: Duration = Duration::from_micros(20);
 
 pub(crate) struct Http1 {
     transport: Transport,
@@ -57,6 +55,8 @@ pub(crate) struct Http1 {
     last_read: Option<Instant>,
     written_before: u64,
     informational: usize,
+    /// So many bytes of the buffer are no whole head.
+    parsed: usize,
     /// TLS ended without the peer's close_notify: whoever is on the path could have cut it.
     truncated: bool,
 }
@@ -86,6 +86,7 @@ impl Http1 {
             last_read: None,
             written_before: 0,
             informational: 0,
+            parsed: 0,
             truncated: false,
         }
     }
@@ -104,13 +105,9 @@ impl Http1 {
         // task would look like a healthy connection. Nobody waits, so nobody need be woken.
         let look = pin!(unconstrained(poll_fn(|cx| Poll::Ready(self.poll_fill(cx).is_pending()))));
         let silent = look.poll(&mut TaskContext::from_waker(Waker::noop())) == Poll::Ready(true);
-        // And past the runtime, which may not have looked at the socket since that got something to read.
-        silent && self.read.is_empty() && (self.was_read_just_now() || !self.wire().has_unread())
-    }
-
-    /// Whether the last read, which left the socket empty, is as recent as another look would be when the request leaves.
-    fn was_read_just_now(&self) -> bool {
-        self.wire().last_read().is_some_and(|at| clock::now().saturating_duration_since(at) < JUST_NOW)
+        // And past the runtime, which may not have looked at the socket since that got something to read. It costs a system
+        // call, however short the connection was idle: an answer that nobody asked for comes on the heels of the last.
+        silent && self.read.is_empty() && !self.wire().has_unread()
     }
 
     /// Gives back what a connection that lies idle does not need.
@@ -129,6 +126,7 @@ impl Http1 {
         self.response_bytes = 0;
         self.last_read = None;
         self.informational = 0;
+        self.parsed = 0;
         self.written_before = self.wire().written_bytes();
     }
 
@@ -208,7 +206,7 @@ impl Http1 {
 
     fn poll_head(&mut self, cx: &mut TaskContext<'_>, method: &Method) -> Poll<Result<ResponseHead, Trouble>> {
         loop {
-            while !self.read.is_empty() {
+            while self.may_hold_a_head() {
                 match parse_response(&mut self.read, method).map_err(Failure::Protocol)? {
                     Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                         let text = "it switches protocols, which nobody asked for".to_owned();
@@ -224,7 +222,10 @@ impl Http1 {
                         }
                     }
                     Some(head) => return Poll::Ready(Ok(head)),
-                    None => break,
+                    None => {
+                        self.parsed = self.read.len();
+                        break;
+                    }
                 }
             }
             // The parser refuses a longer head; this bounds the buffer whatever the parser does.
@@ -237,6 +238,18 @@ impl Http1 {
                 Err(err) => return Poll::Ready(Err(io_failure("read", err).into())),
             }
         }
+    }
+
+    /// Whether there is something new to parse. A head, and each line of it, ends with a newline: parsed for every byte
+    /// that comes, a head that comes byte by byte would cost the square of its length.
+    fn may_hold_a_head(&mut self) -> bool {
+        let parsed = std::mem::take(&mut self.parsed);
+        let new = self.read.get(parsed..).unwrap_or(&self.read);
+        let worth_it = new.contains(&b'\n') || parsed == 0 && !new.is_empty() || self.read.len() >= HEAD_MAX;
+        if !worth_it {
+            self.parsed = self.read.len();
+        }
+        worth_it
     }
 
     /// Reads some plain bytes into the buffer.

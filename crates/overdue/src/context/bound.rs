@@ -94,17 +94,17 @@ impl Watch {
             return Poll::Ready(Interrupted::Cancelled(cause));
         }
         let Some(deadline) = deadline else { return Poll::Pending };
-        ready!(self.timer.poll(cx, deadline.at()));
-        if self.grants(deadline, clock::now()) {
+        let noticed = ready!(self.timer.poll(cx, deadline.at()));
+        if self.grants(lateness(Some(deadline), noticed), clock::now()) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         Poll::Ready(Interrupted::Passed(deadline.limit().clone()))
     }
 
-    /// Whether the work is polled once more, because it was noticed late that this deadline has passed.
-    fn grants(&mut self, deadline: &Deadline, now: Instant) -> bool {
-        let late = lateness(Some(deadline), now);
+    /// Whether the work is polled once more, because the timer itself was late. When only the runtime's queue is long,
+    /// whatever could have ended the work stood in it before us.
+    fn grants(&mut self, late: Duration, now: Instant) -> bool {
         if late.is_zero() || self.granted >= GRACE_POLLS || self.granting.is_some_and(|until| now >= until) {
             return false;
         }

@@ -27,6 +27,17 @@ pub struct Listener {
     options: Options,
 }
 
+/// What `accept` reports of a connection that failed before it was taken, and not of the listener: accept(2).
+const OF_A_CONNECTION: [i32; 7] = [
+    libc::ECONNABORTED,
+    libc::EPROTO,
+    libc::ENETDOWN,
+    libc::EHOSTDOWN,
+    libc::ENONET,
+    libc::EHOSTUNREACH,
+    libc::ENETUNREACH,
+];
+
 impl Listener {
     /// Listens at a TCP address, with the default [`Options`]; port 0 lets the kernel choose.
     ///
@@ -69,7 +80,9 @@ impl Listener {
     fn take(&self) -> io::Result<(Socket, SockAddr)> {
         match self.socket.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) {
             // That one is gone; there may be another.
-            Err(err) if err.kind() == io::ErrorKind::ConnectionAborted => Err(io::ErrorKind::Interrupted.into()),
+            Err(err) if err.raw_os_error().is_some_and(|code| OF_A_CONNECTION.contains(&code)) => {
+                Err(io::ErrorKind::Interrupted.into())
+            }
             result => result,
         }
     }

@@ -130,6 +130,7 @@ impl Wait<'_> {
         // From here on every change rings. What was changed before is seen below.
         let _of_side = self.side.watchers.enlist_for_now(&waker);
         let _of_interrupters = self.interrupters.map(|interrupter| interrupter.watchers().enlist_for_now(&waker));
+        // None is never.
         let sleeps_at = started.checked_add(self.spin);
         let mut now = started;
         loop {
@@ -151,7 +152,7 @@ impl Wait<'_> {
                 due => due.map(|due| due.deadline),
             };
             now = clock::unpaused();
-            if sleeps_at.is_some_and(|at| now < at) {
+            if sleeps_at.is_none_or(|at| now < at) {
                 std::hint::spin_loop();
                 continue;
             }

@@ -6,7 +6,7 @@ use std::{
     mem,
     pin::Pin,
     sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Instant,
 };
 
@@ -26,8 +26,7 @@ use crate::{
 pub(super) struct Alarms(Modelled<State>);
 
 struct State {
-    /// Who waits; nobody once it has rung.
-    queue: Queue<Option<Waker>>,
+    queue: Queue<Alarm>,
     /// When the driver looks next.
     armed: Option<Instant>,
     /// The system's clock is to tell it.
@@ -36,6 +35,21 @@ struct State {
     clock: Option<Arc<precise::Clock>>,
     /// The runtime is gone.
     closed: bool,
+}
+
+enum Alarm {
+    Waiting(Waker),
+    /// When it was noticed that its instant had come.
+    Rung(Instant),
+}
+
+impl Alarm {
+    fn ring(&mut self, now: Instant) -> Option<Waker> {
+        match mem::replace(self, Self::Rung(now)) {
+            Self::Waiting(waker) => Some(waker),
+            Self::Rung(_) => None,
+        }
+    }
 }
 
 static RUNTIMES: LazyLock<Mutex<HashMap<Id, Weak<Alarms>>>> = LazyLock::new(Mutex::default);
@@ -97,7 +111,7 @@ impl Alarms {
             if state.closed {
                 return None;
             }
-            let key = state.queue.insert(at, Some(waker));
+            let key = state.queue.insert(at, Alarm::Waiting(waker));
             let earliest = state.armed.is_none_or(|armed| at < armed);
             let driver = match () {
                 () if earliest => state.arm(at),
@@ -112,19 +126,16 @@ impl Alarms {
         Some(key)
     }
 
-    /// Whether the alarm has rung; the task is woken when it does. `None` when it never will.
-    pub(super) fn poll(&self, key: usize, cx: &Context<'_>) -> Option<Poll<()>> {
+    /// Ready with the instant in which the alarm rang; the task is woken when it does. `None` when it never will.
+    pub(super) fn poll(&self, key: usize, cx: &Context<'_>) -> Option<Poll<Instant>> {
         let mut state = self.lock();
         if state.closed {
             return None;
         }
-        let (rung, waiting) = state.queue.get_mut(key)?;
-        if rung {
-            return Some(Poll::Ready(()));
-        }
-        let former = match waiting {
-            Some(waker) if waker.will_wake(cx.waker()) => None,
-            _ => waiting.replace(cx.waker().clone()),
+        let former = match state.queue.get_mut(key)? {
+            Alarm::Rung(at) => return Some(Poll::Ready(*at)),
+            Alarm::Waiting(waker) if waker.will_wake(cx.waker()) => None,
+            Alarm::Waiting(waker) => Some(mem::replace(waker, cx.waker().clone())),
         };
         drop(state);
         // Not under the lock: it may be the last of a task that has alarms of its own.
@@ -137,25 +148,28 @@ impl Alarms {
         drop(former);
     }
 
-    /// Takes those who are due, and sees to it that the driver is woken for the next. Returns the instant of the next
-    /// when only the runtime's own timer can.
-    fn take_due(&self, cx: &Context<'_>, due: &mut Vec<Waker>) -> Option<Instant> {
+    /// Wakes those who are due, and sees to it that the next are noticed. Returns the instant of the next when only the
+    /// runtime's own timer can notice it.
+    fn ring(&self) -> Option<Instant> {
         let now = clock::now();
+        let mut due = Vec::new();
         let mut state = self.lock();
-        while let Some(waiting) = state.queue.ring(now) {
-            due.extend(waiting.take());
+        while let Some(alarm) = state.queue.ring(now) {
+            due.extend(alarm.ring(now));
         }
         let first = state.queue.first();
         state.armed = first;
         let by_clock = first.is_some_and(|at| state.clock.as_ref().is_some_and(|clock| clock.arm(at)));
         state.by_clock = by_clock;
-        let former = match &state.driver {
-            Some(waker) if waker.will_wake(cx.waker()) => None,
-            _ => state.driver.replace(cx.waker().clone()),
-        };
         drop(state);
-        drop(former);
+        due.into_iter().for_each(Waker::wake);
         first.filter(|_| !by_clock)
+    }
+
+    /// Whom to wake when the runtime's own timer is needed.
+    fn set_driver(&self, waker: &Waker) {
+        let former = self.lock().driver.replace(waker.clone());
+        drop(former);
     }
 
     /// Takes everybody who waits: the runtime is gone.
@@ -163,7 +177,7 @@ impl Alarms {
         let mut state = self.lock();
         state.closed = true;
         state.clock = None;
-        let mut wakers: Vec<_> = state.queue.values_mut().filter_map(Option::take).collect();
+        let mut wakers: Vec<_> = state.queue.values_mut().filter_map(|alarm| alarm.ring(clock::now())).collect();
         wakers.extend(state.driver.take());
         wakers
     }
@@ -190,52 +204,70 @@ impl State {
     }
 }
 
-/// The task that wakes who waited.
+/// Wakes who waited when the clock rings, there and then: whoever is due stands in the runtime's queue as early as one
+/// who waits for tokio's timers, also where that queue is long. The driver follows, to listen again.
+struct Ringer {
+    alarms: Arc<Alarms>,
+    driver: Waker,
+}
+
+impl Wake for Ringer {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.alarms.ring();
+        self.driver.wake_by_ref();
+    }
+}
+
+/// The task that listens to the clocks.
 struct Driver {
     runtime: Id,
     alarms: Arc<Alarms>,
-    started: bool,
     clock: Option<precise::Bell>,
     sleep: Option<Pin<Box<Sleep>>>,
-    due: Vec<Waker>,
+    ringer: Option<Arc<Ringer>>,
 }
 
 impl Driver {
     const fn new(runtime: Id, alarms: Arc<Alarms>) -> Self {
-        Self { runtime, alarms, started: false, clock: None, sleep: None, due: Vec::new() }
+        Self { runtime, alarms, clock: None, sleep: None, ringer: None }
     }
 
-    /// Wakes who is due. Returns the instant for which the runtime's own timer is needed.
-    fn ring(&mut self, cx: &Context<'_>) -> Option<Instant> {
-        let by_runtime = self.alarms.take_due(cx, &mut self.due);
-        for waker in self.due.drain(..) {
-            waker.wake();
-        }
-        self.due.shrink_to(DUE_KEPT);
-        by_runtime
+    /// What the clocks wake. Before the first poll there is none.
+    fn ringer(&mut self, cx: &Context<'_>) -> Waker {
+        let known = self.ringer.as_ref().filter(|ringer| ringer.driver.will_wake(cx.waker()));
+        let ringer = known.cloned().unwrap_or_else(|| {
+            if self.ringer.is_none() {
+                self.clock = precise::Bell::new();
+                self.alarms.lock().clock = self.clock.as_ref().map(precise::Bell::clock);
+            }
+            self.alarms.set_driver(cx.waker());
+            Arc::new(Ringer { alarms: Arc::clone(&self.alarms), driver: cx.waker().clone() })
+        });
+        self.ringer = Some(Arc::clone(&ringer));
+        ringer.into()
     }
 }
-
-const DUE_KEPT: usize = 1024;
 
 impl Future for Driver {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if !mem::replace(&mut this.started, true) {
-            this.clock = precise::Bell::new();
-            this.alarms.lock().clock = this.clock.as_ref().map(precise::Bell::clock);
-        }
+        let ringer = this.ringer(cx);
+        let mut cx = Context::from_waker(&ringer);
         loop {
-            let by_sleep = this.ring(cx);
+            let by_sleep = this.alarms.ring();
             match (by_sleep, &mut this.sleep) {
                 (Some(at), Some(sleep)) => sleep.as_mut().reset(at.into()),
                 (Some(at), none) => *none = Some(Box::pin(tokio::time::sleep_until(at.into()))),
                 (None, sleep) => *sleep = None,
             }
-            let slept = this.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
-            let rang = this.clock.as_mut().is_some_and(|clock| clock.poll(cx).is_ready());
+            let slept = this.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(&mut cx).is_ready());
+            let rang = this.clock.as_mut().is_some_and(|clock| clock.poll(&mut cx).is_ready());
             if !slept && !rang {
                 return Poll::Pending;
             }

@@ -453,3 +453,27 @@ async fn the_head_is_what_the_caller_meant() {
     let expected = format!("GET /path?q=1 HTTP/1.1\r\nhost: {}\r\nx-custom: yes\r\n\r\n", server.addr);
     assert_eq!(received.await.unwrap(), expected);
 }
+
+#[tokio::test]
+async fn a_head_that_comes_byte_by_byte_is_a_head() {
+    let answer = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\nX-Long: \
+                  a value with several words\r\nContent-Length: 2\r\n\r\nok";
+    let server = Server::start(move |mut peer, _| async move {
+        for _ in 0..2 {
+            peer.head().await?;
+            for at in 0..answer.len() {
+                peer.send(&answer[at..=at]).await?;
+                tokio::task::yield_now().await;
+            }
+        }
+        peer.closed().await
+    })
+    .await;
+    let client = client();
+    for _ in 0..2 {
+        let response = client.get(&root(), &server.url("/")).await.unwrap();
+        assert_eq!(response.headers()["x-long"], "a value with several words");
+        assert_eq!(finish(response).await.0, "ok");
+    }
+    assert_eq!(server.accepted(), 1);
+}

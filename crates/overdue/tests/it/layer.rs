@@ -219,3 +219,18 @@ mod reqwest {
         assert_eq!(client.get(server.url("/")).send().await.unwrap().text().await.unwrap(), "ok");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_call_that_failed_left_behind_is_cancelled_and_what_an_answer_needs_is_not() {
+    let left: Arc<Mutex<Vec<Context>>> = Arc::default();
+    let keeps = Arc::clone(&left);
+    let service = service_fn(move |answers: bool| {
+        keeps.lock().unwrap().extend(Context::current());
+        async move { if answers { Ok(()) } else { Err("no") } }
+    });
+    let service = ContextLayer::new(Limit::total(ms(300))).layer(service);
+    service.clone().oneshot(true).await.unwrap();
+    service.oneshot(false).await.unwrap_err();
+    let cancelled: Vec<_> = left.lock().unwrap().iter().map(Context::is_cancelled).collect();
+    assert_eq!(cancelled, [false, true]);
+}
