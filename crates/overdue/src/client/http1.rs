@@ -23,7 +23,6 @@ use tokio::{
 
 use super::{pool::Slot, upload::Upload};
 use crate::{
-    clock,
     error::BoxError,
     h1::{
         Framing,
