@@ -13,19 +13,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use overdue::{Context, Limit, Stage};
 use overdue_bench::Numbers;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::task::coop::unconstrained;
+use tokio::{runtime::Runtime, task::coop::unconstrained};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 trait Deadlines: Sync {
+    /// What work runs under, where that is there before the work.
+    type Deadline;
+    fn deadline(&self) -> Self::Deadline;
     /// Creates one, asks whether it is over, drops it.
     fn create(&self);
-    /// Runs work under one of its own.
-    async fn run<F: Future<Output = ()>>(&self, work: F);
+    async fn run<F: Future<Output = ()>>(&self, deadline: &Self::Deadline, work: F);
 }
 
 struct Overdue {
@@ -33,23 +35,34 @@ struct Overdue {
 }
 
 impl Deadlines for Overdue {
-    fn create(&self) {
-        black_box(self.parent.child(Limit::total(LIMIT)).is_cancelled());
+    type Deadline = Context;
+
+    fn deadline(&self) -> Context {
+        self.parent.child(Limit::total(LIMIT))
     }
 
-    async fn run<F: Future<Output = ()>>(&self, work: F) {
-        let _ = black_box(self.parent.child(Limit::total(LIMIT)).run(Stage::Handle, work).await);
+    fn create(&self) {
+        black_box(self.deadline().is_cancelled());
+    }
+
+    async fn run<F: Future<Output = ()>>(&self, deadline: &Context, work: F) {
+        let _ = black_box(deadline.run(Stage::Handle, work).await);
     }
 }
 
 struct Tokio;
 
+/// The deadline and the work are one.
 impl Deadlines for Tokio {
+    type Deadline = ();
+
+    fn deadline(&self) {}
+
     fn create(&self) {
         drop(black_box(tokio::time::timeout(LIMIT, pending::<()>())));
     }
 
-    async fn run<F: Future<Output = ()>>(&self, work: F) {
+    async fn run<F: Future<Output = ()>>(&self, (): &(), work: F) {
         let _ = black_box(tokio::time::timeout(LIMIT, work).await);
     }
 }
@@ -73,10 +86,16 @@ fn main() -> anyhow::Result<()> {
 /// The mean of all threads.
 fn on_threads(subject: &impl Deadlines, threads: u32, operations: u32) -> anyhow::Result<Numbers> {
     let barrier = Barrier::new(threads as usize);
+    // Two threads share one runtime, and so its timer.
+    let mut runtime = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().worker_threads(threads as usize).build()?;
     let measured: Vec<[Cost; 3]> = thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(|| measure(subject, &barrier, operations))).collect();
-        let join =
-            |thread: thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|_| bail!("a thread panicked"));
+        let running: Vec<_> =
+            (0..threads).map(|_| scope.spawn(|| measure(subject, &runtime, &barrier, operations))).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().map_err(|_| anyhow!("a thread panicked"));
         running.into_iter().map(join).collect::<anyhow::Result<_>>()
     })?;
     let mut numbers = Numbers::default();
@@ -90,27 +109,27 @@ fn on_threads(subject: &impl Deadlines, threads: u32, operations: u32) -> anyhow
     Ok(numbers)
 }
 
-fn measure(subject: &impl Deadlines, barrier: &Barrier, operations: u32) -> anyhow::Result<[Cost; 3]> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+fn measure(subject: &impl Deadlines, runtime: &Runtime, barrier: &Barrier, operations: u32) -> [Cost; 3] {
+    let deadline = subject.deadline();
     let create = async || subject.create();
-    let ready = async || subject.run(ready(())).await;
+    let ready = async || subject.run(&deadline, ready(())).await;
     let yielding = async || {
         let mut polled = false;
         let work = poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending });
-        let mut run = pin!(subject.run(work));
+        let mut run = pin!(subject.run(&deadline, work));
         poll_fn(|cx| {
             let _ = run.as_mut().poll(cx);
             run.as_mut().poll(cx)
         })
         .await;
     };
-    Ok(runtime.block_on(unconstrained(async {
+    runtime.block_on(unconstrained(async {
         [
             Cost::of(barrier, operations, create).await,
             Cost::of(barrier, operations, ready).await,
             Cost::of(barrier, operations, yielding).await,
         ]
-    })))
+    }))
 }
 
 /// Of one operation.
