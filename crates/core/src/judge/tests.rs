@@ -103,6 +103,7 @@ fn healthy() -> SocketFacts {
         cookie: Some(4097),
         listener: None,
         peer_socket: None,
+        peer_unasked: false,
     }
 }
 

@@ -89,6 +89,7 @@ fn socket() -> BoxedStrategy<SocketFacts> {
             cookie: None,
             listener,
             peer_socket,
+            peer_unasked: false,
         })
         .boxed()
 }
