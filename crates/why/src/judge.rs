@@ -1,0 +1,1 @@
+//! The judge of a process: an [`Observation`](crate::Observation) in, ranked verdicts out.
