@@ -1,0 +1,1 @@
+//! Observations as they were recorded, and what the judge makes of them.
