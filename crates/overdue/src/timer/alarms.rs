@@ -19,7 +19,7 @@ use tokio::{
 use super::{precise, queue::Queue};
 use crate::{
     clock,
-    sync::{Mutex as Modelled, MutexGuard},
+    sync::{Mutex as Modelled, MutexGuard, wake_all},
 };
 
 /// The alarms of one runtime.
@@ -162,7 +162,7 @@ impl Alarms {
         let by_clock = first.is_some_and(|at| state.clock.as_ref().is_some_and(|clock| clock.arm(at)));
         state.by_clock = by_clock;
         drop(state);
-        due.into_iter().for_each(Waker::wake);
+        wake_all(due);
         first.filter(|_| !by_clock)
     }
 
@@ -279,7 +279,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.runtime);
         // Work that outlives this runtime in another one sets its alarms there.
-        self.alarms.close().into_iter().for_each(Waker::wake);
+        wake_all(self.alarms.close());
     }
 }
 
