@@ -120,6 +120,21 @@ fn the_task_that_polled_last_is_woken() {
 }
 
 #[test]
+fn a_timer_moves_on_with_the_work_that_waits_for_it() {
+    let mut timer = Timer::default();
+    let at = clock::now() + 20 * MS;
+    let first = single();
+    first.block_on(async { assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, at))).await.is_pending()) });
+    // Nobody drives the first any more.
+    single().block_on(async {
+        let waits = poll_fn(|cx| timer.poll(cx, at));
+        tokio::time::timeout(5000 * MS, waits).await.expect("it waits with the first");
+        assert!(clock::now() >= at);
+    });
+    first.block_on(async { assert_eq!(alarms_set(), 0, "it left one behind") });
+}
+
+#[test]
 fn a_timer_moves_on_when_its_runtime_ends() {
     let mut timer = Timer::default();
     let at = clock::now() + 20 * MS;
