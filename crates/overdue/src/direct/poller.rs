@@ -30,6 +30,7 @@ use super::{
     alarm::{Alarm, Watchers},
     connection::Control,
     side::Side,
+    wait::punctual,
 };
 use crate::clock;
 
@@ -309,7 +310,7 @@ impl Poller {
         let asleep = !at_once && self.inbox.fall_asleep();
         let now = clock::unpaused();
         let time =
-            if asleep { wake_at.map(|at| at.saturating_duration_since(now)) } else { Some(Duration::ZERO) };
+            if asleep { wake_at.map(|at| punctual(at.saturating_duration_since(now))) } else { Some(Duration::ZERO) };
         let ready = self.epoll.wait(time);
         self.inbox.awake();
         let ready = match ready {
