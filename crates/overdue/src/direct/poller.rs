@@ -84,7 +84,7 @@ pub struct Poller {
 pub enum Source {
     /// A connection.
     Stream(Stream),
-    /// It is ready to read when a connection can be accepted; its read deadline counts.
+    /// It is ready to read when a connection can be accepted; its accept deadline counts.
     Listener(Listener),
 }
 
