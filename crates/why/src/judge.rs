@@ -36,10 +36,12 @@ mod threads;
 
 use std::{borrow::Cow, time::Duration};
 
-use overdue_core::{Cause, Confidence, DurationText, Evidence, Rejected, Source, Verdict};
+use overdue_core::{Cause, Confidence, DurationText, Evidence, Rejected, Source, Verdict, facts::TcpState};
 use serde::Serialize;
 
 use crate::Observation;
+
+pub use calls::{Stall, stalls};
 
 /// See the table of thresholds.
 pub const SETTLED_US: u64 = 1_000_000;
@@ -326,6 +328,25 @@ fn place(stack: &crate::observation::Stack) -> Option<String> {
     names.drain(..own);
     names.truncate(4);
     (!names.is_empty()).then(|| names.join(" < "))
+}
+
+/// The state as `ss` and `netstat` write it.
+#[must_use]
+pub const fn state_text(state: TcpState) -> &'static str {
+    match state {
+        TcpState::Established => "ESTABLISHED",
+        TcpState::SynSent => "SYN_SENT",
+        TcpState::SynReceived => "SYN_RECV",
+        TcpState::FinWait1 => "FIN_WAIT1",
+        TcpState::FinWait2 => "FIN_WAIT2",
+        TcpState::TimeWait => "TIME_WAIT",
+        TcpState::Close => "CLOSED",
+        TcpState::CloseWait => "CLOSE_WAIT",
+        TcpState::LastAck => "LAST_ACK",
+        TcpState::Listen => "LISTEN",
+        TcpState::Closing => "CLOSING",
+        TcpState::Unknown => "UNKNOWN",
+    }
 }
 
 fn is_plumbing(function: &str) -> bool {

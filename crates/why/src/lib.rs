@@ -9,8 +9,10 @@
 pub mod judge;
 pub mod observation;
 pub mod recording;
+mod report;
 
 #[cfg(target_os = "linux")]
 pub mod collect;
 
 pub use observation::Observation;
+pub use report::{ConnectionLine, Report};

@@ -15,6 +15,7 @@ use overdue_core::{
     },
     judge as judge_call,
 };
+use serde::Serialize;
 
 use super::{Finding, SETTLED_US, Severity, ShareOf, bpf, count, diag, share, sockets::peer_of, time, total};
 use crate::{
@@ -28,6 +29,33 @@ use crate::{
 const UNREAD: u32 = 16 * 1024;
 /// The share of a process's calls that must fail before single failures are more than noise.
 const WORTH: f64 = 0.1;
+
+/// A connection that does not get on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Stall {
+    /// Which.
+    #[serde(skip)]
+    pub cookie: u64,
+    /// Why.
+    pub cause: Cause,
+    /// In which stage.
+    pub stage: &'static str,
+    /// For how long; 0 where it failed at once.
+    pub stalled_us: u64,
+}
+
+/// The connections in trouble.
+#[must_use]
+pub fn stalls(seen: &Observation) -> Vec<Stall> {
+    let stall = |known: &Known<'_>| {
+        let trouble = diagnose(seen, known)?;
+        let cookie =
+            known.socket.map(|socket| socket.cookie).or(known.connection.map(|connection| connection.cookie))?;
+        let Trouble { verdict, stalled_us, .. } = trouble;
+        Some(Stall { cookie, cause: verdict.cause, stage: verdict.stage, stalled_us })
+    };
+    join(seen).iter().filter_map(stall).collect()
+}
 
 /// A call in trouble.
 struct Trouble {
