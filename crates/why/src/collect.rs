@@ -2,10 +2,21 @@
 //!
 //! One folder a topic, with the C of its BPF program beside its decoder. Each collector is made for one [`Target`], is
 //! asked to look now and then, and hands over its part of the observation in the end. One that cannot see says so
-//! ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others.
+//! ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others. [`Watch`] makes, asks
+//! and ends them all.
 
 #[expect(dead_code, reason = "until a collector is there")]
 mod bpf;
+mod clock;
+mod descriptors;
+pub mod fds;
+mod patience;
+pub mod process;
+pub mod sockets;
+mod stat;
 mod target;
+mod watch;
 
+pub use clock::Clock;
 pub use target::{Gone, Target};
+pub use watch::{AttachError, Ended, Interrupt, Options, Watch};

@@ -4,9 +4,12 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use rustix::fs::{Mode, OFlags, open, openat};
+
+use super::stat;
 
 /// The process has ended, or never was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -14,10 +17,11 @@ use rustix::fs::{Mode, OFlags, open, openat};
 pub struct Gone(pub u32);
 
 /// A process, held by its folder in `/proc`: when it has ended, reads fail, even when another process has its number.
-#[derive(Debug)]
+/// A clone is the same process.
+#[derive(Clone, Debug)]
 pub struct Target {
     pid: u32,
-    folder: OwnedFd,
+    folder: Arc<OwnedFd>,
 }
 
 impl Target {
@@ -28,7 +32,7 @@ impl Target {
     pub fn new(pid: u32) -> Result<Self, Gone> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = open(format!("/proc/{pid}"), flags, Mode::empty()).map_err(|_| Gone(pid))?;
-        let target = Self { pid, folder };
+        let target = Self { pid, folder: Arc::new(folder) };
         // `/proc/TID` opens for any thread; only a process is listed as its own group's leader.
         let status = target.read("status", 16 * 1024).map_err(|_| Gone(pid))?;
         let status = String::from_utf8_lossy(&status);
@@ -67,13 +71,10 @@ impl Target {
         Ok(String::from_utf8_lossy(&self.read(path, at_most)?).into_owned())
     }
 
-    /// Whether it still runs; a zombie does not.
+    /// Whether any thread of it still runs; a zombie does not.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let Ok(stat) = self.read_text("stat", 4096) else { return false };
-        // The name before it may hold anything, parentheses included.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+        self.read_text("stat", 4096).is_ok_and(|text| stat::parse(&text).is_some_and(|stat| !stat.has_ended()))
     }
 }
 

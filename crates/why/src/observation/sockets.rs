@@ -31,14 +31,17 @@ pub struct TcpSocket {
     pub remote: SocketAddr,
     /// Its state when last seen.
     pub state: TcpState,
-    /// For how long it is known to have been in that state.
+    /// For how long it is known to have been in that state; of CLOSE-WAIT and FIN-WAIT-2 also from before the watch.
     pub in_state_us: u64,
     /// Whether that is only since the watch began: it may have been longer.
     pub since_before: bool,
     /// Whether the own end is one of the process's listeners: it was accepted.
     pub inbound: bool,
-    /// Bytes that arrived and nobody read.
+    /// Bytes that arrived and nobody read, the peer's FIN not counted.
     pub unread_bytes: u32,
+    /// Whether the peer's FIN came and nobody read that far: the process has not noticed that the peer closed.
+    #[serde(default)]
+    pub fin_unread: bool,
     /// For how long there were such bytes without the reader taking any.
     pub unread_for_us: u64,
     /// Bytes written that the peer has not acknowledged (sent or not).
@@ -55,7 +58,8 @@ pub struct TcpSocket {
     pub peer_listener: Option<Backlog>,
     /// The other end, when it is on this host: bytes that it received and did not read.
     pub peer_unread_bytes: Option<u32>,
-    /// The process that holds the other end, when it is on this host and could be read.
+    /// The process that holds the other end, or that listens and has not accepted it, when it is on this host and could
+    /// be read.
     pub peer_pid: Option<u32>,
 }
 
@@ -105,7 +109,7 @@ pub struct Listener {
     pub fd: Option<u32>,
     /// Where it listens.
     pub local: SocketAddr,
-    /// How many may wait to be accepted; Linux takes one more.
+    /// How many may wait to be accepted; Linux takes one more. `u32::MAX` where that could not be read.
     pub backlog: u32,
     /// The most that waited, of all readings.
     pub queued_max: u32,
