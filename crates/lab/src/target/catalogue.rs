@@ -17,9 +17,17 @@ macro_rules! embedded {
 
 /// Name and text of each source.
 const SOURCES: &[(&str, &str)] = embedded! {
-    "accept_queue_overflow.c" "close_wait_pileup.c" "common.h" "fd_leak.c" "fd_leak_accept.c" "fin_wait2_pileup.c"
-    "half_open_pileup.c" "peer.py" "spin_accept_emfile.c" "spin_accept_error.c" "spin_error_fd.c" "spin_half_closed.c"
-    "spin_short_timer.c" "spin_zero_timeout.c"
+    "accept_queue_overflow.c" "accept_queue_overflow.py" "body_stalled.go" "body_stalled.js" "close_wait_pileup.c"
+    "close_wait_pileup.py" "common.go" "common.h" "connect.c" "connect.py" "connect_refused.js" "connections_kept.rs"
+    "cpu_busy.c" "cpu_throttled.c" "deadline_ignored.c" "deadline_ignored.go" "deadline_ignored.py" "dns_no_answer.c"
+    "dns_no_answer.go" "dns_no_answer.js" "dns_no_answer.py" "dns_serialised.js" "dns_serialised.py" "fd_leak.c"
+    "fd_leak.go" "fd_leak.py" "fd_leak_accept.c" "fin_wait2_pileup.c" "half_open_pileup.c" "healthy.c" "healthy.go"
+    "healthy.js" "healthy.py" "healthy.rs" "io_stuck.c" "no_keepalive.py" "peer.py" "peer_not_reading.go"
+    "peer_not_reading.rs" "peer_reset.py" "reader_slow.rs" "runtime_blocked.js" "runtime_blocked.py" "server_slow.c"
+    "server_slow.py" "spin_accept_emfile.c" "spin_accept_error.c" "spin_error_fd.c" "spin_half_closed.c"
+    "spin_half_closed.py" "spin_short_timer.c" "spin_short_timer.py" "spin_zero_timeout.c" "spin_zero_timeout.js"
+    "task_backlog.go" "task_backlog.py" "task_leak.go" "task_leak.rs" "tls_handshake_storm.js" "tls_peer_silent.go"
+    "tls_peer_silent.py" "wait_unlimited.c" "waits_upstream.go" "waits_upstream.js"
 };
 
 /// The text of a source.

@@ -164,11 +164,26 @@ fn c_string(path: PathBuf) -> CString {
     CString::new(path.into_os_string().into_vec()).unwrap_or_default()
 }
 
+/// The inodes of a process's sockets.
+fn sockets(pid: u32) -> Vec<String> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let links = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    links.filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect()
+}
+
 impl Settled {
     fn is_seen(self, pid: u32) -> bool {
         match self {
-            Self::SynSent => fs::read_to_string(format!("/proc/{pid}/net/tcp"))
-                .is_ok_and(|table| table.lines().skip(1).any(|line| line.split_whitespace().nth(3) == Some("02"))),
+            Self::SynSent => {
+                let own = sockets(pid);
+                fs::read_to_string(format!("/proc/{pid}/net/tcp")).is_ok_and(|table| {
+                    table.lines().skip(1).any(|line| {
+                        let mut columns = line.split_whitespace();
+                        columns.nth(3) == Some("02")
+                            && columns.nth(5).is_some_and(|inode| own.iter().any(|own| own == inode))
+                    })
+                })
+            }
             Self::Uninterruptible => fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| {
                 tasks.flatten().any(|task| {
                     let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
@@ -253,6 +268,7 @@ impl Outside {
         if let Some(resolver) = &self.resolver {
             netns::replace_resolver(resolver)?;
         }
+        close_on_exec_from(3)?;
         if let Some(lifetime) = self.lifetime {
             set_alarm(lifetime);
         }
@@ -260,6 +276,19 @@ impl Outside {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() == parent { Ok(()) } else { Err(Errno::CHILD) }
     }
+}
+
+/// What this process has inherited itself is none of its children's business: their descriptors are counted.
+fn close_on_exec_from(first: libc::c_uint) -> Result<(), Errno> {
+    #[expect(unsafe_code, reason = "rustix has no close_range")]
+    // SAFETY: close_range takes numbers, and with this flag closes nothing in this process.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    // A kernel before 5.11 does not know the flag, and lets the child inherit.
+    if result == 0 { Ok(()) } else { Errno::from_io_error(&io::Error::last_os_error()).map_or(Ok(()), ignore_unknown) }
+}
+
+fn ignore_unknown(errno: Errno) -> Result<(), Errno> {
+    if errno == Errno::NOSYS || errno == Errno::INVAL { Ok(()) } else { Err(errno) }
 }
 
 fn set_alarm(after: Duration) {
