@@ -1,4 +1,5 @@
-// Forty callers look up names. Node does that on the four threads of libuv, and each lookup takes half a second.
+// Forty callers look up names. Node does that on the threads of libuv, of which there are four; no more than half of them
+// take work that is known to be slow, as this is. Each lookup takes half a second.
 const dns = require("node:dns").promises;
 
 let done = 0;
