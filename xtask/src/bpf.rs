@@ -107,9 +107,8 @@ fn check_hashes(folder: &Path, programs: &[PathBuf]) -> Result<(), String> {
 
 /// The sources, below the folder, in order.
 fn programs(folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let list = |folder: &Path| -> io::Result<Vec<PathBuf>> {
-        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
-    };
+    let list =
+        |folder: &Path| -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
     let problem = |error: io::Error| format!("{}: {error}", folder.display());
     let mut found = Vec::new();
     for topic in list(folder).map_err(problem)?.into_iter().filter(|path| path.is_dir()) {

@@ -12,6 +12,8 @@
 //! 4. Make the call: [`Fault::url`], with [`Fault::dns`] as its only DNS server and [`Fault::roots_pem`] as its only
 //!    trusted roots, with [`Call::limits`] and no others.
 //! 5. Compare with [`Truth`]; [`Fault::trouble`] must be empty.
+//!
+//! The same for whole processes is in [`target`]: programs that are ill in one way each.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("overdue-lab needs Linux: its faults are made of Linux's queues, namespaces and packet filters");
@@ -25,6 +27,7 @@ mod http2;
 pub mod netns;
 mod scenario;
 mod script;
+pub mod target;
 mod tls;
 mod wire;
 

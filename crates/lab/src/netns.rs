@@ -4,7 +4,7 @@
 //! A process enters it once, before it starts any thread, and stays. Its loopback is made to behave as an Ethernet
 //! link does: an MTU of 1500 and no segmentation offload, so that a filter sees the segments a real path would see.
 //!
-//! All the `unsafe` code of this crate is here.
+//! The `unsafe` code of this crate is here and in [`target`](crate::target)'s processes.
 
 use std::{
     ffi::{CStr, c_int},
@@ -22,6 +22,7 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+    mount::{MountPropagationFlags, mount_bind, mount_change},
     net::{AddressFamily, SocketType},
     process::{getegid, geteuid},
     thread::{UnshareFlags, unshare_unsafe},
@@ -113,23 +114,23 @@ fn hint() -> Option<&'static str> {
 
 /// What is written to the maps of the new user namespace, made before it exists: between fork and exec there is no
 /// allocating.
-struct Maps {
+pub(crate) struct Maps {
     uid: String,
     gid: String,
     root: bool,
 }
 
 impl Maps {
-    fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         let (uid, gid) = (geteuid(), getegid());
         Self { uid: format!("0 {} 1\n", uid.as_raw()), gid: format!("0 {} 1\n", gid.as_raw()), root: uid.is_root() }
     }
 }
 
 /// A step that was refused. It holds no allocation either.
-struct Refusal {
+pub(crate) struct Refusal {
     step: &'static str,
-    errno: Errno,
+    pub(crate) errno: Errno,
 }
 
 const UNSHARE: &str = "create a user and network namespace";
@@ -140,7 +141,7 @@ fn refused(step: &'static str) -> impl Fn(Errno) -> Refusal {
 
 /// Makes the namespaces and their loopback. It makes system calls and nothing else, so that it may also run between
 /// fork and exec.
-fn isolate(maps: &Maps) -> Result<(), Refusal> {
+pub(crate) fn isolate(maps: &Maps) -> Result<(), Refusal> {
     match unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET) {
         Ok(()) => {
             write_to(c"/proc/self/setgroups", "deny").map_err(refused("write /proc/self/setgroups"))?;
@@ -162,6 +163,14 @@ fn unshare(namespaces: UnshareFlags) -> Result<(), Errno> {
     unsafe {
         unshare_unsafe(namespaces)
     }
+}
+
+/// Lets this process see another file as `/etc/resolv.conf`, in a mount namespace of its own. System calls and nothing
+/// else, too; it takes the rights that a user namespace gives.
+pub(crate) fn replace_resolver(file: &CStr) -> Result<(), Errno> {
+    unshare(UnshareFlags::NEWNS)?;
+    mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    mount_bind(file, c"/etc/resolv.conf")
 }
 
 fn write_to(file: &CStr, text: &str) -> Result<(), Errno> {

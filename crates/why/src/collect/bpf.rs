@@ -51,9 +51,8 @@ impl Kernel {
     /// # Errors
     /// When BPF is not allowed, or the object does not fit this kernel.
     pub(crate) fn load(&self, object: &[u8], target: &Target) -> Result<Ebpf, Hidden> {
-        let ids = TargetIds::of(target).map_err(|error| {
-            hidden(format!("the own pid namespace cannot be read: {error}"), "have /proc mounted")
-        })?;
+        let ids = TargetIds::of(target)
+            .map_err(|error| hidden(format!("the own pid namespace cannot be read: {error}"), "have /proc mounted"))?;
         EbpfLoader::new().btf(Some(&self.btf)).override_global("target", &ids, true).load(object).map_err(refused)
     }
 }

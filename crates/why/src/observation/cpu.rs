@@ -25,6 +25,14 @@ pub struct Cpu {
     pub samples: u64,
 }
 
+impl Cpu {
+    /// Processor time of all threads over the window.
+    #[must_use]
+    pub const fn used_us(&self) -> u64 {
+        self.user_us.saturating_add(self.system_us)
+    }
+}
+
 /// A quota of processor time, over the window.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Throttling {

@@ -1,0 +1,13 @@
+"""A client in the middle of a TLS handshake, with a limit of a minute."""
+
+import socket
+import ssl
+import sys
+
+context = ssl.create_default_context()
+while True:
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as connection:
+        try:
+            context.wrap_socket(connection, server_hostname="lab.test")
+        except OSError as error:
+            print(error, file=sys.stderr)
