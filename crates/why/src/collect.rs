@@ -8,6 +8,7 @@
 #[expect(dead_code, reason = "until a collector is there")]
 mod bpf;
 mod clock;
+pub mod cpu;
 mod descriptors;
 pub mod fds;
 mod patience;
@@ -16,6 +17,7 @@ pub mod sockets;
 mod stat;
 mod target;
 pub mod threads;
+pub mod tiers;
 mod watch;
 
 pub use clock::Clock;
