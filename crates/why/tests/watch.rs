@@ -13,7 +13,7 @@ use std::{
 use overdue_core::facts::TcpState;
 use overdue_why::{
     Observation,
-    collect::{AttachError, Ended, Interrupt, Options, Watch},
+    collect::{AttachError, Ended, Interrupt, Options, Target, Watch, cpu, fds, sockets, threads},
     observation::TcpSocket,
 };
 
@@ -325,4 +325,53 @@ fn processor_and_memory() {
     let cpu = watch(busy.pid(), 700).cpu.unwrap();
     assert!(cpu.user_us + cpu.runqueue_us.unwrap() > 300_000 && cpu.processors >= 1.0, "{cpu:?}");
     assert!(cpu.rss_bytes.iter().all(|reading| reading.value > 1 << 20) && cpu.rss_bytes.len() >= 3, "{cpu:?}");
+}
+
+/// What one look costs, alone and with many sockets, threads and descriptors. For the release build.
+#[test]
+#[ignore = "measures"]
+fn cost() {
+    let cpu_us = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        u64::try_from(Duration::try_from(now).unwrap().as_micros()).unwrap()
+    };
+    let target = |script: &Script| Target::new(script.pid()).unwrap();
+    let report = |what: &str, look: &mut dyn FnMut(u64)| {
+        const LOOKS: u64 = 20;
+        look(1_000_000_000);
+        let began = cpu_us();
+        // So far apart that none is left out for being dear.
+        (2..2 + LOOKS).for_each(|at| look(at * 1_000_000_000_000));
+        println!("{what}: {} us a look", (cpu_us() - began) / LOOKS);
+    };
+    let open = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)\n";
+    let many = |count: u32| {
+        format!(
+            "{open}l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(4000)\nk = []\n\
+                 for _ in range({count}): k.append(socket.create_connection(l.getsockname())); k.append(l.accept())"
+        )
+    };
+    for pairs in [0, 500, 5000] {
+        let script = Script::python(&many(pairs));
+        let mut sockets = sockets::Collector::attach(&target(&script)).unwrap();
+        report(&format!("sockets, process with {}", pairs * 2), &mut |at| sockets.look(at));
+        let mut fds = fds::Collector::attach(&target(&script)).unwrap();
+        report(&format!("fds, process with {}", pairs * 2), &mut |at| fds.look(at));
+        if pairs == 5000 {
+            let small = Script::python(&many(50));
+            let mut sockets = sockets::Collector::attach(&target(&small)).unwrap();
+            report("sockets, process with 100 of 10,000", &mut |at| sockets.look(at));
+        }
+    }
+    let threads = Script::python(
+        "threading.stack_size(65536)\nl = threading.Lock(); l.acquire()\n\
+        for _ in range(1000): threading.Thread(target=l.acquire, daemon=True).start()\ntime.sleep(0.5)",
+    );
+    let mut collector = threads::Collector::attach(&target(&threads)).unwrap();
+    report("threads, 1,000 asleep", &mut |at| collector.look(at));
+    let mut cpu = cpu::Collector::attach(&target(&threads)).unwrap();
+    report("cpu", &mut |at| cpu.look(at));
+    let files = Script::python(&format!("{open}k = [open('/dev/null') for _ in range(15000)]"));
+    let mut fds = fds::Collector::attach(&target(&files)).unwrap();
+    report("fds, each of 15,000 looked at", &mut |at| fds.look(at));
 }
