@@ -97,6 +97,27 @@ fn a_full_accept_queue_and_bytes_that_nobody_reads() {
     assert_eq!(client.peer_listener.unwrap().queued, 2);
 }
 
+/// A socket that comes while the process is watched, at a number that named a file before, and one at a number that named
+/// a socket.
+#[test]
+fn sockets_that_come_and_go() {
+    let churning = Script::python(
+        "l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(9)\n\
+         f = open('/dev/null'); c = socket.create_connection(l.getsockname())\n\
+         def go():\n    global f, c, d, e\n    time.sleep(0.4); f.close(); d = socket.create_connection(l.getsockname())\n\
+         \x20   time.sleep(0.3); c.close(); e = socket.create_connection(l.getsockname()); e.send(b'hello')\n\
+         threading.Thread(target=go, daemon=True).start()",
+    );
+    let seen = watch(churning.pid(), 1200).sockets.unwrap();
+    let mut fds: Vec<_> = seen.tcp.iter().filter(|socket| socket.fd.is_some()).collect();
+    fds.sort_by_key(|socket| (socket.since_before, socket.in_state_us));
+    let [last, replacing_file] = fds.as_slice() else { panic!("{seen:?}") };
+    assert_eq!((last.peer_unread_bytes, replacing_file.peer_unread_bytes), (Some(5), Some(0)), "{seen:?}");
+    assert!(last.in_state_us < replacing_file.in_state_us && !replacing_file.since_before, "{seen:?}");
+    assert!(replacing_file.in_state_us > 400_000 && seen.rounds > 3, "{seen:?}");
+    assert_eq!(seen.listeners.first().unwrap().queued_max, 3);
+}
+
 #[test]
 fn descriptors_that_grow_are_counted_by_kind() {
     let leaking = Script::start(Command::new("python3").args([
@@ -351,6 +372,14 @@ fn cost() {
                  for _ in range({count}): k.append(socket.create_connection(l.getsockname())); k.append(l.accept())"
         )
     };
+    let client = Script::python(&format!(
+        "{open}l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(4000)\nk = []\n\
+         s = os.fork()\nif s == 0:\n    for _ in range(1000): k.append(l.accept())\n    time.sleep(9); os._exit(0)\n\
+         for _ in range(1000): k.append(socket.create_connection(l.getsockname()))"
+    ));
+    let mut collector = sockets::Collector::attach(&target(&client)).unwrap();
+    report("sockets, 1,000 of a process, 1,000 of others", &mut |at| collector.look(at));
+    drop(client);
     for pairs in [0, 500, 5000] {
         let script = Script::python(&many(pairs));
         let mut sockets = sockets::Collector::attach(&target(&script)).unwrap();

@@ -31,8 +31,9 @@ const REPLY_WITHIN: Duration = Duration::from_millis(500);
 const DUMP_WITHIN: Duration = Duration::from_secs(3);
 /// The kernel fills no larger ones.
 const DATAGRAM_BYTES: usize = 32 * 1024;
-/// All states but TIME-WAIT, of which a host may have tens of thousands and a process none.
-const STATES: u32 = netlink::ALL_STATES & !(1 << 6);
+/// From ESTABLISHED (1) to a handshake (12), but not TIME-WAIT (6), of which a host may have tens of thousands and a process
+/// none. What comes after are sockets that are bound only, for which the kernel walks another large table.
+const STATES: u32 = 0x1ffe & !(1 << 6);
 /// Bytes of a table in `/proc/PID/net`: more than 200,000 sockets.
 const TABLE_BYTES: usize = 40 * 1024 * 1024;
 
