@@ -119,6 +119,16 @@ fn sockets_that_come_and_go() {
 }
 
 #[test]
+fn sockets_of_the_other_family() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else { return eprintln!("skipped: there is no IPv6") };
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let seen = watch(std::process::id(), 50);
+    let socket = of_stream(&seen, &stream);
+    assert!(socket.state == TcpState::Established && socket.last.is_some(), "{socket:?}");
+    assert_eq!(socket.peer_listener.map(|listener| listener.queued), Some(1));
+}
+
+#[test]
 fn descriptors_that_grow_are_counted_by_kind() {
     let leaking = Script::start(Command::new("python3").args([
         "-uc",
