@@ -15,6 +15,7 @@ pub mod process;
 pub mod sockets;
 mod stat;
 mod target;
+pub mod threads;
 mod watch;
 
 pub use clock::Clock;

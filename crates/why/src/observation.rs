@@ -27,7 +27,7 @@ pub use polling::{PollCall, PollLoop, Polling, ReadyFd, Timeouts};
 pub use process::{Process, Runtime};
 pub use sockets::{Backlog, HalfOpen, HostTcp, Listener, Sockets, TcpSocket, TcpTimer, TimerKind};
 pub use stack::{Frame, Stack};
-pub use threads::{BlockedIn, Thread, ThreadState, Threads, WaitStack};
+pub use threads::{BlockedIn, Thread, ThreadState, Threads, WaitStack, WaitsFor};
 
 /// The version of this shape. A reader takes this one only; fields may be added within it.
 pub const SCHEMA: &str = "overdue.observation/1";

@@ -173,3 +173,54 @@ fn a_process_that_becomes_another() {
     assert!(seen.process.exec_at_us.is_some(), "{:?}", seen.process);
     assert_eq!((seen.process.name.as_str(), seen.process.command.join(" ").as_str()), ("sleep", "sleep 60"));
 }
+
+#[test]
+fn a_thread_in_a_read_and_one_at_a_lock() {
+    let blocked = Script::python(
+        "l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(1)\n\
+         a = socket.create_connection(l.getsockname()); s, _ = l.accept()\n\
+         lock = threading.Lock(); lock.acquire()\n\
+         ep = __import__('select').epoll(); ep.register(a.fileno(), 1)\n\
+         po = __import__('select').poll(); po.register(s.fileno(), 1)\n\
+         r, w = os.pipe()\n\
+         def go(f): t = threading.Thread(target=f, daemon=True); t.start()\n\
+         go(lambda: os.read(s.fileno(), 1)); go(lambda: lock.acquire()); go(lambda: ep.poll(77)); go(lambda: po.poll())\n\
+         go(lambda: os.read(r, 1)); go(lambda: l.accept()); go(lambda: lock.acquire(timeout=50)); time.sleep(0.3)",
+    );
+    let seen = watch(blocked.pid(), 600);
+    let sockets = seen.sockets.as_ref().unwrap();
+    let server = sockets.tcp.iter().find(|socket| socket.inbound).unwrap();
+    let client = sockets.tcp.iter().find(|socket| socket.local == server.remote).unwrap();
+    let threads = seen.threads.unwrap();
+    assert_eq!((threads.first, threads.last, threads.left_out), (8, 8, 0));
+    let waits: Vec<_> = threads.threads.iter().map(|thread| (thread, thread.blocked_in.as_ref().unwrap())).collect();
+
+    let name = format!("tcp {}", server.remote);
+    let (thread, wait) = waits.iter().find(|(_, wait)| wait.call == "read" && wait.cookie.is_some()).unwrap();
+    assert_eq!((wait.fd, wait.what.as_deref(), wait.cookie), (server.fd, Some(name.as_str()), Some(server.cookie)));
+    assert_eq!(wait.timeout_us, None);
+    assert!(thread.blocked_us >= 550_000 && thread.since_before, "{thread:?}");
+
+    let epoll = waits.iter().find(|(_, wait)| wait.call == "epoll_wait").unwrap().1;
+    assert_eq!(epoll.timeout_us, Some(Some(77_000_000)));
+    assert_eq!((epoll.what.as_deref(), epoll.waits_for.first().unwrap().cookie), (Some("epoll"), Some(client.cookie)));
+    let poll = waits.iter().find(|(_, wait)| wait.call == "poll").unwrap().1;
+    assert_eq!((poll.timeout_us, poll.waits_for.first().unwrap().cookie), (Some(None), Some(server.cookie)));
+    let accept = waits.iter().find(|(_, wait)| wait.call == "accept4").unwrap().1;
+    assert!(accept.what.as_deref().unwrap().starts_with("listener 127.0.0.1:"));
+    let pipe = waits.iter().find(|(_, wait)| wait.what.as_deref() == Some("pipe")).unwrap().1;
+    assert_eq!(pipe.timeout_us, Some(None));
+    let limits: Vec<_> =
+        waits.iter().filter(|(_, wait)| wait.call == "futex").map(|(_, wait)| wait.timeout_us.unwrap()).collect();
+    assert!(limits.contains(&None), "{limits:?}");
+    assert!(limits.iter().flatten().any(|&limit| (40_000_000..50_000_000).contains(&limit)), "{limits:?}");
+}
+
+#[test]
+fn a_thread_that_computes_is_not_blocked() {
+    let busy = Script::python("def spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()");
+    let threads = watch(busy.pid(), 700).threads.unwrap();
+    let busiest = threads.threads.iter().max_by_key(|thread| thread.cpu_us).unwrap();
+    assert!(busiest.cpu_us > 100_000 && busiest.runqueue_us.is_some(), "{busiest:?}");
+    assert!(busiest.blocked_us < 300_000, "{busiest:?}");
+}

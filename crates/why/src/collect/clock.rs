@@ -50,7 +50,9 @@ pub(super) fn own_cpu_us() -> u64 {
     us(read(ClockId::ProcessCPUTime))
 }
 
-fn read(id: ClockId) -> Duration {
+/// Any clock.
+#[must_use]
+pub(super) fn read(id: ClockId) -> Duration {
     Duration::try_from(clock_gettime(id)).unwrap_or_default()
 }
 
@@ -84,6 +86,11 @@ impl Pace {
     /// The look that began is over.
     pub(super) fn end(&mut self, at_us: u64) {
         self.spent(at_us, thread_cpu_us().saturating_sub(self.began_us));
+    }
+
+    /// Another thread spent this on the look that goes on.
+    pub(super) const fn add(&mut self, cost_us: u64) {
+        self.began_us = self.began_us.saturating_sub(cost_us);
     }
 
     const fn spent(&mut self, at_us: u64, cost_us: u64) {

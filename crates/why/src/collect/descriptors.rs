@@ -92,6 +92,13 @@ pub(super) fn each(target: &Target, at_most: usize, mut take: impl FnMut(u32, Na
     Ok(numbers.len() as u64)
 }
 
+/// What one descriptor names, as the kernel writes it.
+pub(super) fn link(target: &Target, fd: u32) -> io::Result<String> {
+    let mut buf = [MaybeUninit::<u8>::uninit(); 512];
+    let (link, _) = readlinkat_raw(target.folder(), format!("fd/{fd}"), &mut buf)?;
+    Ok(String::from_utf8_lossy(link).into_owned())
+}
+
 /// The inodes of sockets with their descriptors.
 pub(super) fn sockets(target: &Target, at_most: usize) -> io::Result<HashMap<u64, u32>> {
     let mut found = HashMap::new();
@@ -111,6 +118,38 @@ pub(super) fn protocol(target: &Target, fd: u32) -> Option<String> {
     let len = getxattr(path, "system.sockprotoname", &mut buf).ok()?;
     let name = buf.get(..len)?;
     Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
+}
+
+/// By what the link of a descriptor that is no socket says.
+pub(super) fn kind_of(link: &str) -> &'static str {
+    if let Some(name) = link.strip_prefix("anon_inode:") {
+        return match name.trim_matches(['[', ']']) {
+            "eventfd" => "eventfd",
+            "eventpoll" => "epoll",
+            "timerfd" => "timerfd",
+            "signalfd" => "signalfd",
+            "inotify" | "fanotify" => "inotify",
+            "io_uring" => "io_uring",
+            "pidfd" => "pidfd",
+            "userfaultfd" => "memory",
+            name if name.starts_with("bpf") => "bpf",
+            name if name.starts_with("perf") => "perf",
+            _ => "other",
+        };
+    }
+    if link.starts_with("pipe:[") {
+        "pipe"
+    } else if link.starts_with("/memfd:") || link.starts_with("/dev/shm/") {
+        "memory"
+    } else if link.starts_with("/dev/") {
+        "device"
+    } else if link.starts_with('/') {
+        "file"
+    } else if link.starts_with("pidfd:[") {
+        "pidfd"
+    } else {
+        "other"
+    }
 }
 
 /// Decimal digits, without an allocation for each of 100,000 names.
@@ -144,6 +183,21 @@ mod tests {
         assert_eq!(protocol(&target, fd).as_deref(), Some("TCP"));
     }
 
+    #[test]
+    fn kinds_by_their_links() {
+        for (link, kind) in [
+            ("anon_inode:[eventpoll]", "epoll"),
+            ("anon_inode:bpf-map", "bpf"),
+            ("pipe:[7]", "pipe"),
+            ("/memfd:x (deleted)", "memory"),
+            ("/dev/null", "device"),
+            ("/var/log/a", "file"),
+            ("net:[4026531840]", "other"),
+        ] {
+            assert_eq!(kind_of(link), kind, "{link}");
+        }
+    }
+
     proptest! {
         #[test]
         fn numbers_are_written_as_ever(number: u32) {
@@ -153,7 +207,7 @@ mod tests {
 
         #[test]
         fn any_link_names_something(link in "\\PC*") {
-            let _ = parse(&link);
+            let _ = (parse(&link), kind_of(&link));
         }
 
         #[test]

@@ -1,5 +1,7 @@
 //! `/proc/PID/stat`, of a process or of a thread.
 
+use crate::observation::ThreadState;
+
 /// What is used of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Stat {
@@ -19,6 +21,17 @@ impl Stat {
     /// Whether nothing of it runs any more. A first thread that has ended is a zombie while others go on.
     pub(super) const fn has_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x') && self.threads <= 1
+    }
+
+    pub(super) const fn thread_state(&self) -> ThreadState {
+        match self.state {
+            'R' => ThreadState::Running,
+            'S' | 'I' => ThreadState::Sleeping,
+            'D' => ThreadState::Uninterruptible,
+            'T' | 't' => ThreadState::Stopped,
+            'Z' | 'X' | 'x' => ThreadState::Zombie,
+            _ => ThreadState::Other,
+        }
     }
 }
 
@@ -59,6 +72,7 @@ mod tests {
         assert_eq!((stat.name.as_str(), stat.state), ("a) R (\n1 2 3", 'S'));
         assert_eq!((stat.user_ticks, stat.system_ticks, stat.threads), (5, 7, 3));
         assert_eq!((stat.started_ticks, stat.rss_pages, stat.stack_at), (3_322_168, 359, 140_726_498_414_976));
+        assert_eq!(stat.thread_state(), ThreadState::Sleeping);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One watch of one process, from the first look to the [`Observation`].
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
@@ -16,7 +17,7 @@ use rustix::{
 use super::{
     Clock, Gone, Target,
     clock::{self, us},
-    fds, process, sockets,
+    fds, process, sockets, threads,
 };
 use crate::observation::{Hidden, Observation, Overhead};
 
@@ -97,6 +98,7 @@ pub struct Watch {
     process: process::Collector,
     fds: Option<fds::Collector>,
     sockets: Option<sockets::Collector>,
+    threads: Option<threads::Collector>,
 }
 
 impl Watch {
@@ -115,6 +117,7 @@ impl Watch {
             process,
             fds: seen(fds::Collector::attach(&target), &mut hidden),
             sockets: seen(sockets::Collector::attach(&target), &mut hidden),
+            threads: seen(threads::Collector::attach(&target), &mut hidden),
             target,
             clock,
             options,
@@ -161,6 +164,9 @@ impl Watch {
         if let Some(sockets) = &mut self.sockets {
             sockets.look(at_us);
         }
+        if let Some(threads) = &mut self.threads {
+            threads.look(at_us);
+        }
     }
 
     fn wait(&mut self, interrupt: &Interrupt, at_most: Duration) -> Option<Ended> {
@@ -195,6 +201,8 @@ impl Watch {
             seen.sockets = Some(sockets);
             seen.fds.iter_mut().for_each(|fds| fds.by_peer.clone_from(&by_peer));
         }
+        seen.threads = self.threads.map(|threads| threads.finish(at_us, &mut hidden));
+        join(&mut seen);
         seen.process = self.process.finish(&mut hidden);
         seen.not_visible = hidden;
         seen.overhead = Overhead {
@@ -204,6 +212,34 @@ impl Watch {
             ..Overhead::default()
         };
         seen
+    }
+}
+
+/// What the descriptors are that threads wait for.
+fn join(seen: &mut Observation) {
+    let (Some(threads), Some(sockets)) = (&mut seen.threads, &seen.sockets) else { return };
+    let connections =
+        sockets.tcp.iter().filter_map(|socket| Some((socket.fd?, (format!("tcp {}", socket.remote), socket.cookie))));
+    let listeners = sockets
+        .listeners
+        .iter()
+        .filter_map(|listener| Some((listener.fd?, (format!("listener {}", listener.local), listener.cookie))));
+    let by_fd: HashMap<u32, (String, u64)> = connections.chain(listeners).collect();
+    let name = |fd: u32, what: &mut Option<String>, cookie: &mut Option<u64>| {
+        if what.as_deref() == Some("socket")
+            && let Some((name, found)) = by_fd.get(&fd)
+        {
+            *what = Some(name.clone());
+            *cookie = Some(*found);
+        }
+    };
+    for blocked in threads.threads.iter_mut().filter_map(|thread| thread.blocked_in.as_mut()) {
+        if let Some(fd) = blocked.fd {
+            name(fd, &mut blocked.what, &mut blocked.cookie);
+        }
+        for member in &mut blocked.waits_for {
+            name(member.fd, &mut member.what, &mut member.cookie);
+        }
     }
 }
 

@@ -80,9 +80,28 @@ pub struct BlockedIn {
     pub what: Option<String>,
     /// The cookie of the TCP socket that the descriptor is.
     pub cookie: Option<u64>,
+    /// The descriptors that `poll` or `select` was given or that are in the epoll set, where those could be read.
+    /// Bounded.
+    #[serde(default)]
+    pub waits_for: Vec<WaitsFor>,
     /// The limit of the wait in microseconds, where the call has one that can be read without stopping the process:
-    /// `Some(None)` means that it has none.
+    /// `Some(None)` means that it has none. Sockets may have one of their own (`SO_RCVTIMEO`) that nobody else can read,
+    /// so a read from a socket has `None`. A futex's limit counts from when the watch first saw the wait.
+    #[serde(default, with = "timeout")]
     pub timeout_us: Option<Option<u64>>,
+}
+
+/// A descriptor that a thread waits for together with others.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WaitsFor {
+    /// The descriptor.
+    pub fd: u32,
+    /// What for: EPOLLIN (POLLIN) 1, EPOLLOUT (POLLOUT) 4, EPOLLRDHUP 0x2000.
+    pub events: u32,
+    /// What it is: `tcp 10.0.0.1:5432`, `pipe`.
+    pub what: Option<String>,
+    /// The cookie of the TCP socket that it is.
+    pub cookie: Option<u64>,
 }
 
 /// A place where threads waited.
@@ -98,4 +117,43 @@ pub struct WaitStack {
     pub times: u64,
     /// The longest of them.
     pub longest_us: u64,
+}
+
+/// Three cases, where JSON's `null` is one: a number, `"none"`, or `null` for what was not seen.
+mod timeout {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Us(u64),
+        None(String),
+    }
+
+    pub(super) fn serialize<S: Serializer>(timeout: &Option<Option<u64>>, to: S) -> Result<S::Ok, S::Error> {
+        timeout.map(|limit| limit.map_or_else(|| Written::None("none".to_owned()), Written::Us)).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
+        match Option::<Written>::deserialize(from)? {
+            None => Ok(None),
+            Some(Written::Us(us)) => Ok(Some(Some(us))),
+            Some(Written::None(word)) if word == "none" => Ok(Some(None)),
+            Some(Written::None(word)) => Err(D::Error::custom(format!("no limit of a wait: {word}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_is_not_the_same_as_an_unknown_one() {
+        for timeout_us in [None, Some(None), Some(Some(7))] {
+            let wait = BlockedIn { timeout_us, ..BlockedIn::default() };
+            let text = serde_json::to_string(&wait).unwrap();
+            assert_eq!(serde_json::from_str::<BlockedIn>(&text).unwrap(), wait, "{text}");
+        }
+    }
 }
