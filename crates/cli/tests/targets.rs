@@ -1,6 +1,6 @@
 //! `overdue why` on every target of the lab: real programs, each ill in one way, and healthy ones.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
 
 use std::{
     collections::BTreeSet,
@@ -56,7 +56,7 @@ fn check(name: &str) {
     let target = Target::named(name).unwrap_or_else(|| panic!("there is no target {name}"));
     let running = target.start().unwrap_or_else(|error| panic!("{name}: {error}"));
     let said = Said::of(running.pid());
-    let problem = problem(&target, &said);
+    let problem = problem(target, &said);
     assert!(problem.is_none(), "{name}: {}\ntruth: {}\n{}", problem.unwrap_or_default(), target.truth, said.text);
 }
 
