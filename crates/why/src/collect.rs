@@ -5,9 +5,9 @@
 //! ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others. [`Watch`] makes, asks
 //! and ends them all.
 
-#[expect(dead_code, reason = "until a collector is there")]
 mod bpf;
 mod clock;
+mod connections;
 mod descriptors;
 pub mod fds;
 mod patience;
@@ -18,6 +18,8 @@ mod target;
 pub mod threads;
 mod watch;
 
+pub use bpf::Kernel;
 pub use clock::Clock;
+pub use connections::Connections;
 pub use target::{Gone, Target};
 pub use watch::{AttachError, Ended, Interrupt, Options, Watch};

@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use super::{
-    Clock, Gone, Target,
+    Clock, Connections, Gone, Kernel, Target,
     clock::{self, us},
     fds, process, sockets, threads,
 };
@@ -85,7 +85,6 @@ pub enum Ended {
 }
 
 /// A watch that goes on.
-#[derive(Debug)]
 pub struct Watch {
     target: Target,
     clock: Clock,
@@ -99,6 +98,7 @@ pub struct Watch {
     fds: Option<fds::Collector>,
     sockets: Option<sockets::Collector>,
     threads: Option<threads::Collector>,
+    connections: Option<Connections>,
 }
 
 impl Watch {
@@ -112,12 +112,16 @@ impl Watch {
         let target = Target::new(pid)?;
         let process = process::Collector::attach(&target).map_err(|hidden| AttachError::Hidden { pid, hidden })?;
         let mut hidden = Vec::new();
+        let kernel = seen(Kernel::new(), &mut hidden);
+        let connections = kernel.as_ref().and_then(|kernel| seen(Connections::attach(kernel, &target), &mut hidden));
+        hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
         let mut watch = Self {
             pidfd: pidfd(&target),
             process,
             fds: seen(fds::Collector::attach(&target), &mut hidden),
             sockets: seen(sockets::Collector::attach(&target), &mut hidden),
             threads: seen(threads::Collector::attach(&target), &mut hidden),
+            connections,
             target,
             clock,
             options,
@@ -167,6 +171,9 @@ impl Watch {
         if let Some(threads) = &mut self.threads {
             threads.look(at_us);
         }
+        if let Some(connections) = &mut self.connections {
+            connections.look(at_us);
+        }
     }
 
     fn wait(&mut self, interrupt: &Interrupt, at_most: Duration) -> Option<Ended> {
@@ -202,6 +209,8 @@ impl Watch {
             seen.fds.iter_mut().for_each(|fds| fds.by_peer.clone_from(&by_peer));
         }
         seen.threads = self.threads.map(|threads| threads.finish(at_us, &mut hidden));
+        let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
+        seen.connections = self.connections.map(Connections::finish);
         join(&mut seen);
         seen.process = self.process.finish(&mut hidden);
         seen.not_visible = hidden;
@@ -209,6 +218,7 @@ impl Watch {
             cpu_us: clock::own_cpu_us().saturating_sub(self.cpu_before_us),
             rss_bytes: peak_rss(),
             attach_us: self.attach_us,
+            dropped_events: dropped,
             ..Overhead::default()
         };
         seen
