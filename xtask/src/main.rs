@@ -1,8 +1,9 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask bench`.
+//! The project's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask bpf`.
 //!
 //! Exit codes: 0 all is well, 1 a step failed, 2 wrong usage.
 
 mod bench;
+mod bpf;
 mod house;
 mod test;
 
@@ -17,6 +18,7 @@ The project's chores.
 
 Usage: cargo xtask test [--only STEP]... [--keep-going]
        cargo xtask bench NAME [--rounds N] [--quick] [--json FILE]
+       cargo xtask bpf [--check]
 ";
 
 fn main() -> ExitCode {
@@ -25,8 +27,9 @@ fn main() -> ExitCode {
     match arguments.next() {
         Some("test") => test::main(arguments),
         Some("bench") => bench::main(arguments),
+        Some("bpf") => bpf::main(arguments),
         Some("--help" | "-h" | "help") => {
-            say(&format!("{USAGE}\nMore: cargo xtask test --help, cargo xtask bench --help"));
+            say(&format!("{USAGE}\nMore: cargo xtask test --help, and so on"));
             ExitCode::SUCCESS
         }
         Some(other) => usage_error(&format!("there is no chore {other:?}"), USAGE),

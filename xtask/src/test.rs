@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{house::House, say, usage_error};
+use crate::{bpf, house::House, say, usage_error};
 
 const USAGE: &str = "\
 Everything that must hold before a change lands.
@@ -21,6 +21,7 @@ Steps, in this order; the first that fails ends the run:
   test     all tests: doc tests, then the rest (by cargo-nextest where it is installed)
   doc      the documentation builds without a warning
   deny     licences, sources and bans of all dependencies (cargo-deny)
+  bpf      the committed BPF objects are what their sources give (clang; Linux)
   models   every order in which threads can meet at what they share (loom)
   fuzz     the fuzz targets compile
   bench    the benchmarks compile, without a warning (Linux)
@@ -53,14 +54,15 @@ enum Step {
     Test,
     Doc,
     Deny,
+    Bpf,
     Models,
     Fuzz,
     Bench,
 }
 
 impl Step {
-    const ALL: [Self; 8] =
-        [Self::Fmt, Self::Clippy, Self::Test, Self::Doc, Self::Deny, Self::Models, Self::Fuzz, Self::Bench];
+    const ALL: [Self; 9] =
+        [Self::Fmt, Self::Clippy, Self::Test, Self::Doc, Self::Deny, Self::Bpf, Self::Models, Self::Fuzz, Self::Bench];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -69,6 +71,7 @@ impl Step {
             Self::Test => "test",
             Self::Doc => "doc",
             Self::Deny => "deny",
+            Self::Bpf => "bpf",
             Self::Models => "models",
             Self::Fuzz => "fuzz",
             Self::Bench => "bench",
@@ -113,6 +116,11 @@ impl Step {
                 house.all([house.cargo("deny --all-features check --hide-inclusion-graph bans licenses sources")])
             }
             Self::Deny => house.missing("cargo-deny", "cargo install cargo-deny --locked"),
+            Self::Bpf if bpf::has_compiler() => Outcome::of(bpf::check(house)),
+            Self::Bpf => match bpf::check_sources(house) {
+                Ok(_) => house.missing("clang, which builds them,", "apt-get install clang llvm libbpf-dev"),
+                changed @ Err(_) => Outcome::of(changed),
+            },
             Self::Models => {
                 let mut models = house.cargo("test --package overdue --lib --target-dir target/models models::");
                 models.env("RUSTFLAGS", flags("RUSTFLAGS", "--cfg overdue_loom"));
@@ -196,6 +204,18 @@ enum Outcome {
     Passed,
     Failed(String),
     Skipped(String),
+}
+
+impl Outcome {
+    fn of(done: Result<String, String>) -> Self {
+        match done {
+            Ok(said) => {
+                say(&format!("\n==> {said}"));
+                Self::Passed
+            }
+            Err(why) => Self::Failed(why),
+        }
+    }
 }
 
 impl fmt::Display for Outcome {

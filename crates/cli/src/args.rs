@@ -20,6 +20,7 @@ Begin with `overdue demo`.
 Examples:
   overdue demo
   overdue get https://example.com/ --total 2s
+  overdue why --pid 4242
   overdue explain server-slow
 
 Exit codes: 0 nothing wrong, 1 a verdict was reached, 2 wrong usage or
@@ -34,6 +35,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Make a call and show where its time went, and why it failed if it did
     Get(Box<Get>),
+    /// Watch a process, and say what it waits for and why
+    Why(Why),
     /// Show the whole story on loopback: eight faults that a log calls by one name
     Demo,
     /// Faults made on purpose, with the truth about them
@@ -44,6 +47,12 @@ pub(crate) enum Command {
     Explain {
         /// The id of a cause, such as `server-slow`; without it, all causes
         cause: Option<String>,
+    },
+    /// Wait, stopped, and become this command: how `why` starts one
+    #[command(hide = true)]
+    Become {
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
     },
     /// Say what can be seen on this machine, what cannot, why, and how to change it
     #[command(after_help = "Examples:\n  overdue doctor\n  overdue doctor --json")]
@@ -162,6 +171,57 @@ pub(crate) struct Get {
     /// The key of --cert, when it is not in the same file
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Connection")]
     pub(crate) key: Option<PathBuf>,
+}
+
+const WHY_EXAMPLES: &str = "\
+It changes nothing in the process and does not stop it. As root it sees most;
+without, it sees less of the user's own processes, and lists what is missing.
+
+Examples:
+  overdue why --pid 4242
+  overdue why --pid $(pidof myserver) --for 10s
+  overdue why -- curl -s http://api.test/
+  overdue why --pid 4242 --record stall.overdue     for somebody else to judge
+  overdue why --replay stall.overdue --json
+
+Exit codes: 0 nothing wrong (advisories may be printed), 1 a verdict was
+reached, 2 wrong usage or environment, 130 interrupted.";
+
+#[derive(Parser, Debug)]
+#[command(after_help = WHY_EXAMPLES)]
+#[command(group = clap::ArgGroup::new("whom").required(true).args(["pid", "replay", "command"]))]
+pub(crate) struct Why {
+    /// Watch the process with this number
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
+    /// Run this command and watch it; its output goes to stderr. When it still runs at the end of the watch, it is ended
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<std::ffi::OsString>,
+    /// Judge a recording
+    #[arg(long, value_name = "FILE")]
+    pub(crate) replay: Option<PathBuf>,
+
+    /// Watch for so long
+    #[arg(long = "for", value_name = "DUR", default_value = "5s", value_parser = window, conflicts_with = "replay")]
+    pub(crate) window: Duration,
+
+    /// One JSON object on stdout (`overdue.report/1`) instead of text
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+    /// Write what was seen to this file, to be judged again with `--replay`
+    #[arg(long, value_name = "FILE", help_heading = "Output", conflicts_with = "replay")]
+    pub(crate) record: Option<PathBuf>,
+}
+
+/// Long enough to see something happen twice, short enough to be what somebody meant.
+const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+
+fn window(text: &str) -> Result<Duration, String> {
+    let value = parse_duration(text).map_err(|error| error.to_string())?;
+    if value < WINDOW.0 || value > WINDOW.1 {
+        return Err("watch for a second at least, and an hour at most".to_owned());
+    }
+    Ok(value)
 }
 
 #[derive(Subcommand, Debug)]

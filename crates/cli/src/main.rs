@@ -16,6 +16,7 @@ mod sink;
 mod tally;
 mod truth;
 mod verify;
+mod why;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ fn main() -> ExitCode {
     };
     let result = match args.command {
         Command::Get(flags) => get::run(&flags),
+        Command::Why(flags) => why::run(&flags),
+        Command::Become { command } => why::become_command(&command),
         Command::Demo => demo::run(),
         Command::Lab(Lab::List) => lab::list(),
         Command::Lab(Lab::Run { name, json, owner }) => lab::run(&name, json, owner),

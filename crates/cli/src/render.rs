@@ -1,5 +1,7 @@
 //! A report as text: a waterfall of the stages against their limits, and what was found.
 
+pub(crate) mod why;
+
 use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 use overdue_core::{ConnectionReport, DurationText, Limit, LimitReport, Limits, Report, SpanReport, Verdict};

@@ -35,6 +35,12 @@ pub enum Source {
     Runtime,
     /// What somebody configured.
     Configuration,
+    /// `/proc`, of the process or of its host.
+    Proc,
+    /// Events of the kernel, through BPF.
+    Bpf,
+    /// The memory of the process, read without stopping it.
+    Memory,
 }
 
 impl Source {
@@ -55,6 +61,9 @@ impl Source {
             Self::Context => "context",
             Self::Runtime => "runtime",
             Self::Configuration => "configuration",
+            Self::Proc => "proc",
+            Self::Bpf => "bpf",
+            Self::Memory => "memory",
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Limit, Stage, Timeline};
 
 /// How a call ended.
@@ -186,7 +188,8 @@ pub struct DnsFacts {
 }
 
 /// State of a TCP connection.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the states of RFC 9293")]
 pub enum TcpState {
     #[default]
@@ -226,7 +229,7 @@ pub struct SocketFacts {
 }
 
 /// The part of Linux's `tcp_info` that rules use. Fields of newer kernels are `None` on older ones.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "named after the fields of struct tcp_info, with their units")]
 pub struct TcpInfo {
     pub state: TcpState,

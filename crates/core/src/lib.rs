@@ -21,6 +21,7 @@ mod duration;
 mod evidence;
 pub mod facts;
 pub mod judge;
+pub mod kernel;
 mod limit;
 pub mod plan;
 mod report;

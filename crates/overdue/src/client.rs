@@ -486,7 +486,7 @@ impl Call<'_> {
         let head =
             http2::request_head(outgoing.method.clone(), outgoing.uri.clone(), &outgoing.headers, outgoing.framing)
                 .map_err(|failure| (log.fail(Stage::Queue, failure.into()), Again::No))?;
-        let snapshot = self.redaction.map(|asked| Snapshot::http2(asked, self, &head));
+        let snapshot = self.redaction.map(|asked| Snapshot::http2(asked, self, &head, &outgoing.headers));
         let mut exchange = None;
         let sending = async {
             let permit = match connection {
@@ -583,7 +583,7 @@ fn with_path(uri: Uri) -> Result<Uri, http::Error> {
 }
 
 /// The text of what should be a URL, without what may be secrets: user, query and fragment.
-fn without_secrets(url: &str) -> String {
+pub(crate) fn without_secrets(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = url.split_at(start);
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());

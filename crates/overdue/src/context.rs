@@ -163,7 +163,8 @@ impl Context {
     /// [current context](Self::current).
     ///
     /// On Linux the deadline is kept within some tens of microseconds. Elsewhere, and in a runtime that was built without
-    /// I/O (tokio complains of that once), it is rounded up to milliseconds.
+    /// I/O, it is rounded up to milliseconds. Of such a runtime tokio complains by a panic, which is caught: where panics
+    /// abort ends the process, so enable I/O there.
     ///
     /// # Errors
     /// [`Error`] with the stage, and the limit that fired or the cause of the cancellation.

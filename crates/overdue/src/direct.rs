@@ -41,7 +41,7 @@
 //! # fn main() -> io::Result<()> {
 //! let listener = Listener::bind(([127, 0, 0, 1], 0).into())?;
 //! let stream = Stream::connect(listener.local_addr().unwrap(), Duration::from_secs(10))?;
-//! # listener.handle().set_read_deadline(Duration::from_secs(10));
+//! # listener.handle().set_accept_deadline(Duration::from_secs(10));
 //! listener.accept()?.write_all(b"42\n")?;
 //! assert_eq!(ask(&stream, "6 * 7")?, "42\n");
 //! # Ok(()) }

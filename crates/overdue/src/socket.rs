@@ -1,7 +1,7 @@
 //! Evidence from the own socket, without privilege, at the moment of failure.
 //!
 //! A call that fails asks the kernel what it knows about the connection: its TCP state and counters
-//! ([`tcp_info`]), what lies in the queues of both directions, and, when the peer is on this very host, the two
+//! ([`tcp_info`](overdue_core::kernel::tcp_info)), what lies in the queues of both directions, and, when the peer is on this very host, the two
 //! things that only that host can know ([`sock_diag`]): whether the listener's accept queue is full, and what the
 //! other end of the connection has received and not read. That tells a full accept queue from a filter, and a peer
 //! that does not read from one that is slow.
@@ -22,11 +22,7 @@ use overdue_core::facts::{Failure, OsFailure};
 #[cfg(target_os = "linux")]
 mod allowance;
 #[cfg(target_os = "linux")]
-mod netlink;
-#[cfg(target_os = "linux")]
 mod sock_diag;
-#[cfg(target_os = "linux")]
-mod tcp_info;
 
 /// How many failures of one second look for the peer's side on this host.
 #[cfg(target_os = "linux")]
@@ -135,9 +131,9 @@ mod linux {
         os::fd::{AsRawFd, BorrowedFd},
     };
 
-    use overdue_core::facts::SocketFacts;
+    use overdue_core::{facts::SocketFacts, kernel::tcp_info};
 
-    use super::{allowance::Allowance, sock_diag, tcp_info};
+    use super::{allowance::Allowance, sock_diag};
 
     static LOOKUPS: Allowance = Allowance::per_second(super::LOOKUPS_PER_SECOND);
 
@@ -222,7 +218,7 @@ mod tests;
 pub(crate) mod fuzz {
     //! What the fuzz targets call.
 
-    use super::{netlink, tcp_info};
+    use overdue_core::kernel::{netlink, tcp_info};
 
     /// A datagram from netlink.
     pub fn sock_diag(bytes: &[u8]) {

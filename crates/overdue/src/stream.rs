@@ -73,11 +73,14 @@ use tokio::{
     net::TcpStream,
 };
 
-use self::operation::{Operation, Side};
 pub use self::{
     adapt::{AtMost, Bounded, Chained, TooLong},
     connect::Connector,
     listen::Listener,
+};
+use self::{
+    listen::ACCEPT,
+    operation::{Operation, Side},
 };
 pub use crate::until::Until;
 use crate::{
@@ -164,8 +167,15 @@ impl Handle {
         self.write.set_deadline(until.into().deadline(Stage::Send, Location::caller(), clock::now()));
     }
 
-    /// How long the peer may be silent while a read waits; [`LimitName::Gap`](crate::LimitName::Gap) is the name for it. For the pending read
-    /// the time counts from its start.
+    /// Sets, moves or clears the deadline of a [`Listener`]'s `accept`, the pending one included. (Of a stream it would
+    /// be that of reads, under another name.)
+    #[track_caller]
+    pub fn set_accept_deadline(&self, until: impl Into<Until>) {
+        self.read.set_deadline(until.into().deadline(ACCEPT, Location::caller(), clock::now()));
+    }
+
+    /// How long the peer may be silent while a read waits; [`LimitName::Gap`](crate::LimitName::Gap) is the name for it.
+    /// For the pending read the time counts from its start.
     pub fn set_read_idle(&self, limit: Option<Limit>) {
         self.read.set_idle(limit);
     }

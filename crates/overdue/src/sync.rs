@@ -1,6 +1,11 @@
 //! What is shared between threads is made of these: the standard library's, or loom's, which tries every order in which
 //! two threads can meet there (`cargo xtask test --only models`).
 
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    task::Waker,
+};
+
 #[cfg(all(overdue_loom, feature = "client"))]
 pub(crate) use loom::sync::atomic::AtomicBool;
 #[cfg(overdue_loom)]
@@ -11,6 +16,14 @@ pub(crate) use modelled::OnceLock;
 pub(crate) use std::sync::atomic::AtomicBool;
 #[cfg(not(overdue_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard, OnceLock};
+
+/// Wakes all of them. What is behind a waker may be foreign code: one that panics, which its hook reports, must not keep
+/// the others from being woken.
+pub(crate) fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
+}
 
 /// What loom does not have.
 #[cfg(overdue_loom)]

@@ -52,11 +52,12 @@ impl Timer {
     /// Outside of a tokio runtime that has its timer enabled, as tokio's own timers do; and in one that has ended.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<Instant> {
         match &mut self.0 {
-            Some(Set::Alarm { alarms, key, at: set }) if *set == at => {
-                if let Some(poll) = alarms.poll(*key, cx) {
-                    return poll;
-                }
-            }
+            Some(Set::Alarm { alarms, key, at: set }) if *set == at => match alarms.poll(*key, cx) {
+                Some(Poll::Ready(noticed)) => return Poll::Ready(noticed),
+                // Work that goes on in another runtime takes its timer along: nobody may drive the one it came from.
+                Some(Poll::Pending) if alarms.are_here() => return Poll::Pending,
+                _ => {}
+            },
             Some(Set::Sleep { sleep, at: set }) if *set == at => return poll_sleep(sleep, cx),
             _ => {}
         }

@@ -41,6 +41,7 @@ use crate::{
     error::BoxError,
     h1::{Framing, chunked::Piece},
     log::CallLog,
+    sync::wake_all,
     tls::{io_failure, printable},
     transport::Transport,
     trouble::Trouble,
@@ -101,10 +102,8 @@ impl DriverState {
     /// Wakes those who wait for the writes to go on. Not from within a write: h2 holds a lock there.
     fn wake_flushed(&self) {
         if !self.write_blocked.load(Relaxed) {
-            let waiters: Vec<_> = self.waiters().iter().map(|(_, waiter)| waiter.clone()).collect();
-            for waiter in waiters {
-                waiter.wake();
-            }
+            let waiters = self.waiters().iter().map(|(_, waiter)| waiter.clone()).collect();
+            wake_all(waiters);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use http::{HeaderMap, Request, Uri, Version};
+use http::{HeaderMap, Request, Uri, Version, header::HOST};
 use overdue_core::{Deadline, DurationText, Limits};
 
 use super::Call;
@@ -14,11 +14,10 @@ const HEAD_SHOWN_MAX: usize = 16 * 1024;
 const HIDDEN: &str = "***";
 
 /// Parts of names of header fields that carry secrets.
-const SECRET_PARTS: [&str; 17] = [
+const SECRET_PARTS: [&str; 16] = [
     "accesskey",
     "apikey",
-    "authentic",
-    "authkey",
+    "authoris",
     "authoriz",
     "bearer",
     "cookie",
@@ -34,7 +33,7 @@ const SECRET_PARTS: [&str; 17] = [
     "token",
 ];
 /// The same, where they are a whole word of a name: `x-api-key`, but not `monkey`.
-const SECRET_WORDS: [&str; 10] = ["auth", "dpop", "key", "otp", "pass", "pin", "pwd", "sess", "sid", "sig"];
+const SECRET_WORDS: [&str; 9] = ["dpop", "key", "otp", "pass", "pin", "pwd", "sess", "sid", "sig"];
 /// Schemes of credentials, which give away a field of any name.
 const SECRET_SCHEMES: [&str; 10] =
     ["apikey ", "basic ", "bearer ", "digest ", "dpop ", "hawk ", "hmac ", "negotiate ", "ntlm ", "token "];
@@ -47,11 +46,15 @@ const SIGNED: &[u8] = b"eyJ";
 /// Hidden by default, behind `***` of the same length for all:
 /// - the values of fields that are marked as sensitive ([`http::HeaderValue::set_sensitive`]), whatever their name;
 /// - the values of fields whose name says so: `authorization`, `cookie`, `x-api-key`, and any with `token`, `secret`,
-///   `session`, `signature`, `passw...`, `credential` in it, or with `auth`, `key`, `sig`, `pin`, `pwd`, `otp` as a
-///   word of it; and values that begin with the scheme of a credential (`Bearer ...`), or have a JSON web token in
-///   them, whatever their name;
+///   `session`, `signature`, `passw...`, `credential`, `auth` (but not `author`) in it, or with `key`, `sig`, `pin`,
+///   `pwd`, `otp` as a word of it; and values that begin with the scheme of a credential (`Bearer ...`), or have a JSON
+///   web token in them, whatever their name;
 /// - every value in the query of the URL, and in the queries and fragments of URLs in fields such as `referer`: signed
-///   URLs and session ids come under any name. The names stay. Users and passwords in such URLs are hidden too.
+///   URLs and session ids come under any name. The names stay;
+/// - users and passwords in such URLs, before the `@` of a field such as `host`, and wherever else they look like
+///   `user:password@`.
+///
+/// What is said of the field `host` counts for the `:authority` of HTTP/2, too.
 ///
 /// What is not hidden: the path of the URL, names, the values of all other fields.
 ///
@@ -103,11 +106,12 @@ impl Redaction {
         if is_among(name, &self.show) {
             return false;
         }
-        let name = name.to_ascii_lowercase();
+        let (name, value) = (name.to_ascii_lowercase(), value.trim_ascii_start());
         let begins = |scheme: &&str| {
             value.get(..scheme.len()).is_some_and(|value| value.eq_ignore_ascii_case(scheme.as_bytes()))
         };
         SECRET_PARTS.iter().any(|part| name.contains(part))
+            || name.split("auth").skip(1).any(|rest| !rest.starts_with("or"))
             || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| SECRET_WORDS.contains(&word))
             || SECRET_SCHEMES.iter().any(begins)
             || value.windows(SIGNED.len()).any(|window| window == SIGNED) && value.contains(&b'.')
@@ -115,12 +119,23 @@ impl Redaction {
 
     /// Writes the value of a field as it may be seen.
     fn value(&self, name: &str, value: &[u8], sensitive: bool, out: &mut Vec<u8>) {
-        if !self.off && (sensitive || self.hides(name, value)) {
-            out.extend_from_slice(HIDDEN.as_bytes());
-        } else if value.starts_with(b"/") || value.windows(3).any(|window| window == b"://") {
-            self.url(value, out);
-        } else {
+        if self.off {
             out.extend_from_slice(value);
+            return;
+        }
+        if sensitive || self.hides(name, value) {
+            out.extend_from_slice(HIDDEN.as_bytes());
+            return;
+        }
+        let (space, value) = value.split_at(value.len() - value.trim_ascii_start().len());
+        out.extend_from_slice(space);
+        match value.iter().rposition(|byte| *byte == b'@') {
+            Some(at) if is_host(name) => {
+                out.extend_from_slice(HIDDEN.as_bytes());
+                out.extend_from_slice(value.get(at..).unwrap_or_default());
+            }
+            _ if is_url(value) => self.url(value, out),
+            _ => without_users(value, out),
         }
     }
 
@@ -150,12 +165,27 @@ impl Redaction {
     }
 }
 
+/// Whether fields of this name have hosts in them. Each may have a user before it.
+fn is_host(name: &str) -> bool {
+    name == ":authority" || name.get(name.len().saturating_sub(4)..).is_some_and(|end| end.eq_ignore_ascii_case("host"))
+}
+
+/// Whether it may be a URL, the path of one, or one that is relative to another.
+fn is_url(value: &[u8]) -> bool {
+    let (_, query) = value.split_at(end_of(value, b"?"));
+    value.starts_with(b"/") || value.windows(3).any(|window| window == b"://") || query.contains(&b'=')
+}
+
 /// Where the first of these bytes is, or the end.
 fn end_of(text: &[u8], bytes: &[u8]) -> usize {
     text.iter().position(|byte| bytes.contains(byte)).unwrap_or(text.len())
 }
 
-/// Writes one URL or several, each without its user.
+/// What ends the authority of a URL in a text, and what ends a word of it.
+const AFTER_AUTHORITY: &[u8] = b"/ ,;<>\"";
+const AFTER_WORD: &[u8] = b" ,;<>\"";
+
+/// Writes a text that may have URLs in it, each without its user.
 fn without_users(mut text: &[u8], out: &mut Vec<u8>) {
     let mut begins = text.starts_with(b"//");
     loop {
@@ -163,8 +193,8 @@ fn without_users(mut text: &[u8], out: &mut Vec<u8>) {
             if begins { Some(2) } else { text.windows(3).position(|window| window == b"://").map(|at| at + 3) };
         begins = false;
         let (start, rest) = text.split_at(scheme.unwrap_or(text.len()));
-        out.extend_from_slice(start);
-        let (authority, after) = rest.split_at(end_of(rest, b"/ ,;<>\""));
+        without_bare_users(start, out);
+        let (authority, after) = rest.split_at(end_of(rest, AFTER_AUTHORITY));
         match authority.iter().rposition(|byte| *byte == b'@') {
             Some(at) => {
                 out.extend_from_slice(HIDDEN.as_bytes());
@@ -176,6 +206,24 @@ fn without_users(mut text: &[u8], out: &mut Vec<u8>) {
         if text.is_empty() {
             return;
         }
+    }
+}
+
+/// Writes a text in which no URL has a scheme, without what looks like `user:password@`. In a path that is something
+/// else.
+fn without_bare_users(mut text: &[u8], out: &mut Vec<u8>) {
+    while !text.is_empty() {
+        let (word, after) = text.split_at(end_of(text, AFTER_WORD));
+        let (before_path, _) = word.split_at(end_of(word, b"/"));
+        let at = before_path.iter().rposition(|byte| *byte == b'@');
+        let user = at.filter(|at| end_of(word, b":") < *at);
+        if user.is_some() {
+            out.extend_from_slice(HIDDEN.as_bytes());
+        }
+        out.extend_from_slice(word.get(user.unwrap_or_default()..).unwrap_or_default());
+        let (separator, rest) = after.split_at(after.len().min(1));
+        out.extend_from_slice(separator);
+        text = rest;
     }
 }
 
@@ -236,18 +284,22 @@ impl Snapshot {
         out.end(call, Version::HTTP_11)
     }
 
-    /// `head` is what is about to be given to HTTP/2, which sends the pseudo-header fields in this order.
-    pub(super) fn http2(redaction: &Redaction, call: &Call<'_>, head: &Request<()>) -> Box<Self> {
+    /// `head` is what is about to be given to HTTP/2, made of a request with these `headers`, which sends the pseudo-header fields in this order.
+    pub(super) fn http2(redaction: &Redaction, call: &Call<'_>, head: &Request<()>, headers: &HeaderMap) -> Box<Self> {
         let uri: &Uri = head.uri();
         let mut out = Lines::default();
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        // It has become of the Host field, if there was one.
+        let hidden = headers.get(HOST).is_some_and(http::HeaderValue::is_sensitive)
+            || redaction.hides(HOST.as_str(), authority.as_bytes());
         let pseudo = [
-            (":method", head.method().as_str()),
-            (":scheme", uri.scheme_str().unwrap_or_default()),
-            (":authority", uri.authority().map_or("", |authority| authority.as_str())),
-            (":path", uri.path_and_query().map_or("/", |path| path.as_str())),
+            (":method", head.method().as_str(), false),
+            (":scheme", uri.scheme_str().unwrap_or_default(), false),
+            (":authority", authority, hidden),
+            (":path", uri.path_and_query().map_or("/", |path| path.as_str()), false),
         ];
-        for (name, value) in pseudo {
-            out.field(redaction, name, value.as_bytes(), false);
+        for (name, value, hidden) in pseudo {
+            out.field(redaction, name, value.as_bytes(), hidden);
         }
         for (name, value) in head.headers() {
             out.field(redaction, name.as_str(), value.as_bytes(), value.is_sensitive());
@@ -321,5 +373,69 @@ impl fmt::Display for Snapshot {
             write!(f, "\n({} bytes left out)", self.left_out)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn redacted(name: &str, value: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Redaction::default().value(name, value, false, &mut out);
+        out
+    }
+
+    /// Values with a secret in them, in whatever company.
+    fn with_secret() -> impl Strategy<Value = (&'static str, String)> {
+        let around = "( |\t)?[a-z0-9.,;<>\" -]{0,12}";
+        let host = "[a-z0-9.-]{1,12}(:[0-9]{1,5})?";
+        let path = "(/[a-z0-9@:;.,-]{0,8}){0,3}";
+        let secret = prop_oneof![
+            (host, path).prop_map(|(host, path)| format!("https://HUSH@{host}{path}")),
+            (host, path).prop_map(|(host, path)| format!("ws+x://u:HUSH@x@{host}{path}")),
+            host.prop_map(|host| format!("u:HUSH@{host}")),
+            (host, path).prop_map(|(host, path)| format!("http://{host}{path}?a=b&c=HUSH&d#HUSH")),
+            (host, path).prop_map(|(host, path)| format!("http://{host}{path}?HUSH#a=HUSH=")),
+            path.prop_map(|path| format!("/x{path}?c=HUSH")),
+            path.prop_map(|path| format!("x{path}?a&c=HUSH&")),
+        ];
+        let anywhere = (around, secret, "[ ,<>\";]", around)
+            .prop_map(|(before, secret, end, after)| ("x-any", format!("{before} {secret}{end}{after}")));
+        prop_oneof![
+            4 => anywhere,
+            1 => host.prop_map(|host| ("x-forwarded-Host", format!("HUSH@{host}"))),
+            1 => "[A-Za-z-]{0,8}".prop_map(|rest| ("x-oAuth2", format!("{rest}HUSH"))),
+            1 => "[ \t]{0,3}(Bearer|basic|TOKEN) ".prop_map(|scheme| ("x-any", format!("{scheme}HUSH"))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_secret_is_seen((name, value) in with_secret()) {
+            let shown = String::from_utf8(redacted(name, value.as_bytes())).unwrap();
+            prop_assert!(!shown.contains("HUSH"), "{name}: {value:?} became {shown:?}");
+        }
+
+        #[test]
+        fn what_has_no_secret_stays_as_it_is(value in "[A-Za-z0-9 .,;:=()*\"-]{0,40}( [a-z]{1,8}@[a-z.]{1,8})?") {
+            let begins = value.trim_start().to_ascii_lowercase();
+            prop_assume!(!SECRET_SCHEMES.iter().any(|scheme| begins.starts_with(scheme)) && !value.contains("eyJ"));
+            prop_assert_eq!(redacted("x-any", value.as_bytes()), value.as_bytes());
+        }
+
+        #[test]
+        fn whatever_it_is_hiding_twice_hides_no_more(
+            name in prop::sample::select(vec!["x-any", "host", ":path", "referer"]),
+            value in prop_oneof![
+                "([a-z]|HUSH|/|//|://|\\?|#|&|=|@|:|,| |<|>|;|\"|\\*){0,24}".prop_map(String::into_bytes),
+                prop::collection::vec(any::<u8>(), 0..64),
+            ],
+        ) {
+            let once = redacted(name, &value);
+            prop_assert_eq!(redacted(name, &once), once);
+        }
     }
 }

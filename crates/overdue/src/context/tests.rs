@@ -214,6 +214,27 @@ async fn a_waker_may_use_the_tree() {
 }
 
 #[tokio::test]
+async fn a_waker_that_panics_keeps_nobody_from_hearing_of_a_cancel() {
+    struct Panics;
+    impl std::task::Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("as foreign code may");
+        }
+    }
+    let context = Context::root();
+    let waker = Arc::new(Panics).into();
+    let mut bad = Box::pin(context.cancelled());
+    assert!(bad.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+    let inside = context.clone();
+    let good = tokio::spawn(async move { inside.cancelled().await.to_string() });
+    tokio::task::yield_now().await;
+    let canceller = context.clone();
+    let cancelling = tokio::spawn(async move { canceller.cancel("enough") });
+    assert_eq!(tokio::time::timeout(ms(10_000), good).await.expect("nobody told it").unwrap(), "enough");
+    assert!(cancelling.await.unwrap());
+}
+
+#[tokio::test]
 async fn a_waiter_that_is_gone_leaves_nothing_behind() {
     let context = Context::root();
     for _ in 0..1_000 {

@@ -21,7 +21,7 @@ use overdue_core::Deadline;
 use slab::Slab;
 
 use super::CancelCause;
-use crate::sync::{Mutex, MutexGuard, OnceLock};
+use crate::sync::{Mutex, MutexGuard, OnceLock, wake_all};
 
 pub(super) struct Node {
     parent: Option<Arc<Node>>,
@@ -124,9 +124,7 @@ impl Node {
                 }
             }
         }
-        for waker in to_wake {
-            waker.wake();
-        }
+        wake_all(to_wake);
     }
 
     /// Takes those who are to be told. Whoever links or waits from now on sees by himself that this node is cancelled.

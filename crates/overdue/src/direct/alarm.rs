@@ -1,14 +1,17 @@
 //! Waking a thread that sleeps in the kernel.
 
 use std::{
-    cell::OnceCell,
+    cell::RefCell,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Wake, Waker},
 };
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    process::{Pid, getpid},
+};
 use slab::Slab;
 
 /// An eventfd that one thread polls beside its socket. Each thread has one of its own, and not each connection: of
@@ -16,7 +19,8 @@ use slab::Slab;
 pub(super) struct Alarm(OwnedFd);
 
 thread_local! {
-    static OWN: OnceCell<Arc<Alarm>> = const { OnceCell::new() };
+    /// With the process that made it.
+    static OWN: RefCell<Option<(Pid, Arc<Alarm>)>> = const { RefCell::new(None) };
 }
 
 impl Alarm {
@@ -26,9 +30,16 @@ impl Alarm {
 
     /// That of the thread that calls. It may have been rung for something that is over.
     pub(super) fn of_thread() -> io::Result<Arc<Self>> {
-        let own = OWN.try_with(|own| match own.get() {
-            Some(alarm) => Ok(Arc::clone(alarm)),
-            None => Self::new().map(|alarm| Arc::clone(own.get_or_init(|| Arc::new(alarm)))),
+        // A child that was forked must not hear, and hush, what is rung for its parent.
+        let process = getpid();
+        let own = OWN.try_with(|own| {
+            let mut own = own.borrow_mut();
+            if let Some((_, alarm)) = own.as_ref().filter(|(maker, _)| *maker == process) {
+                return Ok(Arc::clone(alarm));
+            }
+            let alarm = Arc::new(Self::new()?);
+            *own = Some((process, Arc::clone(&alarm)));
+            Ok(alarm)
         });
         // A thread that is ending has no locals any more.
         own.unwrap_or_else(|_| Self::new().map(Arc::new))
@@ -105,5 +116,36 @@ pub(super) struct Enlisted<'a> {
 impl Drop for Enlisted<'_> {
     fn drop(&mut self) {
         self.watchers.discharge(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::{
+        event::{PollFd, PollFlags, Timespec, poll},
+        process::{WaitOptions, waitpid},
+    };
+
+    use super::*;
+
+    /// Whoever shares it takes away what the other was woken for.
+    #[test]
+    fn a_child_that_was_forked_has_alarms_of_its_own() {
+        let alarm = Alarm::of_thread().unwrap();
+        // SAFETY: the child makes a descriptor, writes to it and ends.
+        #[expect(unsafe_code, reason = "no safe way to fork")]
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let rung = Alarm::of_thread().map(|alarm| alarm.ring());
+            // SAFETY: nothing of the parent's is run or dropped.
+            #[expect(unsafe_code, reason = "as above")]
+            unsafe {
+                libc::_exit(i32::from(rung.is_err()));
+            }
+        }
+        let (_, status) = waitpid(Pid::from_raw(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0));
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(&alarm, PollFlags::IN)], Some(&at_once)), Ok(0), "it rang here");
     }
 }

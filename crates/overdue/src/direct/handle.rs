@@ -6,15 +6,13 @@ use overdue_core::{Limit, Stage};
 
 use super::{
     Interrupter, Until,
-    connection::{Connection, Control},
+    connection::{ACCEPT, Connection, Control},
 };
 use crate::clock;
 use std::sync::Arc;
 
-/// Sets the limits of a [`Stream`](super::Stream) or a [`Listener`](super::Listener), and closes it, from any thread. It does not keep the
-/// connection open. Clones are cheap.
-///
-/// Of a listener the read deadline bounds `accept`.
+/// Sets the limits of a [`Stream`](super::Stream) or a [`Listener`](super::Listener), and closes it, from any thread. It
+/// does not keep the connection open. Clones are cheap.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) control: Arc<Control>,
@@ -40,6 +38,13 @@ impl Handle {
     #[track_caller]
     pub fn set_write_deadline(&self, until: impl Into<Until>) {
         self.set(Stage::Send, until.into(), Location::caller());
+    }
+
+    /// Sets, moves or clears the deadline of a [`Listener`](super::Listener)'s `accept`, the pending ones included. (Of
+    /// a stream it would be that of reads, under another name.)
+    #[track_caller]
+    pub fn set_accept_deadline(&self, until: impl Into<Until>) {
+        self.set(ACCEPT, until.into(), Location::caller());
     }
 
     fn set(&self, stage: Stage, until: Until, caller: &'static Location<'static>) {

@@ -16,8 +16,8 @@ use super::{
     wait::{Ended, Wait},
 };
 
-/// Accepts TCP or Unix connections as [`Stream`]s. The read deadline of its [`Handle`] bounds `accept`, and closing it
-/// ends it.
+/// Accepts TCP or Unix connections as [`Stream`]s. The [accept deadline](Handle::set_accept_deadline) of its handle bounds
+/// `accept`, and closing it ends it.
 ///
 /// Several threads may accept at once; each connection goes to one of them.
 pub struct Listener {

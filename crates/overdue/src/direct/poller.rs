@@ -30,6 +30,7 @@ use super::{
     alarm::{Alarm, Watchers},
     connection::Control,
     side::Side,
+    wait::punctual,
 };
 use crate::clock;
 
@@ -43,6 +44,9 @@ use crate::clock;
 /// event, and the [`Stream::try_read`] that follows has the error, unless bytes came after all. Deadlines are set on
 /// the stream or its [`Handle`](super::Handle), from any thread, also while the poller waits. Each that passes is one
 /// event.
+///
+/// It is of the process that made it: a child that was forked shares the kernel's set with its parent, and needs one of
+/// its own.
 ///
 /// ```
 /// use std::{io, time::Duration};
@@ -80,7 +84,7 @@ pub struct Poller {
 pub enum Source {
     /// A connection.
     Stream(Stream),
-    /// It is ready to read when a connection can be accepted; its read deadline counts.
+    /// It is ready to read when a connection can be accepted; its accept deadline counts.
     Listener(Listener),
 }
 
@@ -110,6 +114,15 @@ pub enum Interest {
 impl Interest {
     const fn in_stage(self, stage: Stage) -> bool {
         matches!((self, stage), (Self::Both, _) | (Self::Read, Stage::Receive) | (Self::Write, Stage::Send))
+    }
+}
+
+impl Entry {
+    /// Has nobody ring for it any more: handles and interrupters live on.
+    fn discharge(&self) {
+        for (watchers, key) in self.source.watchers().into_iter().zip(self.keys) {
+            watchers.discharge(key);
+        }
     }
 }
 
@@ -246,9 +259,7 @@ impl Poller {
         self.queue.disarm(&mut entry.armed, token);
         // It is in the set, and its descriptor is open.
         let _ = self.epoll.delete(&entry.source);
-        for (watchers, key) in entry.source.watchers().into_iter().zip(entry.keys) {
-            watchers.discharge(key);
-        }
+        entry.discharge();
         for side in entry.source.sides() {
             side.set_polled(false);
         }
@@ -298,7 +309,8 @@ impl Poller {
         let wake_at = self.queue.next().into_iter().chain(until).min();
         let asleep = !at_once && self.inbox.fall_asleep();
         let now = clock::unpaused();
-        let time = if asleep { wake_at.map(|at| at.saturating_duration_since(now)) } else { Some(Duration::ZERO) };
+        let time =
+            if asleep { wake_at.map(|at| punctual(at.saturating_duration_since(now))) } else { Some(Duration::ZERO) };
         let ready = self.epoll.wait(time);
         self.inbox.awake();
         let ready = match ready {
@@ -371,6 +383,12 @@ impl Poller {
         if let Some(at) = [due(0), due(1)].into_iter().flatten().min() {
             self.queue.arm(&mut entry.armed, token, at);
         }
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.slots.values().for_each(Entry::discharge);
     }
 }
 

@@ -156,7 +156,7 @@ impl Wait<'_> {
                 std::hint::spin_loop();
                 continue;
             }
-            let left = deadline.map(|deadline| deadline.remaining(now));
+            let left = deadline.map(|deadline| punctual(deadline.remaining(now)));
             match self.sleep(&alarm, left) {
                 Err(Errno::INTR) if self.until_signal => return Err(Ended::Signal),
                 // What is left of the time is computed anew, so a signal lengthens nothing.
@@ -207,7 +207,41 @@ fn settled<T>(attempt: &mut impl FnMut() -> io::Result<T>) -> Option<io::Result<
     }
 }
 
+/// For how long to sleep at a time to be awake in time. The kernel lets a sleeper in ppoll or epoll be late by a part of
+/// its time: 1/1000, or 1/200 of one that is nice, and 100 ms at most. So a long sleep ends early, and who sleeps again
+/// is late by a part of the rest.
+pub(super) fn punctual(left: Duration) -> Duration {
+    // What is shorter has no more slack than every sleep has, 50 us.
+    if left < Duration::from_millis(10) { left } else { left.saturating_sub((left / 128).min(SLACK_MAX)) }
+}
+
+const SLACK_MAX: Duration = Duration::from_millis(100);
+
 /// Longer times than the kernel can count have no end that anybody will see.
 pub(super) fn timespec(duration: Duration) -> Option<Timespec> {
     Timespec::try_from(duration).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn who_sleeps_at_the_kernels_leisure_is_in_time(ns in 0..1_u64 << 62) {
+            let mut left = Duration::from_nanos(ns);
+            let mut sleeps = 0;
+            while left >= Duration::from_millis(10) {
+                // As late as the kernel lets the nicest of them be.
+                let slack = (left / 200).min(Duration::from_millis(100));
+                prop_assert!(punctual(left) + slack <= left);
+                left -= punctual(left);
+                sleeps += 1;
+            }
+            prop_assert_eq!(punctual(left), left);
+            prop_assert!(sleeps <= 3, "{} sleeps", sleeps);
+        }
+    }
 }

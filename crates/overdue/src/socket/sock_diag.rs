@@ -25,13 +25,13 @@ use std::{
     time::Duration,
 };
 
-use overdue_core::facts::{ListenerFacts, PeerSocketFacts, TcpState};
+use overdue_core::{
+    facts::{ListenerFacts, PeerSocketFacts, TcpState},
+    kernel::netlink::{self, InetSocket, Message},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{
-    linux::netns_cookie,
-    netlink::{self, InetSocket, Message},
-};
+use super::linux::netns_cookie;
 
 /// How long one reply may take.
 const REPLY_WITHIN: Duration = Duration::from_millis(50);
@@ -92,7 +92,7 @@ fn routes_to_itself(address: IpAddr) -> bool {
 /// The socket that a segment from `local` to `peer` reaches: the other end, or the listener.
 fn other_end(socket: &Conversation, local: SocketAddr, peer: SocketAddr) -> Option<InetSocket> {
     let mut found = None;
-    let request = netlink::inet_request(peer, Some(local), netlink::ALL_STATES);
+    let request = netlink::inet_request(peer, Some(local), netlink::ALL_STATES, 0);
     socket.ask(netlink::SOCK_DIAG_BY_FAMILY, 0, &request, |message| {
         found = message.inet_socket().filter(|end| {
             let is_listener = end.state == TcpState::Listen && end.local.port() == peer.port();
@@ -108,7 +108,7 @@ fn listener_of(socket: &Conversation, peer: SocketAddr) -> Option<InetSocket> {
     let families = if peer.is_ipv4() { &[peer, any_v6][..] } else { &[peer][..] };
     let mut best: Option<((u8, i64), InetSocket)> = None;
     for &family in families {
-        let request = netlink::inet_request(family, None, netlink::LISTENING);
+        let request = netlink::inet_request(family, None, netlink::LISTENING, 0);
         socket.ask(netlink::SOCK_DIAG_BY_FAMILY, netlink::DUMP, &request, |message| {
             if let Some(found) = message.inet_socket()
                 && let Some(rank) = preference(&found, peer)

@@ -7,10 +7,9 @@ use std::{
 };
 
 use overdue_core::facts::{ListenerFacts, OsFailure, PeerSocketFacts, SocketFacts, TcpState};
-use proptest::prelude::*;
 use socket2::{Domain, Socket, Type};
 
-use super::{classify, linux, netlink, observe, sock_diag, tcp_info};
+use super::{classify, linux, observe, sock_diag};
 
 fn look_once(stream: &TcpStream) -> SocketFacts {
     observe(stream.as_fd(), stream.local_addr().ok(), stream.peer_addr().ok())
@@ -218,27 +217,6 @@ fn what_is_no_tcp_socket_has_no_tcp_facts() {
 }
 
 #[test]
-fn an_older_kernels_tcp_info_has_no_newer_fields() {
-    let mut bytes = [0_u8; 232];
-    for (at, byte) in (0_u8..).zip(&mut bytes) {
-        *byte = at;
-    }
-    let at = |offset: u8| u32::from_ne_bytes([offset, offset + 1, offset + 2, offset + 3]);
-    let full = tcp_info::parse(&bytes).unwrap();
-    assert_eq!((full.retransmits, full.probes, full.backoff), (2, 3, 4));
-    assert_eq!((full.rto_us, full.rtt_us, full.total_retrans), (at(8), at(68), at(100)));
-    assert_eq!((full.notsent_bytes, full.rcv_ooopack, full.snd_wnd), (Some(at(144)), Some(at(224)), Some(at(228))));
-
-    let before_5_4 = tcp_info::parse(&bytes[..224]).unwrap();
-    assert_eq!((before_5_4.rcv_ooopack, before_5_4.snd_wnd), (None, None));
-    assert_eq!(before_5_4.sndbuf_limited_us, full.sndbuf_limited_us);
-    let oldest = tcp_info::parse(&bytes[..104]).unwrap();
-    assert_eq!((oldest.bytes_acked, oldest.notsent_bytes, oldest.busy_us), (None, None, None));
-    assert_eq!(tcp_info::parse(&bytes[..103]), None);
-    assert_eq!(tcp_info::parse(&[]), None);
-}
-
-#[test]
 fn errors_are_sorted_by_what_they_mean() {
     for (code, class) in [
         (libc::ECONNREFUSED, OsFailure::Refused),
@@ -259,61 +237,4 @@ fn errors_are_sorted_by_what_they_mean() {
     }
     assert_eq!(classify(&io::ErrorKind::TimedOut.into()), OsFailure::Other);
     assert_eq!(classify(&io::ErrorKind::BrokenPipe.into()), OsFailure::Reset);
-}
-
-/// A reply as the kernel writes it, to be damaged.
-fn reply() -> Vec<u8> {
-    let mut message = vec![10, 10, 0, 0];
-    message.extend(443_u16.to_be_bytes());
-    message.extend([0; 2]);
-    message.extend([0; 64]);
-    message.extend([5, 0, 11, 0, 1, 0, 0, 0]);
-    let mut bytes = netlink::frame(netlink::SOCK_DIAG_BY_FAMILY, 0, 7, &message).unwrap();
-    bytes.extend(netlink::frame(netlink::DONE, 0, 7, &[0; 4]).unwrap());
-    bytes
-}
-
-fn read_all(datagram: &[u8]) -> usize {
-    netlink::messages(datagram)
-        .map(|message| {
-            let _ = (message.inet_socket(), message.is_local_route());
-        })
-        .count()
-}
-
-#[test]
-fn a_reply_is_read() {
-    let bytes = reply();
-    let messages: Vec<_> = netlink::messages(&bytes).collect();
-    assert_eq!(messages.len(), 2);
-    let socket = messages[0].inet_socket().unwrap();
-    assert_eq!((socket.state, socket.local.port(), socket.v6_only), (TcpState::Listen, 443, true));
-    assert_eq!((messages[1].kind, messages[1].sequence), (netlink::DONE, 7));
-    assert_eq!(messages[1].inet_socket(), None);
-}
-
-proptest! {
-    #[test]
-    fn garbage_from_netlink_is_skipped(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        prop_assert!(read_all(&bytes) <= bytes.len() / 16);
-    }
-
-    #[test]
-    fn a_damaged_reply_is_skipped(
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
-        cut in any::<prop::sample::Index>(),
-    ) {
-        let mut bytes = reply();
-        for (at, value) in changes {
-            let at = at.index(bytes.len());
-            bytes[at] = value;
-        }
-        bytes.truncate(cut.index(bytes.len()));
-        prop_assert!(read_all(&bytes) <= bytes.len() / 16);
-    }
-
-    #[test]
-    fn any_bytes_are_read_as_tcp_info_or_not_at_all(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        prop_assert_eq!(tcp_info::parse(&bytes).is_some(), bytes.len() >= 104);
-    }
 }

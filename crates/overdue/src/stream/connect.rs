@@ -7,6 +7,7 @@ use overdue_core::{Limit, Limits, Stage, facts::Failure};
 use super::Stream;
 use crate::{
     Context, Error,
+    client::without_secrets,
     dial::{Dialed, Dialer, Target},
     log::CallLog,
     resolve::Resolver,
@@ -127,7 +128,7 @@ fn parse(target: &str, secure: bool) -> Result<(Target, Option<PathBuf>), Failur
         let target = Target { secure, host: "localhost".into(), port: 0 };
         return Ok((target, Some(path.into())));
     }
-    let usage = || Failure::Usage(format!("{target:?} is neither host:port nor unix:/a/path"));
+    let usage = || Failure::Usage(format!("{:?} is neither host:port nor unix:/a/path", without_secrets(target)));
     let (host, port) = target.rsplit_once(':').ok_or_else(usage)?;
     let bare = match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').ok_or_else(usage)?,
@@ -135,7 +136,7 @@ fn parse(target: &str, secure: bool) -> Result<(Target, Option<PathBuf>), Failur
         None => host,
     };
     let port = port.parse().map_err(|_| usage())?;
-    if bare.is_empty() {
+    if bare.is_empty() || bare.contains('@') {
         return Err(usage());
     }
     Ok((Target { secure, host: bare.to_ascii_lowercase().into(), port }, None))

@@ -8,9 +8,10 @@ use tokio::net::TcpListener;
 use super::{Handle, Stream, operation::Operation};
 use crate::{Error, log::CallLog, socket::os_failure, wire::Wire};
 
-const ACCEPT: Stage = Stage::Named("accept");
+pub(super) const ACCEPT: Stage = Stage::Named("accept");
 
-/// Accepts TCP connections as [`Stream`]s. The read deadline of its [`Handle`] bounds `accept`, and closing it ends it.
+/// Accepts TCP connections as [`Stream`]s. The [accept deadline](Handle::set_accept_deadline) of its handle bounds
+/// `accept`, and closing it ends it.
 pub struct Listener {
     io: TcpListener,
     operation: Operation,

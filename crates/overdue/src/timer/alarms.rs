@@ -19,7 +19,7 @@ use tokio::{
 use super::{precise, queue::Queue};
 use crate::{
     clock,
-    sync::{Mutex as Modelled, MutexGuard},
+    sync::{Mutex as Modelled, MutexGuard, wake_all},
 };
 
 /// The alarms of one runtime.
@@ -80,6 +80,16 @@ impl Alarms {
         // A thread that ends keeps none.
         let _ = HERE.try_with(|here| here.replace(Some((id, Arc::clone(&alarms)))));
         alarms
+    }
+
+    /// Whether there are none of another runtime that would do better: those of the current one.
+    pub(super) fn are_here(self: &Arc<Self>) -> bool {
+        let Ok(handle) = Handle::try_current() else { return true };
+        // Asked at every poll: no more counters that all threads share are touched than need be.
+        let known = HERE.try_with(|here| {
+            here.borrow().as_ref().is_some_and(|(id, alarms)| *id == handle.id() && Arc::ptr_eq(alarms, self))
+        });
+        known.unwrap_or(true) || Arc::ptr_eq(self, &Self::here())
     }
 
     fn new() -> Self {
@@ -162,7 +172,7 @@ impl Alarms {
         let by_clock = first.is_some_and(|at| state.clock.as_ref().is_some_and(|clock| clock.arm(at)));
         state.by_clock = by_clock;
         drop(state);
-        due.into_iter().for_each(Waker::wake);
+        wake_all(due);
         first.filter(|_| !by_clock)
     }
 
@@ -279,7 +289,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.runtime);
         // Work that outlives this runtime in another one sets its alarms there.
-        self.alarms.close().into_iter().for_each(Waker::wake);
+        wake_all(self.alarms.close());
     }
 }
 

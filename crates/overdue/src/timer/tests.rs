@@ -120,22 +120,54 @@ fn the_task_that_polled_last_is_woken() {
 }
 
 #[test]
+fn a_timer_moves_on_with_the_work_that_waits_for_it() {
+    let mut timer = Timer::default();
+    let at = clock::now() + 20 * MS;
+    let first = single();
+    first.block_on(async { assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, at))).await.is_pending()) });
+    // Nobody drives the first any more.
+    single().block_on(async {
+        let waits = poll_fn(|cx| timer.poll(cx, at));
+        tokio::time::timeout(5000 * MS, waits).await.expect("it waits with the first");
+        assert!(clock::now() >= at);
+    });
+    first.block_on(async { assert_eq!(alarms_set(), 0, "it left one behind") });
+}
+
+#[test]
 fn a_timer_moves_on_when_its_runtime_ends() {
     let mut timer = Timer::default();
     let at = clock::now() + 20 * MS;
     let first = single();
     first.block_on(async { assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, at))).await.is_pending()) });
-    let second = single();
-    second.block_on(async move {
-        let waits = tokio::spawn(async move {
-            poll_fn(|cx| timer.poll(cx, at)).await;
-            assert!(clock::now() >= at);
+    first.shutdown_background();
+    single().block_on(poll_fn(|cx| timer.poll(cx, at)));
+    assert!(clock::now() >= at);
+}
+
+#[test]
+fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("as foreign code may");
+        }
+    }
+    for runtime in runtimes() {
+        runtime.block_on(async {
+            let at = clock::now() + 20 * MS;
+            let waker = Waker::from(Arc::new(Panics));
+            let mut bad = [(); 3].map(|()| Timer::default());
+            for timer in &mut bad {
+                assert!(timer.poll(&mut Context::from_waker(&waker), at).is_pending());
+            }
+            let good = tokio::spawn(until(at));
+            tokio::time::timeout(5000 * MS, good).await.expect("nobody woke it").unwrap();
+            until(clock::now() + MS).await;
+            drop(bad);
+            assert_eq!(alarms_set(), 0);
         });
-        tokio::task::yield_now().await;
-        assert_eq!(alarms_set(), 0, "it waits with the first");
-        first.shutdown_background();
-        waits.await.unwrap();
-    });
+    }
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn a_listener() {
     alone(async || {
         leaves_nothing(async || {
             let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-            listener.handle().set_read_deadline(5 * MS);
+            listener.handle().set_accept_deadline(5 * MS);
             listener.accept().await.unwrap_err();
             listener.handle().set_deadline(LONG);
             let address = listener.local_addr().unwrap().to_string();

@@ -324,24 +324,25 @@ fn several_threads_may_wait_in_one_direction() {
 fn accept_has_a_deadline_that_can_be_moved() {
     let (listener, address) = listener();
     for at in [Duration::ZERO, Duration::from_nanos(1), ms(20)] {
-        listener.handle().set_read_deadline(at);
+        listener.handle().set_accept_deadline(at);
         let err = listener.accept().unwrap_err();
-        assert_eq!(timed_out(&err).stage(), Stage::Named("accept"));
+        let error = timed_out(&err);
+        assert_eq!((error.stage(), error.limit().unwrap().name.as_str()), (Stage::Named("accept"), "accept"));
     }
-    listener.handle().set_read_deadline(None);
+    listener.handle().set_accept_deadline(None);
     assert_eq!(listener.try_accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     let listener = Arc::new(listener);
     let accepting = {
         let listener = Arc::clone(&listener);
         Waiting::start(move || listener.accept())
     };
-    listener.handle().set_read_deadline(now());
+    listener.handle().set_accept_deadline(now());
     timed_out(&accepting.end().unwrap_err());
 
     // What waits in the queue is not accepted after the deadline, and is not lost.
     let client = Stream::connect(address, LONG).unwrap();
     timed_out(&listener.accept().unwrap_err());
-    listener.handle().set_read_deadline(None);
+    listener.handle().set_accept_deadline(None);
     assert_eq!(listener.accept().unwrap().peer_addr(), client.local_addr());
 }
 

@@ -256,7 +256,7 @@ fn interrupting_and_closing_are_events() {
 fn a_listener_is_ready_when_somebody_comes_and_has_a_deadline() {
     let (mut poller, mut events) = poller();
     let (listener, address) = listener();
-    listener.handle().set_read_deadline(ms(10));
+    listener.handle().set_accept_deadline(ms(10));
     let token = poller.add(listener, Interest::Read).unwrap();
     poller.wait(&mut events, LONG).unwrap();
     assert_eq!(seen(&events), [(token, "read timed out")]);
@@ -265,7 +265,7 @@ fn a_listener_is_ready_when_somebody_comes_and_has_a_deadline() {
     assert_eq!(seen(&events), [(token, "readable")]);
     let listener = poller.listener(token).unwrap();
     listener.try_accept().unwrap();
-    listener.handle().set_read_deadline(None);
+    listener.handle().set_accept_deadline(None);
     assert_eq!(listener.try_accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     assert!(poller.stream(token).is_none());
     assert!(matches!(poller.remove(token), Some(Source::Listener(_))));

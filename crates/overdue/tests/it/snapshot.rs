@@ -148,6 +148,16 @@ async fn secrets_are_hidden_in_whatever_guise_they_come() {
         ("x-sid", "HUSH", "***"),
         ("x-plain", "Token HUSH", "***"),
         ("x-path", "/a@b//c@d", "/a@b//c@d"),
+        ("x-oauth", "HUSH", "***"),
+        ("x-authn", "HUSH", "***"),
+        ("x-led", "  Bearer HUSH", "***"),
+        ("x-led-url", " //user:HUSH@app.test/a", " //***@app.test/a"),
+        ("x-relative", "report.pdf?sig=HUSH&page=2", "report.pdf?sig=***&page=2"),
+        ("x-upstream", "user:HUSH@db.test:5432", "***@db.test:5432"),
+        ("x-upstreams", "a.test, user:HUSH@b.test", "a.test, ***@b.test"),
+        ("host", "HUSH@app.test", "***@app.test"),
+        ("from", "joe@app.test", "joe@app.test"),
+        ("x-flag", "?0", "?0"),
     ];
     let mut request = Request::get(server.url("/"));
     for (name, value, _) in fields {
@@ -291,6 +301,25 @@ async fn over_http2_it_has_the_pseudo_fields_and_fields_in_order() {
     let names: Vec<_> = seen.headers.keys().map(http::HeaderName::as_str).collect();
     assert_eq!(names, ["cookie", "x-marked", "accept"]);
     assert_eq!(seen.uri.path_and_query().unwrap(), "/path?token=t");
+}
+
+#[tokio::test]
+async fn over_http2_what_is_said_of_the_host_field_counts_for_the_authority() {
+    let server =
+        http2_server::Server::start(settings(), move |_, _, respond| async move { answer(respond, "ok") }).await;
+    let authority = async |host: &'static str, sensitive, redaction| {
+        let mut host = HeaderValue::from_static(host);
+        host.set_sensitive(sensitive);
+        let request = Request::get(&*server.url).header("host", host).body(Empty::new()).unwrap();
+        let client = h2c().snapshot(redaction).build().unwrap();
+        let snapshot = snapshot_of(&client, request).await;
+        text(&snapshot).lines().find_map(|line| line.strip_prefix(":authority: ")).unwrap().to_owned()
+    };
+    assert_eq!(authority("app.test", false, Redaction::default()).await, "app.test");
+    assert_eq!(authority("user:HUSH@app.test", false, Redaction::default()).await, "***@app.test");
+    assert_eq!(authority("HUSH@app.test", false, Redaction::default()).await, "***@app.test");
+    assert_eq!(authority("app.test", true, Redaction::default()).await, "***");
+    assert_eq!(authority("app.test", false, Redaction::default().hide("Host")).await, "***");
 }
 
 /// The order of the pseudo-header fields, from the wire: nobody tells it afterwards.

@@ -351,8 +351,20 @@ async fn connecting_has_its_limits_and_says_which_fired() {
     drop(silent);
     let error = Stream::connect(&root(), &address.to_string()).await.unwrap_err();
     assert_eq!((error.stage(), error.cause()), (Stage::Connect, Cause::ConnectRefused));
-    for target in ["", "localhost", "localhost:", ":80", "localhost:99999", "::1:80", "[::1:80", "[]:80"] {
+    for target in [
+        "",
+        "localhost",
+        "localhost:",
+        ":80",
+        "localhost:99999",
+        "::1:80",
+        "[::1:80",
+        "[]:80",
+        "HUSH@a:80",
+        "u:HUSH@a:80",
+    ] {
         let error = Stream::connect(&root(), target).await.unwrap_err();
+        assert!(!error.to_string().contains("HUSH"), "{error}");
         assert!(error.to_string().contains("is neither host:port nor unix:/a/path"), "{target:?}: {error}");
     }
 }

@@ -74,6 +74,10 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
     pub(super) fn get(&self, token: Token) -> Option<&T> {
         self.slot(token.index).filter(|slot| slot.generation == token.generation)?.value.as_ref()
     }

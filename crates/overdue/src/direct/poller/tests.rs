@@ -40,6 +40,20 @@ fn what_is_removed_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_poller_that_is_dropped_leaves_nothing_behind() {
+    let mut poller = Poller::new().unwrap();
+    let interrupter = Interrupter::new();
+    let (own, _peer) = UnixStream::pair().unwrap();
+    let stream = crate::direct::Options::new().interrupter(&interrupter).from_unix(own).unwrap();
+    poller.add(stream, Interest::Both).unwrap();
+    let inbox = Arc::clone(&poller.inbox);
+    drop(poller);
+    // One interrupter serves many, and lives long.
+    assert_eq!(Arc::weak_count(&inbox), 0, "it rings for who is gone");
+    drop(interrupter);
+}
+
+#[test]
 fn an_old_event_an_old_deadline_and_old_mail_are_nobodys() {
     let (mut poller, mut events) = (Poller::new().unwrap(), Events::new());
     let (old, mut old_peer) = pair();

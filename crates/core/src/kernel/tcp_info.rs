@@ -4,10 +4,11 @@
 //! does not have is `None`, and what a newer one appends is ignored. The offsets are those of
 //! `include/uapi/linux/tcp.h` and never change. (libc's `tcp_info` ends before the first of the later fields.)
 
-use overdue_core::facts::{TcpInfo, TcpState};
+use crate::facts::{TcpInfo, TcpState};
 
 /// Reads what `TCP_INFO` returned; `None` when even the fields that every kernel has are missing.
-pub(super) fn parse(bytes: &[u8]) -> Option<TcpInfo> {
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<TcpInfo> {
     Some(TcpInfo {
         state: state(u8_at(bytes, 0)?),
         retransmits: u8_at(bytes, 2)?,
@@ -40,7 +41,8 @@ pub(super) fn parse(bytes: &[u8]) -> Option<TcpInfo> {
 }
 
 /// The numbers of `include/net/tcp_states.h`.
-pub(super) fn state(number: u8) -> TcpState {
+#[must_use]
+pub fn state(number: u8) -> TcpState {
     match number {
         1 => TcpState::Established,
         2 => TcpState::SynSent,

@@ -1,30 +1,38 @@
-//! The little of netlink that [`sock_diag`](super::sock_diag) speaks: requests written, replies read.
+//! The little of netlink that `sock_diag` needs: requests written, replies read.
 //!
 //! Three fixed layouts and one list of attributes, written out rather than taken from a crate: what the kernel sends
-//! is untrusted input, so every field is read by offset with a length check, nothing is allocated for a reply, and
+//! is untrusted input, so every field is read by offset with a length check, a reply is read where it lies, and
 //! what does not fit is skipped. Layouts: `linux/netlink.h`, `linux/inet_diag.h`, `linux/rtnetlink.h`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use overdue_core::facts::TcpState;
-
 use super::tcp_info;
+use crate::facts::{TcpInfo, TcpState};
 
-pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
-pub(super) const RTM_GETROUTE: u16 = 26;
-pub(super) const ERROR: u16 = 2;
-pub(super) const DONE: u16 = 3;
+/// A request for sockets, and each of the answers.
+pub const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// A request for a route.
+pub const RTM_GETROUTE: u16 = 26;
+/// `NLMSG_ERROR`: the request was refused, or acknowledged.
+pub const ERROR: u16 = 2;
+/// `NLMSG_DONE`: a dump has ended.
+pub const DONE: u16 = 3;
 /// `NLM_F_DUMP`: every socket that fits, not one.
-pub(super) const DUMP: u16 = 0x300;
-pub(super) const ALL_STATES: u32 = u32::MAX;
-/// `1 << TCP_LISTEN`
-pub(super) const LISTENING: u32 = 1 << 10;
+pub const DUMP: u16 = 0x300;
+/// Sockets in whatever state.
+pub const ALL_STATES: u32 = u32::MAX;
+/// Listeners: `1 << TCP_LISTEN`.
+pub const LISTENING: u32 = 1 << 10;
 
 const NLM_F_REQUEST: u16 = 1;
 const RTM_NEWROUTE: u16 = 24;
 const RTN_LOCAL: u8 = 2;
 const RTA_DST: u16 = 1;
+const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_SKMEMINFO: u16 = 7;
 const INET_DIAG_SKV6ONLY: u16 = 11;
+/// The last of the nine numbers of `SK_MEMINFO`.
+const SK_MEMINFO_DROPS_AT: usize = 8 * 4;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -38,7 +46,8 @@ const INET_MESSAGE_BYTES: usize = 72;
 const ATTRIBUTE_BYTES: usize = 4;
 
 /// A request, ready to be sent. `None` when it is longer than a length field can say.
-pub(super) fn frame(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Option<Vec<u8>> {
+#[must_use]
+pub fn frame(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Option<Vec<u8>> {
     let len = u32::try_from(HEADER_BYTES + payload.len()).ok()?;
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
     bytes.extend(len.to_ne_bytes());
@@ -51,10 +60,12 @@ pub(super) fn frame(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Opt
 }
 
 /// `struct inet_diag_req_v2`: TCP sockets whose own end is `local`. With `remote`, the one that segments from there
-/// reach; without, for a dump, only the family and the port of `local` count.
-pub(super) fn inet_request(local: SocketAddr, remote: Option<SocketAddr>, states: u32) -> Vec<u8> {
+/// reach; without, for a dump, only the family and the port of `local` count (port 0: all). `extensions`: what to add to
+/// each answer.
+#[must_use]
+pub fn inet_request(local: SocketAddr, remote: Option<SocketAddr>, states: u32, extensions: u8) -> Vec<u8> {
     let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
-    let mut bytes = vec![family, IPPROTO_TCP, 0, 0];
+    let mut bytes = vec![family, IPPROTO_TCP, extensions, 0];
     bytes.extend(states.to_ne_bytes());
     bytes.extend(local.port().to_be_bytes());
     bytes.extend(remote.map_or(0, |remote| remote.port()).to_be_bytes());
@@ -66,7 +77,8 @@ pub(super) fn inet_request(local: SocketAddr, remote: Option<SocketAddr>, states
 }
 
 /// `struct rtmsg` with one attribute: where would a packet to `address` go?
-pub(super) fn route_request(address: IpAddr) -> Vec<u8> {
+#[must_use]
+pub fn route_request(address: IpAddr) -> Vec<u8> {
     let (family, octets) = match address {
         IpAddr::V4(ip) => (AF_INET, ip.octets().to_vec()),
         IpAddr::V6(ip) => (AF_INET6, ip.octets().to_vec()),
@@ -83,30 +95,54 @@ pub(super) fn route_request(address: IpAddr) -> Vec<u8> {
 
 /// One message of a reply.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) sequence: u32,
+pub struct Message<'a> {
+    /// What it is: [`ERROR`], [`DONE`], an answer.
+    pub kind: u16,
+    /// The number of the request that it answers.
+    pub sequence: u32,
     payload: &'a [u8],
 }
 
 /// One TCP socket, as `inet_diag_msg` describes it. IPv4-mapped addresses are written as IPv4.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct InetSocket {
-    pub(super) state: TcpState,
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
+pub struct InetSocket {
+    /// Its state.
+    pub state: TcpState,
+    /// The own end.
+    pub local: SocketAddr,
+    /// The other end; unspecified for a listener.
+    pub remote: SocketAddr,
     /// The interface it is bound to; 0 for none.
-    pub(super) interface: u32,
+    pub interface: u32,
     /// Bytes to read; for a listener, connections to accept.
-    pub(super) rqueue: u32,
+    pub rqueue: u32,
     /// Bytes not acknowledged; for a listener, how many connections may wait.
-    pub(super) wqueue: u32,
+    pub wqueue: u32,
     /// Whether an IPv6 listener takes no IPv4.
-    pub(super) v6_only: bool,
+    pub v6_only: bool,
+    /// `SO_COOKIE`; asking gives a socket one that had none.
+    pub cookie: u64,
+    /// The inode that `/proc/PID/fd` names; 0 where no process holds it.
+    pub inode: u32,
+    /// The timer that is armed: 0 none, 1 retransmission, 2 keepalive, 3 TIME-WAIT, 4 zero-window probe.
+    pub timer: u8,
+    /// How often that timer has fired without an answer.
+    pub timer_fired: u8,
+    /// How long until it fires.
+    pub timer_expires_ms: u32,
+    /// `TCP_INFO`, where it was asked for ([`WITH_TCP_INFO`]).
+    pub info: Option<TcpInfo>,
+    /// Segments, and for a listener connections, that it dropped; where it was asked for ([`WITH_MEMORY`]).
+    pub drops: Option<u32>,
 }
 
+/// An extension to ask for: `TCP_INFO`.
+pub const WITH_TCP_INFO: u8 = 1 << (INET_DIAG_INFO - 1);
+/// An extension to ask for: the socket's memory, with its drops.
+pub const WITH_MEMORY: u8 = 1 << (INET_DIAG_SKMEMINFO - 1);
+
 /// The messages of one datagram, up to the first that does not fit.
-pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let len = usize::try_from(u32_at(datagram, 0)?).ok()?;
         let message = Message {
@@ -121,7 +157,8 @@ pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>>
 
 impl Message<'_> {
     /// Reads `struct inet_diag_msg`.
-    pub(super) fn inet_socket(&self) -> Option<InetSocket> {
+    #[must_use]
+    pub fn inet_socket(&self) -> Option<InetSocket> {
         if self.kind != SOCK_DIAG_BY_FAMILY {
             return None;
         }
@@ -138,6 +175,7 @@ impl Message<'_> {
             }
         };
         let port = |at: usize| u16_at(bytes, at).map(u16::from_be);
+        let attributes = bytes.get(INET_MESSAGE_BYTES..)?;
         Some(InetSocket {
             state: tcp_info::state(*bytes.get(1)?),
             local: SocketAddr::new(address(8)?, port(4)?),
@@ -145,12 +183,20 @@ impl Message<'_> {
             interface: u32_at(bytes, 40)?,
             rqueue: u32_at(bytes, 56)?,
             wqueue: u32_at(bytes, 60)?,
-            v6_only: attribute(bytes.get(INET_MESSAGE_BYTES..)?, INET_DIAG_SKV6ONLY).is_some_and(|value| value != [0]),
+            v6_only: attribute(attributes, INET_DIAG_SKV6ONLY).is_some_and(|value| value != [0]),
+            cookie: u64::from(u32_at(bytes, 44)?) | u64::from(u32_at(bytes, 48)?) << 32,
+            inode: u32_at(bytes, 68)?,
+            timer: *bytes.get(2)?,
+            timer_fired: *bytes.get(3)?,
+            timer_expires_ms: u32_at(bytes, 52)?,
+            info: attribute(attributes, INET_DIAG_INFO).and_then(tcp_info::parse),
+            drops: attribute(attributes, INET_DIAG_SKMEMINFO).and_then(|value| u32_at(value, SK_MEMINFO_DROPS_AT)),
         })
     }
 
     /// Whether this is a route whose packets the kernel delivers to this host.
-    pub(super) fn is_local_route(&self) -> bool {
+    #[must_use]
+    pub fn is_local_route(&self) -> bool {
         self.kind == RTM_NEWROUTE && self.payload.get(7) == Some(&RTN_LOCAL)
     }
 }

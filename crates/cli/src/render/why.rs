@@ -1,0 +1,165 @@
+//! A report of a process as text: what a tired reader needs first, then what it rests on.
+
+use std::fmt::Write as _;
+
+use overdue_why::{ConnectionLine, Report, judge::Finding, observation::Runtime};
+
+use super::{fix, section, time};
+use crate::screen::{Ink, Screen, harmless};
+
+/// Connections that are shown; the JSON has more.
+const SHOWN: usize = 8;
+/// The least and the most of a line that a bar takes.
+const BAR_COLUMNS: (usize, usize) = (4, 30);
+
+/// All that a report says.
+pub(crate) fn report(screen: Screen, report: &Report) -> String {
+    let mut out = headline(screen, report);
+    if report.verdicts.is_empty() {
+        let nothing = format!("nothing wrong was found in {}", time(report.elapsed_us));
+        _ = write!(out, "\n{}\n", screen.ink(Ink::Green, &nothing));
+    }
+    for finding in &report.verdicts {
+        out.push('\n');
+        out.push_str(&verdict(screen, finding));
+    }
+    for advisory in &report.advisories {
+        let verdict = &advisory.verdict;
+        let title = format!("{} {}", screen.ink(Ink::Yellow, "ALSO"), verdict.cause);
+        out.push_str(&section(screen, &title, &verdict.summary));
+        out.push_str(&screen.hanging("  fix: ", &verdict.fix));
+    }
+    out.push_str(&connections(screen, report));
+    out.push_str(&not_visible(screen, report));
+    out.push_str(&cost(screen, report));
+    if let Some(cause) = report.cause {
+        let more = format!("More about it: overdue explain {cause}");
+        _ = writeln!(out, "{}", screen.ink(Ink::Dim, &more));
+    }
+    out
+}
+
+/// Who was watched, and for how long.
+fn headline(screen: Screen, report: &Report) -> String {
+    let process = &report.process;
+    let name = harmless(&process.name);
+    let mut what = vec![format!("pid {}", process.pid)];
+    match &process.runtime {
+        Runtime::Native => {}
+        Runtime::Go { version } => what.push(harmless(version)),
+        other => what.push(format!("{other:?}").to_lowercase()),
+    }
+    what.extend(process.age_us.map(|us| format!("up {}", time(us))));
+    what.push(format!("watched {}", time(report.elapsed_us)));
+    let mut out = format!("{}  {}\n", screen.ink(Ink::Bold, &name), what.join(", "));
+    if let Some(us) = process.ended_at_us {
+        _ = writeln!(out, "{}", screen.ink(Ink::Yellow, &format!("it ended {} after the watch began", time(us))));
+    }
+    if !process.command.is_empty() {
+        out.push_str(&screen.ink(Ink::Dim, &screen.hanging("  ", &process.command.join(" "))));
+    }
+    if !process.children.is_empty() {
+        let shown: Vec<_> = process.children.iter().take(8).map(u32::to_string).collect();
+        let more = if process.children.len() > shown.len() { ", ..." } else { "" };
+        let text = format!("its children were not watched: {}{more} (`--pid` each)", shown.join(", "));
+        out.push_str(&screen.hanging("  ", &text));
+    }
+    out
+}
+
+/// The cause, what was seen of it, what it rests on, what to do, and what follows from it.
+fn verdict(screen: Screen, finding: &Finding) -> String {
+    let verdict = &finding.verdict;
+    let share = if verdict.share >= 0.005 {
+        format!(", {:.0} % of {}", verdict.share * 100.0, finding.share_of.as_str())
+    } else {
+        String::new()
+    };
+    let title = format!("VERDICT {}, {} confidence{share}", verdict.cause, verdict.confidence);
+    let mut out = format!("{}\n{}", screen.ink(Ink::Red, &title), screen.hanging("  ", &verdict.summary));
+    if !verdict.evidence.is_empty() {
+        _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "EVIDENCE"));
+    }
+    for evidence in &verdict.evidence {
+        out.push_str(&screen.hanging(&format!("  {:9}  ", evidence.source.as_str()), &evidence.text));
+    }
+    for rejected in &verdict.rejected {
+        let title = format!("{} {}", screen.ink(Ink::Bold, "REJECTED"), rejected.cause);
+        out.push_str(&section(screen, &title, &rejected.why));
+    }
+    out.push_str(&fix(screen, verdict));
+    if !finding.effects.is_empty() {
+        _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "WHAT FOLLOWS FROM IT"));
+    }
+    for effect in &finding.effects {
+        effects(screen, effect, "  ", &mut out);
+    }
+    out
+}
+
+fn effects(screen: Screen, finding: &Finding, before: &str, out: &mut String) {
+    let first = format!("{before}{}  ", screen.ink(Ink::Bold, finding.verdict.cause.id()));
+    out.push_str(&screen.hanging(&first, &finding.verdict.summary));
+    for effect in &finding.effects {
+        effects(screen, effect, &format!("{before}  "), out);
+    }
+}
+
+/// The connections that stalled, the longest first.
+fn connections(screen: Screen, report: &Report) -> String {
+    let stalled = |line: &&ConnectionLine| line.stall.is_some();
+    let lines: Vec<_> = report.connections.iter().filter(stalled).take(SHOWN).collect();
+    let Some(longest) = lines.iter().filter_map(|line| line.stall.as_ref()).map(|stall| stall.stalled_us).max() else {
+        return String::new();
+    };
+    let peer = |line: &ConnectionLine| line.peer.clone().unwrap_or_else(|| "?".to_owned());
+    let peers = lines.iter().map(|line| peer(line).len()).max().unwrap_or(0);
+    let fixed = 2 + peers + 2 + "ESTABLISHED".len() + 2 + 7 + 2 + "peer-not-reading".len() + 2;
+    let columns = screen.columns.saturating_sub(fixed).clamp(BAR_COLUMNS.0, BAR_COLUMNS.1);
+    let mut out = format!("\n{}\n", screen.ink(Ink::Bold, "CONNECTIONS, by stalled time"));
+    for line in &lines {
+        let Some(stall) = &line.stall else { continue };
+        let filled = stall.stalled_us.saturating_mul(columns as u64).checked_div(longest).unwrap_or(0);
+        let bar = "█".repeat(usize::try_from(filled).unwrap_or(0).clamp(1, columns));
+        let cause = stall.cause.id();
+        let us = if stall.stalled_us > 0 { time(stall.stalled_us) } else { "-".to_owned() };
+        let (peer, state) = (peer(line), line.state);
+        _ = writeln!(out, "  {peer:peers$}  {state:11}  {us:>7}  {cause:16}  {}", screen.ink(Ink::Red, &bar));
+    }
+    let stalled = report.connections.iter().filter(stalled).count();
+    let rest = report.connections.len().saturating_sub(stalled) as u64 + report.connections_not_listed;
+    let more = stalled.saturating_sub(lines.len());
+    let also = if more > 0 { format!("{more} more like these, ") } else { String::new() };
+    _ = writeln!(out, "  {}", screen.ink(Ink::Dim, &format!("{also}{rest} without a stall")));
+    out
+}
+
+fn not_visible(screen: Screen, report: &Report) -> String {
+    if report.not_visible.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("\n{}\n", screen.ink(Ink::Bold, "NOT VISIBLE"));
+    for hidden in &report.not_visible {
+        out.push_str(&screen.hanging("  ", &format!("{}: {}. To see it: {}", hidden.what, hidden.why, hidden.how)));
+    }
+    out
+}
+
+/// What the watching cost, in one line.
+fn cost(screen: Screen, report: &Report) -> String {
+    let cost = &report.overhead;
+    let megabytes = |bytes: u64| format!("{:.0} MB", bytes as f64 / 1e6);
+    let in_kernel = cost.bpf_us.map(|us| format!(", {} in the kernel", time(us))).unwrap_or_default();
+    let dropped = match cost.dropped_events {
+        0 => "nothing dropped".to_owned(),
+        many => format!("{many} events dropped"),
+    };
+    let text = format!(
+        "Watching cost {} of processor time{in_kernel}, {} (maps {}); attached in {}; {dropped}.",
+        time(cost.cpu_us),
+        megabytes(cost.rss_bytes),
+        megabytes(cost.map_bytes),
+        time(cost.attach_us),
+    );
+    format!("\n{}", screen.ink(Ink::Dim, &screen.hanging("", &text)))
+}

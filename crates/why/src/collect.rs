@@ -1,0 +1,25 @@
+//! Watching a process: everything that fills an [`Observation`](crate::Observation).
+//!
+//! One folder a topic, with the C of its BPF program beside its decoder. Each collector is made for one [`Target`], is
+//! asked to look now and then, and hands over its part of the observation in the end. One that cannot see says so
+//! ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others. [`Watch`] makes, asks
+//! and ends them all.
+
+mod bpf;
+mod clock;
+mod connections;
+mod descriptors;
+pub mod fds;
+mod patience;
+pub mod process;
+pub mod sockets;
+mod stat;
+mod target;
+pub mod threads;
+mod watch;
+
+pub use bpf::Kernel;
+pub use clock::Clock;
+pub use connections::Connections;
+pub use target::{Gone, Target};
+pub use watch::{AttachError, Ended, Interrupt, Options, Watch};

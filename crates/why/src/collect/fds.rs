@@ -1,0 +1,242 @@
+//! Open descriptors: how many over time, of which kind, against which limit.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+};
+
+use super::{
+    Target,
+    clock::Pace,
+    descriptors::{self, Named},
+};
+use crate::observation::{FdKind, Fds, Hidden, Reading};
+
+/// Readings that are kept; then every other one is dropped.
+const READINGS: usize = 512;
+/// Descriptors that are looked at one by one; more are counted only.
+const CLASSIFIED: usize = 200_000;
+
+/// Collects [`Fds`].
+#[derive(Debug)]
+pub struct Collector {
+    target: Target,
+    limits: Limits,
+    open: Readings,
+    first: Kinds,
+    last: Kinds,
+    /// The protocols of sockets by inode: an inode is one socket as long as it is open.
+    protocols: HashMap<u64, &'static str>,
+    counting: Pace,
+    classifying: Pace,
+}
+
+/// Descriptors by kind, with one of each as an example.
+type Kinds = BTreeMap<&'static str, (u64, Option<String>)>;
+
+impl Collector {
+    /// Counts and classifies for the first time.
+    ///
+    /// # Errors
+    /// When the table of descriptors may not be read.
+    pub fn attach(target: &Target) -> Result<Self, Hidden> {
+        let mut this = Self {
+            target: target.clone(),
+            limits: Limits::default(),
+            open: Readings::default(),
+            first: Kinds::new(),
+            last: Kinds::new(),
+            protocols: HashMap::new(),
+            counting: Pace::default(),
+            classifying: Pace::default(),
+        };
+        this.classifying.begin(0);
+        this.classify(0).map_err(|err| hidden(target, &err))?;
+        this.classifying.end(0);
+        this.first.clone_from(&this.last);
+        this.read_limits();
+        Ok(this)
+    }
+
+    /// Counts; and now and then, the rarer the more there are, looks at each.
+    pub fn look(&mut self, at_us: u64) {
+        if self.classifying.begin(at_us) {
+            let _ = self.classify(at_us);
+            self.read_limits();
+            self.classifying.end(at_us);
+        } else if self.counting.begin(at_us) {
+            if let Ok(count) = self.count() {
+                self.open.push(at_us, count);
+            }
+            self.counting.end(at_us);
+        }
+    }
+
+    /// The last look, and what was seen. Of a process that has ended that is what the last looks saw.
+    #[must_use]
+    pub fn finish(mut self, at_us: u64) -> Fds {
+        if self.target.is_alive() {
+            let _ = self.classify(at_us);
+            self.read_limits();
+        }
+        let mut kinds: BTreeMap<&str, FdKind> = BTreeMap::new();
+        for (kind, (count, example)) in self.last {
+            kinds.insert(kind, FdKind { kind: kind.to_owned(), first: 0, last: count, example });
+        }
+        for (kind, (count, example)) in self.first {
+            let entry = kinds.entry(kind).or_insert_with(|| FdKind { kind: kind.to_owned(), ..FdKind::default() });
+            entry.first = count;
+            entry.example = entry.example.take().or(example);
+        }
+        let mut by_kind: Vec<FdKind> = kinds.into_values().collect();
+        by_kind.sort_by_key(|kind| std::cmp::Reverse((kind.last, kind.first)));
+        Fds {
+            soft_limit: self.limits.soft,
+            hard_limit: self.limits.hard,
+            open: self.open.readings,
+            by_kind,
+            by_peer: Vec::new(),
+            openers: None,
+        }
+    }
+
+    fn read_limits(&mut self) {
+        if let Some(limits) = self.target.read_text("limits", 8192).ok().as_deref().and_then(Limits::parse) {
+            self.limits = limits;
+        }
+    }
+
+    fn count(&self) -> io::Result<u64> {
+        let folder = descriptors::folder(&self.target)?;
+        match descriptors::count_of(&folder) {
+            Some(count) => Ok(count),
+            None => Ok(descriptors::numbers(&folder, usize::MAX)?.len() as u64),
+        }
+    }
+
+    fn classify(&mut self, at_us: u64) -> io::Result<()> {
+        let mut kinds = Kinds::new();
+        let mut known = HashMap::new();
+        let (target, protocols) = (&self.target, &self.protocols);
+        let count = descriptors::each(target, CLASSIFIED, |fd, named| {
+            let (kind, example) = match named {
+                Named::Socket(inode) => {
+                    let protocol = protocols.get(&inode).copied();
+                    let kind = protocol.unwrap_or_else(|| kind_of_socket(descriptors::protocol(target, fd).as_deref()));
+                    known.insert(inode, kind);
+                    (kind, None)
+                }
+                Named::Other(link) => {
+                    let kind = descriptors::kind_of(link);
+                    (kind, link.starts_with('/').then_some(link))
+                }
+            };
+            let entry = kinds.entry(kind).or_default();
+            entry.0 += 1;
+            if entry.1.is_none() {
+                entry.1 = example.map(str::to_owned);
+            }
+        })?;
+        // A process that ends closes all before it is gone: that is no reading.
+        if count == 0 && !self.target.is_alive() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.open.push(at_us, count);
+        self.last = kinds;
+        self.protocols = known;
+        Ok(())
+    }
+}
+
+fn hidden(target: &Target, err: &io::Error) -> Hidden {
+    Hidden {
+        what: "descriptors".to_owned(),
+        why: format!("/proc/{}/fd: {err}", target.pid()),
+        how: "run as the same user, or as root (CAP_SYS_PTRACE)".to_owned(),
+    }
+}
+
+/// By the name that the kernel gives the protocol.
+fn kind_of_socket(protocol: Option<&str>) -> &'static str {
+    match protocol {
+        Some("TCP" | "TCPv6" | "MPTCP" | "MPTCPv6") => "tcp",
+        Some("UDP" | "UDPv6" | "UDPLITE" | "UDP-Lite" | "UDPLITEv6") => "udp",
+        Some(name) if name.starts_with("UNIX") => "unix",
+        Some("NETLINK") => "netlink",
+        _ => "socket",
+    }
+}
+
+/// The limit of open descriptors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Limits {
+    soft: u64,
+    hard: u64,
+}
+
+impl Limits {
+    /// Reads `/proc/PID/limits`.
+    fn parse(text: &str) -> Option<Self> {
+        let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        let mut words = line.split_ascii_whitespace();
+        let mut next = || match words.next()? {
+            "unlimited" => Some(u64::MAX),
+            number => number.parse().ok(),
+        };
+        Some(Self { soft: next()?, hard: next()? })
+    }
+}
+
+/// Numbers over time, a bounded number of them: the longer the watch, the further apart.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Readings {
+    pub(super) readings: Vec<Reading>,
+}
+
+impl Readings {
+    pub(super) fn push(&mut self, at_us: u64, value: u64) {
+        if self.readings.len() >= READINGS {
+            let mut at = 0;
+            self.readings.retain(|_| {
+                at += 1;
+                at % 2 == 1
+            });
+        }
+        match self.readings.last_mut() {
+            Some(last) if last.at_us == at_us => last.value = value,
+            _ => self.readings.push(Reading { at_us, value }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn limits_are_read() {
+        let text = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 unlimited            files\n";
+        assert_eq!(Limits::parse(text), Some(Limits { soft: 1024, hard: u64::MAX }));
+        assert_eq!(Limits::parse("Max open files"), None);
+    }
+
+    #[test]
+    fn a_long_watch_keeps_the_first_and_the_last_reading() {
+        let mut open = Readings::default();
+        for at in 0..5000 {
+            open.push(at, at);
+        }
+        assert!(open.readings.len() <= READINGS);
+        assert_eq!(open.readings.first().unwrap().at_us, 0);
+        assert_eq!(open.readings.last().unwrap().at_us, 4999);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_read(text in "(Max open files)?[ a-z0-9\n]*") {
+            let _ = Limits::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Who is watched: its name, program, command line, age, and whether it ended or became another program.
+
+mod command;
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use rustix::fs::{Mode, OFlags, openat, readlinkat};
+
+use super::{
+    Target, clock, descriptors,
+    patience::{self, patiently},
+    stat::{self, Stat},
+};
+use crate::observation::{Hidden, Process, Runtime};
+
+/// Bytes of the command line that are read, and parts of it that are kept.
+const COMMAND_BYTES: usize = 64 * 1024;
+const COMMAND_PARTS: usize = 256;
+/// Threads whose names are looked at, and whose children are asked for.
+const THREADS: usize = 256;
+
+/// Collects [`Process`].
+#[derive(Debug)]
+pub struct Collector {
+    target: Target,
+    seen: Process,
+    /// Where the stack began: another place after each `execve`.
+    stack_at: u64,
+    not_visible: Vec<Hidden>,
+}
+
+impl Collector {
+    /// Looks at the process for the first time.
+    ///
+    /// # Errors
+    /// When not even its `stat` can be read: it has ended.
+    pub fn attach(target: &Target) -> Result<Self, Hidden> {
+        let stat = read_stat(target).ok_or_else(|| Hidden {
+            what: "process".to_owned(),
+            why: format!("/proc/{}/stat cannot be read: the process has ended", target.pid()),
+            how: "watch a process that runs".to_owned(),
+        })?;
+        let mut this = Self {
+            target: target.clone(),
+            seen: Process { pid: target.pid(), name: stat.name.clone(), age_us: age_us(&stat), ..Process::default() },
+            stack_at: stat.stack_at,
+            not_visible: Vec::new(),
+        };
+        this.identify();
+        Ok(this)
+    }
+
+    /// What the process is now; the first time, and after each `execve`.
+    fn identify(&mut self) {
+        let target = self.target.clone();
+        let read = patiently("command line and program", patience::LIMIT, move || {
+            (target.read_text("cmdline", COMMAND_BYTES), readlinkat(target.folder(), "exe", Vec::new()))
+        });
+        match read {
+            Ok((command, exe)) => {
+                self.seen.command = command.map(|text| command::parse(&text, COMMAND_PARTS)).unwrap_or_default();
+                match exe {
+                    Ok(exe) => self.seen.exe = Some(exe.to_string_lossy().into_owned()),
+                    // A thread of the kernel has none.
+                    Err(rustix::io::Errno::NOENT) => self.seen.exe = None,
+                    Err(err) => self.not_visible.push(Hidden {
+                        what: "program".to_owned(),
+                        why: format!("/proc/{}/exe: {err}", self.target.pid()),
+                        how: "run as the same user or as root".to_owned(),
+                    }),
+                }
+            }
+            Err(hidden) => self.not_visible.push(hidden),
+        }
+        self.seen.runtime = runtime(self.seen.exe.as_deref(), &thread_names(&self.target));
+    }
+
+    /// Sees whether it is still the same program.
+    pub fn look(&mut self, at_us: u64) {
+        let Some(stat) = read_stat(&self.target) else { return };
+        if stat.stack_at != self.stack_at && !stat.has_ended() {
+            self.stack_at = stat.stack_at;
+            self.seen.exec_at_us = Some(at_us);
+            self.seen.name.clone_from(&stat.name);
+            self.identify();
+        }
+    }
+
+    /// It ended at that time.
+    pub fn ended(&mut self, at_us: u64) {
+        self.seen.ended_at_us.get_or_insert(at_us);
+    }
+
+    /// What others found it to be written in: a Go version from its binary, say.
+    pub fn set_runtime(&mut self, runtime: Runtime) {
+        self.seen.runtime = runtime;
+    }
+
+    /// What is known of it so far.
+    #[must_use]
+    pub const fn seen(&self) -> &Process {
+        &self.seen
+    }
+
+    /// Ends the looking.
+    #[must_use]
+    pub fn finish(mut self, not_visible: &mut Vec<Hidden>) -> Process {
+        self.seen.children = children(&self.target);
+        not_visible.append(&mut self.not_visible);
+        self.seen
+    }
+}
+
+fn read_stat(target: &Target) -> Option<Stat> {
+    stat::parse(&target.read_text("stat", 4096).ok()?)
+}
+
+fn age_us(stat: &Stat) -> Option<u64> {
+    let started = Duration::from_micros(stat::ticks_us(stat.started_ticks));
+    Some(clock::us(clock::since_boot().saturating_sub(started)))
+}
+
+fn tasks(target: &Target) -> Vec<u32> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder: Option<OwnedFd> = openat(target.folder(), "task", flags, Mode::empty()).ok();
+    folder.and_then(|folder| descriptors::numbers(&folder, THREADS).ok()).unwrap_or_default()
+}
+
+fn thread_names(target: &Target) -> Vec<String> {
+    let name = |tid: u32| target.read_text(&format!("task/{tid}/comm"), 64).ok();
+    tasks(target).into_iter().filter_map(name).map(|name| name.trim_end_matches('\n').to_owned()).collect()
+}
+
+fn children(target: &Target) -> Vec<u32> {
+    let of = |tid: u32| target.read_text(&format!("task/{tid}/children"), 64 * 1024).unwrap_or_default();
+    let mut found: Vec<u32> = tasks(target)
+        .into_iter()
+        .flat_map(|tid| of(tid).split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// What a program is written in, by its file's name and its threads' names. Go leaves no mark in either: its binary
+/// tells, and whoever reads that says so by [`Collector::set_runtime`].
+fn runtime(exe: Option<&str>, threads: &[String]) -> Runtime {
+    let has = |prefix: &str| threads.iter().any(|name| name.starts_with(prefix));
+    let exe = exe.map(|exe| exe.trim_end_matches(" (deleted)").rsplit('/').next().unwrap_or(exe));
+    match exe {
+        Some(exe) if exe.starts_with("python") || exe.starts_with("pypy") => Runtime::Python,
+        Some("node" | "nodejs") => Runtime::Node,
+        Some("java") => Runtime::Java,
+        // The kernel cuts names after 15 bytes. The first is of tokio 1.44 and later, the second of those before.
+        _ if has("tokio-rt-worker") || has("tokio-runtime-w") => Runtime::Tokio,
+        // A program of its own name that has the virtual machine in it.
+        _ if has("G1 Main Marker") || has("VM Periodic Tas") => Runtime::Java,
+        _ if has("V8Worker") || has("DelayedTaskSche") => Runtime::Node,
+        _ => Runtime::Native,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtimes_by_their_marks() {
+        let none: &[String] = &[];
+        assert_eq!(runtime(Some("/usr/bin/python3.12"), none), Runtime::Python);
+        assert_eq!(runtime(Some("/opt/node/bin/node (deleted)"), none), Runtime::Node);
+        assert_eq!(runtime(Some("/usr/bin/java"), none), Runtime::Java);
+        assert_eq!(runtime(None, &["x".to_owned(), "tokio-runtime-w".to_owned()]), Runtime::Tokio);
+        assert_eq!(runtime(Some("/bin/sh"), none), Runtime::Native);
+    }
+}

@@ -1,0 +1,313 @@
+//! The TCP sockets of the process, by `sock_diag`, joined to it by the inodes of its descriptors.
+//!
+//! One dump of the whole network namespace a round: the kernel has no filter for a process. It also shows the other ends
+//! of connections that stay on this host, and the listeners they wait at. Where the host has many more sockets than the
+//! process, the dump leaves the details out, and each socket of the process is asked for by itself.
+
+mod counters;
+mod neighbours;
+mod source;
+mod text;
+mod tracked;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use overdue_core::{facts::TcpState, kernel::netlink::InetSocket};
+
+use self::{
+    neighbours::Listeners,
+    source::Source,
+    tracked::{Connection, Listening},
+};
+use super::{Target, clock::Pace, descriptors};
+use crate::observation::{HalfOpen, Hidden, HostTcp, PeerFds, Sockets};
+
+/// Connections that are followed.
+const FOLLOWED: usize = 100_000;
+/// Connections that are handed over; those that went on without trouble are left out first.
+const SHOWN: usize = 20_000;
+/// Connections that are gone, of those that are followed.
+const GONE: usize = 1_000;
+/// Descriptors that are looked at for sockets.
+const DESCRIPTORS: usize = 200_000;
+/// On a host with more sockets the dump may leave the details out.
+const MANY: usize = 4_000;
+/// Addresses that handshakes are counted by.
+const SOURCES: usize = 65_536;
+/// Peers that are handed over.
+const PEERS: usize = 64;
+
+/// Collects [`Sockets`].
+#[derive(Debug)]
+pub struct Collector {
+    target: Target,
+    source: Source,
+    less: Option<Hidden>,
+    connections: HashMap<u64, Connection>,
+    listeners: HashMap<u64, Listening>,
+    /// The other ends of the connections, as they would be seen in a dump: own end first.
+    other_ends: HashSet<(SocketAddr, SocketAddr)>,
+    peers_first: BTreeMap<String, u64>,
+    peers_last: BTreeMap<String, u64>,
+    counters_first: Option<HostTcp>,
+    counters_last: Option<HostTcp>,
+    /// Sockets of the whole namespace at the last round, and of the process.
+    host: usize,
+    own: usize,
+    left_out: u64,
+    round: u32,
+    pace: Pace,
+    /// What kept the last round from being whole.
+    trouble: Option<io::Error>,
+}
+
+impl Collector {
+    /// The first round.
+    ///
+    /// # Errors
+    /// When the descriptors of the process or its network namespace are not shown to this user.
+    pub fn attach(target: &Target) -> Result<Self, Hidden> {
+        let (source, less) = Source::of(target)?;
+        let mut this = Self {
+            target: target.clone(),
+            source,
+            less,
+            connections: HashMap::new(),
+            listeners: HashMap::new(),
+            other_ends: HashSet::new(),
+            peers_first: BTreeMap::new(),
+            peers_last: BTreeMap::new(),
+            counters_first: None,
+            counters_last: None,
+            host: 0,
+            own: 0,
+            left_out: 0,
+            round: 0,
+            pace: Pace::default(),
+            trouble: None,
+        };
+        this.pace.begin(0);
+        this.round(0).map_err(|err| Hidden {
+            what: "sockets".to_owned(),
+            why: err.to_string(),
+            how: "run as the same user, or as root (CAP_SYS_PTRACE)".to_owned(),
+        })?;
+        this.pace.end(0);
+        this.counters_first = this.counters_last;
+        this.peers_first.clone_from(&this.peers_last);
+        Ok(this)
+    }
+
+    /// Another round; on a host with very many sockets not every time.
+    pub fn look(&mut self, at_us: u64) {
+        if self.pace.begin(at_us) {
+            self.trouble = self.round(at_us).err();
+            self.pace.end(at_us);
+        }
+    }
+
+    /// Connections by peer, when the watch began and now.
+    fn by_peer(&self) -> Vec<PeerFds> {
+        let mut all: BTreeMap<&str, PeerFds> = BTreeMap::new();
+        for (peer, &count) in &self.peers_first {
+            all.insert(peer, PeerFds { peer: peer.clone(), first: count, last: 0 });
+        }
+        for (peer, &count) in &self.peers_last {
+            all.entry(peer).or_insert_with(|| PeerFds { peer: peer.clone(), first: 0, last: 0 }).last = count;
+        }
+        let mut all: Vec<PeerFds> = all.into_values().collect();
+        all.sort_by_key(|peer| Reverse((peer.last, peer.first)));
+        all.truncate(PEERS);
+        all
+    }
+
+    /// The last round, and what was seen: the sockets, and how many of them go to which peer.
+    #[must_use]
+    pub fn finish(mut self, at_us: u64, not_visible: &mut Vec<Hidden>) -> (Sockets, Vec<PeerFds>) {
+        if self.target.is_alive() {
+            self.trouble = self.round(at_us).err();
+        }
+        not_visible.extend(self.less.take());
+        if let Some(err) = self.trouble.take().filter(|_| self.target.is_alive()) {
+            not_visible.push(Hidden {
+                what: "the last look at sockets".to_owned(),
+                why: err.to_string(),
+                how: "watch again".to_owned(),
+            });
+        }
+        let by_peer = self.by_peer();
+        let inodes = self.connections.values().filter_map(|connection| connection.peer_inode).collect();
+        let holders = neighbours::holders(inodes);
+        let ports: HashSet<u16> = self.listeners.values().map(|listening| listening.listener.local.port()).collect();
+        let mut tcp: Vec<_> = self
+            .connections
+            .into_values()
+            .map(|mut connection| {
+                connection.socket.inbound = ports.contains(&connection.socket.local.port());
+                connection.socket.peer_pid = connection.peer_inode.and_then(|inode| holders.get(&inode)).copied();
+                connection.socket
+            })
+            .collect();
+        // What has nothing to tell last: established, read, and nothing on the way.
+        tcp.sort_by_key(|socket| {
+            let dull = socket.state == TcpState::Established && socket.unread_bytes == 0 && socket.unsent_bytes == 0;
+            (dull, Reverse(socket.last_seen_us), Reverse(socket.in_state_us), socket.cookie)
+        });
+        let left_out = self.left_out + u64::try_from(tcp.len().saturating_sub(SHOWN)).unwrap_or_default();
+        tcp.truncate(SHOWN);
+        let mut listeners: Vec<_> = self.listeners.into_values().map(|listening| listening.listener).collect();
+        listeners.sort_by_key(|listener| (listener.local, listener.cookie));
+        let host = self.counters_first.zip(self.counters_last);
+        let host = host.map(|(first, last)| counters::since(&first, &last));
+        (Sockets { tcp, listeners, host, rounds: self.round, left_out }, by_peer)
+    }
+
+    fn round(&mut self, at_us: u64) -> io::Result<()> {
+        let fds = descriptors::sockets(&self.target, DESCRIPTORS)?;
+        if fds.is_empty() && !self.target.is_alive() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let lean = self.host > MANY && self.own.saturating_mul(4) < self.host;
+        let mut host = 0;
+        let mut own = Vec::new();
+        let mut host_listeners = Listeners::default();
+        let mut ends: HashMap<(SocketAddr, SocketAddr), (u32, u32)> = HashMap::new();
+        let mut handshakes: HashMap<SocketAddr, HashMap<IpAddr, u32>> = HashMap::new();
+        let mut sources = 0_usize;
+        self.source.each(!lean, |seen| {
+            host += 1;
+            if seen.state == TcpState::Listen {
+                host_listeners.add(&seen);
+            }
+            let fd = fds.get(&u64::from(seen.inode)).copied().filter(|_| seen.inode != 0);
+            let is_followed = || self.connections.contains_key(&seen.cookie) && seen.cookie != 0;
+            if fd.is_some() || is_followed() {
+                own.push((seen, fd));
+            } else if seen.state == TcpState::SynReceived && sources < SOURCES {
+                sources += 1;
+                *handshakes.entry(seen.local).or_default().entry(seen.remote.ip()).or_default() += 1;
+            }
+            if !self.other_ends.is_empty() && self.other_ends.contains(&(seen.local, seen.remote)) {
+                ends.insert((seen.local, seen.remote), (seen.rqueue, seen.inode));
+            }
+        })?;
+        self.host = host;
+        self.own = own.len();
+        for (seen, fd) in own {
+            if seen.state == TcpState::Listen {
+                self.listeners.entry(seen.cookie).or_insert_with(|| Listening::new(&seen)).see(&seen, fd);
+            } else {
+                let seen = if lean { self.source.one(&seen).unwrap_or(seen) } else { seen };
+                self.see(seen, fd, at_us);
+            }
+        }
+        self.join(&ends, &host_listeners);
+        self.count_handshakes(&handshakes);
+        self.count_peers();
+        self.forget();
+        self.counters_last = counters::read(&self.target).or(self.counters_last);
+        self.round += 1;
+        Ok(())
+    }
+
+    fn see(&mut self, seen: InetSocket, fd: Option<u32>, at_us: u64) {
+        // Bound, or given up: no connection.
+        if seen.state == TcpState::Close && seen.remote.port() == 0 {
+            return;
+        }
+        if self.connections.len() >= FOLLOWED && !self.connections.contains_key(&seen.cookie) {
+            self.left_out += 1;
+            return;
+        }
+        let round = self.round;
+        let connection = self.connections.entry(seen.cookie).or_insert_with(|| Connection::new(&seen, at_us, round));
+        connection.see(&seen, fd, at_us, round);
+    }
+
+    /// The other ends on this host, and the listeners of those who have none yet.
+    fn join(&mut self, ends: &HashMap<(SocketAddr, SocketAddr), (u32, u32)>, listeners: &Listeners) {
+        self.other_ends.clear();
+        for connection in self.connections.values_mut().filter(|connection| connection.round == self.round) {
+            let socket = &mut connection.socket;
+            if !socket.remote.ip().is_loopback() && socket.remote.ip() != socket.local.ip() {
+                continue;
+            }
+            self.other_ends.insert((socket.remote, socket.local));
+            let listener = listeners.of(socket.remote);
+            if let Some(listener) = listener {
+                socket.peer_listener = Some(listener.backlog);
+            }
+            let end = ends.get(&(socket.remote, socket.local));
+            socket.peer_unread_bytes = end.map(|&(unread, _)| unread).or(socket.peer_unread_bytes);
+            let holder = end.map(|&(_, inode)| inode).filter(|&inode| inode != 0);
+            connection.peer_inode =
+                holder.or_else(|| listener.map(|listener| listener.inode)).or(connection.peer_inode);
+        }
+    }
+
+    fn count_handshakes(&mut self, handshakes: &HashMap<SocketAddr, HashMap<IpAddr, u32>>) {
+        for listening in self.listeners.values_mut() {
+            let local = listening.listener.local;
+            let mut sources: HashMap<IpAddr, u32> = HashMap::new();
+            let to_it = handshakes
+                .iter()
+                .filter(|(to, _)| to.port() == local.port() && (to.ip() == local.ip() || local.ip().is_unspecified()));
+            for (source, count) in to_it.flat_map(|(_, sources)| sources) {
+                *sources.entry(*source).or_default() += count;
+            }
+            let last = sources.values().sum();
+            let first = if self.round == 0 { last } else { listening.listener.half_open.first };
+            let top = sources.iter().max_by_key(|&(source, count)| (count, source));
+            listening.listener.half_open = HalfOpen {
+                first,
+                last,
+                sources: u32::try_from(sources.len()).unwrap_or(u32::MAX),
+                top: top.map(|(source, &count)| (source.to_string(), count)),
+            };
+        }
+    }
+
+    fn count_peers(&mut self) {
+        let ports: HashSet<u16> = self.listeners.values().map(|listening| listening.listener.local.port()).collect();
+        let mut inbound: HashMap<IpAddr, u64> = HashMap::new();
+        let mut outbound: HashMap<SocketAddr, u64> = HashMap::new();
+        for connection in self.connections.values().filter(|connection| connection.round == self.round) {
+            let socket = &connection.socket;
+            if socket.fd.is_none() {
+                continue;
+            }
+            if ports.contains(&socket.local.port()) {
+                *inbound.entry(socket.remote.ip()).or_default() += 1;
+            } else {
+                *outbound.entry(socket.remote).or_default() += 1;
+            }
+        }
+        let inbound = inbound.into_iter().map(|(peer, count)| (peer.to_string(), count));
+        let outbound = outbound.into_iter().map(|(peer, count)| (peer.to_string(), count));
+        self.peers_last = inbound.chain(outbound).collect();
+    }
+
+    /// Of the connections that are gone, keeps the latest.
+    fn forget(&mut self) {
+        let gone = self.connections.len().saturating_sub(self.own);
+        if gone <= GONE * 2 {
+            return;
+        }
+        let mut ended: Vec<(u64, u64)> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.round != self.round)
+            .map(|(&cookie, connection)| (connection.socket.last_seen_us, cookie))
+            .collect();
+        ended.sort_unstable();
+        for &(_, cookie) in ended.iter().rev().skip(GONE) {
+            self.connections.remove(&cookie);
+            self.left_out += 1;
+        }
+    }
+}

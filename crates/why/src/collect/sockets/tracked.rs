@@ -1,0 +1,207 @@
+//! What is remembered of one socket from round to round.
+
+use overdue_core::{facts::TcpState, kernel::netlink::InetSocket};
+
+use crate::observation::{HalfOpen, Listener, TcpSocket, TcpTimer, TimerKind};
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: TcpSocket,
+    /// When it was first seen in its state.
+    state_since_us: u64,
+    /// Since when there are unread bytes of which the reader took none.
+    unread_since_us: Option<u64>,
+    /// Bytes that the reader has taken, where the kernel tells.
+    taken: Option<u64>,
+    /// The inode of the other end, when that is on this host; of the listener's while nobody has accepted it.
+    pub(super) peer_inode: Option<u32>,
+    pub(super) round: u32,
+}
+
+/// In these states the peer's FIN has come; the kernel counts it as a byte to be read.
+const fn has_fin(state: TcpState) -> bool {
+    matches!(state, TcpState::CloseWait | TcpState::LastAck | TcpState::Closing)
+}
+
+impl Connection {
+    pub(super) fn new(seen: &InetSocket, at_us: u64, round: u32) -> Self {
+        Self {
+            socket: TcpSocket {
+                cookie: seen.cookie,
+                fd: None,
+                local: seen.local,
+                remote: seen.remote,
+                state: seen.state,
+                in_state_us: 0,
+                since_before: round == 0,
+                inbound: false,
+                unread_bytes: 0,
+                fin_unread: false,
+                unread_for_us: 0,
+                unsent_bytes: 0,
+                timer: TcpTimer::default(),
+                first: seen.info,
+                last: None,
+                last_seen_us: at_us,
+                peer_listener: None,
+                peer_unread_bytes: None,
+                peer_pid: None,
+            },
+            state_since_us: at_us,
+            unread_since_us: None,
+            taken: None,
+            peer_inode: None,
+            round,
+        }
+    }
+
+    /// It is there at that time.
+    pub(super) fn see(&mut self, seen: &InetSocket, fd: Option<u32>, at_us: u64, round: u32) {
+        self.round = round;
+        let socket = &mut self.socket;
+        socket.last_seen_us = at_us;
+        socket.fd = fd;
+        if socket.state != seen.state {
+            socket.state = seen.state;
+            socket.since_before = false;
+            self.state_since_us = at_us;
+        }
+        // The local end is chosen by `connect`.
+        (socket.local, socket.remote) = (seen.local, seen.remote);
+        let unread_before = socket.unread_bytes;
+        socket.fin_unread = has_fin(seen.state) && seen.rqueue > 0;
+        socket.unread_bytes = seen.rqueue - u32::from(socket.fin_unread);
+        socket.unsent_bytes = seen.wqueue;
+        socket.timer = timer(seen);
+        let observed_us = at_us - self.state_since_us.min(at_us);
+        // Entering either state takes a segment with an ACK: it is at least as long ago as the last of them.
+        let acked_us = match (&seen.info, seen.state) {
+            (Some(info), TcpState::CloseWait | TcpState::FinWait2) => u64::from(info.last_ack_recv_ms) * 1000,
+            _ => 0,
+        };
+        socket.in_state_us = observed_us.max(acked_us);
+        let taken = seen.info.as_ref().and_then(|info| info.bytes_received);
+        let taken = taken.map(|received| received.saturating_sub(seen.rqueue.into()));
+        if socket.unread_bytes == 0 {
+            self.unread_since_us = None;
+        } else if self.unread_since_us.is_none() || taken != self.taken || socket.unread_bytes < unread_before {
+            self.unread_since_us = Some(at_us);
+        }
+        self.taken = taken;
+        socket.unread_for_us = self.unread_since_us.map_or(0, |since| at_us.saturating_sub(since));
+        if seen.info.is_some() {
+            socket.last = seen.info;
+            if socket.first.is_none() {
+                socket.first = seen.info;
+            }
+        }
+    }
+}
+
+fn timer(seen: &InetSocket) -> TcpTimer {
+    let kind = match seen.timer {
+        1 => TimerKind::Retransmit,
+        2 => TimerKind::Keepalive,
+        3 => TimerKind::TimeWait,
+        4 => TimerKind::ZeroWindowProbe,
+        _ => TimerKind::Off,
+    };
+    TcpTimer { kind, expires_ms: seen.timer_expires_ms, fired: seen.timer_fired }
+}
+
+/// One listener.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) listener: Listener,
+    drops_before: Option<u32>,
+}
+
+impl Listening {
+    pub(super) fn new(seen: &InetSocket) -> Self {
+        Self {
+            listener: Listener {
+                cookie: seen.cookie,
+                fd: None,
+                local: seen.local,
+                backlog: seen.wqueue,
+                queued_max: 0,
+                queued_last: 0,
+                full_rounds: 0,
+                drops: None,
+                half_open: HalfOpen::default(),
+            },
+            drops_before: seen.drops,
+        }
+    }
+
+    /// It is there.
+    pub(super) fn see(&mut self, seen: &InetSocket, fd: Option<u32>) {
+        let listener = &mut self.listener;
+        listener.fd = fd;
+        listener.backlog = seen.wqueue;
+        listener.queued_last = seen.rqueue;
+        listener.queued_max = listener.queued_max.max(seen.rqueue);
+        listener.full_rounds += u32::from(seen.rqueue > seen.wqueue);
+        if let (Some(before), Some(now)) = (self.drops_before, seen.drops) {
+            listener.drops = Some(now.wrapping_sub(before).into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use overdue_core::facts::TcpInfo;
+
+    use super::*;
+
+    fn seen(state: TcpState, unread: u32, received: u64) -> InetSocket {
+        InetSocket {
+            state,
+            local: "127.0.0.1:1".parse().unwrap(),
+            remote: "127.0.0.1:2".parse().unwrap(),
+            interface: 0,
+            rqueue: unread,
+            wqueue: 0,
+            v6_only: false,
+            cookie: 1,
+            inode: 1,
+            timer: 0,
+            timer_fired: 0,
+            timer_expires_ms: 0,
+            info: Some(TcpInfo {
+                state,
+                bytes_received: Some(received),
+                last_ack_recv_ms: 7_000,
+                ..TcpInfo::default()
+            }),
+            drops: None,
+        }
+    }
+
+    #[test]
+    fn a_reader_that_takes_something_is_not_idle() {
+        let first = seen(TcpState::Established, 10, 10);
+        let mut connection = Connection::new(&first, 0, 0);
+        connection.see(&first, None, 0, 0);
+        connection.see(&seen(TcpState::Established, 20, 20), None, 100, 1);
+        assert_eq!(connection.socket.unread_for_us, 100);
+        // As many bytes as before, and yet others.
+        connection.see(&seen(TcpState::Established, 20, 40), None, 200, 2);
+        assert_eq!(connection.socket.unread_for_us, 0);
+        connection.see(&seen(TcpState::Established, 0, 40), None, 300, 3);
+        assert_eq!((connection.socket.unread_for_us, connection.socket.unread_bytes), (0, 0));
+    }
+
+    #[test]
+    fn the_peers_fin_is_no_byte() {
+        let first = seen(TcpState::Established, 0, 10);
+        let mut connection = Connection::new(&first, 0, 0);
+        connection.see(&first, Some(3), 0, 0);
+        assert!(connection.socket.since_before);
+        connection.see(&seen(TcpState::CloseWait, 1, 11), Some(3), 500, 1);
+        let socket = &connection.socket;
+        assert_eq!((socket.unread_bytes, socket.fin_unread, socket.since_before), (0, true, false));
+        assert_eq!(socket.in_state_us, 7_000_000);
+    }
+}

@@ -1,0 +1,206 @@
+//! Threads: what each does, since when, in which system call and on which descriptor.
+
+mod call;
+mod sample;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    io,
+    time::Duration,
+};
+
+use self::sample::{Changed, Counts, Look};
+use super::{Target, clock::Pace, patience::patiently};
+use crate::observation::{Hidden, Thread, ThreadState, Threads};
+
+/// Threads that are looked at; the others are counted.
+const THREADS: usize = 2_000;
+/// How long one look at all of them may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Collects [`Threads`].
+#[derive(Debug)]
+pub struct Collector {
+    target: Target,
+    threads: BTreeMap<u32, Record>,
+    first: u64,
+    last: u64,
+    left_out: u64,
+    round: u32,
+    /// Whether their system calls are read: not once that was refused, or took for ever.
+    calls: bool,
+    hidden: Option<Hidden>,
+    pace: Pace,
+}
+
+#[derive(Debug)]
+struct Record {
+    thread: Thread,
+    round: u32,
+    /// At its first look: 0 of one that began during the watch.
+    before: (Counts, (u64, u64)),
+    runs: u64,
+    since_us: u64,
+}
+
+impl Collector {
+    /// The first look.
+    ///
+    /// # Errors
+    /// When the threads of the process cannot be listed.
+    pub fn attach(target: &Target) -> Result<Self, Hidden> {
+        let mut this = Self {
+            target: target.clone(),
+            threads: BTreeMap::new(),
+            first: 0,
+            last: 0,
+            left_out: 0,
+            round: 0,
+            calls: true,
+            hidden: None,
+            pace: Pace::default(),
+        };
+        this.pace.begin(0);
+        this.round(0).map_err(|err| Hidden {
+            what: "threads".to_owned(),
+            why: format!("/proc/{}/task: {err}", target.pid()),
+            how: "run as the same user, or as root".to_owned(),
+        })?;
+        this.pace.end(0);
+        this.first = this.last;
+        Ok(this)
+    }
+
+    /// Another look; at very many busy threads not every time.
+    pub fn look(&mut self, at_us: u64) {
+        if self.pace.begin(at_us) {
+            let _ = self.round(at_us);
+            self.pace.end(at_us);
+        }
+    }
+
+    /// The last look, and what was seen.
+    #[must_use]
+    pub fn finish(mut self, at_us: u64, not_visible: &mut Vec<Hidden>) -> Threads {
+        if self.target.is_alive() {
+            let _ = self.round(at_us);
+        }
+        not_visible.extend(self.hidden);
+        let mut threads: Vec<Thread> = self.threads.into_values().map(|record| record.thread).collect();
+        threads.sort_by_key(|thread| (Reverse(thread.blocked_us), thread.tid));
+        Threads { first: self.first, last: self.last, threads, left_out: self.left_out, waits: None }
+    }
+
+    fn round(&mut self, at_us: u64) -> io::Result<()> {
+        let look = self.sample()?;
+        if look.samples.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if let Some(err) = look.refused {
+            self.calls = false;
+            self.hidden = Some(Hidden {
+                what: "what threads wait in (system calls, their descriptors and limits)".to_owned(),
+                why: format!("/proc/{}/task/TID/syscall: {err}", self.target.pid()),
+                how: "run as root (CAP_SYS_PTRACE); as the same user where kernel.yama.ptrace_scope is 0".to_owned(),
+            });
+        }
+        for sample in look.samples {
+            match sample.changed {
+                Some(changed) => self.see(sample.tid, changed, at_us),
+                None => {
+                    if let Some(record) = self.threads.get_mut(&sample.tid) {
+                        record.round = self.round;
+                        record.stays(at_us);
+                    }
+                }
+            }
+        }
+        let round = self.round;
+        self.threads.retain(|_, record| record.round == round);
+        self.left_out = look.left_out;
+        self.last = self.threads.len() as u64 + look.left_out;
+        self.round += 1;
+        Ok(())
+    }
+
+    /// Reads on a thread of its own as long as it reads system calls, which wait for an `execve` of the target to end.
+    fn sample(&mut self) -> io::Result<Look> {
+        let asleep: HashMap<u32, u64> = self
+            .threads
+            .iter()
+            .filter(|(_, record)| record.sleeps())
+            .map(|(&tid, record)| (tid, record.runs))
+            .collect();
+        if !self.calls {
+            return sample::look(&self.target, &asleep, false, THREADS);
+        }
+        let target = self.target.clone();
+        let look = move || {
+            let began_us = super::clock::thread_cpu_us();
+            let look = sample::look(&target, &asleep, true, THREADS);
+            (look, super::clock::thread_cpu_us().saturating_sub(began_us))
+        };
+        match patiently("what threads wait in", LOOK_WITHIN, look) {
+            Ok((look, cost_us)) => {
+                self.pace.add(cost_us);
+                look
+            }
+            Err(hidden) => {
+                self.hidden = Some(hidden);
+                self.calls = false;
+                sample::look(&self.target, &HashMap::new(), false, THREADS)
+            }
+        }
+    }
+
+    fn see(&mut self, tid: u32, changed: Changed, at_us: u64) {
+        let round = self.round;
+        let is_first = round == 0;
+        let record = self.threads.entry(tid).or_insert_with(|| Record {
+            thread: Thread { tid, runqueue_us: changed.counts.runqueue_us.map(|_| 0), ..Thread::default() },
+            round,
+            before: if is_first { (changed.counts, changed.switches) } else { (Counts::default(), (0, 0)) },
+            runs: 0,
+            since_us: at_us,
+        });
+        record.round = round;
+        record.see(changed, at_us, round);
+    }
+}
+
+impl Record {
+    /// Whether it is asleep, so that it has to run before anything of it changes.
+    const fn sleeps(&self) -> bool {
+        matches!(self.thread.state, ThreadState::Sleeping | ThreadState::Uninterruptible)
+    }
+
+    /// It has not run since the look before.
+    fn stays(&mut self, at_us: u64) {
+        self.thread.looks += 1;
+        self.thread.looks_in_state += 1;
+        self.thread.blocked_us = at_us.saturating_sub(self.since_us);
+    }
+
+    fn see(&mut self, changed: Changed, at_us: u64, round: u32) {
+        let state = changed.stat.thread_state();
+        let (before, (voluntary, involuntary)) = self.before;
+        // It was asleep between two looks, or is now: in either case not where it was.
+        self.since_us = at_us;
+        self.runs = changed.counts.runs;
+        let thread = &mut self.thread;
+        thread.looks += 1;
+        thread.looks_in_state = if thread.state == state { thread.looks_in_state + 1 } else { 1 };
+        thread.state = state;
+        thread.name = changed.stat.name;
+        thread.wchan = changed.wchan;
+        thread.blocked_in = changed.blocked_in;
+        thread.blocked_us = 0;
+        thread.since_before = round == 0 && matches!(state, ThreadState::Sleeping | ThreadState::Uninterruptible);
+        thread.cpu_us = changed.counts.cpu_us.saturating_sub(before.cpu_us);
+        thread.runqueue_us =
+            changed.counts.runqueue_us.map(|us| us.saturating_sub(before.runqueue_us.unwrap_or_default()));
+        thread.voluntary_switches = changed.switches.0.saturating_sub(voluntary);
+        thread.involuntary_switches = changed.switches.1.saturating_sub(involuntary);
+    }
+}

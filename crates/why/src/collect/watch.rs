@@ -1,0 +1,275 @@
+//! One watch of one process, from the first look to the [`Observation`].
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+use super::{
+    Clock, Connections, Gone, Kernel, Target,
+    clock::{self, us},
+    fds, process, sockets, threads,
+};
+use crate::observation::{Hidden, Observation, Overhead};
+
+/// How to watch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long.
+    pub for_: Duration,
+    /// From one look to the next. A collector for which a look is dear looks more rarely.
+    pub every: Duration,
+}
+
+impl Default for Options {
+    /// Ten seconds, with four looks in each.
+    fn default() -> Self {
+        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250) }
+    }
+}
+
+/// Why a watch could not even begin.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// There is no such process.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    /// Nothing at all of it can be seen.
+    #[error("nothing of process {pid} can be seen: {why}; {how}", why = .hidden.why, how = .hidden.how)]
+    Hidden {
+        /// The process.
+        pid: u32,
+        /// Why, and how to change that.
+        hidden: Hidden,
+    },
+}
+
+/// Ends a watch early, from another thread or a signal handler. A clone ends the same one.
+#[derive(Clone, Debug)]
+pub struct Interrupt(Arc<OwnedFd>);
+
+impl Interrupt {
+    /// One that nobody has raised.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// Raises it for good.
+    pub fn raise(&self) {
+        // It can only fail when it was raised 2^64 times before.
+        let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+/// What ended a watch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Its time is over.
+    Time,
+    /// The process ended.
+    Process,
+    /// It was interrupted.
+    Interrupted,
+}
+
+/// A watch that goes on.
+pub struct Watch {
+    target: Target,
+    clock: Clock,
+    options: Options,
+    attach_us: u64,
+    cpu_before_us: u64,
+    /// Becomes readable when the last thread has ended. `None` where the kernel has no such thing.
+    pidfd: Option<OwnedFd>,
+    not_visible: Vec<Hidden>,
+    process: process::Collector,
+    fds: Option<fds::Collector>,
+    sockets: Option<sockets::Collector>,
+    threads: Option<threads::Collector>,
+    connections: Option<Connections>,
+}
+
+impl Watch {
+    /// Begins to watch: all collectors look for the first time.
+    ///
+    /// # Errors
+    /// When there is no such process. A collector that cannot see is listed in the observation.
+    pub fn attach(pid: u32, options: Options) -> Result<Self, AttachError> {
+        let cpu_before_us = clock::own_cpu_us();
+        let clock = Clock::start();
+        let target = Target::new(pid)?;
+        let process = process::Collector::attach(&target).map_err(|hidden| AttachError::Hidden { pid, hidden })?;
+        let mut hidden = Vec::new();
+        let kernel = seen(Kernel::new(), &mut hidden);
+        let connections = kernel.as_ref().and_then(|kernel| seen(Connections::attach(kernel, &target), &mut hidden));
+        hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
+        let mut watch = Self {
+            pidfd: pidfd(&target),
+            process,
+            fds: seen(fds::Collector::attach(&target), &mut hidden),
+            sockets: seen(sockets::Collector::attach(&target), &mut hidden),
+            threads: seen(threads::Collector::attach(&target), &mut hidden),
+            connections,
+            target,
+            clock,
+            options,
+            attach_us: 0,
+            cpu_before_us,
+            not_visible: hidden,
+        };
+        watch.attach_us = watch.clock.at_us();
+        Ok(watch)
+    }
+
+    /// The process.
+    #[must_use]
+    pub const fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Looks again and again until the time is over, the process has ended, or it is interrupted.
+    pub fn run(&mut self, interrupt: &Interrupt) -> Ended {
+        loop {
+            let elapsed = self.clock.elapsed();
+            let Some(left) = self.options.for_.checked_sub(elapsed).filter(|left| !left.is_zero()) else {
+                return Ended::Time;
+            };
+            // Looks fall on multiples of the period, however long each takes.
+            let period_us = us(self.options.every).max(1000);
+            let next = Duration::from_micros(period_us - us(elapsed) % period_us);
+            if let Some(ended) = self.wait(interrupt, next.min(left)) {
+                return ended;
+            }
+            if next < left {
+                self.look();
+            }
+        }
+    }
+
+    /// One look.
+    fn look(&mut self) {
+        let at_us = self.clock.at_us();
+        self.process.look(at_us);
+        if let Some(fds) = &mut self.fds {
+            fds.look(at_us);
+        }
+        if let Some(sockets) = &mut self.sockets {
+            sockets.look(at_us);
+        }
+        if let Some(threads) = &mut self.threads {
+            threads.look(at_us);
+        }
+        if let Some(connections) = &mut self.connections {
+            connections.look(at_us);
+        }
+    }
+
+    fn wait(&mut self, interrupt: &Interrupt, at_most: Duration) -> Option<Ended> {
+        let mut fds = vec![PollFd::new(&*interrupt.0, PollFlags::IN)];
+        fds.extend(self.pidfd.as_ref().map(|pidfd| PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)));
+        let at_most = Timespec::try_from(at_most).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 1_000_000 });
+        match poll(&mut fds, Some(&at_most)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            // Never in practice; and without it, who could say that it is over?
+            Err(_) => return Some(Ended::Interrupted),
+        }
+        let is_ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        if is_ready(1) || (self.pidfd.is_none() && !self.target.is_alive()) {
+            self.process.ended(self.clock.at_us());
+            return Some(Ended::Process);
+        }
+        is_ready(0).then_some(Ended::Interrupted)
+    }
+
+    /// Ends it: the last look, and all that was seen.
+    #[must_use]
+    pub fn finish(mut self) -> Observation {
+        let at_us = self.clock.at_us();
+        if !self.target.is_alive() {
+            self.process.ended(at_us);
+        }
+        let mut hidden = self.not_visible;
+        let mut seen = Observation { window_us: at_us, ..Observation::default() };
+        seen.fds = self.fds.map(|fds| fds.finish(at_us));
+        if let Some(sockets) = self.sockets {
+            let (sockets, by_peer) = sockets.finish(at_us, &mut hidden);
+            seen.sockets = Some(sockets);
+            seen.fds.iter_mut().for_each(|fds| fds.by_peer.clone_from(&by_peer));
+        }
+        seen.threads = self.threads.map(|threads| threads.finish(at_us, &mut hidden));
+        let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
+        seen.connections = self.connections.map(Connections::finish);
+        join(&mut seen);
+        seen.process = self.process.finish(&mut hidden);
+        seen.not_visible = hidden;
+        seen.overhead = Overhead {
+            cpu_us: clock::own_cpu_us().saturating_sub(self.cpu_before_us),
+            rss_bytes: peak_rss(),
+            attach_us: self.attach_us,
+            dropped_events: dropped,
+            ..Overhead::default()
+        };
+        seen
+    }
+}
+
+/// What the descriptors are that threads wait for.
+fn join(seen: &mut Observation) {
+    let (Some(threads), Some(sockets)) = (&mut seen.threads, &seen.sockets) else { return };
+    let connections =
+        sockets.tcp.iter().filter_map(|socket| Some((socket.fd?, (format!("tcp {}", socket.remote), socket.cookie))));
+    let listeners = sockets
+        .listeners
+        .iter()
+        .filter_map(|listener| Some((listener.fd?, (format!("listener {}", listener.local), listener.cookie))));
+    let by_fd: HashMap<u32, (String, u64)> = connections.chain(listeners).collect();
+    let name = |fd: u32, what: &mut Option<String>, cookie: &mut Option<u64>| {
+        if what.as_deref() == Some("socket")
+            && let Some((name, found)) = by_fd.get(&fd)
+        {
+            *what = Some(name.clone());
+            *cookie = Some(*found);
+        }
+    };
+    for blocked in threads.threads.iter_mut().filter_map(|thread| thread.blocked_in.as_mut()) {
+        if let Some(fd) = blocked.fd {
+            name(fd, &mut blocked.what, &mut blocked.cookie);
+        }
+        for member in &mut blocked.waits_for {
+            name(member.fd, &mut member.what, &mut member.cookie);
+        }
+    }
+}
+
+/// A collector, or a line in the list of what cannot be seen.
+fn seen<T>(attached: Result<T, Hidden>, hidden: &mut Vec<Hidden>) -> Option<T> {
+    attached.map_err(|why| hidden.push(why)).ok()
+}
+
+/// A descriptor of the process itself. Its number may have been given to another since the target was found: that one
+/// still being there after tells that it was not.
+fn pidfd(target: &Target) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(target.pid()).ok()?)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    target.is_alive().then_some(pidfd)
+}
+
+/// The most memory that the watcher ever held, bytes.
+fn peak_rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.unwrap_or_default().saturating_mul(1024)
+}

@@ -1,0 +1,370 @@
+//! The judge of a process: an [`Observation`] in, ranked verdicts out.
+//!
+//! Each rule looks at the whole observation and finds one cause, or nothing; what was not observed is never taken for
+//! zero. Then findings that follow from others are put beneath them ([`EFFECTS`]), advisories are set apart, and the
+//! rest is ranked: by [`Severity`] first, then by the share of stalled time, processor or limit that it explains.
+//!
+//! # Thresholds
+//!
+//! | what | value | why |
+//! |---|---|---|
+//! | [`SETTLED_US`] | 1 s | a state shorter than this may be on its way to the next |
+//! | [`PILE`] | 8 | connections in the same dead end before it is called a pile |
+//! | [`SPIN_PER_SECOND`] | 1,000 | polls a second of a thread that does nothing else |
+//! | [`SHORT_SPIN_PER_SECOND`] | 200 | the same with a limit of about 1 ms, which cannot be faster |
+//! | [`ALWAYS`] | 0.9 | the share of polls, of threads, of looks that is called "nearly all" |
+//! | [`BETWEEN`] | 0.1 | other calls for each poll: a loop that does less between its polls does nothing |
+//! | [`NEAR_LIMIT`] | half of the limit, or the limit within 10 minutes | descriptors that grow and end there |
+//! | [`STORM_PER_SECOND`] | 5 | failed handshakes a second |
+//! | [`CHURN_PER_SECOND`] | 50 | connections a second that end without work |
+//! | [`THROTTLED`] | 0.1 | the share of periods in which a quota was used up |
+//! | [`STARVED`] | 0.3 | the share of its waiting and running that a process waited for a processor |
+//! | [`BUSY`] | 0.8 | processors in use at which a process is called busy |
+//! | [`IDLE_MS`] | 10 s | silence of a connection that nothing will ever close |
+//! | [`TASKS`] | 64 | tasks at the same place before they are called a crowd |
+
+mod calls;
+mod descriptors;
+mod edge;
+mod processor;
+mod sockets;
+mod spin;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod threads;
+
+use std::{borrow::Cow, time::Duration};
+
+use overdue_core::{Cause, Confidence, DurationText, Evidence, Rejected, Source, Verdict, facts::TcpState};
+use serde::Serialize;
+
+use crate::Observation;
+
+pub use calls::{Stall, stalls};
+
+/// See the table of thresholds.
+pub const SETTLED_US: u64 = 1_000_000;
+/// See the table of thresholds.
+pub const PILE: usize = 8;
+/// See the table of thresholds.
+pub const SPIN_PER_SECOND: f64 = 1_000.0;
+/// See the table of thresholds.
+pub const SHORT_SPIN_PER_SECOND: f64 = 200.0;
+/// See the table of thresholds.
+pub const ALWAYS: f64 = 0.9;
+/// See the table of thresholds.
+pub const BETWEEN: f64 = 0.1;
+/// See the table of thresholds.
+pub const NEAR_LIMIT: (f64, Duration) = (0.5, Duration::from_secs(600));
+/// See the table of thresholds.
+pub const STORM_PER_SECOND: f64 = 5.0;
+/// See the table of thresholds.
+pub const CHURN_PER_SECOND: f64 = 50.0;
+/// See the table of thresholds.
+pub const THROTTLED: f64 = 0.1;
+/// See the table of thresholds.
+pub const STARVED: f64 = 0.3;
+/// See the table of thresholds.
+pub const BUSY: f64 = 0.8;
+/// See the table of thresholds.
+pub const IDLE_MS: u32 = 10_000;
+/// See the table of thresholds.
+pub const TASKS: u64 = 64;
+
+/// What follows from what: the second is listed beneath the first when both are found.
+pub const EFFECTS: &[(Cause, Cause)] = &[
+    (Cause::CpuThrottled, Cause::LocalStall),
+    (Cause::CpuThrottled, Cause::AcceptQueueOverflow),
+    (Cause::CloseWaitPileup, Cause::FdLeak),
+    (Cause::FinWait2Pileup, Cause::FdLeak),
+    (Cause::FdLeak, Cause::SpinAcceptEmfile),
+    (Cause::FdLeak, Cause::FdExhausted),
+    (Cause::FdLeak, Cause::AcceptQueueOverflow),
+    (Cause::CloseWaitPileup, Cause::SpinAcceptEmfile),
+    (Cause::CloseWaitPileup, Cause::FdExhausted),
+    (Cause::CloseWaitPileup, Cause::AcceptQueueOverflow),
+    (Cause::SpinAcceptEmfile, Cause::FdExhausted),
+    (Cause::SpinAcceptEmfile, Cause::AcceptQueueOverflow),
+    (Cause::SpinAcceptError, Cause::AcceptQueueOverflow),
+    (Cause::RuntimeBlocked, Cause::AcceptQueueOverflow),
+    (Cause::SpinHalfClosed, Cause::CloseWaitPileup),
+    (Cause::WaitsUpstream, Cause::TaskBacklog),
+    (Cause::WaitsUpstream, Cause::ServerSlow),
+    (Cause::WaitsUpstream, Cause::WaitUnlimited),
+    (Cause::DnsSerialised, Cause::DnsSlow),
+    (Cause::DnsSerialised, Cause::DnsNoAnswer),
+    (Cause::DeadlineIgnored, Cause::ServerSlow),
+    (Cause::SpinZeroTimeout, Cause::CpuBusy),
+    (Cause::SpinHalfClosed, Cause::CpuBusy),
+    (Cause::SpinErrorFd, Cause::CpuBusy),
+    (Cause::SpinAcceptError, Cause::CpuBusy),
+    (Cause::SpinAcceptEmfile, Cause::CpuBusy),
+    (Cause::CpuThrottled, Cause::CpuBusy),
+    (Cause::TlsHandshakeStorm, Cause::ConnectionChurn),
+];
+
+/// What a finding does to the service, the worst last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Severity {
+    /// Something is used up in vain, or will be used up some day.
+    Wasting,
+    /// Work waits.
+    Waiting,
+    /// Work is refused or lost.
+    Refusing,
+}
+
+/// What a finding's share is a share of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShareOf {
+    /// Of the time that something waited.
+    StalledTime,
+    /// Of the processor time that was used.
+    Cpu,
+    /// Of the limit that it nears.
+    Limit,
+    /// Of the connections that were seen.
+    Connections,
+}
+
+impl ShareOf {
+    /// For a reader, after "97 % of".
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::StalledTime => "the stalled time",
+            Self::Cpu => "its processor time",
+            Self::Limit => "the limit",
+            Self::Connections => "the connections",
+        }
+    }
+}
+
+/// One verdict on a process.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Finding {
+    /// The four facts.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// What its share is a share of.
+    pub share_of: ShareOf,
+    /// What follows from it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub effects: Vec<Finding>,
+    #[serde(skip)]
+    severity: Severity,
+    /// Said, but no verdict.
+    #[serde(skip)]
+    advisory: bool,
+}
+
+/// What the judge found.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct Judgement {
+    /// What explains the trouble; the first explains most. Empty where nothing is wrong.
+    pub verdicts: Vec<Finding>,
+    /// What was noticed besides.
+    pub advisories: Vec<Finding>,
+}
+
+/// A rule: the whole observation in, findings out.
+type Rule = fn(&Observation) -> Vec<Finding>;
+
+const RULES: &[Rule] = &[
+    descriptors::rule,
+    sockets::close_wait,
+    sockets::fin_wait2,
+    sockets::half_open,
+    sockets::accept_queue,
+    sockets::no_keepalive,
+    edge::handshake_storm,
+    edge::churn,
+    spin::rule,
+    processor::throttled,
+    processor::busy,
+    threads::io_stuck,
+    threads::runtime_blocked,
+    threads::dns_serialised,
+    tasks::goroutines,
+    tasks::threads,
+    calls::rule,
+    calls::deadline_ignored,
+    threads::wait_unlimited,
+];
+
+/// Judges one process.
+#[must_use]
+pub fn judge(seen: &Observation) -> Judgement {
+    let found: Vec<Finding> = RULES.iter().flat_map(|rule| rule(seen)).collect();
+    let mut roots = nest(found);
+    roots.sort_by(|a, b| {
+        let by_share = b.verdict.share.total_cmp(&a.verdict.share);
+        b.severity.cmp(&a.severity).then(by_share).then(b.verdict.confidence.cmp(&a.verdict.confidence))
+    });
+    let (mut advisories, mut verdicts): (Vec<_>, Vec<_>) = roots.into_iter().partition(|finding| finding.advisory);
+    // A wait without limit is what explains the stall where nothing else does; otherwise it is a remark on it.
+    if !verdicts.is_empty() {
+        let (remarks, rest): (Vec<_>, Vec<_>) =
+            verdicts.into_iter().partition(|finding| finding.verdict.cause == Cause::WaitUnlimited);
+        if rest.is_empty() {
+            verdicts = remarks;
+        } else {
+            verdicts = rest;
+            advisories.extend(remarks);
+        }
+    }
+    Judgement { verdicts, advisories }
+}
+
+/// Puts what follows from another finding beneath it.
+fn nest(mut found: Vec<Finding>) -> Vec<Finding> {
+    // From the last of the table to the first, so that an effect takes its own effects with it.
+    for &(cause, effect) in EFFECTS.iter().rev() {
+        if !found.iter().any(|finding| finding.verdict.cause == cause) {
+            continue;
+        }
+        let (below, mut rest): (Vec<_>, Vec<_>) = found.into_iter().partition(|f| f.verdict.cause == effect);
+        if let Some(above) = rest.iter_mut().find(|finding| finding.verdict.cause == cause) {
+            above.effects.extend(below);
+        }
+        found = rest;
+    }
+    found
+}
+
+impl Finding {
+    fn new(cause: Cause, severity: Severity, confidence: Confidence, summary: impl Into<String>) -> Self {
+        let entry = cause.entry();
+        Self {
+            verdict: Verdict {
+                cause,
+                stage: entry.stages.first().copied().unwrap_or("any"),
+                confidence,
+                share: 0.0,
+                summary: summary.into(),
+                fix: entry.fix.first().copied().unwrap_or_default().into(),
+                evidence: Vec::new(),
+                rejected: Vec::new(),
+            },
+            share_of: ShareOf::StalledTime,
+            effects: Vec::new(),
+            severity,
+            advisory: cause.is_advisory(),
+        }
+    }
+
+    fn because(mut self, evidence: Evidence) -> Self {
+        self.verdict.evidence.push(evidence);
+        self
+    }
+
+    fn and(mut self, evidence: impl IntoIterator<Item = Evidence>) -> Self {
+        self.verdict.evidence.extend(evidence);
+        self
+    }
+
+    fn rejected(mut self, cause: Cause, why: impl Into<Cow<'static, str>>) -> Self {
+        self.verdict.rejected.push(Rejected { cause, why: why.into() });
+        self
+    }
+
+    fn fix(mut self, fix: impl Into<Cow<'static, str>>) -> Self {
+        self.verdict.fix = fix.into();
+        self
+    }
+
+    fn share(mut self, of: ShareOf, part: f64) -> Self {
+        self.share_of = of;
+        self.verdict.share = if part.is_finite() { part.clamp(0.0, 1.0) } else { 0.0 };
+        self
+    }
+}
+
+/// Microseconds for a reader.
+fn time(us: u64) -> DurationText {
+    DurationText(Duration::from_micros(us))
+}
+
+/// How often in a second.
+fn per_second(count: u64, us: u64) -> f64 {
+    if us == 0 { 0.0 } else { count as f64 * 1e6 / us as f64 }
+}
+
+/// A recording may hold any number.
+fn total(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// "1 connection", "3 connections".
+fn count(number: impl Into<u64>, what: &str) -> String {
+    let number = number.into();
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// The numbers of `/proc` as evidence.
+fn proc(text: impl Into<Cow<'static, str>>) -> Evidence {
+    Evidence::new(Source::Proc, text)
+}
+
+fn diag(text: impl Into<Cow<'static, str>>) -> Evidence {
+    Evidence::new(Source::SockDiag, text)
+}
+
+fn bpf(text: impl Into<Cow<'static, str>>) -> Evidence {
+    Evidence::new(Source::Bpf, text)
+}
+
+/// The functions of a stack that a reader knows again: the innermost of the program's own, at most four.
+fn place(stack: &crate::observation::Stack) -> Option<String> {
+    let mut names: Vec<&str> = stack.functions().collect();
+    // The C library's wrappers say nothing that the system call does not say.
+    let own = names.iter().position(|name| !is_plumbing(name)).unwrap_or(0);
+    names.drain(..own);
+    names.truncate(4);
+    (!names.is_empty()).then(|| names.join(" < "))
+}
+
+/// The state as `ss` and `netstat` write it.
+#[must_use]
+pub const fn state_text(state: TcpState) -> &'static str {
+    match state {
+        TcpState::Established => "ESTABLISHED",
+        TcpState::SynSent => "SYN_SENT",
+        TcpState::SynReceived => "SYN_RECV",
+        TcpState::FinWait1 => "FIN_WAIT1",
+        TcpState::FinWait2 => "FIN_WAIT2",
+        TcpState::TimeWait => "TIME_WAIT",
+        TcpState::Close => "CLOSED",
+        TcpState::CloseWait => "CLOSE_WAIT",
+        TcpState::LastAck => "LAST_ACK",
+        TcpState::Listen => "LISTEN",
+        TcpState::Closing => "CLOSING",
+        TcpState::Unknown => "UNKNOWN",
+    }
+}
+
+fn is_plumbing(function: &str) -> bool {
+    const PLUMBING: [&str; 12] = [
+        "syscall",
+        "epoll_wait",
+        "epoll_pwait",
+        "accept",
+        "accept4",
+        "read",
+        "recv",
+        "poll",
+        "select",
+        "clone",
+        "clone3",
+        "start_thread",
+    ];
+    let bare = function.trim_start_matches("__GI_").trim_start_matches("__libc_").trim_start_matches('_');
+    PLUMBING.contains(&bare) || function.contains("syscall") || bare.ends_with("_nocancel")
+}

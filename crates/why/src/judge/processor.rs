@@ -1,0 +1,122 @@
+//! Processor time: too little of it, or all of it.
+
+use overdue_core::{Cause, Confidence};
+
+use super::{BUSY, Finding, STARVED, Severity, ShareOf, THROTTLED, place, proc, share, time};
+use crate::Observation;
+
+/// A quota takes the processor away, or others do.
+pub(super) fn throttled(seen: &Observation) -> Vec<Finding> {
+    let Some(cpu) = &seen.cpu else { return Vec::new() };
+    let used = cpu.used_us();
+    if let Some(quota) = &cpu.throttling
+        && share(quota.throttled_periods, quota.periods) >= THROTTLED
+    {
+        let part = share(quota.throttled_periods, quota.periods);
+        let limit = match (quota.quota_us, quota.period_us) {
+            (Some(quota), Some(period)) if period > 0 => {
+                format!(
+                    " (its quota is {:.2} processors: {} of each {})",
+                    quota as f64 / period as f64,
+                    time(quota),
+                    time(period)
+                )
+            }
+            _ => String::new(),
+        };
+        return vec![
+            Finding::new(
+                Cause::CpuThrottled,
+                Severity::Waiting,
+                Confidence::High,
+                format!(
+                    "its control group stops it in {:.0} % of the periods{limit}: {} were taken away in {}",
+                    part * 100.0,
+                    time(quota.throttled_us),
+                    time(seen.window_us)
+                ),
+            )
+            .because(
+                proc(format!("{}: {} of {} periods throttled", quota.group, quota.throttled_periods, quota.periods))
+                    .with("throttled_periods", quota.throttled_periods)
+                    .with("periods", quota.periods)
+                    .with("throttled_us", quota.throttled_us),
+            )
+            .rejected(
+                Cause::CpuBusy,
+                "it would use more if it were allowed to: the quota is used up before the period is over",
+            )
+            .share(ShareOf::StalledTime, part),
+        ];
+    }
+    // Others take the processor: ready to run, and nothing to run on.
+    let Some(waited) = cpu.runqueue_us else { return Vec::new() };
+    let part = share(waited, waited.saturating_add(used));
+    let worth = share(waited, seen.window_us) >= STARVED;
+    let had_all = share(used, seen.window_us) >= 0.9 * cpu.processors.max(1.0);
+    if part < STARVED || !worth || had_all {
+        return Vec::new();
+    }
+    vec![
+        Finding::new(
+            Cause::CpuThrottled,
+            Severity::Waiting,
+            Confidence::Medium,
+            format!(
+                "it was ready to run and had no processor for {} of {} in which it ran {}: others use the processors",
+                time(waited),
+                time(seen.window_us),
+                time(used)
+            ),
+        )
+        .because(
+            proc(format!("schedstat: {} on the run queue, {} running", time(waited), time(used)))
+                .with("runqueue_us", waited)
+                .with("cpu_us", used),
+        )
+        .and(cpu.pressure_us.map(|us| {
+            proc(format!("pressure: some task of this machine waited for a processor during {}", time(us)))
+                .with("pressure_us", us)
+        }))
+        .fix("Give it processors of its own (cpuset, a higher weight), or move what uses them: `top -H`, /proc/pressure/cpu.")
+        .rejected(Cause::CpuBusy, "it waits for the processor about as long as it has it")
+        .share(ShareOf::StalledTime, part),
+    ]
+}
+
+/// It is not waiting at all.
+pub(super) fn busy(seen: &Observation) -> Vec<Finding> {
+    let Some(cpu) = &seen.cpu else { return Vec::new() };
+    let used = cpu.used_us();
+    let processors = share(used, seen.window_us);
+    // One thread that never sleeps is busy, too, whatever the number of processors.
+    if processors < BUSY {
+        return Vec::new();
+    }
+    let hot = cpu.hot.as_ref().and_then(|hot| hot.iter().max_by_key(|hot| hot.samples));
+    let at = hot.and_then(|hot| Some((place(&hot.stack)?, hot)));
+    let where_to = at
+        .as_ref()
+        .map(|(place, hot)| format!("; {:.0} % of it in {place}", share(hot.samples, cpu.samples.max(1)) * 100.0));
+    vec![
+        Finding::new(
+            Cause::CpuBusy,
+            Severity::Wasting,
+            Confidence::High,
+            format!(
+                "it computes: {processors:.2} processors in use ({} user, {} system in {}){}",
+                time(cpu.user_us),
+                time(cpu.system_us),
+                time(seen.window_us),
+                where_to.unwrap_or_default()
+            ),
+        )
+        .because(
+            proc(format!("{} of processor time in {}", time(used), time(seen.window_us)))
+                .with("user_us", cpu.user_us)
+                .with("system_us", cpu.system_us),
+        )
+        .rejected(Cause::CpuThrottled, "no quota took the processor away in this window")
+        .share(ShareOf::Cpu, 1.0),
+    ]
+}

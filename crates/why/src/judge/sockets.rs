@@ -1,0 +1,310 @@
+//! Connections that pile up in a state that should be short.
+
+use std::collections::HashMap;
+
+use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
+
+use super::{ALWAYS, Finding, IDLE_MS, PILE, SETTLED_US, Severity, ShareOf, count, diag, place, proc, share, time};
+use crate::{
+    Observation,
+    observation::{Listener, Sockets, TcpSocket, Thread, TimerKind},
+};
+
+/// The peers closed, the application never does.
+pub(super) fn close_wait(seen: &Observation) -> Vec<Finding> {
+    let Some(sockets) = &seen.sockets else { return Vec::new() };
+    let stuck = in_state(sockets, TcpState::CloseWait);
+    if stuck.len() < PILE {
+        return Vec::new();
+    }
+    let unread = stuck.iter().filter(|socket| socket.unread_bytes > 1).count();
+    let side = side(&stuck);
+    let oldest = oldest(&stuck);
+    let mut finding = Finding::new(
+        Cause::CloseWaitPileup,
+        Severity::Wasting,
+        Confidence::High,
+        format!(
+            "{} are in CLOSE_WAIT: the peers closed {}, this process did not ({side})",
+            count(stuck.len() as u64, "connection"),
+            oldest_text(oldest, "up to "),
+        ),
+    )
+    .because(states(sockets, stuck.len()))
+    .because(
+        diag(format!("the oldest {}; {} of them have data nobody read", since(oldest), unread))
+            .with("oldest_us", oldest.map_or(0, |(us, _)| us))
+            .with("with_unread", unread as u64),
+    )
+    .rejected(Cause::FinWait2Pileup, "it is the peers who closed first, not this side")
+    .share(ShareOf::Connections, share(stuck.len() as u64, sockets.tcp.len() as u64));
+    if let Some((peer, number)) = most_frequent(stuck.iter().map(|socket| peer_of(socket))) {
+        finding = finding.because(diag(format!("{number} of them with {peer}")).with("with_peer", number));
+    }
+    vec![finding]
+}
+
+/// Our side shut down its write half and waits for the peer's end.
+pub(super) fn fin_wait2(seen: &Observation) -> Vec<Finding> {
+    let Some(sockets) = &seen.sockets else { return Vec::new() };
+    // One without a descriptor was closed: the kernel ends it after tcp_fin_timeout.
+    let mut stuck = in_state(sockets, TcpState::FinWait2);
+    stuck.retain(|socket| socket.fd.is_some());
+    if stuck.len() < PILE {
+        return Vec::new();
+    }
+    let oldest = oldest(&stuck);
+    let finding = Finding::new(
+        Cause::FinWait2Pileup,
+        Severity::Wasting,
+        Confidence::High,
+        format!(
+            "{} are in FIN_WAIT2: this process shut down its writing side {}and waits for the peers to end, without \
+             a limit ({})",
+            count(stuck.len() as u64, "connection"),
+            oldest_text(oldest, "up to "),
+            side(&stuck),
+        ),
+    )
+    .because(states(sockets, stuck.len()))
+    .because(
+        diag(format!("they still have descriptors, so tcp_fin_timeout does not apply; the oldest {}", since(oldest)))
+            .with("oldest_us", oldest.map_or(0, |(us, _)| us)),
+    )
+    .rejected(Cause::CloseWaitPileup, "it is this side that closed first; the peers have not")
+    .share(ShareOf::Connections, share(stuck.len() as u64, sockets.tcp.len() as u64));
+    vec![finding]
+}
+
+/// Inbound handshakes that do not complete.
+pub(super) fn half_open(seen: &Observation) -> Vec<Finding> {
+    let Some(sockets) = &seen.sockets else { return Vec::new() };
+    let piled = sockets.listeners.iter().filter(|listener| listener.half_open.last as usize >= PILE);
+    let Some(listener) = piled.max_by_key(|listener| listener.half_open.last) else { return Vec::new() };
+    let half = &listener.half_open;
+    // A full accept queue leaves handshakes half-open, too: it is the cause then.
+    if is_full(listener) {
+        return Vec::new();
+    }
+    let few = half.sources <= 4 || half.top.as_ref().is_some_and(|(_, top)| *top * 2 >= half.last);
+    let who = match &half.top {
+        Some((address, top)) if few => format!("{top} of them from {address}: what we answer does not reach it"),
+        _ => format!("from {} addresses: a flood, or a return path that is lost for all", half.sources),
+    };
+    let cookies = sockets.host.map_or(0, |host| host.syncookies_sent);
+    let finding = Finding::new(
+        Cause::HalfOpenPileup,
+        Severity::Refusing,
+        if half.last >= half.first { Confidence::High } else { Confidence::Medium },
+        format!("{} handshakes with {} are half-open (SYN-RECV), {who}", half.last, listener.local),
+    )
+    .because(
+        diag(format!("{} half-open when the watch began, {} when it ended", half.first, half.last))
+            .with("first", half.first)
+            .with("last", half.last)
+            .with("sources", half.sources),
+    )
+    .and((cookies > 0).then(|| {
+        proc(format!("{cookies} SYN cookies sent: the queue of half-open connections was full"))
+            .with("syncookies_sent", cookies)
+    }))
+    .rejected(
+        Cause::AcceptQueueOverflow,
+        format!("at most {} of {} waited to be accepted", listener.queued_max, listener.backlog),
+    )
+    .share(ShareOf::Connections, share(half.last.into(), u64::from(half.last) + sockets.tcp.len() as u64));
+    vec![finding]
+}
+
+/// Our own listener is full.
+pub(super) fn accept_queue(seen: &Observation) -> Vec<Finding> {
+    let Some(sockets) = &seen.sockets else { return Vec::new() };
+    let mut full: Vec<_> = sockets.listeners.iter().filter(|listener| is_full(listener)).collect();
+    full.sort_by_key(|listener| std::cmp::Reverse((listener.full_rounds, listener.queued_max)));
+    let Some(listener) = full.first() else { return Vec::new() };
+    let rounds = sockets.rounds.max(1);
+    let always = f64::from(listener.full_rounds) >= ALWAYS * f64::from(rounds);
+    let drops = listener.drops.unwrap_or(0);
+    let overflows = sockets.host.map_or(0, |host| host.listen_overflows);
+    let instead = instead(seen);
+    let does = instead.as_ref().map(|(text, _)| format!("; {text}")).unwrap_or_default();
+    let mut finding = Finding::new(
+        Cause::AcceptQueueOverflow,
+        Severity::Refusing,
+        if always || drops > 0 { Confidence::High } else { Confidence::Medium },
+        format!(
+            "the accept queue of {} is full: {} connections wait, the backlog is {}; further ones are not answered{does}",
+            listener.local, listener.queued_last, listener.backlog
+        ),
+    )
+    .because(
+        diag(format!("full in {} of {rounds} looks, {} waiting at most", listener.full_rounds, listener.queued_max))
+            .with("queued_max", listener.queued_max)
+            .with("backlog", listener.backlog)
+            .with("full_looks", listener.full_rounds),
+    )
+    .and((overflows > 0 || drops > 0).then(|| {
+        proc(format!("{overflows} connections overflowed on this host while watched, {drops} dropped by this listener"))
+            .with("listen_overflows", overflows)
+            .with("listener_drops", drops)
+    }));
+    if let Some((_, evidence)) = instead {
+        finding = finding.because(evidence);
+    }
+    let finding = if listener.backlog < 128 && !always {
+        finding.fix(format!(
+            "Raise the backlog of listen() ({} now; net.core.somaxconn caps it), and accept in a loop until EAGAIN.",
+            listener.backlog
+        ))
+    } else {
+        finding
+    };
+    vec![
+        finding
+            .rejected(
+                Cause::HalfOpenPileup,
+                "the handshakes are complete, or wait for room in this queue: it is not the path that holds them",
+            )
+            .share(ShareOf::Connections, f64::from(listener.full_rounds) / f64::from(rounds)),
+    ]
+}
+
+/// What the thread that should accept does instead: the one that is blocked elsewhere, or the one that computes.
+fn instead(seen: &Observation) -> Option<(String, Evidence)> {
+    let threads = &seen.threads.as_ref()?.threads;
+    let accepts = |thread: &Thread| {
+        let call = thread.blocked_in.as_ref().map(|blocked| blocked.call.as_str());
+        call.is_some_and(|call| {
+            call.starts_with("accept") || call.starts_with("epoll") || call.ends_with("poll") || call.contains("select")
+        })
+    };
+    let candidates = threads.iter().filter(|thread| !accepts(thread));
+    let thread =
+        candidates.max_by_key(|thread| (thread.tid == seen.process.pid, thread.cpu_us.max(thread.blocked_us)))?;
+    let at = thread.stack.as_ref().and_then(place).map(|place| format!(", at {place}")).unwrap_or_default();
+    let busy = share(thread.cpu_us, seen.window_us);
+    let text = match &thread.blocked_in {
+        Some(blocked) if busy < 0.5 => {
+            let what = blocked.what.as_ref().map(|what| format!(" on {what}")).unwrap_or_default();
+            format!("thread {} ({}) sits in {}{what} instead{at}", thread.tid, thread.name, blocked.call)
+        }
+        _ if busy >= 0.5 => format!("thread {} ({}) computes instead{at}", thread.tid, thread.name),
+        _ => return None,
+    };
+    let evidence = proc(text.clone()).with("blocked_us", thread.blocked_us).with("cpu_us", thread.cpu_us);
+    Some((text, evidence))
+}
+
+fn is_full(listener: &Listener) -> bool {
+    listener.full_rounds >= 2
+}
+
+/// Idle connections that nothing will ever close.
+pub(super) fn no_keepalive(seen: &Observation) -> Vec<Finding> {
+    let Some(sockets) = &seen.sockets else { return Vec::new() };
+    let idle: Vec<&TcpSocket> = sockets
+        .tcp
+        .iter()
+        .filter(|socket| {
+            socket.state == TcpState::Established
+                && socket.fd.is_some()
+                && socket.timer.kind == TimerKind::Off
+                && socket.unread_bytes == 0
+                && socket.unsent_bytes == 0
+                && socket.last.is_some_and(|tcp| tcp.last_data_recv_ms.min(tcp.last_data_sent_ms) >= IDLE_MS)
+        })
+        .collect();
+    if idle.is_empty() {
+        return Vec::new();
+    }
+    let longest = idle
+        .iter()
+        .filter_map(|socket| socket.last.map(|tcp| tcp.last_data_recv_ms.min(tcp.last_data_sent_ms)))
+        .max()
+        .unwrap_or(0);
+    let peer = most_frequent(idle.iter().map(|socket| peer_of(socket)));
+    let with = peer.map(|(peer, number)| format!(", {number} of them with {peer}")).unwrap_or_default();
+    vec![
+        Finding::new(
+            Cause::NoKeepalive,
+            Severity::Wasting,
+            Confidence::Medium,
+            format!(
+                "{} idle (up to {}) without any timer of the kernel{with}: if a peer vanishes, nobody will notice",
+                are(idle.len(), "connection"),
+                time(u64::from(longest) * 1_000),
+            ),
+        )
+        .because(
+            diag(format!("{} ESTABLISHED, empty, timer off", idle.len()))
+                .with("idle_connections", idle.len() as u64)
+                .with("idle_max_ms", longest),
+        )
+        .rejected(Cause::WaitUnlimited, "possible: a timer inside of the program is not visible from here")
+        .share(ShareOf::Connections, share(idle.len() as u64, sockets.tcp.len() as u64)),
+    ]
+}
+
+fn are(number: usize, what: &str) -> String {
+    format!("{} {}", count(number as u64, what), if number == 1 { "is" } else { "are" })
+}
+
+/// Those that have been in a state for so long that it is no passage.
+fn in_state(sockets: &Sockets, state: TcpState) -> Vec<&TcpSocket> {
+    let settled = |socket: &&TcpSocket| socket.state == state && socket.in_state_us >= SETTLED_US;
+    sockets.tcp.iter().filter(settled).collect()
+}
+
+fn states(sockets: &Sockets, stuck: usize) -> Evidence {
+    let whole = sockets.tcp.len();
+    diag(format!("{stuck} of {whole} connections, each for more than {}", time(SETTLED_US)))
+        .with("connections", stuck as u64)
+        .with("connections_total", whole as u64)
+}
+
+/// The longest time, and whether it may have been longer.
+fn oldest(sockets: &[&TcpSocket]) -> Option<(u64, bool)> {
+    sockets.iter().map(|socket| (socket.in_state_us, socket.since_before)).max()
+}
+
+fn since(oldest: Option<(u64, bool)>) -> String {
+    match oldest {
+        Some((us, true)) => format!("since before the watch ({} of it)", time(us)),
+        Some((us, false)) => format!("for {}", time(us)),
+        None => "for an unknown time".to_owned(),
+    }
+}
+
+fn oldest_text(oldest: Option<(u64, bool)>, before: &str) -> String {
+    match oldest {
+        Some((_, true)) => "before the watch began ".to_owned(),
+        Some((us, false)) => format!("{before}{} ago ", time(us)),
+        None => String::new(),
+    }
+    .trim_end()
+    .to_owned()
+        + " "
+}
+
+fn side(sockets: &[&TcpSocket]) -> String {
+    let inbound = sockets.iter().filter(|socket| socket.inbound).count();
+    match inbound {
+        0 => "all opened from here".to_owned(),
+        all if all == sockets.len() => "all accepted".to_owned(),
+        some => format!("{some} accepted, {} opened from here", sockets.len() - some),
+    }
+}
+
+/// Who it is to a reader: the port of a client means nothing.
+pub(super) fn peer_of(socket: &TcpSocket) -> String {
+    if socket.inbound { socket.remote.ip().to_string() } else { socket.remote.to_string() }
+}
+
+pub(super) fn most_frequent(values: impl Iterator<Item = String>) -> Option<(String, u64)> {
+    let mut counts: HashMap<String, u64> = HashMap::new();
+    for value in values {
+        *counts.entry(value).or_default() += 1;
+    }
+    // The name decides between equals, so that the same observation gives the same text.
+    counts.into_iter().max_by(|(a, m), (b, n)| m.cmp(n).then_with(|| b.cmp(a)))
+}

@@ -1,0 +1,254 @@
+//! Event loops that turn without doing anything.
+
+use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
+
+use super::{
+    ALWAYS, BETWEEN, Finding, SHORT_SPIN_PER_SECOND, SPIN_PER_SECOND, Severity, ShareOf, bpf, per_second, place, proc,
+    share, time, total,
+};
+use crate::{
+    Observation,
+    observation::{PollLoop, ReadyFd, TcpSocket},
+};
+
+const EPOLLIN: u32 = 0x1;
+const EPOLLERR: u32 = 0x8;
+const EPOLLHUP: u32 = 0x10;
+const EPOLLRDHUP: u32 = 0x2000;
+
+const EAGAIN: i32 = 11;
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
+/// The worst loop of each kind.
+pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
+    let Some(polling) = &seen.polling else { return Vec::new() };
+    let mut found: Vec<Finding> = Vec::new();
+    for poll in &polling.loops {
+        let finding = empty(seen, poll, polling.looked_us).or_else(|| same_again(seen, poll, polling.looked_us));
+        let Some(finding) = finding else { continue };
+        match found.iter_mut().find(|other| other.verdict.cause == finding.verdict.cause) {
+            Some(other) if finding.verdict.share > other.verdict.share => *other = finding,
+            Some(_) => {}
+            None => found.push(finding),
+        }
+    }
+    found
+}
+
+/// Polls that find nothing: timeout 0, or about 1 ms.
+fn empty(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding> {
+    let calls =
+        total([poll.timeouts.zero, poll.timeouts.short, poll.timeouts.long, poll.timeouts.unlimited].into_iter());
+    let rate = per_second(poll.empty, looked_us);
+    if share(poll.empty, poll.returns) < ALWAYS || is_working(poll) {
+        return None;
+    }
+    let zero = share(poll.timeouts.zero, calls) >= ALWAYS && rate >= SPIN_PER_SECOND;
+    let short =
+        share(poll.timeouts.zero.saturating_add(poll.timeouts.short), calls) >= ALWAYS && rate >= SHORT_SPIN_PER_SECOND;
+    let (cause, timeout, other, why) = if zero {
+        (Cause::SpinZeroTimeout, "0", Cause::SpinShortTimer, "the limit of nearly every poll is 0")
+    } else if short {
+        (
+            Cause::SpinShortTimer,
+            "at most 2 ms",
+            Cause::SpinZeroTimeout,
+            "nearly every poll has a limit above 0: it sleeps in between, for a moment",
+        )
+    } else {
+        return None;
+    };
+    let finding = Finding::new(
+        cause,
+        Severity::Wasting,
+        Confidence::High,
+        format!(
+            "thread {} ({}) calls {} {rate:.0} times a second with timeout {timeout} and finds nothing{}",
+            poll.tid,
+            poll.thread,
+            poll.call.as_str(),
+            from(poll)
+        ),
+    )
+    .because(rates(poll, looked_us))
+    .and(processor(seen, poll))
+    .and(between(poll))
+    .rejected(other, why);
+    Some(finding.share(ShareOf::Cpu, of_cpu(seen, poll)))
+}
+
+/// Polls that find the same descriptor over and over, which nobody handles.
+fn same_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding> {
+    let rate = per_second(poll.returns, looked_us);
+    let top = poll.ready.iter().max_by_key(|ready| ready.times)?;
+    if rate < SPIN_PER_SECOND || share(top.times, poll.returns) < ALWAYS {
+        return None;
+    }
+    let socket = top.cookie.and_then(|cookie| socket(seen, cookie));
+    let fd = top.fd.map_or_else(|| "a descriptor".to_owned(), |fd| format!("fd {fd}"));
+    let what = top.what.as_ref().map_or(fd.clone(), |what| format!("{fd} ({what})"));
+    let accepts = failed_accepts(poll);
+    // A listener that is ready and whose accept succeeds is load.
+    let (cause, confidence, does, rejected) = if let Some((errno, times)) = accepts
+        && share(times, poll.returns) >= 0.5
+    {
+        if matches!(errno, EMFILE | ENFILE) {
+            let name = if errno == EMFILE { "EMFILE" } else { "ENFILE" };
+            (
+                Cause::SpinAcceptEmfile,
+                Confidence::High,
+                format!("accept fails with {name}, so the connection stays and {what} is ready again at once"),
+                (Cause::SpinAcceptError, "accept fails for want of a descriptor, and for nothing else"),
+            )
+        } else {
+            (
+                Cause::SpinAcceptError,
+                Confidence::High,
+                format!("accept on {what} fails with errno {errno}, and it is ready again at once"),
+                (Cause::SpinAcceptEmfile, "the error is not EMFILE: descriptors are left"),
+            )
+        }
+    } else if is_used(top, poll) {
+        return None;
+    } else if top.events & EPOLLERR != 0 || (top.events & EPOLLHUP != 0 && !is_half_closed(top, socket)) {
+        (
+            Cause::SpinErrorFd,
+            Confidence::High,
+            format!("{what} reports an error or a hang-up ({}) that nobody handles", events(top.events)),
+            (
+                Cause::SpinHalfClosed,
+                "the kernel reports ERR or HUP, which need not be asked for, and not only the peer's FIN",
+            ),
+        )
+    } else if is_half_closed(top, socket) {
+        (
+            Cause::SpinHalfClosed,
+            Confidence::High,
+            format!("the peer of {what} has closed its side, and the end of the stream is never consumed"),
+            (Cause::SpinErrorFd, "no EPOLLERR and no lone EPOLLHUP was reported"),
+        )
+    } else if top.events & EPOLLIN != 0 {
+        (
+            Cause::Unknown,
+            Confidence::Low,
+            format!("{what} is ready ({}) over and over, and nothing is read from it", events(top.events)),
+            (Cause::SpinHalfClosed, "possible: the state of the descriptor is not known"),
+        )
+    } else {
+        return None;
+    };
+    let mut finding = Finding::new(
+        cause,
+        Severity::Wasting,
+        confidence,
+        format!("thread {} ({}) polls {rate:.0} times a second: {does}{}", poll.tid, poll.thread, from(poll)),
+    )
+    .because(rates(poll, looked_us))
+    .because(
+        bpf(format!("{what} was ready in {} of {} polls, with {}", top.times, poll.returns, events(top.events)))
+            .with("ready", top.times)
+            .with("events", top.events),
+    )
+    .and(processor(seen, poll))
+    .and(between(poll));
+    if matches!(cause, Cause::SpinAcceptEmfile | Cause::SpinAcceptError) {
+        finding.severity = Severity::Refusing;
+    }
+    if let Some(socket) = socket.filter(|socket| socket.state == TcpState::CloseWait) {
+        finding = finding.because(super::diag(format!(
+            "the connection with {} is in CLOSE_WAIT since {}{}",
+            socket.remote,
+            time(socket.in_state_us),
+            if socket.since_before { " at least" } else { "" }
+        )));
+    }
+    Some(finding.rejected(rejected.0, rejected.1).share(ShareOf::Cpu, of_cpu(seen, poll)))
+}
+
+/// Whether real work happens between the polls.
+fn is_working(poll: &PollLoop) -> bool {
+    let other = total(poll.other_calls.iter().map(|(_, calls)| *calls));
+    let failed = total(poll.failed_calls.iter().map(|(_, _, calls)| *calls));
+    other.saturating_sub(failed) as f64 > BETWEEN * poll.returns as f64
+}
+
+/// Whether the ready descriptor is read, written or accepted on. A read that brings nothing is no use.
+fn is_used(ready: &ReadyFd, poll: &PollLoop) -> bool {
+    match ready.used {
+        Some(used) => share(used, ready.times) > BETWEEN,
+        None => is_working(poll),
+    }
+}
+
+fn is_half_closed(ready: &ReadyFd, socket: Option<&TcpSocket>) -> bool {
+    ready.events & EPOLLRDHUP != 0 || socket.is_some_and(|socket| socket.state == TcpState::CloseWait)
+}
+
+fn failed_accepts(poll: &PollLoop) -> Option<(i32, u64)> {
+    let failed = poll.failed_calls.iter().filter(|(call, errno, _)| call.starts_with("accept") && *errno != EAGAIN);
+    failed.map(|(_, errno, times)| (*errno, *times)).max_by_key(|(_, times)| *times)
+}
+
+fn socket(seen: &Observation, cookie: u64) -> Option<&TcpSocket> {
+    seen.sockets.as_ref()?.tcp.iter().find(|socket| socket.cookie == cookie)
+}
+
+fn from(poll: &PollLoop) -> String {
+    poll.stack.as_ref().and_then(place).map(|place| format!(" (from {place})")).unwrap_or_default()
+}
+
+fn rates(poll: &PollLoop, looked_us: u64) -> Evidence {
+    bpf(format!(
+        "{}: {} returns in {} of looking, {} of them empty, {} failed",
+        poll.call.as_str(),
+        poll.returns,
+        time(looked_us),
+        poll.empty,
+        poll.failed
+    ))
+    .with("returns", poll.returns)
+    .with("empty", poll.empty)
+    .with("looked_us", looked_us)
+}
+
+fn between(poll: &PollLoop) -> Option<Evidence> {
+    let mut calls: Vec<_> = poll.other_calls.iter().collect();
+    calls.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    let text: Vec<_> = calls.iter().take(3).map(|(call, times)| format!("{call} {times}")).collect();
+    let failed: Vec<_> =
+        poll.failed_calls.iter().take(3).map(|(call, errno, times)| format!("{call} errno {errno}: {times}")).collect();
+    let failed = if failed.is_empty() { String::new() } else { format!("; failed: {}", failed.join(", ")) };
+    let text = if text.is_empty() { "no other system call".to_owned() } else { text.join(", ") };
+    Some(bpf(format!("between the polls: {text}{failed}")))
+}
+
+fn processor(seen: &Observation, poll: &PollLoop) -> Option<Evidence> {
+    let thread = seen.threads.as_ref()?.threads.iter().find(|thread| thread.tid == poll.tid)?;
+    let part = share(thread.cpu_us, seen.window_us);
+    Some(
+        proc(format!(
+            "the thread used {:.0} % of a processor ({} in {})",
+            part * 100.0,
+            time(thread.cpu_us),
+            time(seen.window_us)
+        ))
+        .with("cpu_us", thread.cpu_us),
+    )
+}
+
+/// The part of the process's processor time that is the thread's.
+fn of_cpu(seen: &Observation, poll: &PollLoop) -> f64 {
+    let thread = seen.threads.as_ref().and_then(|all| all.threads.iter().find(|thread| thread.tid == poll.tid));
+    match (thread, &seen.cpu) {
+        (Some(thread), Some(cpu)) => share(thread.cpu_us, cpu.used_us()),
+        _ => 1.0,
+    }
+}
+
+fn events(bits: u32) -> String {
+    const NAMES: [(u32, &str); 6] =
+        [(0x1, "IN"), (0x2, "PRI"), (0x4, "OUT"), (EPOLLERR, "ERR"), (EPOLLHUP, "HUP"), (EPOLLRDHUP, "RDHUP")];
+    let names: Vec<_> = NAMES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
+    if names.is_empty() { "no event".to_owned() } else { names.join("|") }
+}

@@ -1,0 +1,175 @@
+//! Tasks that become more and more: goroutines, threads.
+
+use overdue_core::{Cause, Confidence, Evidence, Source};
+
+use super::{Finding, Severity, ShareOf, TASKS, place, proc, share, time};
+use crate::{
+    Observation,
+    observation::{Go, GoroutineGroup, Reading, Runtime},
+};
+
+/// Growth below this share of what was there at first is the ordinary coming and going.
+const GROWN: f64 = 0.1;
+/// Growth of the heap that counts as growing with the tasks.
+const HEAP_GROWN: (f64, u64) = (0.2, 1 << 20);
+
+/// Goroutines: a leak grows with its heap, a backlog waits for one thing.
+pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
+    let Some(go) = &seen.go else { return Vec::new() };
+    let Some((first, last)) = ends(&go.goroutines) else { return Vec::new() };
+    let waiting = |group: &&GoroutineGroup| !group.is_idle();
+    let Some(crowd) = go.groups.iter().filter(waiting).max_by_key(|group| group.last) else { return Vec::new() };
+    let grown = last.saturating_sub(first);
+    if crowd.last < TASKS || (grown as f64) < GROWN * first as f64 {
+        return Vec::new();
+    }
+    let heap = ends(&go.heap_bytes);
+    let heap_grows = heap.is_some_and(|(first, last)| {
+        let more = last.saturating_sub(first);
+        more >= HEAP_GROWN.1 && more as f64 >= HEAP_GROWN.0 * first as f64
+    });
+    let place = place(&crowd.stack).unwrap_or_else(|| "an unknown place".to_owned());
+    let wait = crowd.wait_reason.as_deref().unwrap_or("an unknown thing");
+    let spawned = crowd.created_by.as_ref().map(|at| format!(", started by {at}")).unwrap_or_default();
+    let (cause, verb, other, why) = if heap_grows {
+        (
+            Cause::TaskLeak,
+            "grow together with the heap and do not end",
+            Cause::TaskBacklog,
+            "a backlog would drain when what it waits for comes, and its heap would not grow like this".to_owned(),
+        )
+    } else {
+        (
+            Cause::TaskBacklog,
+            "pile up before the same thing while the heap does not grow",
+            Cause::TaskLeak,
+            "the heap does not grow with them".to_owned(),
+        )
+    };
+    let finding = Finding::new(
+        cause,
+        Severity::Waiting,
+        if heap.is_some() { Confidence::High } else { Confidence::Medium },
+        format!("goroutines {verb}: {first} to {last}; {} of them wait for {wait} in {place}{spawned}", crowd.last),
+    )
+    .because(
+        memory(format!("{first} goroutines at the first look, {last} at the last"))
+            .with("first", first)
+            .with("last", last),
+    )
+    .because(group_evidence(crowd))
+    .and(heap.map(|(first, last)| {
+        memory(format!("heap in use: {} to {}", bytes(first), bytes(last)))
+            .with("heap_first", first)
+            .with("heap_last", last)
+    }))
+    .and(runtime(go))
+    .rejected(other, why)
+    .share(ShareOf::StalledTime, share(crowd.last, last));
+    vec![finding]
+}
+
+impl GoroutineGroup {
+    /// Workers of the runtime and of pools that wait for work are idle, not waiting.
+    fn is_idle(&self) -> bool {
+        let reason = self.wait_reason.as_deref().unwrap_or_default();
+        reason.contains("idle") || reason.contains("finalizer wait") || reason.starts_with("GC ")
+    }
+}
+
+/// Threads.
+pub(super) fn threads(seen: &Observation) -> Vec<Finding> {
+    if matches!(seen.process.runtime, Runtime::Go { .. }) {
+        return Vec::new();
+    }
+    let Some(threads) = &seen.threads else { return Vec::new() };
+    let grown = threads.last.saturating_sub(threads.first);
+    if grown < PILE_OF_THREADS || (grown as f64) < GROWN * threads.first as f64 {
+        return Vec::new();
+    }
+    let rss = seen.cpu.as_ref().and_then(|cpu| ends(&cpu.rss_bytes));
+    let more = rss.map_or(0, |(first, last)| last.saturating_sub(first));
+    // A thread's own stack is a few pages; what is more is the work's.
+    let heap_grows = more / grown >= BYTES_OF_A_THREAD;
+    let blocked = threads.threads.iter().filter_map(|thread| thread.blocked_in.as_ref());
+    let crowd = super::sockets::most_frequent(blocked.map(|blocked| match &blocked.what {
+        Some(what) => format!("{} on {what}", blocked.call),
+        None => blocked.call.clone(),
+    }));
+    let wait = crowd.as_ref().map(|(what, many)| format!("; {many} of them are in {what}")).unwrap_or_default();
+    let stack = threads
+        .waits
+        .as_ref()
+        .and_then(|waits| waits.iter().max_by_key(|wait| wait.waited_us))
+        .and_then(|wait| place(&wait.stack));
+    let at = stack.map(|place| format!(", at {place}")).unwrap_or_default();
+    let (cause, verb, other, why) = if heap_grows {
+        (Cause::TaskLeak, "grow together with the memory and do not end", Cause::TaskBacklog, "memory grows with them")
+    } else {
+        (
+            Cause::TaskBacklog,
+            "pile up before the same thing",
+            Cause::TaskLeak,
+            "memory does not grow by more than their stacks",
+        )
+    };
+    vec![
+        Finding::new(
+            cause,
+            Severity::Waiting,
+            Confidence::Medium,
+            format!("threads {verb}: {} to {} in {}{wait}{at}", threads.first, threads.last, time(seen.window_us)),
+        )
+        .because(
+            proc(format!("{} threads when the watch began, {} when it ended", threads.first, threads.last))
+                .with("first", threads.first)
+                .with("last", threads.last),
+        )
+        .and(rss.map(|(first, last)| {
+            proc(format!("resident memory: {} to {}", bytes(first), bytes(last)))
+                .with("rss_first", first)
+                .with("rss_last", last)
+        }))
+        .rejected(other, why)
+        .share(ShareOf::StalledTime, crowd.map_or(0.0, |(_, many)| share(many, threads.last))),
+    ]
+}
+
+/// New threads of one window that are no pool being filled.
+const PILE_OF_THREADS: u64 = 16;
+/// What a thread that waits costs by itself, generously.
+const BYTES_OF_A_THREAD: u64 = 512 * 1024;
+
+fn ends(readings: &[Reading]) -> Option<(u64, u64)> {
+    Some((readings.first()?.value, readings.last()?.value))
+}
+
+fn memory(text: String) -> Evidence {
+    Evidence::new(Source::Memory, text)
+}
+
+fn group_evidence(group: &GoroutineGroup) -> Evidence {
+    let oldest = group.oldest_wait_us.map(|us| format!(", the oldest for {}", time(us))).unwrap_or_default();
+    let mut evidence =
+        memory(format!("{} of them at the same place, {} at the first look{oldest}", group.last, group.first))
+            .with("group_first", group.first)
+            .with("group_last", group.last);
+    if let Some(us) = group.oldest_wait_us {
+        evidence = evidence.with("oldest_wait_us", us);
+    }
+    evidence
+}
+
+fn runtime(go: &Go) -> Option<Evidence> {
+    let idle = go.idle_ps.last()?;
+    Some(memory(format!("{}: {} of {} processors (P) idle", go.version, idle.value, go.ps)).with("idle_ps", idle.value))
+}
+
+fn bytes(number: u64) -> String {
+    match number {
+        0..1_024 => format!("{number} B"),
+        1_024..1_048_576 => format!("{:.1} KiB", number as f64 / 1_024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", number as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", number as f64 / 1_073_741_824.0),
+    }
+}

@@ -1,0 +1,372 @@
+//! The third table of the catalogue: what a process as a whole is ill with.
+
+use super::*;
+use crate::observation::{
+    BlockedIn, Call, DnsExchange, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, Runtime,
+    SourceHandshakes, Throttling,
+};
+
+fn listener() -> Listener {
+    Listener {
+        cookie: 5,
+        fd: Some(4),
+        local: "0.0.0.0:8080".parse().unwrap(),
+        backlog: 128,
+        queued_max: 3,
+        queued_last: 0,
+        full_rounds: 0,
+        drops: Some(0),
+        half_open: HalfOpen::default(),
+    }
+}
+
+fn listening(mut seen: Observation, listener: Listener) -> Observation {
+    seen.sockets.as_mut().unwrap().listeners.push(listener);
+    seen
+}
+
+/// 50,000 polls a second, in which nothing is ready.
+fn empty_polls(timeouts: Timeouts) -> PollLoop {
+    PollLoop { returns: 20_000, empty: 20_000, timeouts, ..PollLoop::default() }
+}
+
+/// 50,000 polls a second that return this.
+fn ready(ready: ReadyFd) -> PollLoop {
+    let timeouts = Timeouts { unlimited: 20_000, ..Timeouts::default() };
+    let ready = vec![ReadyFd { times: 20_000, ..ready }];
+    PollLoop { returns: 20_000, timeouts, ready, ..PollLoop::default() }
+}
+
+#[test]
+fn polls_with_timeout_0_that_find_nothing() {
+    let poll = PollLoop {
+        stack: Some(stack(&["epoll_wait", "run_once", "main"])),
+        ..empty_polls(Timeouts { zero: 20_000, ..Timeouts::default() })
+    };
+    let finding = only(&idle().used(4_900_000).poll(poll), Cause::SpinZeroTimeout);
+    assert!(finding.verdict.summary.contains("50000 times a second"), "{}", finding.verdict.summary);
+    assert!(finding.verdict.summary.contains("run_once < main"), "{}", finding.verdict.summary);
+    assert_eq!(finding.effects[0].verdict.cause, Cause::CpuBusy);
+    // Between its polls a busy runtime works, and looks in with timeout 0.
+    let working = PollLoop {
+        other_calls: vec![("read".to_owned(), 15_000), ("write".to_owned(), 15_000)],
+        ..empty_polls(Timeouts { zero: 20_000, ..Timeouts::default() })
+    };
+    nothing(&idle().used(4_900_000).poll(working));
+}
+
+#[test]
+fn polls_of_a_millisecond_that_find_nothing() {
+    let poll = PollLoop {
+        returns: 360,
+        empty: 358,
+        timeouts: Timeouts { short: 360, ..Timeouts::default() },
+        ..PollLoop::default()
+    };
+    only(&idle().used(60_000).poll(poll.clone()), Cause::SpinShortTimer);
+    // Ten times a second is a tick, not a spin.
+    nothing(&idle().poll(PollLoop { returns: 4, empty: 4, timeouts: Timeouts { short: 4, ..poll.timeouts }, ..poll }));
+}
+
+#[test]
+fn a_fin_that_nobody_reads() {
+    let half_closed = ReadyFd { fd: Some(9), cookie: Some(9), events: 0x2001, used: Some(0), ..ReadyFd::default() };
+    let mut socket = inbound(9, "10.0.0.9:50000");
+    socket.state = TcpState::CloseWait;
+    let seen = idle().used(4_900_000).tcp([socket]).poll(ready(half_closed));
+    let finding = only(&seen, Cause::SpinHalfClosed);
+    assert!(finding.verdict.evidence.iter().any(|evidence| evidence.text.contains("CLOSE_WAIT")));
+}
+
+#[test]
+fn an_error_that_nobody_handles() {
+    let error = ReadyFd { fd: Some(9), events: 0x19, used: Some(0), ..ReadyFd::default() };
+    only(&idle().used(4_900_000).poll(ready(error)), Cause::SpinErrorFd);
+}
+
+#[test]
+fn a_descriptor_that_is_read_each_time_is_work() {
+    let used = ReadyFd { fd: Some(9), events: 0x1, used: Some(19_000), ..ReadyFd::default() };
+    nothing(&idle().used(3_000_000).poll(ready(used)));
+}
+
+#[test]
+fn accept_that_fails() {
+    let poll = |errno| PollLoop {
+        other_calls: vec![("accept4".to_owned(), 20_000)],
+        failed_calls: vec![("accept4".to_owned(), errno, 20_000)],
+        ..ready(ReadyFd {
+            fd: Some(4),
+            what: Some("listener 0.0.0.0:8080".to_owned()),
+            events: 1,
+            ..ReadyFd::default()
+        })
+    };
+    only(&idle().used(4_900_000).poll(poll(24)), Cause::SpinAcceptEmfile);
+    only(&idle().used(4_900_000).poll(poll(22)), Cause::SpinAcceptError);
+}
+
+/// The classic chain: descriptors leak, accept fails, the loop spins, the queue overflows.
+#[test]
+fn the_spin_is_an_effect_of_the_leak() {
+    let poll = PollLoop {
+        other_calls: vec![("accept4".to_owned(), 20_000)],
+        failed_calls: vec![("accept4".to_owned(), 24, 20_000)],
+        ..ready(ReadyFd { fd: Some(4), events: 1, ..ReadyFd::default() })
+    };
+    let mut seen = idle().used(4_900_000).poll(poll);
+    let fds = seen.fds.as_mut().unwrap();
+    fds.soft_limit = 256;
+    fds.open = rising(160, 5);
+    fds.by_kind = vec![kind("tcp", 10, 12), kind("file", 150, 243)];
+    fds.openers = Some(vec![Opener {
+        stack: stack(&["open", "load_template", "handle", "main"]),
+        call: "openat".to_owned(),
+        still_open: 93,
+    }]);
+    seen.calls.as_mut().unwrap().counts =
+        vec![CallCount { call: Call::Accept, errno: 24, count: 20_000, ..CallCount::default() }];
+    let full = Listener { full_rounds: 12, queued_last: 129, ..listener() };
+    let finding = only(&listening(seen, full), Cause::FdLeak);
+    let effects: Vec<_> = finding.effects.iter().map(|effect| effect.verdict.cause).collect();
+    assert!(effects.contains(&Cause::SpinAcceptEmfile), "{effects:?}");
+    assert!(finding.verdict.evidence.iter().any(|evidence| evidence.text.contains("load_template")));
+}
+
+#[test]
+fn descriptors_that_grow_toward_the_limit() {
+    let mut seen = idle();
+    let fds = seen.fds.as_mut().unwrap();
+    fds.open = rising(600, 8);
+    fds.by_kind = vec![kind("file", 500, 652)];
+    let finding = only(&seen, Cause::FdLeak);
+    assert!(finding.verdict.summary.contains("is reached in"), "{}", finding.verdict.summary);
+    // A pool that fills within the first second, and stays.
+    let filled = [12, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60];
+    seen.fds.as_mut().unwrap().open = readings(&filled);
+    nothing(&seen);
+    // Load that comes and goes.
+    let waves = [600, 640, 610, 660, 600, 650, 620, 670, 610, 640, 600, 660, 610, 650, 620, 660, 600, 650, 610, 640];
+    seen.fds.as_mut().unwrap().open = readings(&waves);
+    nothing(&seen);
+}
+
+#[test]
+fn peers_that_closed() {
+    let stuck = |count: u64| {
+        (1..=count).map(|cookie| TcpSocket { state: TcpState::CloseWait, ..inbound(cookie, "10.0.0.9:50000") })
+    };
+    let finding = only(&idle().tcp(stuck(12)), Cause::CloseWaitPileup);
+    assert!(finding.verdict.summary.contains("all accepted"), "{}", finding.verdict.summary);
+    nothing(&idle().tcp(stuck(3)));
+    // Each only for a moment: the application does close.
+    nothing(&idle().tcp(stuck(30).map(|socket| TcpSocket { in_state_us: 40_000, since_before: false, ..socket })));
+}
+
+#[test]
+fn this_side_that_closed_half() {
+    let half = |cookie| TcpSocket { state: TcpState::FinWait2, ..outbound(cookie, "10.0.0.9:80") };
+    only(&idle().tcp((1..=10).map(half)), Cause::FinWait2Pileup);
+    // Closed by the program: the kernel ends them.
+    nothing(&idle().tcp((1..=10).map(|cookie| TcpSocket { fd: None, ..half(cookie) })));
+}
+
+#[test]
+fn handshakes_that_stay_half_open() {
+    let half = |sources, top| HalfOpen { first: 4, last: 60, sources, top };
+    let flood = Listener { half_open: half(57, None), ..listener() };
+    let finding = only(&listening(idle(), flood), Cause::HalfOpenPileup);
+    assert!(finding.verdict.summary.contains("57 addresses"), "{}", finding.verdict.summary);
+    let one = Listener { half_open: half(1, Some(("10.0.0.9".to_owned(), 60))), ..listener() };
+    let finding = only(&listening(idle(), one), Cause::HalfOpenPileup);
+    assert!(finding.verdict.summary.contains("60 of them from 10.0.0.9"), "{}", finding.verdict.summary);
+}
+
+#[test]
+fn an_accept_queue_that_nobody_empties() {
+    let full = Listener { backlog: 4, queued_max: 5, queued_last: 5, full_rounds: 20, drops: Some(31), ..listener() };
+    let mut seen = listening(idle(), full).thread(|thread| {
+        thread.blocked_in = Some(BlockedIn { call: "futex".to_owned(), ..BlockedIn::default() });
+        thread.blocked_us = WINDOW;
+        thread.stack = Some(stack(&["pthread_mutex_lock", "save_state", "main"]));
+    });
+    seen.sockets.as_mut().unwrap().host = Some(HostTcp { listen_overflows: 31, ..HostTcp::default() });
+    let finding = only(&seen, Cause::AcceptQueueOverflow);
+    assert!(finding.verdict.summary.contains("sits in futex"), "{}", finding.verdict.summary);
+    assert!(finding.verdict.summary.contains("save_state"), "{}", finding.verdict.summary);
+}
+
+#[test]
+fn handshakes_that_fail() {
+    let mut seen = idle();
+    let connections = seen.connections.as_mut().unwrap();
+    connections.accepted = 400;
+    connections.handshakes = vec![SourceHandshakes {
+        source: "10.0.0.9".to_owned(),
+        begun: 400,
+        failed: 396,
+        completed: 4,
+        sni: Some("old.test".to_owned()),
+        alert: Some(48),
+    }];
+    let finding = only(&seen, Cause::TlsHandshakeStorm);
+    assert!(finding.verdict.summary.contains("old.test"), "{}", finding.verdict.summary);
+    seen.connections.as_mut().unwrap().handshakes[0].failed = 8;
+    nothing(&seen);
+}
+
+#[test]
+fn connections_that_come_and_go() {
+    let mut seen = idle();
+    seen.connections = Some(Connections {
+        accepted: 5_000,
+        closed: 5_000,
+        reset_by_peer: 4_000,
+        little_work: 4_900,
+        life_median_us: Some(400),
+        ..Connections::default()
+    });
+    only(&seen, Cause::ConnectionChurn);
+    // The same number of short calls that are answered.
+    seen.connections.as_mut().unwrap().little_work = 10;
+    nothing(&seen);
+}
+
+#[test]
+fn a_connection_that_nothing_will_close() {
+    let mut socket = inbound(7, "10.0.0.9:50000");
+    socket.timer = TcpTimer::default();
+    let tcp = socket.last.as_mut().unwrap();
+    (tcp.last_data_recv_ms, tcp.last_data_sent_ms) = (600_000, 600_000);
+    advisory(&idle().tcp([socket.clone()]), Cause::NoKeepalive);
+    socket.timer.kind = TimerKind::Keepalive;
+    let judgement = judge(&idle().tcp([socket]));
+    assert_eq!(judgement, Judgement::default());
+}
+
+#[test]
+fn a_thread_that_nothing_can_interrupt() {
+    let seen = idle().thread(|thread| {
+        thread.state = ThreadState::Uninterruptible;
+        thread.wchan = Some("folio_wait_bit_common".to_owned());
+        thread.blocked_us = WINDOW;
+    });
+    let finding = only(&seen, Cause::IoStuck);
+    assert!(finding.verdict.summary.contains("folio_wait_bit_common"), "{}", finding.verdict.summary);
+    // Now and then, as every reader of a disk is.
+    nothing(&seen.thread(|thread| thread.looks_in_state = 2));
+}
+
+fn goroutines(first: u64, last: u64, heap: [u64; 2], reason: &str) -> Observation {
+    let mut seen = idle();
+    seen.process.runtime = Runtime::Go { version: "go1.26".to_owned() };
+    seen.go = Some(Go {
+        version: "go1.26".to_owned(),
+        goroutines: readings(&[first, last]),
+        heap_bytes: readings(&heap),
+        idle_ps: readings(&[2, 2]),
+        ps: 2,
+        groups: vec![GoroutineGroup {
+            wait_reason: Some(reason.to_owned()),
+            stack: stack(&["runtime.gopark", "main.fetch"]),
+            created_by: Some("main.serve main.go:40".to_owned()),
+            first: first - 5,
+            last: last - 5,
+            ..GoroutineGroup::default()
+        }],
+        ..Go::default()
+    });
+    seen
+}
+
+#[test]
+fn goroutines_with_and_without_their_heap() {
+    let leak = goroutines(1_000, 1_500, [20 << 20, 31 << 20], "chan receive");
+    let finding = only(&leak, Cause::TaskLeak);
+    assert!(finding.verdict.summary.contains("main.serve main.go:40"), "{}", finding.verdict.summary);
+    only(&goroutines(1_000, 1_500, [20 << 20, 20 << 20], "IO wait"), Cause::TaskBacklog);
+    // As many as ever: idle keep-alive connections.
+    nothing(&goroutines(10_000, 10_003, [20 << 20, 20 << 20], "IO wait"));
+}
+
+#[test]
+fn threads_that_pile_up() {
+    let mut seen = idle().thread(|thread| {
+        thread.blocked_in = Some(BlockedIn { call: "futex".to_owned(), ..BlockedIn::default() });
+    });
+    let threads = seen.threads.as_mut().unwrap();
+    (threads.first, threads.last) = (20, 80);
+    only(&seen, Cause::TaskBacklog);
+    seen.cpu.as_mut().unwrap().rss_bytes = readings(&[50 << 20, 150 << 20]);
+    only(&seen, Cause::TaskLeak);
+}
+
+#[test]
+fn an_event_loop_that_sits_in_a_call() {
+    let sits = |call: &str| {
+        idle().thread(|thread| {
+            thread.blocked_in = Some(BlockedIn { call: call.to_owned(), ..BlockedIn::default() });
+            thread.blocked_us = 2_000_000;
+        })
+    };
+    let node = |call| {
+        let mut seen = sits(call);
+        seen.process.runtime = Runtime::Node;
+        seen
+    };
+    only(&node("futex"), Cause::RuntimeBlocked);
+    nothing(&node("epoll_pwait"));
+    // A program of one thread that sleeps and has no event loop.
+    nothing(&sits("clock_nanosleep"));
+}
+
+#[test]
+fn names_that_are_resolved_one_after_the_other() {
+    let query = |place: u64| DnsExchange {
+        name: format!("host{place}.test"),
+        kind: 1,
+        server: "127.0.0.53".to_owned(),
+        tid: 100 + u32::try_from(place % 4).unwrap(),
+        sent_us: place / 4 * 1_000_000,
+        sent: 1,
+        answered_us: Some(990_000),
+        rcode: Some(0),
+        answers: Some(1),
+    };
+    let mut seen = idle();
+    seen.connections.as_mut().unwrap().dns = (0..20).map(query).collect();
+    let finding = only(&seen, Cause::DnsSerialised);
+    assert!(finding.verdict.summary.contains("4 threads"), "{}", finding.verdict.summary);
+}
+
+#[test]
+fn a_quota_and_a_neighbour() {
+    let mut seen = idle().used(500_000);
+    let quota = Throttling {
+        group: "/app".to_owned(),
+        quota_us: Some(10_000),
+        period_us: Some(100_000),
+        periods: 50,
+        throttled_periods: 47,
+        throttled_us: 4_100_000,
+    };
+    seen.cpu.as_mut().unwrap().throttling = Some(quota.clone());
+    let finding = only(&seen, Cause::CpuThrottled);
+    assert!(finding.verdict.summary.contains("0.10 processors"), "{}", finding.verdict.summary);
+    let cpu = seen.cpu.as_mut().unwrap();
+    cpu.throttling = Some(Throttling { throttled_periods: 1, ..quota });
+    cpu.runqueue_us = Some(3_000_000);
+    only(&seen, Cause::CpuThrottled);
+    seen.cpu.as_mut().unwrap().runqueue_us = Some(20_000);
+    nothing(&seen);
+}
+
+#[test]
+fn a_process_that_computes_is_told_and_not_judged() {
+    let mut seen = idle().used(4_950_000);
+    let cpu = seen.cpu.as_mut().unwrap();
+    cpu.samples = 100;
+    cpu.hot = Some(vec![HotStack { stack: stack(&["sha256_block", "main"]), samples: 93, ..HotStack::default() }]);
+    let finding = advisory(&seen, Cause::CpuBusy);
+    assert!(finding.verdict.summary.contains("93 % of it in sha256_block"), "{}", finding.verdict.summary);
+}

@@ -1,0 +1,238 @@
+//! Threads that sit where they should not.
+
+use std::collections::{HashMap, HashSet};
+
+use overdue_core::{Cause, Confidence, Evidence};
+
+use super::{ALWAYS, Finding, SETTLED_US, Severity, ShareOf, bpf, count, place, proc, share, time, total};
+use crate::{
+    Observation,
+    observation::{BlockedIn, Runtime, Thread, ThreadState},
+};
+
+/// Threads that nothing can interrupt.
+pub(super) fn io_stuck(seen: &Observation) -> Vec<Finding> {
+    let Some(threads) = &seen.threads else { return Vec::new() };
+    let stuck: Vec<&Thread> = threads
+        .threads
+        .iter()
+        .filter(|thread| {
+            thread.state == ThreadState::Uninterruptible
+                && thread.looks >= 3
+                && f64::from(thread.looks_in_state) >= ALWAYS * f64::from(thread.looks)
+        })
+        .collect();
+    let Some(first) = stuck.iter().max_by_key(|thread| thread.blocked_us) else { return Vec::new() };
+    let at = first.wchan.as_ref().map(|wchan| format!(" in the kernel's {wchan}")).unwrap_or_default();
+    let call = first.blocked_in.as_ref().map(|blocked| format!(", called by {}", blocked.call)).unwrap_or_default();
+    let stack = first.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
+    vec![
+        Finding::new(
+            Cause::IoStuck,
+            Severity::Waiting,
+            Confidence::High,
+            format!(
+                "{} in uninterruptible sleep (D){at}{call}{stack}: no signal, not even SIGKILL, ends it",
+                if stuck.len() == 1 { "a thread is".to_owned() } else { format!("{} threads are", stuck.len()) },
+            ),
+        )
+        .because(
+            proc(format!(
+                "thread {} ({}): state D in {} of {} looks{}",
+                first.tid,
+                first.name,
+                first.looks_in_state,
+                first.looks,
+                first.wchan.as_ref().map(|wchan| format!(", wchan {wchan}")).unwrap_or_default()
+            ))
+            .with("threads", stuck.len() as u64)
+            .with("blocked_us", first.blocked_us),
+        )
+        .rejected(Cause::WaitUnlimited, "a wait for the network can be interrupted (state S); this one cannot")
+        .share(ShareOf::StalledTime, share(stuck.len() as u64, threads.last)),
+    ]
+}
+
+/// A thread that should poll sits in a call that blocks.
+pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
+    let Some(threads) = &seen.threads else { return Vec::new() };
+    let loops: HashSet<u32> = seen.polling.iter().flat_map(|polling| &polling.loops).map(|poll| poll.tid).collect();
+    let has_epoll =
+        seen.fds.as_ref().is_some_and(|fds| fds.by_kind.iter().any(|kind| kind.kind == "epoll" && kind.last > 0));
+    let is_loop = |thread: &Thread| match seen.process.runtime {
+        Runtime::Node => thread.tid == seen.process.pid,
+        Runtime::Python => thread.tid == seen.process.pid && has_epoll,
+        Runtime::Tokio => thread.name.starts_with("tokio-r"),
+        Runtime::Native => loops.contains(&thread.tid),
+        Runtime::Go { .. } | Runtime::Java => false,
+    };
+    let mut blocked: Vec<(&Thread, &BlockedIn)> = threads
+        .threads
+        .iter()
+        .filter(|thread| is_loop(thread) && !is_parked(thread, &seen.process.runtime))
+        .filter_map(|thread| Some((thread, thread.blocked_in.as_ref()?)))
+        .filter(|(_, blocked)| blocks_a_loop(&blocked.call))
+        .filter(|(thread, _)| {
+            share(thread.looks_in_state.into(), thread.looks.into()) >= 0.5 && thread.blocked_us >= LOOP_BLOCKED_US
+        })
+        .collect();
+    blocked.sort_by_key(|(thread, _)| std::cmp::Reverse(thread.blocked_us));
+    let Some((thread, call)) = blocked.first() else { return Vec::new() };
+    let what = call.what.as_ref().map(|what| format!(" on {what}")).unwrap_or_default();
+    let at = thread.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
+    vec![
+        Finding::new(
+            Cause::RuntimeBlocked,
+            Severity::Waiting,
+            Confidence::High,
+            format!(
+                "the event loop does not turn: thread {} ({}) sits in {}{what}{at} for {}{}; everything else of it waits",
+                thread.tid,
+                thread.name,
+                call.call,
+                time(thread.blocked_us),
+                if thread.since_before { " or longer" } else { "" },
+            ),
+        )
+        .because(
+            proc(format!(
+                "thread {}: in {} for {}, {} switches in the window",
+                thread.tid,
+                call.call,
+                time(thread.blocked_us),
+                thread.voluntary_switches
+            ))
+            .with("blocked_us", thread.blocked_us)
+            .with("threads", blocked.len() as u64),
+        )
+        .rejected(Cause::CpuBusy, format!("the thread used only {} of processor time", time(thread.cpu_us)))
+        .share(ShareOf::StalledTime, share(thread.blocked_us, seen.window_us)),
+    ]
+}
+
+/// From here on an event loop that sits in one call is blocked by it.
+const LOOP_BLOCKED_US: u64 = 200_000;
+
+fn blocks_a_loop(call: &str) -> bool {
+    let polls = call.starts_with("epoll") || call.contains("select") || call == "io_uring_enter";
+    !polls && !call.is_empty()
+}
+
+/// tokio's workers park on a futex when there is nothing to do.
+fn is_parked(thread: &Thread, runtime: &Runtime) -> bool {
+    let futex = thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex");
+    let parked = |stack: &crate::observation::Stack| stack.functions().any(|name| name.contains("park"));
+    *runtime == Runtime::Tokio && futex && thread.stack.as_ref().is_none_or(parked)
+}
+
+/// Many callers queue behind few blocking resolver threads.
+pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
+    let Some(connections) = &seen.connections else { return Vec::new() };
+    // Time that each thread spent waiting for names.
+    let mut by_thread: HashMap<u32, (u64, u64)> = HashMap::new();
+    for query in &connections.dns {
+        let end = query.answered_us.map_or(seen.window_us, |took| query.sent_us.saturating_add(took));
+        let (number, waited) = by_thread.entry(query.tid).or_default();
+        *number += 1;
+        *waited = waited.saturating_add(end.saturating_sub(query.sent_us));
+    }
+    // A and AAAA are asked at the same time: a thread's time is not counted twice.
+    let waited = total(by_thread.values().map(|(_, waited)| (*waited).min(seen.window_us)));
+    let threads = by_thread.len() as u64;
+    let names: HashSet<&str> = connections.dns.iter().map(|query| query.name.as_str()).collect();
+    let occupied = share(waited, threads.saturating_mul(seen.window_us));
+    let repeated = connections.dns.len() as u64 >= 2 * threads && names.len() as u64 > threads;
+    // libuv has four threads for names, glibc's asyncio default executor a few more.
+    if threads == 0 || threads > 32 || !repeated || occupied < 0.7 {
+        return Vec::new();
+    }
+    vec![
+        Finding::new(
+            Cause::DnsSerialised,
+            Severity::Waiting,
+            if occupied >= ALWAYS { Confidence::High } else { Confidence::Medium },
+            format!(
+                "names are resolved by {}, {:.0} % of their time is spent waiting for answers: every further call queues \
+                 behind them",
+                count(threads, "thread"),
+                occupied * 100.0
+            ),
+        )
+        .because(
+            bpf(format!(
+                "{} for {} names by {}",
+                count(connections.dns.len() as u64, "query").replace("querys", "queries"),
+                names.len(),
+                count(threads, "thread")
+            ))
+            .with("queries", connections.dns.len() as u64)
+            .with("names", names.len() as u64)
+            .with("threads", threads)
+            .with("waited_us", waited),
+        )
+        .rejected(Cause::DnsSlow, "a slow server alone would not keep callers from asking at the same time")
+        .share(ShareOf::StalledTime, occupied),
+    ]
+}
+
+/// A wait that nothing will ever end.
+pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
+    let Some(threads) = &seen.threads else { return Vec::new() };
+    if matches!(seen.process.runtime, Runtime::Go { .. }) {
+        return Vec::new();
+    }
+    let stuck: Vec<(&Thread, &BlockedIn)> = threads
+        .threads
+        .iter()
+        .filter(|thread| thread.blocked_us >= SETTLED_US && thread.blocked_us >= seen.window_us / 10 * 9)
+        .filter_map(|thread| Some((thread, thread.blocked_in.as_ref()?)))
+        .filter(|(_, blocked)| is_unlimited(seen, blocked))
+        .collect();
+    let Some((thread, call)) = stuck.first() else { return Vec::new() };
+    // Where another thread works, one that waits may be what it should be.
+    let all = stuck.len() as u64 == threads.last;
+    let what = call.what.as_ref().map(|what| format!(" on {what}")).unwrap_or_default();
+    let at = thread.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
+    let mut finding = Finding::new(
+        Cause::WaitUnlimited,
+        Severity::Waiting,
+        if all { Confidence::High } else { Confidence::Medium },
+        format!(
+            "thread {} ({}) waits in {}{what}{at} for {}{}, and no timer of the kernel will ever end it",
+            thread.tid,
+            thread.name,
+            call.call,
+            time(thread.blocked_us),
+            if thread.since_before { " or longer" } else { "" },
+        ),
+    )
+    .because(blocked_evidence(thread, call, stuck.len()))
+    .rejected(Cause::IoStuck, "the sleep can be interrupted: it is no device that holds it")
+    .share(ShareOf::StalledTime, share(stuck.len() as u64, threads.last));
+    finding.advisory = !all;
+    vec![finding]
+}
+
+fn blocked_evidence(thread: &Thread, call: &BlockedIn, many: usize) -> Evidence {
+    proc(format!(
+        "{} without a limit, {} switches of the thread in the window{}",
+        call.call,
+        thread.voluntary_switches,
+        if many > 1 { format!("; {many} threads like it") } else { String::new() }
+    ))
+    .with("blocked_us", thread.blocked_us)
+    .with("threads", many as u64)
+}
+
+/// A read or a connect on a connection, a poll on one, without limit. Waiting for work (accept, a pipe, a queue) is no
+/// wait for a peer.
+fn is_unlimited(seen: &Observation, blocked: &BlockedIn) -> bool {
+    const WAITS: [&str; 10] =
+        ["read", "recvfrom", "recvmsg", "readv", "connect", "write", "sendto", "sendmsg", "poll", "ppoll"];
+    if !WAITS.contains(&blocked.call.as_str()) || matches!(blocked.timeout_us, Some(Some(_))) {
+        return false;
+    }
+    let Some(cookie) = blocked.cookie else { return false };
+    let socket = seen.sockets.as_ref().and_then(|all| all.tcp.iter().find(|socket| socket.cookie == cookie));
+    socket.is_some_and(|socket| !socket.inbound && socket.timer.kind == crate::observation::TimerKind::Off)
+}

@@ -1,0 +1,231 @@
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The lives of TCP connections, from events of the kernel.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Connections {
+    /// Those worth showing: failed, stalled or slow ones first. Bounded; the counts below are of all.
+    pub connections: Vec<Connection>,
+    /// Connections opened by the process over the window.
+    pub opened: u64,
+    /// Connections accepted by it.
+    pub accepted: u64,
+    /// Connections that ended.
+    pub closed: u64,
+    /// Of those, by a reset from the peer.
+    pub reset_by_peer: u64,
+    /// Of those, by a reset from here.
+    pub reset_by_us: u64,
+    /// Of those that were accepted and ended, how many carried less than a kilobyte each way.
+    pub little_work: u64,
+    /// Their lives' median length.
+    pub life_median_us: Option<u64>,
+    /// Of those that ended, how many were too many in a second to tell of each; the counts above have them.
+    pub untold: u64,
+    /// Connections that could not be followed because too many were open at once. Their opening is counted above, and
+    /// their end where the process itself closed them.
+    pub unfollowed: u64,
+    /// Connections whose first bytes were not looked at, because too many were new in one second. The handshakes below
+    /// are of the others.
+    pub not_looked_at: u64,
+    /// Inbound TLS handshakes by source address, the most failures first. Bounded.
+    pub handshakes: Vec<SourceHandshakes>,
+    /// Queries of the process for names. Bounded.
+    pub dns: Vec<DnsExchange>,
+}
+
+/// Who opened a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// The process.
+    Client,
+    /// The peer.
+    Server,
+    /// It was there before the watch, and no listener has its port.
+    #[default]
+    Unknown,
+}
+
+/// A moment of a connection's life, in microseconds since the watch began.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// It happened then.
+    At(u64),
+    /// It had happened when the watch began.
+    Before,
+    /// It happened in the window, this is inferred from other events.
+    Inferred(u64),
+}
+
+/// One connection.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Connection {
+    /// The key to other tables.
+    pub cookie: u64,
+    /// The own end.
+    pub local: Option<SocketAddr>,
+    /// The other end.
+    pub remote: Option<SocketAddr>,
+    /// Who opened it.
+    pub side: Side,
+    /// Its descriptor, where it was still open in the end.
+    pub fd: Option<u32>,
+    /// The thread that opened it, or was the first to use it.
+    pub tid: Option<u32>,
+    /// `connect()`, or the first sight of it.
+    pub opened: Option<Moment>,
+    /// The handshake of TCP was complete.
+    pub established: Option<Moment>,
+    /// It ended.
+    pub closed: Option<Moment>,
+    /// The process closed it, or gave up connecting: nothing of the peer's ended it.
+    pub closed_by_us: bool,
+    /// The error it ended with: `ECONNREFUSED` (111), `ETIMEDOUT` (110), `ECONNRESET` (104), `EHOSTUNREACH` (113).
+    /// `EADDRNOTAVAIL` (99) is inferred: the connecting failed, and no segment was sent.
+    pub errno: Option<i32>,
+    /// The SYN was sent again.
+    pub syn_retransmits: u32,
+    /// Other segments were sent again.
+    pub retransmits: u32,
+    /// A reset was received.
+    pub reset_received: bool,
+    /// A reset was sent.
+    pub reset_sent: bool,
+    /// The peer's FIN came.
+    pub fin_received: Option<Moment>,
+    /// Bytes read by the process from it, while watched.
+    pub read_bytes: u64,
+    /// Bytes written by the process to it, while watched.
+    pub written_bytes: u64,
+    /// The first write since the last read: where the current or last request (or response) began to be written.
+    pub first_write: Option<Moment>,
+    /// The last write.
+    pub last_write: Option<Moment>,
+    /// The first read that brought bytes since the last write.
+    pub first_read: Option<Moment>,
+    /// The last read that brought bytes.
+    pub last_read: Option<Moment>,
+    /// How often the process turned from writing to reading: requests that were answered, or requests that were read.
+    pub turns: u32,
+    /// From the last byte written to the first byte read after it: for a client, the wait for the peer.
+    pub read_gaps: Gaps,
+    /// From the last byte read to the first byte written after it: for a server, its own work.
+    pub write_gaps: Gaps,
+    /// Where its bytes lie could not be told (`io_uring`, `sendfile`), so heads of it were missed.
+    pub heads_hidden: bool,
+    /// The lookup of a name that gave its address, where there can be no doubt which one.
+    pub resolved: Option<Resolved>,
+    /// It began with the preface of HTTP/2.
+    pub http2: bool,
+    /// What its first bytes were, as TLS.
+    pub tls: Option<TlsHandshake>,
+    /// The last request and response of HTTP/1 that were looked at; where many come in short time, not all are.
+    pub http: Option<HttpHead>,
+}
+
+/// Silences of one kind, over the life of a connection while it was watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Gaps {
+    /// All of them together.
+    pub total_us: u64,
+    /// The longest.
+    pub longest_us: u64,
+    /// When the longest began, in microseconds since the watch began.
+    pub longest_at_us: u64,
+}
+
+/// A lookup that gave a connection its address.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The name.
+    pub name: String,
+    /// When it was first asked for, in microseconds since the watch began.
+    pub sent_us: u64,
+    /// From then until the last answer that was waited for.
+    pub duration_us: u64,
+}
+
+/// A TLS handshake, as far as it is in the clear.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct TlsHandshake {
+    /// Whether the process sent the `ClientHello`.
+    pub client: bool,
+    /// The name asked for.
+    pub sni: Option<String>,
+    /// The protocols offered.
+    pub alpn: Vec<String>,
+    /// The highest version offered, or the one chosen: 0x0304.
+    pub version: Option<u16>,
+    /// The `ClientHello`.
+    pub hello: Option<Moment>,
+    /// The `ServerHello`.
+    pub answered: Option<Moment>,
+    /// The handshake was complete; over TLS 1.3 always inferred.
+    pub done: Option<Moment>,
+    /// An alert in the clear: its code, and whether the peer sent it.
+    pub alert: Option<(u8, bool)>,
+    /// The client ended a TLS 1.3 handshake by an alert: inferred from a record's length, the code cannot be seen.
+    pub alert_hidden: bool,
+    /// What answered a `ClientHello` was no TLS: its first bytes, printable.
+    pub not_tls: Option<String>,
+}
+
+/// An HTTP/1 exchange, by its heads. No header but those that carry deadlines is kept.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct HttpHead {
+    /// `GET /path`, the query left out.
+    pub request: String,
+    /// The `Host` field.
+    pub host: Option<String>,
+    /// When the head of the request passed.
+    pub requested: Option<Moment>,
+    /// The status.
+    pub status: Option<u16>,
+    /// When the head of the response passed.
+    pub answered: Option<Moment>,
+    /// The time that the caller allowed, where a header says so, and which header.
+    pub deadline_us: Option<(String, u64)>,
+}
+
+/// TLS handshakes of one source address.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SourceHandshakes {
+    /// The address.
+    pub source: String,
+    /// Handshakes begun.
+    pub begun: u64,
+    /// Of those, completed (inferred over TLS 1.3).
+    pub completed: u64,
+    /// Of those, failed: an alert, or closed before it was complete.
+    pub failed: u64,
+    /// The last name asked for.
+    pub sni: Option<String>,
+    /// The last alert.
+    pub alert: Option<u8>,
+}
+
+/// One query for a name over UDP.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DnsExchange {
+    /// The name.
+    pub name: String,
+    /// A, AAAA: its number.
+    pub kind: u16,
+    /// The server.
+    pub server: String,
+    /// The thread that asked.
+    pub tid: u32,
+    /// When it was first sent.
+    pub sent_us: u64,
+    /// How often it was sent.
+    pub sent: u32,
+    /// How long the answer took.
+    pub answered_us: Option<u64>,
+    /// The answer's code: 0 no error, 2 SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
+    pub rcode: Option<u8>,
+    /// Records in the answer.
+    pub answers: Option<u16>,
+}

@@ -1,0 +1,226 @@
+//! Watches real processes: this one, and small ones that the tests start.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::{TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use overdue_core::facts::TcpState;
+use overdue_why::{
+    Observation,
+    collect::{AttachError, Ended, Interrupt, Options, Watch},
+    observation::TcpSocket,
+};
+
+fn watch(pid: u32, ms: u64) -> Observation {
+    let mut watch = Watch::attach(pid, Options { for_: Duration::from_millis(ms), ..Options::default() }).unwrap();
+    assert_eq!(watch.run(&Interrupt::new().unwrap()), Ended::Time);
+    watch.finish()
+}
+
+/// A small program that says `ready` when it has done what it is for, and ends when its input does.
+struct Script(Child);
+
+impl Script {
+    fn python(program: &str) -> Self {
+        let program = format!(
+            "import sys, os, socket, time, threading\n{program}\nprint('ready', flush=True)\nsys.stdin.read()\n"
+        );
+        Self::start(Command::new("python3").args(["-c", &program]))
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn of_stream<'a>(seen: &'a Observation, stream: &TcpStream) -> &'a TcpSocket {
+    let local = stream.local_addr().unwrap();
+    let sockets = &seen.sockets.as_ref().unwrap().tcp;
+    sockets.iter().find(|socket| socket.local == local && socket.remote == stream.peer_addr().unwrap()).unwrap()
+}
+
+#[test]
+fn one_that_the_peer_closed_and_one_that_we_did() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed_by_peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    drop(listener.accept().unwrap());
+    let closed_by_us = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (_kept, _) = listener.accept().unwrap();
+    closed_by_us.shutdown(std::net::Shutdown::Write).unwrap();
+
+    let seen = watch(std::process::id(), 600);
+    let socket = of_stream(&seen, &closed_by_peer);
+    assert_eq!((socket.state, socket.fin_unread, socket.unread_bytes), (TcpState::CloseWait, true, 0));
+    assert!(socket.in_state_us >= 550_000 && socket.since_before, "{socket:?}");
+    assert_eq!(socket.fd, Some(u32::try_from(closed_by_peer.as_raw_fd()).unwrap()));
+    let socket = of_stream(&seen, &closed_by_us);
+    assert_eq!((socket.state, socket.inbound), (TcpState::FinWait2, false));
+    assert_eq!(socket.peer_pid, Some(std::process::id()));
+}
+
+#[test]
+fn a_full_accept_queue_and_bytes_that_nobody_reads() {
+    let server = Script::python(
+        "l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(1)\n\
+         a = socket.create_connection(l.getsockname()); s, _ = l.accept(); a.sendall(b'x' * 1000)\n\
+         waiting = [socket.create_connection(l.getsockname()) for _ in range(2)]",
+    );
+    let seen = watch(server.pid(), 600);
+    let sockets = seen.sockets.unwrap();
+    let listener = sockets.listeners.first().unwrap();
+    assert_eq!((listener.backlog, listener.queued_max, listener.full_rounds), (1, 2, sockets.rounds));
+    let unread = sockets.tcp.iter().find(|socket| socket.unread_bytes == 1000).unwrap();
+    assert!(unread.inbound && unread.unread_for_us >= 500_000, "{unread:?}");
+    let client = sockets.tcp.iter().find(|socket| socket.local == unread.remote).unwrap();
+    assert_eq!((client.peer_unread_bytes, client.peer_pid), (Some(1000), Some(server.pid())));
+    assert_eq!(client.peer_listener.unwrap().queued, 2);
+}
+
+#[test]
+fn descriptors_that_grow_are_counted_by_kind() {
+    let leaking = Script::start(Command::new("python3").args([
+        "-uc",
+        "
+import os, sys, threading, time
+kept = []
+def leak():
+    while True:
+        kept.append(open('/etc/hostname')); kept.append(os.pipe()); time.sleep(0.01)
+threading.Thread(target=leak, daemon=True).start()
+print('ready'); sys.stdin.read()",
+    ]));
+    let seen = watch(leaking.pid(), 700);
+    let fds = seen.fds.unwrap();
+    assert!(fds.open.len() >= 3 && fds.open.first().unwrap().value + 30 < fds.open.last().unwrap().value, "{fds:?}");
+    let kind = |kind: &str| fds.by_kind.iter().find(|found| found.kind == kind).unwrap();
+    assert!(kind("pipe").first < kind("pipe").last && kind("file").first < kind("file").last);
+    assert_eq!(kind("file").example.as_deref(), Some("/etc/hostname"));
+    assert!(fds.soft_limit > 0);
+}
+
+#[test]
+fn the_end_of_a_process_is_seen_at_once() {
+    let mut script = Script::python("l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(7)");
+    let mut watch =
+        Watch::attach(script.pid(), Options { for_: Duration::from_secs(60), ..Options::default() }).unwrap();
+    let mut input = script.0.stdin.take().unwrap();
+    input.write_all(b"\n").unwrap();
+    drop(input);
+    assert_eq!(watch.run(&Interrupt::new().unwrap()), Ended::Process);
+    let seen = watch.finish();
+    assert!(seen.process.ended_at_us.unwrap() <= seen.window_us);
+    assert_eq!(seen.sockets.unwrap().listeners.first().unwrap().backlog, 7);
+    assert!(!seen.fds.unwrap().by_kind.is_empty());
+}
+
+#[test]
+fn a_watch_is_interrupted() {
+    let mut watch =
+        Watch::attach(std::process::id(), Options { for_: Duration::from_secs(60), ..Options::default() }).unwrap();
+    let interrupt = Interrupt::new().unwrap();
+    interrupt.raise();
+    assert_eq!(watch.run(&interrupt), Ended::Interrupted);
+    assert!(watch.finish().window_us < 30_000_000);
+}
+
+#[test]
+fn nobody_is_watched() {
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    assert!(matches!(Watch::attach(child.id(), Options::default()), Err(AttachError::Gone(_))));
+}
+
+#[test]
+fn names_may_hold_anything() {
+    let hostile = Script::python(
+        "import ctypes\nctypes.CDLL(None).prctl(15, b') R (\\x1b[31m\\n', 0, 0, 0)\nos.environ['X'] = '1'",
+    );
+    let seen = watch(hostile.pid(), 50);
+    assert_eq!(seen.process.name, ") R (\u{1b}[31m\n");
+    assert!(seen.process.ended_at_us.is_none() && seen.process.age_us.unwrap() > 0);
+}
+
+#[test]
+fn a_process_that_becomes_another() {
+    let script = Script::start(Command::new("sh").args(["-c", "echo ready; read line; exec sleep 60"]));
+    let mut script = script;
+    let mut watch =
+        Watch::attach(script.pid(), Options { for_: Duration::from_millis(800), ..Options::default() }).unwrap();
+    script.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    watch.run(&Interrupt::new().unwrap());
+    let seen = watch.finish();
+    assert!(seen.process.exec_at_us.is_some(), "{:?}", seen.process);
+    assert_eq!((seen.process.name.as_str(), seen.process.command.join(" ").as_str()), ("sleep", "sleep 60"));
+}
+
+#[test]
+fn a_thread_in_a_read_and_one_at_a_lock() {
+    let blocked = Script::python(
+        "l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(1)\n\
+         a = socket.create_connection(l.getsockname()); s, _ = l.accept()\n\
+         lock = threading.Lock(); lock.acquire()\n\
+         ep = __import__('select').epoll(); ep.register(a.fileno(), 1)\n\
+         po = __import__('select').poll(); po.register(s.fileno(), 1)\n\
+         r, w = os.pipe()\n\
+         def go(f): t = threading.Thread(target=f, daemon=True); t.start()\n\
+         go(lambda: os.read(s.fileno(), 1)); go(lambda: lock.acquire()); go(lambda: ep.poll(77)); go(lambda: po.poll())\n\
+         go(lambda: os.read(r, 1)); go(lambda: l.accept()); go(lambda: lock.acquire(timeout=50)); time.sleep(0.3)",
+    );
+    let seen = watch(blocked.pid(), 600);
+    let sockets = seen.sockets.as_ref().unwrap();
+    let server = sockets.tcp.iter().find(|socket| socket.inbound).unwrap();
+    let client = sockets.tcp.iter().find(|socket| socket.local == server.remote).unwrap();
+    let threads = seen.threads.unwrap();
+    assert_eq!((threads.first, threads.last, threads.left_out), (8, 8, 0));
+    let waits: Vec<_> = threads.threads.iter().map(|thread| (thread, thread.blocked_in.as_ref().unwrap())).collect();
+
+    let name = format!("tcp {}", server.remote);
+    let (thread, wait) = waits.iter().find(|(_, wait)| wait.call == "read" && wait.cookie.is_some()).unwrap();
+    assert_eq!((wait.fd, wait.what.as_deref(), wait.cookie), (server.fd, Some(name.as_str()), Some(server.cookie)));
+    assert_eq!(wait.timeout_us, None);
+    assert!(thread.blocked_us >= 550_000 && thread.since_before, "{thread:?}");
+
+    let epoll = waits.iter().find(|(_, wait)| wait.call == "epoll_wait").unwrap().1;
+    assert_eq!(epoll.timeout_us, Some(Some(77_000_000)));
+    assert_eq!((epoll.what.as_deref(), epoll.waits_for.first().unwrap().cookie), (Some("epoll"), Some(client.cookie)));
+    let poll = waits.iter().find(|(_, wait)| wait.call == "poll").unwrap().1;
+    assert_eq!((poll.timeout_us, poll.waits_for.first().unwrap().cookie), (Some(None), Some(server.cookie)));
+    let accept = waits.iter().find(|(_, wait)| wait.call == "accept4").unwrap().1;
+    assert!(accept.what.as_deref().unwrap().starts_with("listener 127.0.0.1:"));
+    let pipe = waits.iter().find(|(_, wait)| wait.what.as_deref() == Some("pipe")).unwrap().1;
+    assert_eq!(pipe.timeout_us, Some(None));
+    let limits: Vec<_> =
+        waits.iter().filter(|(_, wait)| wait.call == "futex").map(|(_, wait)| wait.timeout_us.unwrap()).collect();
+    assert!(limits.contains(&None), "{limits:?}");
+    assert!(limits.iter().flatten().any(|&limit| (40_000_000..50_000_000).contains(&limit)), "{limits:?}");
+}
+
+#[test]
+fn a_thread_that_computes_is_not_blocked() {
+    let busy = Script::python("def spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()");
+    let threads = watch(busy.pid(), 700).threads.unwrap();
+    let busiest = threads.threads.iter().max_by_key(|thread| thread.cpu_us).unwrap();
+    assert!(busiest.cpu_us > 100_000 && busiest.runqueue_us.is_some(), "{busiest:?}");
+    assert!(busiest.blocked_us < 300_000, "{busiest:?}");
+}
