@@ -198,7 +198,7 @@ checks! {
     };
     task_leak_rust "task-leak-rust" |seen| {
         seen.grows("threads", 10, Seen::threads);
-        seen.grows("memory in KiB", 500, Seen::resident_kib);
+        seen.grows("memory in KiB", 640, Seen::resident_kib);
     };
     runtime_blocked_node "runtime-blocked-node" blocked_runtime;
     runtime_blocked_python "runtime-blocked-python" blocked_runtime;
