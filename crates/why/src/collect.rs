@@ -8,6 +8,7 @@
 mod bpf;
 mod clock;
 mod connections;
+pub mod cpu;
 mod descriptors;
 pub mod fds;
 mod patience;
@@ -16,6 +17,7 @@ pub mod sockets;
 mod stat;
 mod target;
 pub mod threads;
+pub mod tiers;
 mod watch;
 
 pub use bpf::Kernel;

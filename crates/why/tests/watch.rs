@@ -221,6 +221,108 @@ fn a_thread_that_computes_is_not_blocked() {
     let busy = Script::python("def spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()");
     let threads = watch(busy.pid(), 700).threads.unwrap();
     let busiest = threads.threads.iter().max_by_key(|thread| thread.cpu_us).unwrap();
-    assert!(busiest.cpu_us > 100_000 && busiest.runqueue_us.is_some(), "{busiest:?}");
+    // The machine may be busy with more than this.
+    assert!(busiest.cpu_us > 0 && busiest.cpu_us + busiest.runqueue_us.unwrap() > 300_000, "{busiest:?}");
     assert!(busiest.blocked_us < 300_000, "{busiest:?}");
+}
+
+const PID: &str = "OVERDUE_TEST_PID";
+
+/// Not a test of its own: what the tests below run as another user.
+#[test]
+#[ignore = "run by other tests"]
+fn as_somebody_else() {
+    let pid = std::env::var(PID).unwrap().parse().unwrap();
+    println!("\nobservation {}", serde_json::to_string(&watch(pid, 100)).unwrap());
+}
+
+/// Watches as the user nobody. `None` where this is not root.
+fn watch_as_nobody(pid: u32) -> Option<Observation> {
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "as_somebody_else", "--ignored", "--nocapture"])
+        .env(PID, pid.to_string())
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix("observation "));
+    if line.is_none() {
+        assert!(!rustix::process::geteuid().is_root(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        eprintln!("skipped: only root can become another user");
+    }
+    line.map(|line| serde_json::from_str(line).unwrap())
+}
+
+#[test]
+fn what_a_stranger_may_not_see_is_listed() {
+    let server = Script::python("l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(1)");
+    let Some(seen) = watch_as_nobody(server.pid()) else { return };
+    assert!(seen.fds.is_none() && seen.sockets.is_none());
+    let hidden: Vec<&str> = seen.not_visible.iter().map(|hidden| hidden.what.as_str()).collect();
+    for what in ["descriptors", "sockets", "program"] {
+        assert!(hidden.contains(&what), "{hidden:?}");
+    }
+    assert!(hidden.iter().any(|what| what.starts_with("what threads wait in")), "{hidden:?}");
+    // These are there for everybody.
+    assert!(seen.process.command.first().unwrap().contains("python3"));
+    assert_eq!(seen.threads.unwrap().threads.first().unwrap().looks, 2);
+    assert!(seen.cpu.unwrap().processors > 0.0);
+}
+
+const IN_A_NAMESPACE: &str = "
+import socket, sys
+l = socket.socket(); l.bind(('127.0.0.1', 4321)); l.listen(3)
+print('ready', flush=True); sys.stdin.read()";
+
+#[test]
+fn sockets_of_another_network_namespace() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root may make a network namespace");
+        return;
+    }
+    let mut command = Command::new("unshare");
+    let server = Script::start(command.args(["-n", "python3", "-c", IN_A_NAMESPACE]));
+    let seen = watch(server.pid(), 50);
+    let [listener] = seen.sockets.as_ref().unwrap().listeners.as_slice() else { panic!("{seen:?}") };
+    assert_eq!((listener.local.port(), listener.backlog), (4321, 3));
+
+    // Its own user sees the table, but not inside.
+    let mut command = Command::new("unshare");
+    let command =
+        command.args(["-n", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
+    let server = Script::start(command.args(["/usr/bin/python3", "-c", IN_A_NAMESPACE]));
+    let Some(seen) = watch_as_nobody(server.pid()) else { return };
+    let [listener] = seen.sockets.as_ref().unwrap().listeners.as_slice() else { panic!("{seen:?}") };
+    assert_eq!((listener.local.port(), listener.backlog, listener.full_rounds), (4321, u32::MAX, 0));
+    assert!(seen.not_visible.iter().any(|hidden| hidden.how.contains("nsenter")), "{:?}", seen.not_visible);
+}
+
+#[test]
+fn a_process_whose_first_thread_has_ended() {
+    let script = Script::start(Command::new("python3").args([
+        "-c",
+        "
+import ctypes, os, socket, sys, threading
+l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(5)
+def stay():
+    while open('/proc/self/stat').read().rsplit(')', 1)[1].split()[0] != 'Z': pass
+    print('ready', flush=True); sys.stdin.read()
+threading.Thread(target=stay).start()
+ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)",
+    ]));
+    let seen = watch(script.pid(), 300);
+    assert_eq!(seen.process.ended_at_us, None);
+    assert_eq!(seen.sockets.unwrap().listeners.first().unwrap().backlog, 5);
+    assert!(seen.fds.unwrap().by_kind.iter().any(|kind| kind.kind == "tcp" && kind.last == 1));
+    assert_eq!(seen.threads.unwrap().last, 2);
+}
+
+#[test]
+fn processor_and_memory() {
+    let busy = Script::python("def spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()");
+    let cpu = watch(busy.pid(), 700).cpu.unwrap();
+    assert!(cpu.user_us + cpu.runqueue_us.unwrap() > 300_000 && cpu.processors >= 1.0, "{cpu:?}");
+    assert!(cpu.rss_bytes.iter().all(|reading| reading.value > 1 << 20) && cpu.rss_bytes.len() >= 3, "{cpu:?}");
 }

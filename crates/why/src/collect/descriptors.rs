@@ -33,17 +33,10 @@ pub(super) fn parse(link: &str) -> Named<'_> {
     inode.map_or(Named::Other(link), Named::Socket)
 }
 
-/// The folder of descriptors. A first thread that has ended has none any more; then another thread's is taken.
+/// The folder of descriptors.
 pub(super) fn folder(target: &Target) -> io::Result<OwnedFd> {
-    let open =
-        |path: &str| openat(target.folder(), path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let own = open("fd")?;
-    if count_of(&own).is_some_and(|count| count > 0) || !numbers(&own, 1)?.is_empty() {
-        return Ok(own);
-    }
-    let tasks = open("task")?;
-    let another = numbers(&tasks, 8)?.into_iter().find(|&tid| tid != target.pid());
-    another.map_or(Ok(own), |tid| Ok(open(&format!("task/{tid}/fd"))?))
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(target.folder(), target.shared("fd"), flags, Mode::empty())?)
 }
 
 /// How many there are, where the kernel tells at once (Linux 6.2).
@@ -95,7 +88,7 @@ pub(super) fn each(target: &Target, at_most: usize, mut take: impl FnMut(u32, Na
 /// What one descriptor names, as the kernel writes it.
 pub(super) fn link(target: &Target, fd: u32) -> io::Result<String> {
     let mut buf = [MaybeUninit::<u8>::uninit(); 512];
-    let (link, _) = readlinkat_raw(target.folder(), format!("fd/{fd}"), &mut buf)?;
+    let (link, _) = readlinkat_raw(target.folder(), target.shared(&format!("fd/{fd}")), &mut buf)?;
     Ok(String::from_utf8_lossy(link).into_owned())
 }
 
@@ -113,7 +106,7 @@ pub(super) fn sockets(target: &Target, at_most: usize) -> io::Result<HashMap<u64
 /// The protocol of a socket, as the kernel calls it: `TCP`, `TCPv6`, `UNIX-STREAM`.
 pub(super) fn protocol(target: &Target, fd: u32) -> Option<String> {
     // By way of the folder that is held: the number of the process may be another's by now.
-    let path = format!("/proc/thread-self/fd/{}/fd/{fd}", target.folder().as_raw_fd());
+    let path = format!("/proc/thread-self/fd/{}/{}", target.folder().as_raw_fd(), target.shared(&format!("fd/{fd}")));
     let mut buf = [0_u8; 32];
     let len = getxattr(path, "system.sockprotoname", &mut buf).ok()?;
     let name = buf.get(..len)?;

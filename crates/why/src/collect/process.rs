@@ -2,12 +2,12 @@
 
 mod command;
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use rustix::fs::readlinkat;
 
 use super::{
-    Target, clock, descriptors,
+    Target, clock,
     patience::{self, patiently},
     stat::{self, Stat},
 };
@@ -54,7 +54,8 @@ impl Collector {
     fn identify(&mut self) {
         let target = self.target.clone();
         let read = patiently("command line and program", patience::LIMIT, move || {
-            (target.read_text("cmdline", COMMAND_BYTES), readlinkat(target.folder(), "exe", Vec::new()))
+            let exe = readlinkat(target.folder(), target.shared("exe"), Vec::new());
+            (target.read_text(&target.shared("cmdline"), COMMAND_BYTES), exe)
         });
         match read {
             Ok((command, exe)) => {
@@ -120,20 +121,22 @@ fn age_us(stat: &Stat) -> Option<u64> {
     Some(clock::us(clock::since_boot().saturating_sub(started)))
 }
 
-fn tasks(target: &Target) -> Vec<u32> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder: Option<OwnedFd> = openat(target.folder(), "task", flags, Mode::empty()).ok();
-    folder.and_then(|folder| descriptors::numbers(&folder, THREADS).ok()).unwrap_or_default()
-}
-
 fn thread_names(target: &Target) -> Vec<String> {
     let name = |tid: u32| target.read_text(&format!("task/{tid}/comm"), 64).ok();
-    tasks(target).into_iter().filter_map(name).map(|name| name.trim_end_matches('\n').to_owned()).collect()
+    target
+        .threads(THREADS)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(name)
+        .map(|name| name.trim_end_matches('\n').to_owned())
+        .collect()
 }
 
 fn children(target: &Target) -> Vec<u32> {
     let of = |tid: u32| target.read_text(&format!("task/{tid}/children"), 64 * 1024).unwrap_or_default();
-    let mut found: Vec<u32> = tasks(target)
+    let mut found: Vec<u32> = target
+        .threads(THREADS)
+        .unwrap_or_default()
         .into_iter()
         .flat_map(|tid| of(tid).split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
         .collect();

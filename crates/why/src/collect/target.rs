@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, open, openat};
 
-use super::stat;
+use super::{descriptors, stat};
 
 /// The process has ended, or never was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -22,6 +22,8 @@ pub struct Gone(pub u32);
 pub struct Target {
     pid: u32,
     folder: Arc<OwnedFd>,
+    /// Below the folder, where to find what threads share.
+    shared: Arc<str>,
 }
 
 impl Target {
@@ -32,12 +34,33 @@ impl Target {
     pub fn new(pid: u32) -> Result<Self, Gone> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = open(format!("/proc/{pid}"), flags, Mode::empty()).map_err(|_| Gone(pid))?;
-        let target = Self { pid, folder: Arc::new(folder) };
+        let mut target = Self { pid, folder: Arc::new(folder), shared: Arc::from("") };
         // `/proc/TID` opens for any thread; only a process is listed as its own group's leader.
         let status = target.read("status", 16 * 1024).map_err(|_| Gone(pid))?;
         let status = String::from_utf8_lossy(&status);
         let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-        if leader.and_then(|leader| leader.trim().parse().ok()) == Some(pid) { Ok(target) } else { Err(Gone(pid)) }
+        if leader.and_then(|leader| leader.trim().parse().ok()) != Some(pid) {
+            return Err(Gone(pid));
+        }
+        let stat = target.read_text("stat", 4096).ok().as_deref().and_then(stat::parse);
+        if stat.is_some_and(|stat| stat.state == 'Z' && !stat.has_ended())
+            && let Some(tid) = target.threads(8).ok().and_then(|tids| tids.into_iter().find(|&tid| tid != pid))
+        {
+            target.shared = Arc::from(format!("task/{tid}/"));
+        }
+        Ok(target)
+    }
+
+    /// The threads, `at_most` of them.
+    pub(super) fn threads(&self, at_most: usize) -> io::Result<Vec<u32>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        descriptors::numbers(&openat(&self.folder, "task", flags, Mode::empty())?, at_most)
+    }
+
+    /// The path of something that all threads share: descriptors, memory, namespaces. A first thread that has ended, while
+    /// others go on, has none of it any more.
+    pub(super) fn shared(&self, path: &str) -> String {
+        format!("{}{path}", self.shared)
     }
 
     /// Its number.

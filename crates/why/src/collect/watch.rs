@@ -11,13 +11,13 @@ use std::{
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, pidfd_open, test_kill_process},
 };
 
 use super::{
     Clock, Connections, Gone, Kernel, Target,
     clock::{self, us},
-    fds, process, sockets, threads,
+    cpu, fds, process, sockets, threads,
 };
 use crate::observation::{Hidden, Observation, Overhead};
 
@@ -99,6 +99,7 @@ pub struct Watch {
     sockets: Option<sockets::Collector>,
     threads: Option<threads::Collector>,
     connections: Option<Connections>,
+    cpu: Option<cpu::Collector>,
 }
 
 impl Watch {
@@ -109,7 +110,7 @@ impl Watch {
     pub fn attach(pid: u32, options: Options) -> Result<Self, AttachError> {
         let cpu_before_us = clock::own_cpu_us();
         let clock = Clock::start();
-        let target = Target::new(pid)?;
+        let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
         let process = process::Collector::attach(&target).map_err(|hidden| AttachError::Hidden { pid, hidden })?;
         let mut hidden = Vec::new();
         let kernel = seen(Kernel::new(), &mut hidden);
@@ -122,6 +123,7 @@ impl Watch {
             sockets: seen(sockets::Collector::attach(&target), &mut hidden),
             threads: seen(threads::Collector::attach(&target), &mut hidden),
             connections,
+            cpu: seen(cpu::Collector::attach(&target), &mut hidden),
             target,
             clock,
             options,
@@ -162,18 +164,11 @@ impl Watch {
     fn look(&mut self) {
         let at_us = self.clock.at_us();
         self.process.look(at_us);
-        if let Some(fds) = &mut self.fds {
-            fds.look(at_us);
-        }
-        if let Some(sockets) = &mut self.sockets {
-            sockets.look(at_us);
-        }
-        if let Some(threads) = &mut self.threads {
-            threads.look(at_us);
-        }
-        if let Some(connections) = &mut self.connections {
-            connections.look(at_us);
-        }
+        self.fds.iter_mut().for_each(|fds| fds.look(at_us));
+        self.sockets.iter_mut().for_each(|sockets| sockets.look(at_us));
+        self.threads.iter_mut().for_each(|threads| threads.look(at_us));
+        self.cpu.iter_mut().for_each(|cpu| cpu.look(at_us));
+        self.connections.iter_mut().for_each(|connections| connections.look(at_us));
     }
 
     fn wait(&mut self, interrupt: &Interrupt, at_most: Duration) -> Option<Ended> {
@@ -211,6 +206,10 @@ impl Watch {
         seen.threads = self.threads.map(|threads| threads.finish(at_us, &mut hidden));
         let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
         seen.connections = self.connections.map(Connections::finish);
+        seen.cpu = self.cpu.map(|cpu| cpu.finish(at_us));
+        if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
+            cpu.runqueue_us = threads.threads.iter().map(|thread| thread.runqueue_us).sum();
+        }
         join(&mut seen);
         seen.process = self.process.finish(&mut hidden);
         seen.not_visible = hidden;
@@ -223,6 +222,18 @@ impl Watch {
         };
         seen
     }
+}
+
+/// A process that is there and is not shown: `/proc` is mounted so.
+fn concealed(pid: u32) -> Option<AttachError> {
+    let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let is_there = test_kill_process(number) == Err(Errno::PERM);
+    let hidden = Hidden {
+        what: "process".to_owned(),
+        why: "it is another user's, and /proc is mounted with hidepid".to_owned(),
+        how: "run as root".to_owned(),
+    };
+    is_there.then_some(AttachError::Hidden { pid, hidden })
 }
 
 /// What the descriptors are that threads wait for.

@@ -74,6 +74,7 @@ fn outbound(cookie: u64, peer: &str) -> TcpSocket {
         since_before: true,
         inbound: false,
         unread_bytes: 0,
+        fin_unread: false,
         unread_for_us: 0,
         fin_unread: false,
         unsent_bytes: 0,

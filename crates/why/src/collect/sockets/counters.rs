@@ -4,8 +4,8 @@ use crate::{collect::Target, observation::HostTcp};
 
 /// Reads the counters as they stand.
 pub(super) fn read(target: &Target) -> Option<HostTcp> {
-    let netstat = target.read_text("net/netstat", 64 * 1024).ok()?;
-    let snmp = target.read_text("net/snmp", 64 * 1024).ok()?;
+    let netstat = target.read_text(&target.shared("net/netstat"), 64 * 1024).ok()?;
+    let snmp = target.read_text(&target.shared("net/snmp"), 64 * 1024).ok()?;
     parse(&netstat, &snmp)
 }
 

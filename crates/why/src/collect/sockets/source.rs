@@ -53,7 +53,7 @@ impl Source {
     pub(super) fn of(target: &Target) -> Result<(Self, Option<Hidden>), Hidden> {
         let hidden = |why: String, how: &str| Hidden { what: "sockets".to_owned(), why, how: how.to_owned() };
         let own = readlink("/proc/thread-self/ns/net", Vec::new());
-        let theirs = readlinkat(target.folder(), "ns/net", Vec::new());
+        let theirs = readlinkat(target.folder(), target.shared("ns/net"), Vec::new());
         let less = |why: String| {
             let what = "TCP_INFO of connections, limits of accept queues".to_owned();
             (Self::Text(target.clone()), Some(Hidden { what, why, how: ENTER.to_owned() }))
@@ -90,7 +90,7 @@ impl Source {
             }
             Self::Text(target) => {
                 for table in ["net/tcp", "net/tcp6"] {
-                    match target.read_text(table, TABLE_BYTES) {
+                    match target.read_text(&target.shared(table), TABLE_BYTES) {
                         Ok(table) => table.lines().filter_map(text::parse).for_each(&mut take),
                         // No IPv6.
                         Err(err) if err.kind() == io::ErrorKind::NotFound && table.ends_with('6') => {}
@@ -133,7 +133,8 @@ impl Diag {
 
     /// One in the target's namespace. Only a thread made for that enters it, and ends.
     fn open_in(target: &Target) -> io::Result<Self> {
-        let namespace = openat(target.folder(), "ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let namespace =
+            openat(target.folder(), target.shared("ns/net"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let enter = move || {
             move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Network))?;
             Self::open()

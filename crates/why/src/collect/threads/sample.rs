@@ -161,7 +161,8 @@ impl Reader<'_> {
     fn members(&self, call: &InCall) -> Vec<(u32, u32)> {
         let mut members = match call.known().map(|known| known.on) {
             Some(On::Epoll) => {
-                let info = call.fd().map(|fd| self.target.read_text(&format!("fdinfo/{fd}"), 64 * 1024));
+                let info =
+                    call.fd().map(|fd| self.target.read_text(&self.target.shared(&format!("fdinfo/{fd}")), 64 * 1024));
                 info.and_then(Result::ok).map(|info| call::epoll_fds(&info)).unwrap_or_default()
             }
             Some(On::Poll) => {
@@ -235,7 +236,9 @@ impl Reader<'_> {
         if address == 0 || len == 0 {
             return None;
         }
-        let file = openat(self.target.folder(), "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let file =
+            openat(self.target.folder(), self.target.shared("mem"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .ok()?;
         let mut bytes = vec![0; len];
         let read = pread(&file, bytes.as_mut_slice(), address).ok()?;
         bytes.truncate(read);
