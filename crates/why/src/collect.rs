@@ -4,8 +4,10 @@
 //! asked to look now and then, and hands over its part of the observation in the end. One that cannot see says so
 //! ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others.
 
-#[expect(dead_code, reason = "until a collector is there")]
 mod bpf;
+mod connections;
 mod target;
 
+pub use bpf::Kernel;
+pub use connections::Connections;
 pub use target::{Gone, Target};

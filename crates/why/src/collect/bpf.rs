@@ -13,7 +13,8 @@ use crate::observation::Hidden;
 const FIRST_PIDNS: u64 = 0xEFFF_FFFC;
 
 /// The running kernel, as BPF programs are fitted to it.
-pub(crate) struct Kernel {
+#[derive(Debug)]
+pub struct Kernel {
     pub(crate) btf: Btf,
 }
 
@@ -36,7 +37,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When it tells nothing.
-    pub(crate) fn new() -> Result<Self, Hidden> {
+    pub fn new() -> Result<Self, Hidden> {
         let btf = Btf::from_sys_fs().map_err(|error| {
             hidden(
                 format!("the kernel's types cannot be read: {error}"),
@@ -51,9 +52,8 @@ impl Kernel {
     /// # Errors
     /// When BPF is not allowed, or the object does not fit this kernel.
     pub(crate) fn load(&self, object: &[u8], target: &Target) -> Result<Ebpf, Hidden> {
-        let ids = TargetIds::of(target).map_err(|error| {
-            hidden(format!("the own pid namespace cannot be read: {error}"), "have /proc mounted")
-        })?;
+        let ids = TargetIds::of(target)
+            .map_err(|error| hidden(format!("the own pid namespace cannot be read: {error}"), "have /proc mounted"))?;
         EbpfLoader::new().btf(Some(&self.btf)).override_global("target", &ids, true).load(object).map_err(refused)
     }
 }
