@@ -7,7 +7,7 @@
 mod counters;
 mod neighbours;
 mod source;
-mod text;
+pub(super) mod text;
 mod tracked;
 
 use std::{

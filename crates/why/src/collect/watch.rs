@@ -1,7 +1,6 @@
 //! One watch of one process, from the first look to the [`Observation`].
 
 use std::{
-    collections::HashMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
@@ -17,7 +16,7 @@ use rustix::{
 use super::{
     Clock, Connections, Gone, Kernel, Target,
     clock::{self, us},
-    cpu, fds, process, sockets, threads,
+    cpu, fds, join, process, sockets, threads,
 };
 use crate::observation::{Hidden, Observation, Overhead};
 
@@ -210,7 +209,7 @@ impl Watch {
         if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
             cpu.runqueue_us = threads.threads.iter().map(|thread| thread.runqueue_us).sum();
         }
-        join(&mut seen);
+        join::join(&mut seen, &self.target);
         seen.process = self.process.finish(&mut hidden);
         seen.not_visible = hidden;
         seen.overhead = Overhead {
@@ -234,34 +233,6 @@ fn concealed(pid: u32) -> Option<AttachError> {
         how: "run as root".to_owned(),
     };
     is_there.then_some(AttachError::Hidden { pid, hidden })
-}
-
-/// What the descriptors are that threads wait for.
-fn join(seen: &mut Observation) {
-    let (Some(threads), Some(sockets)) = (&mut seen.threads, &seen.sockets) else { return };
-    let connections =
-        sockets.tcp.iter().filter_map(|socket| Some((socket.fd?, (format!("tcp {}", socket.remote), socket.cookie))));
-    let listeners = sockets
-        .listeners
-        .iter()
-        .filter_map(|listener| Some((listener.fd?, (format!("listener {}", listener.local), listener.cookie))));
-    let by_fd: HashMap<u32, (String, u64)> = connections.chain(listeners).collect();
-    let name = |fd: u32, what: &mut Option<String>, cookie: &mut Option<u64>| {
-        if what.as_deref() == Some("socket")
-            && let Some((name, found)) = by_fd.get(&fd)
-        {
-            *what = Some(name.clone());
-            *cookie = Some(*found);
-        }
-    };
-    for blocked in threads.threads.iter_mut().filter_map(|thread| thread.blocked_in.as_mut()) {
-        if let Some(fd) = blocked.fd {
-            name(fd, &mut blocked.what, &mut blocked.cookie);
-        }
-        for member in &mut blocked.waits_for {
-            name(member.fd, &mut member.what, &mut member.cookie);
-        }
-    }
 }
 
 /// A collector, or a line in the list of what cannot be seen.
