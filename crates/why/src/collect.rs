@@ -4,8 +4,11 @@
 //! asked to look now and then, and hands over its part of the observation in the end. One that cannot see says so
 //! ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others.
 
-#[expect(dead_code, reason = "until a collector is there")]
 mod bpf;
+mod stacks;
+mod syscalls;
 mod target;
+#[cfg_attr(not(test), expect(dead_code, reason = "until the watch calls it"))]
+mod waiting;
 
 pub use target::{Gone, Target};

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use rustix::fs::{Mode, OFlags, open, openat};
@@ -14,10 +15,11 @@ use rustix::fs::{Mode, OFlags, open, openat};
 pub struct Gone(pub u32);
 
 /// A process, held by its folder in `/proc`: when it has ended, reads fail, even when another process has its number.
-#[derive(Debug)]
+/// A clone is the same process.
+#[derive(Clone, Debug)]
 pub struct Target {
     pid: u32,
-    folder: OwnedFd,
+    folder: Arc<OwnedFd>,
 }
 
 impl Target {
@@ -28,7 +30,7 @@ impl Target {
     pub fn new(pid: u32) -> Result<Self, Gone> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = open(format!("/proc/{pid}"), flags, Mode::empty()).map_err(|_| Gone(pid))?;
-        let target = Self { pid, folder };
+        let target = Self { pid, folder: Arc::new(folder) };
         // `/proc/TID` opens for any thread; only a process is listed as its own group's leader.
         let status = target.read("status", 16 * 1024).map_err(|_| Gone(pid))?;
         let status = String::from_utf8_lossy(&status);
