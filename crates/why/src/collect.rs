@@ -15,10 +15,13 @@ mod join;
 mod patience;
 pub mod process;
 pub mod sockets;
+mod stacks;
 mod stat;
+mod syscalls;
 mod target;
 pub mod threads;
 pub mod tiers;
+mod waiting;
 mod watch;
 
 pub use bpf::Kernel;
