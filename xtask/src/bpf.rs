@@ -24,6 +24,8 @@ const SOURCES: &str = "crates/why/src/collect";
 /// The hashes of all sources, as `sha256sum` writes them.
 const HASHES: &str = "bpf/sources.sha256";
 const SUFFIX: &str = ".bpf.c";
+/// What a topic's source includes, besides what all share.
+const HEADERS: &str = ".bpf.h";
 
 /// Runs the chore and says how it went.
 pub(crate) fn main<'a>(mut arguments: impl Iterator<Item = &'a str>) -> ExitCode {
@@ -105,15 +107,20 @@ fn check_hashes(folder: &Path, programs: &[PathBuf]) -> Result<(), String> {
     }
 }
 
-/// The sources, below the folder, in order.
+/// The programs' sources, below the folder, in order.
 fn programs(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    files(folder, SUFFIX)
+}
+
+/// The files with that ending in the folders of all topics, below the folder, in order.
+fn files(folder: &Path, ending: &str) -> Result<Vec<PathBuf>, String> {
     let list =
         |folder: &Path| -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
     let problem = |error: io::Error| format!("{}: {error}", folder.display());
     let mut found = Vec::new();
     for topic in list(folder).map_err(problem)?.into_iter().filter(|path| path.is_dir()) {
         let sources = list(&topic).map_err(problem)?;
-        let sources = sources.into_iter().filter(|path| path.to_string_lossy().ends_with(SUFFIX));
+        let sources = sources.into_iter().filter(|path| path.to_string_lossy().ends_with(ending));
         found.extend(sources.filter_map(|path| path.strip_prefix(folder).map(Path::to_owned).ok()));
     }
     found.sort();
@@ -144,7 +151,7 @@ fn compile(folder: &Path, program: &Path, object: &Path) -> Result<(), String> {
 
 fn hashes(folder: &Path, programs: &[PathBuf]) -> Result<String, String> {
     let mut sum = Command::new("sha256sum");
-    sum.current_dir(folder).arg("bpf/overdue.bpf.h").args(programs);
+    sum.current_dir(folder).args(files(folder, HEADERS)?).args(programs);
     let output = sum.output().map_err(|error| format!("sha256sum: {error}"))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

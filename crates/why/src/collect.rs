@@ -5,21 +5,27 @@
 //! ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others. [`Watch`] makes, asks
 //! and ends them all.
 
-#[expect(dead_code, reason = "until a collector is there")]
 mod bpf;
 mod clock;
+mod connections;
 pub mod cpu;
 mod descriptors;
 pub mod fds;
+mod join;
 mod patience;
 pub mod process;
 pub mod sockets;
+mod stacks;
 mod stat;
+mod syscalls;
 mod target;
 pub mod threads;
 pub mod tiers;
+mod waiting;
 mod watch;
 
+pub use bpf::Kernel;
 pub use clock::Clock;
+pub use connections::Connections;
 pub use target::{Gone, Target};
 pub use watch::{AttachError, Ended, Interrupt, Options, Watch};

@@ -77,6 +77,7 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::CpuThrottled, Cause::LocalStall),
     (Cause::CpuThrottled, Cause::AcceptQueueOverflow),
     (Cause::CloseWaitPileup, Cause::FdLeak),
+    (Cause::FinWait2Pileup, Cause::FdLeak),
     (Cause::FdLeak, Cause::SpinAcceptEmfile),
     (Cause::FdLeak, Cause::FdExhausted),
     (Cause::FdLeak, Cause::AcceptQueueOverflow),

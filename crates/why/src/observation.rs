@@ -19,7 +19,9 @@ mod threads;
 use serde::{Deserialize, Serialize};
 
 pub use calls::{Call, CallCount, Calls};
-pub use connections::{Connection, Connections, DnsExchange, HttpHead, Moment, Side, SourceHandshakes, TlsHandshake};
+pub use connections::{
+    Connection, Connections, DnsExchange, Gaps, HttpHead, Moment, Resolved, Side, SourceHandshakes, TlsHandshake,
+};
 pub use cpu::{Cpu, HotStack, Throttling};
 pub use fds::{FdKind, Fds, Opener, PeerFds, Reading};
 pub use go::{Go, GoroutineGroup, GoroutineState};

@@ -22,12 +22,14 @@ const SOURCES: &[(&str, &str)] = embedded! {
     "cpu_busy.c" "cpu_throttled.c" "deadline_ignored.c" "deadline_ignored.go" "deadline_ignored.py" "dns_no_answer.c"
     "dns_no_answer.go" "dns_no_answer.js" "dns_no_answer.py" "dns_serialised.js" "dns_serialised.py" "fd_leak.c"
     "fd_leak.go" "fd_leak.py" "fd_leak_accept.c" "fin_wait2_pileup.c" "half_open_pileup.c" "healthy.c" "healthy.go"
-    "healthy.js" "healthy.py" "healthy.rs" "io_stuck.c" "no_keepalive.py" "peer.py" "peer_not_reading.go"
-    "peer_not_reading.rs" "peer_reset.py" "reader_slow.rs" "runtime_blocked.js" "runtime_blocked.py" "server_slow.c"
-    "server_slow.py" "spin_accept_emfile.c" "spin_accept_error.c" "spin_error_fd.c" "spin_half_closed.c"
-    "spin_half_closed.py" "spin_short_timer.c" "spin_short_timer.py" "spin_zero_timeout.c" "spin_zero_timeout.js"
-    "task_backlog.go" "task_backlog.py" "task_leak.go" "task_leak.rs" "tls_handshake_storm.js" "tls_peer_silent.go"
-    "tls_peer_silent.py" "wait_unlimited.c" "waits_upstream.go" "waits_upstream.js"
+    "healthy.js" "healthy.py" "healthy.rs" "healthy_calls.go" "healthy_pool.py" "healthy_subscriber.c"
+    "healthy_ticker.c" "healthy_workers.rs" "io_stuck.c" "no_keepalive.py" "peer.py" "peer_not_reading.go"
+    "peer_not_reading.rs" "peer_reset.py" "reader_slow.rs" "runtime_blocked.js" "runtime_blocked.py"
+    "runtime_blocked_tokio.rs" "server_slow.c" "server_slow.py" "spin_accept_emfile.c" "spin_accept_error.c"
+    "spin_error_fd.c" "spin_half_closed.c" "spin_half_closed.py" "spin_short_timer.c" "spin_short_timer.py"
+    "spin_zero_timeout.c" "spin_zero_timeout.js" "task_backlog.go" "task_backlog.py" "task_backlog_tokio.rs"
+    "task_leak.go" "task_leak.rs" "tls_handshake_storm.js" "tls_peer_silent.go" "tls_peer_silent.py"
+    "wait_unlimited.c" "waits_upstream.go" "waits_upstream.js"
 };
 
 /// The text of a source.
@@ -74,6 +76,8 @@ struct Entry {
     ready: Who,
     settled: Option<Settled>,
     #[serde(default)]
+    tokio: bool,
+    #[serde(default)]
     identity: bool,
     truth: String,
 }
@@ -111,6 +115,9 @@ impl Entry {
         if self.ready == Who::Peer && self.before.is_empty() && self.after.is_empty() {
             return Err(format!("{name}: no peer that could tell that the fault is there"));
         }
+        if self.tokio && language != Language::Rust {
+            return Err(format!("{name}: tokio is for programs in Rust"));
+        }
         if self.truth.trim().is_empty() || self.truth.contains('\n') {
             return Err(format!("{name}: say in one line what happens"));
         }
@@ -129,6 +136,7 @@ impl Entry {
             after: self.after,
             ready_by_peer: self.ready == Who::Peer,
             settled: self.settled,
+            tokio: self.tokio,
             identity: self.identity,
             name: self.name,
         })
@@ -185,6 +193,7 @@ mod tests {
             ("effects = [\"fd-leak\"]", "healthy"),
             ("ready = \"peer\"", "no peer"),
             ("before = [\"stay\"]\nafter = [\"stay\"]", "one peer"),
+            ("tokio = true", "in Rust"),
             ("needs = [\"luck\"]", "unknown variant"),
         ] {
             let error = parse(&format!("{good}{more}\n")).unwrap_err();

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::TargetError;
+use super::{TargetError, build};
 
 /// The group may use a tenth of one CPU.
 const PERIOD_US: u32 = 100_000;
@@ -28,7 +28,9 @@ impl Cgroup {
         let version2 = Path::new("/sys/fs/cgroup");
         let is_version1 = version1.join("cpu.cfs_quota_us").is_file();
         let parent = if is_version1 { version1 } else { version2 };
-        remove_orphans(parent);
+        for group in build::orphans(parent, PREFIX) {
+            drop(fs::remove_dir(group));
+        }
         let name = format!("{PREFIX}{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         if !is_version1 {
             fs::write(parent.join("cgroup.subtree_control"), "+cpu").map_err(refused)?;
@@ -54,17 +56,5 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // It may be gone already; and one that is not empty goes when the next is made.
         drop(fs::remove_dir(&self.0));
-    }
-}
-
-/// Removes the groups of processes that ended before they could.
-fn remove_orphans(parent: &Path) {
-    let Ok(groups) = fs::read_dir(parent) else { return };
-    for group in groups.flatten() {
-        let name = group.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-        if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
-            drop(fs::remove_dir(group.path()));
-        }
     }
 }

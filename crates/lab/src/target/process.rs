@@ -479,8 +479,11 @@ struct Folder(PathBuf);
 impl Folder {
     fn new() -> Result<Self, TargetError> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("run-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = build::cache()?.join(name);
+        let cache = build::cache()?;
+        for folder in build::orphans(&cache, "run-") {
+            drop(fs::remove_dir_all(folder));
+        }
+        let folder = cache.join(format!("run-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir_all(&folder).map_err(os("make a folder to run in"))?;
         Ok(Self(folder))
     }

@@ -198,10 +198,15 @@ checks! {
     };
     task_leak_rust "task-leak-rust" |seen| {
         seen.grows("threads", 10, Seen::threads);
-        seen.grows("memory in KiB", 500, Seen::resident_kib);
+        seen.grows("memory in KiB", 640, Seen::resident_kib);
     };
     runtime_blocked_node "runtime-blocked-node" blocked_runtime;
     runtime_blocked_python "runtime-blocked-python" blocked_runtime;
+    runtime_blocked_tokio "runtime-blocked-tokio" blocked_runtime;
+    task_backlog_tokio "task-backlog-tokio" |seen| {
+        seen.grows("memory, by tasks, in KiB", 50, Seen::resident_kib);
+        assert_eq!(seen.count(State::Established), 1);
+    };
     dns_serialised_node "dns-serialised-node" |seen| {
         seen.eventually("two queries at a time", |seen| seen.udp() == 2);
         seen.rests(|seen| i64::from(seen.udp() <= 2));
@@ -273,6 +278,27 @@ checks! {
     busy_go "busy-go" busy;
     busy_node "busy-node" busy;
     busy_rust "busy-rust" busy;
+
+    healthy_pool "healthy-pool" |seen| {
+        seen.eventually("the pool is full", |seen| seen.count(State::Established) == 40);
+        seen.rests(|seen| seen.count(State::Established));
+    };
+    healthy_ticker "healthy-ticker" |seen| {
+        seen.grows("wake-ups", 10, Seen::voluntary_switches);
+        sleeps(seen);
+    };
+    healthy_workers "healthy-workers" |seen| {
+        seen.eventually("all workers are there", |seen| seen.threads() == 17);
+        seen.rests(Seen::threads);
+    };
+    healthy_subscriber "healthy-subscriber" |seen| {
+        waits_for_peer(seen, 1);
+        assert!(seen.tcp().iter().all(|socket| socket.has_timer));
+    };
+    healthy_calls "healthy-calls" |seen| {
+        seen.eventually("a connection", |seen| seen.count(State::Established) == 1);
+        seen.rests(|seen| seen.count(State::Established));
+    };
 }
 
 /// A third of a second of CPU, during which the thread hardly ever slept.

@@ -2,7 +2,14 @@
 //!
 //! The objects are built by `cargo xtask bpf` and lie beside their sources, so that nobody who builds this needs clang.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+};
 
 use aya::{Btf, Ebpf, EbpfLoader, Pod};
 
@@ -13,7 +20,8 @@ use crate::observation::Hidden;
 const FIRST_PIDNS: u64 = 0xEFFF_FFFC;
 
 /// The running kernel, as BPF programs are fitted to it.
-pub(crate) struct Kernel {
+#[derive(Debug)]
+pub struct Kernel {
     pub(crate) btf: Btf,
 }
 
@@ -36,7 +44,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When it tells nothing.
-    pub(crate) fn new() -> Result<Self, Hidden> {
+    pub fn new() -> Result<Self, Hidden> {
         let btf = Btf::from_sys_fs().map_err(|error| {
             hidden(
                 format!("the kernel's types cannot be read: {error}"),
@@ -58,7 +66,7 @@ impl Kernel {
 }
 
 impl TargetIds {
-    fn of(target: &Target) -> std::io::Result<Self> {
+    fn of(target: &Target) -> io::Result<Self> {
         let namespace = fs::metadata("/proc/self/ns/pid")?;
         let (pidns_dev, pidns_ino) =
             if namespace.ino() == FIRST_PIDNS { (0, 0) } else { (namespace.dev(), namespace.ino()) };
@@ -66,19 +74,115 @@ impl TargetIds {
     }
 }
 
+/// Links an iterator over tasks to one process, and lets it run as often as somebody reads.
+pub(crate) struct TaskIterator {
+    link: OwnedFd,
+}
+
+/// `union bpf_attr` for the two commands below, as far as they go.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    info: u64,
+    info_bytes: u32,
+    unused: u32,
+}
+
+/// `union bpf_iter_link_info`.
+#[repr(C)]
+#[derive(Default)]
+struct TaskInfo {
+    tid: u32,
+    pid: u32,
+    pid_fd: u32,
+    unused: u32,
+}
+
+const BPF_LINK_CREATE: u32 = 28;
+const BPF_ITER_CREATE: u32 = 33;
+const BPF_TRACE_ITER: u32 = 28;
+
+impl TaskIterator {
+    /// Of the threads of one process, which is named as in the caller's pid namespace.
+    ///
+    /// # Errors
+    /// As of `bpf`: `EINVAL` where the kernel (before 6.1) cannot iterate over one process.
+    pub(crate) fn new(program: BorrowedFd<'_>, pid: u32) -> io::Result<Self> {
+        let info = TaskInfo { pid, ..TaskInfo::default() };
+        let create = LinkCreate {
+            program: program.as_raw_fd().unsigned_abs(),
+            attach_type: BPF_TRACE_ITER,
+            info: (&raw const info).addr() as u64,
+            info_bytes: u32::try_from(size_of::<TaskInfo>()).unwrap_or_default(),
+            ..LinkCreate::default()
+        };
+        // `info` lives until the call is over.
+        bpf(BPF_LINK_CREATE, &create).map(|link| Self { link })
+    }
+
+    /// A new run, that goes on as it is read.
+    ///
+    /// # Errors
+    /// As of `bpf`.
+    pub(crate) fn run(&self) -> io::Result<File> {
+        // The command takes the link where the other takes the program.
+        let create = LinkCreate { program: self.link.as_raw_fd().unsigned_abs(), ..LinkCreate::default() };
+        bpf(BPF_ITER_CREATE, &create).map(File::from)
+    }
+}
+
+/// The commands that make a descriptor.
+fn bpf(command: u32, attributes: &LinkCreate) -> io::Result<OwnedFd> {
+    // `ITER_CREATE` knows 8 bytes; what is beyond is 0, which every kernel takes.
+    #[expect(unsafe_code, reason = "no crate has an iterator over one process")]
+    // SAFETY: the attributes are as long as is said and are only read; what `info` in them points to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<LinkCreate>()) };
+    match i32::try_from(result) {
+        Ok(fd) if fd >= 0 => {
+            #[expect(unsafe_code, reason = "a descriptor that the call made")]
+            // SAFETY: the kernel just made it, and nobody else has it.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            Ok(fd)
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Memory of a map, as the kernel counts it.
+pub(crate) fn map_bytes(map: impl AsFd) -> u64 {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd())).unwrap_or_default();
+    let memory = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    memory.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+}
+
 /// What the kernel's refusal means to the reader.
 pub(crate) fn refused(error: impl std::error::Error) -> Hidden {
     // The causes below say more than the text above them; each is said once.
-    let mut why = error.to_string();
+    let mut why = said(&error.to_string());
     let mut source = error.source();
     while let Some(error) = source {
-        let text = error.to_string();
+        let text = said(&error.to_string());
         if !why.contains(&text) {
             why = format!("{why}: {text}");
         }
         source = error.source();
     }
     hidden(why, "run as root, or give the program CAP_BPF and CAP_PERFMON (`setcap cap_bpf,cap_perfmon+ep`)")
+}
+
+/// Where the kernel did not like a program it tells all that it thought; what it disliked is said near the end.
+fn said(text: &str) -> String {
+    let Some((what, log)) = text.split_once("Verifier output:") else { return text.to_owned() };
+    let statistics = ["verification time", "stack depth", "processed "];
+    let complaint = log
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty() && !statistics.iter().any(|statistic| line.starts_with(statistic)));
+    format!("{}: {}", what.trim_end_matches([' ', '.']), complaint.unwrap_or_default())
 }
 
 fn hidden(why: String, how: &str) -> Hidden {

@@ -8,7 +8,7 @@ mod counters;
 mod neighbours;
 mod own;
 mod source;
-mod text;
+pub(super) mod text;
 mod tracked;
 
 use std::{

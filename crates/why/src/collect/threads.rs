@@ -179,6 +179,7 @@ impl Record {
     fn stays(&mut self, at_us: u64) {
         self.thread.looks += 1;
         self.thread.looks_in_state += 1;
+        count_call(&mut self.thread);
         self.thread.blocked_us = at_us.saturating_sub(self.since_us);
     }
 
@@ -195,6 +196,7 @@ impl Record {
         thread.name = changed.stat.name;
         thread.wchan = changed.wchan;
         thread.blocked_in = changed.blocked_in;
+        count_call(thread);
         thread.blocked_us = 0;
         thread.since_before = round == 0 && matches!(state, ThreadState::Sleeping | ThreadState::Uninterruptible);
         thread.cpu_us = changed.counts.cpu_us.saturating_sub(before.cpu_us);
@@ -202,5 +204,14 @@ impl Record {
             changed.counts.runqueue_us.map(|us| us.saturating_sub(before.runqueue_us.unwrap_or_default()));
         thread.voluntary_switches = changed.switches.0.saturating_sub(voluntary);
         thread.involuntary_switches = changed.switches.1.saturating_sub(involuntary);
+    }
+}
+
+/// Counts the look for the call that it found.
+fn count_call(thread: &mut Thread) {
+    let Some(blocked) = &thread.blocked_in else { return };
+    match thread.calls.iter_mut().find(|(call, _)| *call == blocked.call) {
+        Some((_, looks)) => *looks += 1,
+        None => thread.calls.push((blocked.call.clone(), 1)),
     }
 }

@@ -1,7 +1,6 @@
 //! One watch of one process, from the first look to the [`Observation`].
 
 use std::{
-    collections::HashMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
@@ -15,9 +14,10 @@ use rustix::{
 };
 
 use super::{
-    Clock, Gone, Target,
+    Clock, Connections, Gone, Kernel, Target,
     clock::{self, us},
-    cpu, fds, process, sockets, threads,
+    cpu, fds, join, process, sockets, threads,
+    waiting::Waiting,
 };
 use crate::observation::{Hidden, Observation, Overhead};
 
@@ -84,8 +84,20 @@ pub enum Ended {
     Interrupted,
 }
 
+/// How long every system call of the process is counted at a time: long enough for forty polls of a millisecond.
+const WINDOW: Duration = Duration::from_millis(40);
+/// How long it is left in peace then. Together they cost a busy server less than a hundredth of its throughput.
+const BETWEEN_WINDOWS: Duration = Duration::from_millis(435);
+
+/// The windows in which every system call is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Windows {
+    open: bool,
+    /// When to open or close it next, since the watch began.
+    due: Duration,
+}
+
 /// A watch that goes on.
-#[derive(Debug)]
 pub struct Watch {
     target: Target,
     clock: Clock,
@@ -99,7 +111,10 @@ pub struct Watch {
     fds: Option<fds::Collector>,
     sockets: Option<sockets::Collector>,
     threads: Option<threads::Collector>,
+    connections: Option<Connections>,
     cpu: Option<cpu::Collector>,
+    waiting: Option<Waiting>,
+    windows: Windows,
 }
 
 impl Watch {
@@ -113,12 +128,19 @@ impl Watch {
         let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
         let process = process::Collector::attach(&target).map_err(|hidden| AttachError::Hidden { pid, hidden })?;
         let mut hidden = Vec::new();
+        let kernel = seen(Kernel::new(), &mut hidden);
+        let connections = kernel.as_ref().and_then(|kernel| seen(Connections::attach(kernel, &target), &mut hidden));
+        hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
+        let waiting = kernel.as_ref().and_then(|kernel| seen(Waiting::attach(kernel, &target), &mut hidden));
         let mut watch = Self {
             pidfd: pidfd(&target),
             process,
             fds: seen(fds::Collector::attach(&target), &mut hidden),
             sockets: seen(sockets::Collector::attach(&target), &mut hidden),
             threads: seen(threads::Collector::attach(&target), &mut hidden),
+            connections,
+            waiting,
+            windows: Windows::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
             target,
             clock,
@@ -146,14 +168,28 @@ impl Watch {
             };
             // Looks fall on multiples of the period, however long each takes.
             let period_us = us(self.options.every).max(1000);
-            let next = Duration::from_micros(period_us - us(elapsed) % period_us);
-            if let Some(ended) = self.wait(interrupt, next.min(left)) {
+            let look = Duration::from_micros(period_us - us(elapsed) % period_us);
+            let window = self.windows.due.saturating_sub(elapsed);
+            if let Some(ended) = self.wait(interrupt, look.min(window).min(left)) {
                 return ended;
             }
-            if next < left {
+            if window < look.min(left) {
+                self.turn_window();
+            } else if look < left {
                 self.look();
             }
         }
+    }
+
+    /// Opens or closes the window in which every system call is counted.
+    fn turn_window(&mut self) {
+        let open = !self.windows.open;
+        if let Some(waiting) = &mut self.waiting {
+            waiting.window(open);
+        }
+        self.windows.open = open;
+        // Opening takes a while itself: what counts is how long it then is open.
+        self.windows.due = self.clock.elapsed() + if open { WINDOW } else { BETWEEN_WINDOWS };
     }
 
     /// One look.
@@ -164,6 +200,8 @@ impl Watch {
         self.sockets.iter_mut().for_each(|sockets| sockets.look(at_us));
         self.threads.iter_mut().for_each(|threads| threads.look(at_us));
         self.cpu.iter_mut().for_each(|cpu| cpu.look(at_us));
+        self.waiting.iter_mut().for_each(|waiting| waiting.look(at_us));
+        self.connections.iter_mut().for_each(|connections| connections.look(at_us));
     }
 
     fn wait(&mut self, interrupt: &Interrupt, at_most: Duration) -> Option<Ended> {
@@ -199,18 +237,24 @@ impl Watch {
             seen.fds.iter_mut().for_each(|fds| fds.by_peer.clone_from(&by_peer));
         }
         seen.threads = self.threads.map(|threads| threads.finish(at_us, &mut hidden));
+        let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
+        seen.connections = self.connections.map(Connections::finish);
         seen.cpu = self.cpu.map(|cpu| cpu.finish(at_us));
         if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
             cpu.runqueue_us = threads.threads.iter().map(|thread| thread.runqueue_us).sum();
         }
-        join(&mut seen);
+        join::join(&mut seen, &self.target);
+        if let Some(waiting) = self.waiting {
+            waiting.finish(&mut seen);
+        }
         seen.process = self.process.finish(&mut hidden);
-        seen.not_visible = hidden;
+        seen.not_visible.extend(hidden);
         seen.overhead = Overhead {
             cpu_us: clock::own_cpu_us().saturating_sub(self.cpu_before_us),
             rss_bytes: peak_rss(),
             attach_us: self.attach_us,
-            ..Overhead::default()
+            dropped_events: seen.overhead.dropped_events.saturating_add(dropped),
+            ..seen.overhead
         };
         seen
     }
@@ -226,34 +270,6 @@ fn concealed(pid: u32) -> Option<AttachError> {
         how: "run as root".to_owned(),
     };
     is_there.then_some(AttachError::Hidden { pid, hidden })
-}
-
-/// What the descriptors are that threads wait for.
-fn join(seen: &mut Observation) {
-    let (Some(threads), Some(sockets)) = (&mut seen.threads, &seen.sockets) else { return };
-    let connections =
-        sockets.tcp.iter().filter_map(|socket| Some((socket.fd?, (format!("tcp {}", socket.remote), socket.cookie))));
-    let listeners = sockets
-        .listeners
-        .iter()
-        .filter_map(|listener| Some((listener.fd?, (format!("listener {}", listener.local), listener.cookie))));
-    let by_fd: HashMap<u32, (String, u64)> = connections.chain(listeners).collect();
-    let name = |fd: u32, what: &mut Option<String>, cookie: &mut Option<u64>| {
-        if what.as_deref() == Some("socket")
-            && let Some((name, found)) = by_fd.get(&fd)
-        {
-            *what = Some(name.clone());
-            *cookie = Some(*found);
-        }
-    };
-    for blocked in threads.threads.iter_mut().filter_map(|thread| thread.blocked_in.as_mut()) {
-        if let Some(fd) = blocked.fd {
-            name(fd, &mut blocked.what, &mut blocked.cookie);
-        }
-        for member in &mut blocked.waits_for {
-            name(member.fd, &mut member.what, &mut member.cookie);
-        }
-    }
 }
 
 /// A collector, or a line in the list of what cannot be seen.

@@ -11,7 +11,7 @@ use overdue_core::{
     Cause, Confidence, Limit, LimitName, SpanOutcome, Stage, Timeline, Verdict,
     facts::{
         CallFacts, DnsFacts, DnsFailure, ExchangeFacts, Failure, ListenerFacts, OsFailure, PeerSocketFacts,
-        SocketFacts, TcpState,
+        SocketFacts, TcpInfo, TcpState,
     },
     judge as judge_call,
 };
@@ -81,6 +81,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     let known = join(seen);
     let mut troubles: Vec<Trouble> = known.iter().filter_map(|known| diagnose(seen, known)).collect();
     troubles.extend(names(seen));
+    troubles.extend(lookups(seen));
     troubles.extend(refused_by_the_kernel(seen));
     let opened = seen.connections.as_ref().map_or(0, |connections| connections.opened);
     let stalled = total(troubles.iter().map(|trouble| trouble.stalled_us));
@@ -116,7 +117,9 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             );
         }
         finding = finding.share(ShareOf::StalledTime, part);
-        if waits && let Some(upstream) = upstream(seen, &peer, stage, number, of_group) {
+        if worst_waits_for_peer(&finding)
+            && let Some(upstream) = upstream(seen, &peer, stage, number, of_group)
+        {
             found.push(upstream.share(ShareOf::StalledTime, part));
         }
         found.push(finding);
@@ -128,30 +131,33 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
 /// A server whose callers wait while it waits for this peer.
 fn upstream(seen: &Observation, peer: &str, stage: &'static str, number: u64, stalled_us: u64) -> Option<Finding> {
     let sockets = seen.sockets.as_ref()?;
-    if sockets.listeners.is_empty() {
-        return None;
-    }
     let waiting = sockets.tcp.iter().filter(|socket| socket.inbound && owes_an_answer(socket)).count() as u64;
-    if waiting == 0 {
+    if waiting == 0 && number < CROWD {
         return None;
     }
+    let who = match waiting {
+        0 => format!("{} of this process wait for {peer} in {stage}", count(number, "call")),
+        _ => format!(
+            "{} of this process wait while it waits for {peer} in {stage} ({} of its own)",
+            count(waiting, "caller"),
+            count(number, "call")
+        ),
+    };
     let used = seen.cpu.as_ref().map(Cpu::used_us);
     let mut finding = Finding::new(
         Cause::WaitsUpstream,
         Severity::Waiting,
         if waiting <= number { Confidence::High } else { Confidence::Medium },
-        format!(
-            "{} of this process wait while it waits for {peer} in {stage} ({} of its own, {} in all): the trouble is there, \
-             not here",
-            count(waiting, "caller"),
-            count(number, "call"),
-            time(stalled_us),
-        ),
+        format!("{who}, {} in all: the trouble is there, not here", time(stalled_us),),
     )
     .because(
-        diag(format!("{waiting} accepted connections have sent something and got no answer for more than {}", time(SETTLED_US)))
-            .with("callers", waiting)
-            .with("calls", number),
+        diag(format!(
+            "{number} connections to {peer} have an answer due; {waiting} accepted ones have sent something and got no \
+             answer for more than {}",
+            time(SETTLED_US)
+        ))
+        .with("callers", waiting)
+        .with("calls", number),
     )
     .and(used.map(|us| {
         super::proc(format!("it used {} of processor time in {}", time(us), time(seen.window_us))).with("cpu_us", us)
@@ -161,8 +167,19 @@ fn upstream(seen: &Observation, peer: &str, stage: &'static str, number: u64, st
     Some(finding)
 }
 
+/// So many calls that wait for the same peer at once are no single slow call.
+const CROWD: u64 = 3;
+
+/// Whether it is the peer's answer that is waited for.
+fn worst_waits_for_peer(finding: &Finding) -> bool {
+    matches!(
+        finding.verdict.cause,
+        Cause::ServerSlow | Cause::HeadStalled | Cause::BodyStalled | Cause::BodySlow | Cause::TlsPeerSilent
+    )
+}
+
 /// Whether something came after the last that was sent, a while ago.
-fn owes_an_answer(socket: &TcpSocket) -> bool {
+pub(super) fn owes_an_answer(socket: &TcpSocket) -> bool {
     let Some(tcp) = socket.last else { return false };
     socket.state == TcpState::Established
         && tcp.bytes_received.is_some_and(|bytes| bytes > 0)
@@ -180,10 +197,13 @@ fn join(seen: &Observation) -> Vec<Known<'_>> {
         by_cookie.entry(connection.cookie).or_default().connection = Some(connection);
     }
     for thread in seen.threads.iter().flat_map(|threads| &threads.threads) {
-        if let Some(blocked) = &thread.blocked_in
-            && let Some(known) = blocked.cookie.and_then(|cookie| by_cookie.get_mut(&cookie))
-        {
-            known.blocked = Some((thread, blocked));
+        let Some(blocked) = &thread.blocked_in else { continue };
+        // A loop that waits for many says nothing of one of them.
+        let polled = blocked.waits_for.iter().filter(|_| !blocked.call.starts_with("epoll"));
+        for cookie in polled.filter_map(|member| member.cookie).take(4).chain(blocked.cookie) {
+            if let Some(known) = by_cookie.get_mut(&cookie) {
+                known.blocked = Some((thread, blocked));
+            }
         }
     }
     let mut all: Vec<_> = by_cookie.into_iter().collect();
@@ -202,7 +222,8 @@ fn diagnose(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     if let Some(trouble) = not_taken(known) {
         return Some(trouble);
     }
-    if inbound {
+    let unknown = known.socket.is_none() && known.connection.is_none_or(|connection| connection.side == Side::Unknown);
+    if inbound || unknown {
         return None;
     }
     connecting(seen, known)
@@ -213,8 +234,15 @@ fn diagnose(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
 
 /// Our own side does not read.
 fn not_read(known: &Known<'_>) -> Option<Trouble> {
-    let socket = known.socket.filter(|socket| socket.unread_bytes >= UNREAD && socket.unread_for_us >= SETTLED_US)?;
-    let waited = socket.unread_for_us;
+    let socket = known.socket.filter(|socket| socket.unread_bytes >= UNREAD)?;
+    // It takes nothing; or so little that what lies there lasts for several windows like this one.
+    let received = |tcp: Option<TcpInfo>| tcp.and_then(|tcp| tcp.bytes_received);
+    let came = received(socket.last).zip(received(socket.first)).map(|(last, first)| last.saturating_sub(first));
+    let slow = came.is_some_and(|came| came.saturating_mul(4) < socket.unread_bytes.into()) && socket.since_before;
+    let waited = if slow { socket.in_state_us } else { socket.unread_for_us };
+    if waited < SETTLED_US {
+        return None;
+    }
     let mut facts = facts(known, Stage::Receive, waited, passed(LimitName::Gap, waited));
     facts.exchange.reader_away = Duration::from_micros(waited);
     facts.exchange.body_bytes = 1;
@@ -354,8 +382,9 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     if received == 0 || tcp.last_data_sent_ms <= tcp.last_data_recv_ms {
         return waiting(known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000));
     }
+    // Without a request that was seen, silence after an answer may be a subscriber's, who waits for news.
     let silent = u64::from(tcp.last_data_recv_ms) * 1_000;
-    if silent < SETTLED_US {
+    if silent < SETTLED_US || http.is_none_or(|http| http.answered.is_none()) {
         return None;
     }
     let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
@@ -415,6 +444,47 @@ fn names(seen: &Observation) -> Vec<Trouble> {
         troubles.push(Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) });
     }
     troubles
+}
+
+/// Threads that wait for a name server, where the query was before the watch or nobody saw it.
+fn lookups(seen: &Observation) -> Vec<Trouble> {
+    if seen.connections.as_ref().is_some_and(|connections| !connections.dns.is_empty()) {
+        return Vec::new();
+    }
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let waits = threads.filter(|thread| thread.blocked_us >= SETTLED_US).filter_map(|thread| {
+        let blocked = thread.blocked_in.as_ref()?;
+        let polled = blocked.waits_for.iter().filter_map(|member| member.what.as_deref());
+        let server = polled.chain(blocked.what.as_deref()).find_map(name_server)?;
+        Some((thread, blocked, server.to_owned()))
+    });
+    waits
+        .map(|(thread, blocked, server)| {
+            let failure = passed(LimitName::Stage(Stage::Resolve), thread.blocked_us);
+            let mut facts = facts(&Known::default(), Stage::Resolve, thread.blocked_us, failure);
+            let name = "a name".to_owned();
+            facts.dns = Some(DnsFacts { name, servers: vec![server.clone()], ..DnsFacts::default() });
+            let mut trouble = Trouble::of(&Known::default(), &facts, thread.blocked_us);
+            trouble.verdict.evidence.insert(
+                0,
+                super::proc(format!(
+                    "thread {} ({}) waits in {} for udp {server}, and nothing comes for {}",
+                    thread.tid,
+                    thread.name,
+                    blocked.call,
+                    time(thread.blocked_us)
+                ))
+                .with("blocked_us", thread.blocked_us),
+            );
+            trouble.verdict.confidence = Confidence::Medium;
+            Trouble { peer: server, ..trouble }
+        })
+        .collect()
+}
+
+/// The address of a name server, of the text that names a socket.
+fn name_server(what: &str) -> Option<&str> {
+    what.strip_prefix("udp ").filter(|peer| peer.ends_with(":53"))
 }
 
 /// `connect` that the kernel refuses before a packet is sent.
@@ -557,8 +627,8 @@ fn socket_facts(known: &Known<'_>) -> Option<SocketFacts> {
 }
 
 /// What is known of a connection that never was and is gone.
-fn syn_sent(connection: &Connection) -> Option<overdue_core::facts::TcpInfo> {
-    connection.established.is_none().then(|| overdue_core::facts::TcpInfo {
+fn syn_sent(connection: &Connection) -> Option<TcpInfo> {
+    connection.established.is_none().then(|| TcpInfo {
         state: TcpState::SynSent,
         total_retrans: connection.syn_retransmits,
         ..Default::default()

@@ -137,8 +137,8 @@ pub(super) fn threads(seen: &Observation) -> Vec<Finding> {
 
 /// New threads of one window that are no pool being filled.
 const PILE_OF_THREADS: u64 = 16;
-/// What a thread that waits costs by itself, generously.
-const BYTES_OF_A_THREAD: u64 = 512 * 1024;
+/// What a thread that waits costs by itself: the pages of its stack that it touched.
+const BYTES_OF_A_THREAD: u64 = 56 * 1024;
 
 fn ends(readings: &[Reading]) -> Option<(u64, u64)> {
     Some((readings.first()?.value, readings.last()?.value))

@@ -66,52 +66,61 @@ pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
         Runtime::Native => loops.contains(&thread.tid),
         Runtime::Go { .. } | Runtime::Java => false,
     };
-    let mut blocked: Vec<(&Thread, &BlockedIn)> = threads
+    // In which call it was found, and how often: it may leave the call for moments.
+    let mut blocked: Vec<(&Thread, &str, u32)> = threads
         .threads
         .iter()
         .filter(|thread| is_loop(thread) && !is_parked(thread, &seen.process.runtime))
-        .filter_map(|thread| Some((thread, thread.blocked_in.as_ref()?)))
-        .filter(|(_, blocked)| blocks_a_loop(&blocked.call))
-        .filter(|(thread, _)| {
-            share(thread.looks_in_state.into(), thread.looks.into()) >= 0.5 && thread.blocked_us >= LOOP_BLOCKED_US
+        .filter_map(|thread| {
+            let in_calls = thread.calls.iter().filter(|(call, _)| blocks_a_loop(call));
+            let (call, looks) = in_calls.max_by_key(|(_, looks)| *looks)?;
+            Some((thread, call.as_str(), *looks))
         })
+        .filter(|(thread, _, looks)| *looks >= 3 && share((*looks).into(), thread.looks.into()) >= LOOP_BLOCKED)
         .collect();
-    blocked.sort_by_key(|(thread, _)| std::cmp::Reverse(thread.blocked_us));
-    let Some((thread, call)) = blocked.first() else { return Vec::new() };
-    let what = call.what.as_ref().map(|what| format!(" on {what}")).unwrap_or_default();
-    let at = thread.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
+    blocked.sort_by_key(|(thread, _, looks)| std::cmp::Reverse((*looks, thread.blocked_us)));
+    let Some(&(thread, call, looks)) = blocked.first() else { return Vec::new() };
+    let now = thread.blocked_in.as_ref().filter(|blocked| blocked.call == call);
+    let what = now.and_then(|blocked| blocked.what.as_ref()).map(|what| format!(" on {what}")).unwrap_or_default();
+    let at = blocked_at(seen, thread).map(|place| format!(", from {place}")).unwrap_or_default();
+    let part = share(looks.into(), thread.looks.into());
     vec![
         Finding::new(
             Cause::RuntimeBlocked,
             Severity::Waiting,
             Confidence::High,
             format!(
-                "the event loop does not turn: thread {} ({}) sits in {}{what}{at} for {}{}; everything else of it waits",
+                "the event loop does not turn: thread {} ({}) sits in {call}{what}{at} for {:.0} % of the time; everything \
+                 else of it waits meanwhile",
                 thread.tid,
                 thread.name,
-                call.call,
-                time(thread.blocked_us),
-                if thread.since_before { " or longer" } else { "" },
+                part * 100.0,
             ),
         )
         .because(
             proc(format!(
-                "thread {}: in {} for {}, {} switches in the window",
-                thread.tid,
-                call.call,
-                time(thread.blocked_us),
-                thread.voluntary_switches
+                "thread {}: in {call} at {looks} of {} looks, {} switches in the window",
+                thread.tid, thread.looks, thread.voluntary_switches
             ))
-            .with("blocked_us", thread.blocked_us)
+            .with("looks_in_call", looks)
+            .with("looks", thread.looks)
             .with("threads", blocked.len() as u64),
         )
         .rejected(Cause::CpuBusy, format!("the thread used only {} of processor time", time(thread.cpu_us)))
-        .share(ShareOf::StalledTime, share(thread.blocked_us, seen.window_us)),
+        .share(ShareOf::StalledTime, part),
     ]
 }
 
-/// From here on an event loop that sits in one call is blocked by it.
-const LOOP_BLOCKED_US: u64 = 200_000;
+/// From this share of the looks on an event loop that sits in another call is blocked by it.
+const LOOP_BLOCKED: f64 = 0.3;
+
+/// Where a thread sits: by its own stack, else by the stacks in which threads of its name waited longest.
+fn blocked_at(seen: &Observation, thread: &Thread) -> Option<String> {
+    let waits = seen.threads.as_ref()?.waits.as_ref();
+    let longest =
+        waits.into_iter().flatten().filter(|wait| wait.thread == thread.name).max_by_key(|wait| wait.waited_us);
+    thread.stack.as_ref().and_then(place).or_else(|| place(&longest?.stack))
+}
 
 fn blocks_a_loop(call: &str) -> bool {
     let polls = call.starts_with("epoll") || call.contains("select") || call == "io_uring_enter";
@@ -189,8 +198,9 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
         .filter(|(_, blocked)| is_unlimited(seen, blocked))
         .collect();
     let Some((thread, call)) = stuck.first() else { return Vec::new() };
-    // Where another thread works, one that waits may be what it should be.
-    let all = stuck.len() as u64 == threads.last;
+    // A wait for news is what a subscriber is for. It is more than a remark where callers wait meanwhile.
+    let callers = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let all = callers.filter(|socket| socket.inbound && super::calls::owes_an_answer(socket)).count() > 0;
     let what = call.what.as_ref().map(|what| format!(" on {what}")).unwrap_or_default();
     let at = thread.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
     let mut finding = Finding::new(

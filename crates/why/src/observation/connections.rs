@@ -21,6 +21,14 @@ pub struct Connections {
     pub little_work: u64,
     /// Their lives' median length.
     pub life_median_us: Option<u64>,
+    /// Of those that ended, how many were too many in a second to tell of each; the counts above have them.
+    pub untold: u64,
+    /// Connections that could not be followed because too many were open at once. Their opening is counted above, and
+    /// their end where the process itself closed them.
+    pub unfollowed: u64,
+    /// Connections whose first bytes were not looked at, because too many were new in one second. The handshakes below
+    /// are of the others.
+    pub not_looked_at: u64,
     /// Inbound TLS handshakes by source address, the most failures first. Bounded.
     pub handshakes: Vec<SourceHandshakes>,
     /// Queries of the process for names. Bounded.
@@ -63,13 +71,20 @@ pub struct Connection {
     pub remote: Option<SocketAddr>,
     /// Who opened it.
     pub side: Side,
+    /// Its descriptor, where it was still open in the end.
+    pub fd: Option<u32>,
+    /// The thread that opened it, or was the first to use it.
+    pub tid: Option<u32>,
     /// `connect()`, or the first sight of it.
     pub opened: Option<Moment>,
     /// The handshake of TCP was complete.
     pub established: Option<Moment>,
     /// It ended.
     pub closed: Option<Moment>,
-    /// The error it ended with: `ECONNREFUSED` (111), `ETIMEDOUT` (110), `ECONNRESET` (104).
+    /// The process closed it, or gave up connecting: nothing of the peer's ended it.
+    pub closed_by_us: bool,
+    /// The error it ended with: `ECONNREFUSED` (111), `ETIMEDOUT` (110), `ECONNRESET` (104), `EHOSTUNREACH` (113).
+    /// `EADDRNOTAVAIL` (99) is inferred: the connecting failed, and no segment was sent.
     pub errno: Option<i32>,
     /// The SYN was sent again.
     pub syn_retransmits: u32,
@@ -85,18 +100,52 @@ pub struct Connection {
     pub read_bytes: u64,
     /// Bytes written by the process to it, while watched.
     pub written_bytes: u64,
-    /// The first write.
+    /// The first write since the last read: where the current or last request (or response) began to be written.
     pub first_write: Option<Moment>,
     /// The last write.
     pub last_write: Option<Moment>,
-    /// The first read that brought bytes after the last write before it.
+    /// The first read that brought bytes since the last write.
     pub first_read: Option<Moment>,
     /// The last read that brought bytes.
     pub last_read: Option<Moment>,
+    /// How often the process turned from writing to reading: requests that were answered, or requests that were read.
+    pub turns: u32,
+    /// From the last byte written to the first byte read after it: for a client, the wait for the peer.
+    pub read_gaps: Gaps,
+    /// From the last byte read to the first byte written after it: for a server, its own work.
+    pub write_gaps: Gaps,
+    /// Where its bytes lie could not be told (`io_uring`, `sendfile`), so heads of it were missed.
+    pub heads_hidden: bool,
+    /// The lookup of a name that gave its address, where there can be no doubt which one.
+    pub resolved: Option<Resolved>,
+    /// It began with the preface of HTTP/2.
+    pub http2: bool,
     /// What its first bytes were, as TLS.
     pub tls: Option<TlsHandshake>,
-    /// Its last request and response, as HTTP/1.
+    /// The last request and response of HTTP/1 that were looked at; where many come in short time, not all are.
     pub http: Option<HttpHead>,
+}
+
+/// Silences of one kind, over the life of a connection while it was watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Gaps {
+    /// All of them together.
+    pub total_us: u64,
+    /// The longest.
+    pub longest_us: u64,
+    /// When the longest began, in microseconds since the watch began.
+    pub longest_at_us: u64,
+}
+
+/// A lookup that gave a connection its address.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The name.
+    pub name: String,
+    /// When it was first asked for, in microseconds since the watch began.
+    pub sent_us: u64,
+    /// From then until the last answer that was waited for.
+    pub duration_us: u64,
 }
 
 /// A TLS handshake, as far as it is in the clear.
@@ -118,6 +167,8 @@ pub struct TlsHandshake {
     pub done: Option<Moment>,
     /// An alert in the clear: its code, and whether the peer sent it.
     pub alert: Option<(u8, bool)>,
+    /// The client ended a TLS 1.3 handshake by an alert: inferred from a record's length, the code cannot be seen.
+    pub alert_hidden: bool,
     /// What answered a `ClientHello` was no TLS: its first bytes, printable.
     pub not_tls: Option<String>,
 }

@@ -94,4 +94,6 @@ pub struct ReadyFd {
     pub events: u32,
     /// How often something was read from it, accepted on it or written to it meanwhile, where that was counted.
     pub used: Option<u64>,
+    /// How often a read from it returned 0 meanwhile, the end of what the peer sends, where that was counted.
+    pub ends: Option<u64>,
 }

@@ -34,6 +34,9 @@ pub struct Thread {
     pub wchan: Option<String>,
     /// The system call it is in, where that may be read.
     pub blocked_in: Option<BlockedIn>,
+    /// The system calls that the looks found it in, with the number of looks.
+    #[serde(default)]
+    pub calls: Vec<(String, u32)>,
     /// For how long it is known not to have left that call: no switch was counted meanwhile.
     pub blocked_us: u64,
     /// Whether that is all of the watch: it may have been longer.

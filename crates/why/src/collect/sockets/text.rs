@@ -9,7 +9,7 @@ use overdue_core::{
 
 /// One line. The table knows no cookie: the inode stands for it. Nor does it know how many connections may wait at a
 /// listener: `u32::MAX` stands for that, so that none is ever called full.
-pub(super) fn parse(line: &str) -> Option<InetSocket> {
+pub(in crate::collect) fn parse(line: &str) -> Option<InetSocket> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let local = address(fields.next()?)?;
     let remote = address(fields.next()?)?;

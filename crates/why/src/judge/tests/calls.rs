@@ -128,7 +128,14 @@ fn a_thread_that_reads_and_gets_nothing() {
     assert_eq!(finding.verdict.stage, "wait");
     let tcp = socket.last.as_mut().unwrap();
     (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 5_000);
-    only(&blocked(idle().tcp([socket.clone()]), "read", 9, WINDOW), Cause::BodyStalled);
+    // A subscriber waits for news. Only a request that was seen makes it a body that stopped.
+    nothing(&blocked(idle().tcp([socket.clone()]), "read", 9, WINDOW));
+    let mut seen = connected(|connection| {
+        let (requested, answered) = (Some(Moment::At(500)), Some(Moment::At(900)));
+        connection.http = Some(HttpHead { requested, answered, ..HttpHead::default() });
+    });
+    seen.sockets.as_mut().unwrap().tcp.push(socket.clone());
+    only(&blocked(seen, "read", 9, WINDOW), Cause::BodyStalled);
     // A server that waits for the next request of a client waits for nothing.
     socket.inbound = true;
     nothing(&blocked(idle().tcp([socket]), "read", 9, WINDOW));

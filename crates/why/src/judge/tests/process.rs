@@ -306,7 +306,7 @@ fn an_event_loop_that_sits_in_a_call() {
     let sits = |call: &str| {
         idle().thread(|thread| {
             thread.blocked_in = Some(BlockedIn { call: call.to_owned(), ..BlockedIn::default() });
-            thread.blocked_us = 2_000_000;
+            thread.calls = vec![(call.to_owned(), 18), ("epoll_wait".to_owned(), 2)];
         })
     };
     let node = |call| {

@@ -1,0 +1,202 @@
+//! Queries for names and their answers: messages over UDP, and what belongs together.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use crate::observation::DnsExchange;
+
+const EXCHANGES_MAX: usize = 512;
+const ADDRESSES_MAX: usize = 32;
+/// Names longer than this are not names (RFC 1035).
+const NAME_MAX: usize = 255;
+const A: u16 = 1;
+const AAAA: u16 = 28;
+
+/// A query or an answer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Message {
+    pub(crate) id: u16,
+    pub(crate) is_answer: bool,
+    pub(crate) rcode: u8,
+    pub(crate) answers: u16,
+    pub(crate) name: String,
+    pub(crate) kind: u16,
+    /// As far as the bytes go.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl Message {
+    /// `None` where it is no message with a question; one that is cut off behind the question is read that far.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let (header, body) = bytes.split_first_chunk::<12>()?;
+        let &[i, d, flags, code, q, d_count, a, n, ..] = header;
+        if u16::from_be_bytes([q, d_count]) == 0 {
+            return None;
+        }
+        let (name, mut rest) = name(body)?;
+        let kind = u16_at(rest, 0)?;
+        let answers = u16::from_be_bytes([a, n]);
+        rest = rest.get(4..)?;
+        let mut message = Self {
+            id: u16::from_be_bytes([i, d]),
+            is_answer: flags & 0x80 != 0,
+            rcode: code & 15,
+            answers,
+            name,
+            kind,
+            addresses: Vec::new(),
+        };
+        for _ in 0..answers {
+            let Some((address, more)) = record(rest) else { break };
+            rest = more;
+            if message.addresses.len() < ADDRESSES_MAX {
+                message.addresses.extend(address);
+            }
+        }
+        Some(message)
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
+}
+
+/// The question's name, which is not compressed, and what follows.
+fn name(mut bytes: &[u8]) -> Option<(String, &[u8])> {
+    let mut labels = Vec::new();
+    loop {
+        let (&length, rest) = bytes.split_first()?;
+        if length == 0 {
+            let name = String::from_utf8_lossy(&labels).into_owned();
+            return Some((if name.is_empty() { ".".to_owned() } else { name }, rest));
+        }
+        if length > 63 || labels.len() + usize::from(length) > NAME_MAX {
+            return None;
+        }
+        let (label, rest) = rest.split_at_checked(length.into())?;
+        if !labels.is_empty() {
+            labels.push(b'.');
+        }
+        labels.extend_from_slice(label);
+        bytes = rest;
+    }
+}
+
+/// One record: the address in it, if it is of that kind, and what follows.
+fn record(mut bytes: &[u8]) -> Option<(Option<IpAddr>, &[u8])> {
+    loop {
+        let (&length, rest) = bytes.split_first()?;
+        bytes = match length {
+            0 => {
+                bytes = rest;
+                break;
+            }
+            // The rest of the name is elsewhere.
+            192.. => {
+                bytes = rest.get(1..)?;
+                break;
+            }
+            length => rest.get(length.into()..)?,
+        };
+    }
+    let (kind, length) = (u16_at(bytes, 0)?, u16_at(bytes, 8)?);
+    let (data, rest) = bytes.get(10..)?.split_at_checked(length.into())?;
+    let address = match kind {
+        A => data.first_chunk::<4>().map(|bytes| Ipv4Addr::from(*bytes).into()),
+        AAAA => data.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes).to_canonical()),
+        _ => None,
+    };
+    Some((address, rest))
+}
+
+/// What belongs together: the same socket, number and question.
+type Key = (u64, u16, u16, String);
+
+/// Queries and their answers, a bounded number of them.
+#[derive(Debug, Default)]
+pub(crate) struct Exchanges {
+    all: BTreeMap<u64, Exchange>,
+    open: HashMap<Key, u64>,
+    next: u64,
+    /// Left out, as there were too many.
+    pub(crate) left_out: u64,
+}
+
+/// One query, in nanoseconds of the monotonic clock.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    pub(crate) seen: DnsExchange,
+    pub(crate) sent: u64,
+    pub(crate) answered: Option<u64>,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl Exchanges {
+    /// A message that was sent.
+    pub(crate) fn sent(&mut self, bytes: &[u8], cookie: u64, tid: u32, server: Option<SocketAddr>, at: u64) {
+        let Some(message) = Message::read(bytes).filter(|message| !message.is_answer) else { return };
+        let server = server.map(|server| server.ip().to_string()).unwrap_or_default();
+        let key = (cookie, message.id, message.kind, message.name);
+        // The same question to the next server may come from another socket, with another number.
+        let again = self.all.iter_mut().rev().take(16).find(|(_, exchange)| {
+            let seen = &exchange.seen;
+            exchange.answered.is_none() && seen.tid == tid && seen.kind == key.2 && seen.name == key.3
+        });
+        if let Some((id, exchange)) = again {
+            exchange.seen.sent += 1;
+            exchange.seen.server = server;
+            let id = *id;
+            self.open.insert(key, id);
+        } else {
+            let seen = DnsExchange { name: key.3.clone(), kind: key.2, server, tid, sent: 1, ..DnsExchange::default() };
+            self.all.insert(self.next, Exchange { seen, sent: at, answered: None, addresses: Vec::new() });
+            self.open.insert(key, self.next);
+            self.next += 1;
+        }
+        self.forget();
+    }
+
+    /// A message that was received.
+    pub(crate) fn received(&mut self, bytes: &[u8], cookie: u64, at: u64) {
+        let Some(message) = Message::read(bytes).filter(|message| message.is_answer) else { return };
+        let key = (cookie, message.id, message.kind, message.name);
+        let Some(exchange) = self.open.remove(&key).and_then(|id| self.all.get_mut(&id)) else { return };
+        if exchange.answered.is_some() {
+            return;
+        }
+        exchange.answered = Some(at);
+        exchange.seen.answered_us = Some(at.saturating_sub(exchange.sent) / 1000);
+        exchange.seen.rcode = Some(message.rcode);
+        exchange.seen.answers = Some(message.answers);
+        exchange.addresses = message.addresses;
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Exchange> {
+        self.all.values()
+    }
+
+    /// Makes room: who was answered quickest goes first, then the oldest.
+    fn forget(&mut self) {
+        if self.all.len() > EXCHANGES_MAX {
+            let least = self.all.iter().min_by_key(|(id, exchange)| (exchange.worth(), **id)).map(|(id, _)| *id);
+            self.all.remove(&least.unwrap_or_default());
+            self.left_out += 1;
+        }
+        // A query that is sent over and over under other numbers.
+        if self.open.len() > 2 * EXCHANGES_MAX {
+            self.open.retain(|_, id| self.all.get(id).is_some_and(|exchange| exchange.seen.sent == 1));
+        }
+    }
+}
+
+impl Exchange {
+    /// The longer it took, the more; one without a good answer most.
+    pub(crate) fn worth(&self) -> u64 {
+        match self.answered {
+            Some(at) if self.seen.rcode == Some(0) => at.saturating_sub(self.sent),
+            _ => u64::MAX,
+        }
+    }
+}

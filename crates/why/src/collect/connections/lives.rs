@@ -1,0 +1,352 @@
+//! From events to connections: what was seen of each, kept within bounds, the worst of them in the end.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{
+    dns::Exchanges,
+    http,
+    raw::{
+        ACCEPTED, BEFORE, BLIND, BY_US, ENDED, Event, OPENED, Piece, RESET_RECEIVED, RESET_SENT, RawConnection, RawWay,
+        Way,
+    },
+    tls::Handshake,
+};
+use crate::observation::{
+    Connection, Connections, DnsExchange, Gaps, HttpHead, Moment, Resolved, Side, SourceHandshakes, TlsHandshake,
+};
+
+/// Connections in the observation.
+const KEPT: usize = 512;
+/// Connections whose heads are followed at a time; the kernel's half begins with a few hundred a second.
+const FOLLOWED_MAX: usize = 8192;
+/// Those that ended, before the less remarkable half is forgotten.
+const ENDED_MAX: usize = 4 * KEPT;
+const SOURCES_MAX: usize = 1024;
+const SOURCES_KEPT: usize = 64;
+/// An answer older than this is not what a connection was made for.
+const LOOKUP_MAX_AGE: u64 = 5_000_000_000;
+
+/// Everything seen of the connections of one process.
+#[derive(Debug, Default)]
+pub(crate) struct Lives {
+    heads: HashMap<u64, Heads>,
+    ended: Vec<(RawConnection, Heads)>,
+    sources: HashMap<IpAddr, SourceHandshakes>,
+    dns: Exchanges,
+    /// Not kept, as there were too many.
+    pub(crate) left_out: u64,
+}
+
+/// What the first bytes of a connection said.
+#[derive(Clone, Debug, Default)]
+struct Heads {
+    tls: Option<Box<Handshake>>,
+    http: Option<Box<Exchange>>,
+    http2: bool,
+    remote: Option<IpAddr>,
+    accepted: bool,
+    last_at: u64,
+}
+
+/// The last request of HTTP/1, and its response.
+#[derive(Clone, Debug, Default)]
+struct Exchange {
+    request: http::Request,
+    way: Option<Way>,
+    requested: u64,
+    status: Option<u16>,
+    answered: Option<u64>,
+}
+
+/// Turns the kernel's time into that of the watch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epoch(pub(crate) u64);
+
+impl Epoch {
+    fn us(self, at: u64) -> u64 {
+        at.saturating_sub(self.0) / 1000
+    }
+
+    fn moment(self, at: u64) -> Option<Moment> {
+        match at {
+            0 => None,
+            at if at < self.0 => Some(Moment::Before),
+            at => Some(Moment::At(self.us(at))),
+        }
+    }
+}
+
+impl Lives {
+    pub(crate) fn take(&mut self, event: Event<'_>) {
+        match event {
+            Event::Piece(piece) => self.piece(&piece),
+            Event::Dns(piece) if piece.way == Way::Write => {
+                self.dns.sent(piece.bytes, piece.cookie, piece.tid, piece.remote, piece.at);
+            }
+            Event::Dns(piece) => self.dns.received(piece.bytes, piece.cookie, piece.at),
+            Event::Ended(raw) => self.end(*raw),
+        }
+    }
+
+    fn piece(&mut self, piece: &Piece<'_>) {
+        if self.heads.len() >= FOLLOWED_MAX && !self.heads.contains_key(&piece.cookie) {
+            // Whose end was not told of: the half that is silent longest.
+            let mut times: Vec<u64> = self.heads.values().map(|heads| heads.last_at).collect();
+            let middle = times.len() / 2;
+            let (_, &mut median, _) = times.select_nth_unstable(middle);
+            self.heads.retain(|_, heads| heads.last_at > median);
+            self.left_out += FOLLOWED_MAX as u64 / 2;
+        }
+        let heads = self.heads.entry(piece.cookie).or_default();
+        heads.last_at = piece.at;
+        heads.remote = piece.remote.map(|remote| remote.ip());
+        heads.accepted = piece.flags & ACCEPTED != 0;
+        heads.take(piece);
+    }
+
+    fn end(&mut self, raw: RawConnection) {
+        // Told of once more, with what came after.
+        if let Some((known, _)) = self.ended.iter_mut().rev().take(64).find(|(known, _)| same(known, &raw)) {
+            *known = raw;
+            return;
+        }
+        let heads = self.heads.remove(&raw.cookie).unwrap_or_default();
+        self.count_handshake(&heads, true);
+        self.ended.push((raw, heads));
+        if self.ended.len() >= ENDED_MAX {
+            self.ended.sort_by_cached_key(|(raw, heads)| std::cmp::Reverse(badness(raw, heads, raw.ended)));
+            self.left_out += (self.ended.len() - ENDED_MAX / 2) as u64;
+            self.ended.truncate(ENDED_MAX / 2);
+        }
+    }
+
+    fn count_handshake(&mut self, heads: &Heads, ended: bool) {
+        let Some(tls) = heads.tls.as_deref().filter(|tls| heads.accepted && !tls.is_client() && tls.hello_at.is_some())
+        else {
+            return;
+        };
+        let Some(remote) = heads.remote else { return };
+        if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&remote) {
+            self.left_out += 1;
+            return;
+        }
+        let source = self
+            .sources
+            .entry(remote)
+            .or_insert_with(|| SourceHandshakes { source: remote.to_string(), ..SourceHandshakes::default() });
+        source.begun += 1;
+        let failed = tls.alert_hidden || (tls.alert.is_some() && tls.done_at.is_none());
+        if failed || (ended && tls.done_at.is_none()) {
+            source.failed += 1;
+        } else if tls.done_at.is_some() {
+            source.completed += 1;
+        }
+        if let Some(name) = tls.hello().and_then(|hello| hello.sni.as_ref()) {
+            source.sni = Some(name.clone());
+        }
+        if let Some((code, _)) = tls.alert.filter(|_| tls.done_at.is_none()) {
+            source.alert = Some(code);
+        }
+    }
+
+    /// The end of the watch: `open` are the connections that the process still holds; `is_listener` tells whether the
+    /// process listens on a port.
+    pub(crate) fn finish(
+        mut self,
+        open: Vec<RawConnection>,
+        now: u64,
+        epoch: Epoch,
+        is_listener: impl Fn(u16) -> bool,
+    ) -> Connections {
+        let mut all = std::mem::take(&mut self.ended);
+        for raw in open {
+            if raw.has(ENDED) {
+                // Its end was told of, or it was one too many to tell of.
+                if all.iter().any(|(known, _)| same(known, &raw)) {
+                    continue;
+                }
+            }
+            let heads = self.heads.remove(&raw.cookie).unwrap_or_default();
+            self.count_handshake(&heads, raw.has(ENDED));
+            all.push((raw, heads));
+        }
+        all.sort_by_cached_key(|(raw, heads)| std::cmp::Reverse(badness(raw, heads, now)));
+        all.truncate(KEPT);
+        let connections =
+            all.iter().map(|(raw, heads)| connection(raw, heads, epoch, &is_listener, &self.dns)).collect();
+        let mut handshakes: Vec<SourceHandshakes> = self.sources.into_values().collect();
+        handshakes.sort_by(|a, b| (b.failed, b.begun, &a.source).cmp(&(a.failed, a.begun, &b.source)));
+        handshakes.truncate(SOURCES_KEPT);
+        let dns =
+            self.dns.all().map(|exchange| DnsExchange { sent_us: epoch.us(exchange.sent), ..exchange.seen.clone() });
+        Connections { connections, handshakes, dns: dns.collect(), ..Connections::default() }
+    }
+}
+
+impl Heads {
+    fn take(&mut self, piece: &Piece<'_>) {
+        let bytes = piece.bytes;
+        if let Some(tls) = &mut self.tls {
+            tls.feed(piece.way, piece.offset, bytes, piece.at);
+            return;
+        }
+        let from_start = piece.offset == 0 && piece.flags & BEFORE == 0;
+        if from_start && self.http.is_none() && Handshake::begins(bytes) {
+            let mut tls = Box::<Handshake>::default();
+            tls.feed(piece.way, 0, bytes, piece.at);
+            self.tls = Some(tls);
+        } else if from_start && http::is_http2(bytes) {
+            self.http2 = true;
+        } else if let Some(request) = http::request(bytes) {
+            let way = Some(piece.way);
+            self.http = Some(Box::new(Exchange { request, way, requested: piece.at, ..Exchange::default() }));
+        } else if let Some(exchange) = &mut self.http
+            && exchange.way != Some(piece.way)
+            && exchange.status.is_none()
+            && let Some(status) = http::status(bytes)
+        {
+            exchange.status = Some(status);
+            exchange.answered = Some(piece.at);
+        }
+    }
+}
+
+/// The same connection of the same socket.
+fn same(a: &RawConnection, b: &RawConnection) -> bool {
+    a.cookie == b.cookie && a.opened == b.opened
+}
+
+/// How much a connection is worth showing: failed ones, then by how long something was waited for.
+fn badness(raw: &RawConnection, heads: &Heads, now: u64) -> (u8, u64) {
+    let broken = raw.error != 0 || raw.has(RESET_RECEIVED) || raw.has(RESET_SENT);
+    let never = raw.has(OPENED) && raw.established == 0;
+    let tls = heads.tls.as_deref().is_some_and(|tls| tls.hello_at.is_some() && tls.done_at.is_none());
+    let class = match (never || tls, broken) {
+        (true, _) => 2,
+        (false, true) => 1,
+        (false, false) => 0,
+    };
+    let end = if raw.ended == 0 { now } else { raw.ended };
+    let connecting = if never { end.saturating_sub(raw.opened) } else { raw.established.saturating_sub(raw.opened) };
+    let handshake =
+        heads.tls.as_deref().and_then(|tls| tls.hello_at.map(|hello| tls.done_at.unwrap_or(end).saturating_sub(hello)));
+    let waited = if raw.has(ACCEPTED) { raw.write.longest_gap } else { raw.read.longest_gap };
+    // Still waiting, for who speaks last waits.
+    let (own, peer) = if raw.has(ACCEPTED) { (raw.read.last, raw.write.last) } else { (raw.write.last, raw.read.last) };
+    let waiting = if raw.ended == 0 && own > peer { now.saturating_sub(own) } else { 0 };
+    (class, connecting.max(handshake.unwrap_or(0)).max(waited).max(waiting))
+}
+
+fn connection(
+    raw: &RawConnection,
+    heads: &Heads,
+    epoch: Epoch,
+    is_listener: impl Fn(u16) -> bool,
+    dns: &Exchanges,
+) -> Connection {
+    let before = raw.has(BEFORE);
+    let side = if raw.has(OPENED) {
+        Side::Client
+    } else if raw.has(ACCEPTED) || raw.local.is_some_and(|local| is_listener(local.port())) {
+        Side::Server
+    } else {
+        Side::Unknown
+    };
+    let past = before.then_some(Moment::Before);
+    Connection {
+        cookie: raw.cookie,
+        local: raw.local.filter(|local| local.port() != 0),
+        remote: raw.remote,
+        side,
+        fd: raw.fd,
+        tid: (raw.tid != 0).then_some(raw.tid),
+        opened: past.or(epoch.moment(raw.opened)),
+        established: past.or(epoch.moment(raw.established)),
+        closed: epoch.moment(raw.ended),
+        closed_by_us: raw.has(BY_US),
+        errno: (raw.error != 0).then_some(raw.error),
+        syn_retransmits: raw.syn_retransmits,
+        retransmits: raw.retransmits,
+        reset_received: raw.has(RESET_RECEIVED),
+        reset_sent: raw.has(RESET_SENT),
+        fin_received: epoch.moment(raw.fin),
+        read_bytes: raw.read.bytes,
+        written_bytes: raw.write.bytes,
+        first_write: epoch.moment(raw.write.first),
+        last_write: epoch.moment(raw.write.last),
+        first_read: epoch.moment(raw.read.first),
+        last_read: epoch.moment(raw.read.last),
+        turns: raw.read.turns,
+        read_gaps: gaps(&raw.read, epoch),
+        write_gaps: gaps(&raw.write, epoch),
+        heads_hidden: raw.has(BLIND),
+        resolved: resolved(raw, epoch, dns),
+        http2: heads.http2,
+        tls: heads.tls.as_deref().map(|tls| tls_seen(tls, epoch)),
+        http: heads.http.as_deref().map(|exchange| HttpHead {
+            request: exchange.request.line.clone(),
+            host: exchange.request.host.clone(),
+            requested: epoch.moment(exchange.requested),
+            status: exchange.status,
+            answered: exchange.answered.and_then(|at| epoch.moment(at)),
+            deadline_us: exchange.request.deadline_us.clone(),
+        }),
+    }
+}
+
+fn gaps(way: &RawWay, epoch: Epoch) -> Gaps {
+    Gaps {
+        total_us: way.gaps / 1000,
+        longest_us: way.longest_gap / 1000,
+        longest_at_us: epoch.us(way.longest_gap_from),
+    }
+}
+
+fn tls_seen(tls: &Handshake, epoch: Epoch) -> TlsHandshake {
+    let hello = tls.hello();
+    let done = tls.done_at.and_then(|at| epoch.moment(at));
+    TlsHandshake {
+        client: tls.is_client(),
+        sni: hello.and_then(|hello| hello.sni.clone()),
+        alpn: hello.map(|hello| hello.alpn.clone()).unwrap_or_default(),
+        version: tls.version(),
+        hello: tls.hello_at.and_then(|at| epoch.moment(at)),
+        answered: tls.answered_at.and_then(|at| epoch.moment(at)),
+        done: match done {
+            Some(Moment::At(at)) if tls.done_inferred => Some(Moment::Inferred(at)),
+            done => done,
+        },
+        alert: tls.alert.map(|(code, way)| (code, way == Way::Read)),
+        alert_hidden: tls.alert_hidden,
+        not_tls: tls.not_tls.clone(),
+    }
+}
+
+/// The lookup that gave the connection's address, if all that could be it are of one name.
+fn resolved(raw: &RawConnection, epoch: Epoch, dns: &Exchanges) -> Option<Resolved> {
+    let remote = raw.remote.as_ref().map(SocketAddr::ip).filter(|_| raw.has(OPENED))?;
+    let recent = |at: u64| at <= raw.opened && raw.opened - at <= LOOKUP_MAX_AGE;
+    let mut name = None;
+    for exchange in dns.all() {
+        if exchange.answered.is_some_and(recent) && exchange.addresses.contains(&remote) {
+            if name.is_some_and(|name| name != &exchange.seen.name) {
+                return None;
+            }
+            name = Some(&exchange.seen.name);
+        }
+    }
+    let name = name?;
+    // The other kinds of address were asked for at the same time, and waited for; earlier lookups of the same name
+    // were for other connections.
+    let newest = |exchanges: &mut dyn Iterator<Item = &super::dns::Exchange>| exchanges.map(|e| e.sent).max();
+    let same_name =
+        || dns.all().filter(|exchange| &exchange.seen.name == name && exchange.answered.is_some_and(recent));
+    let last = newest(&mut same_name().filter(|exchange| exchange.addresses.contains(&remote)))?;
+    let together = || same_name().filter(|exchange| exchange.sent.abs_diff(last) < 50_000_000);
+    let sent = together().map(|exchange| exchange.sent).min()?;
+    let answered = together().filter_map(|exchange| exchange.answered).max()?;
+    Some(Resolved { name: name.clone(), sent_us: epoch.us(sent), duration_us: answered.saturating_sub(sent) / 1000 })
+}

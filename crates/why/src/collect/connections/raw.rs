@@ -1,0 +1,196 @@
+//! What `connections.bpf.c` hands over, as bytes: its structs, read field by field.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+pub(crate) const BEFORE: u32 = 1 << 0;
+pub(crate) const OPENED: u32 = 1 << 1;
+pub(crate) const ACCEPTED: u32 = 1 << 2;
+pub(crate) const ENDED: u32 = 1 << 4;
+pub(crate) const RESET_RECEIVED: u32 = 1 << 5;
+pub(crate) const RESET_SENT: u32 = 1 << 6;
+pub(crate) const BLIND: u32 = 1 << 11;
+pub(crate) const BY_US: u32 = 1 << 12;
+
+const KIND_PIECE: u32 = 1;
+const KIND_ENDED: u32 = 2;
+const KIND_DNS: u32 = 3;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// Which way bytes went, as the process sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    Read,
+    Write,
+}
+
+/// `struct way`. Times are of the monotonic clock, in nanoseconds; 0 is never.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct RawWay {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) bytes: u64,
+    pub(crate) gaps: u64,
+    pub(crate) longest_gap: u64,
+    pub(crate) longest_gap_from: u64,
+    pub(crate) turns: u32,
+}
+
+/// `struct connection`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct RawConnection {
+    pub(crate) cookie: u64,
+    pub(crate) opened: u64,
+    pub(crate) established: u64,
+    pub(crate) ended: u64,
+    pub(crate) fin: u64,
+    pub(crate) read: RawWay,
+    pub(crate) write: RawWay,
+    pub(crate) tid: u32,
+    pub(crate) error: i32,
+    pub(crate) syn_retransmits: u32,
+    pub(crate) retransmits: u32,
+    pub(crate) flags: u32,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) fd: Option<u32>,
+}
+
+/// The first bytes of a read or write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Piece<'a> {
+    pub(crate) at: u64,
+    pub(crate) cookie: u64,
+    /// Bytes that went before in this direction.
+    pub(crate) offset: u64,
+    pub(crate) tid: u32,
+    /// Of the connection.
+    pub(crate) flags: u32,
+    /// The peer's address; the port may be 0.
+    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) way: Way,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// One entry of the ring.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Event<'a> {
+    Piece(Piece<'a>),
+    Ended(Box<RawConnection>),
+    Dns(Piece<'a>),
+}
+
+impl<'a> Event<'a> {
+    /// `None` of what is no entry, which the kernel's half never sends.
+    pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
+        match Reader(bytes).u32()? {
+            KIND_PIECE => Piece::read(bytes).map(Self::Piece),
+            KIND_DNS => Piece::read(bytes).map(Self::Dns),
+            KIND_ENDED => RawConnection::read(bytes.get(8..)?).map(|raw| Self::Ended(Box::new(raw))),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Piece<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut from = Reader(bytes);
+        from.u32()?;
+        let size = from.u32()?;
+        let (at, cookie, offset) = (from.u64()?, from.u64()?, from.u64()?);
+        let (tid, _length, flags) = (from.u32()?, from.u32()?, from.u32()?);
+        let (family, port) = (from.u16()?, from.u16()?);
+        let remote = address(family, from.take()?, port);
+        let [way, ..] = from.take::<8>()?;
+        let way = if way == 0 { Way::Read } else { Way::Write };
+        let bytes = from.0.get(..usize::try_from(size).ok()?)?;
+        Some(Self { at, cookie, offset, tid, flags, remote, way, bytes })
+    }
+}
+
+impl RawConnection {
+    /// The size of `struct connection`.
+    pub(crate) const SIZE: usize = 256;
+
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut from = Reader(bytes);
+        let (cookie, opened, established) = (from.u64()?, from.u64()?, from.u64()?);
+        let (ended, fin) = (from.u64()?, from.u64()?);
+        let (read, write) = (RawWay::read(&mut from)?, RawWay::read(&mut from)?);
+        let (tid, error) = (from.u32()?, from.u32()?.cast_signed());
+        let (syn_retransmits, retransmits) = (from.u32()?, from.u32()?);
+        let (flags, _reset_reason) = (from.u32()?, from.u32()?);
+        let [_state, _turn] = from.take()?;
+        let (family, local_port, remote_port) = (from.u16()?, from.u16()?, from.u16()?);
+        let (local, remote) = (from.take()?, from.take()?);
+        let fd = from.u32()?.cast_signed().try_into().ok();
+        Some(Self {
+            cookie,
+            opened,
+            established,
+            ended,
+            fin,
+            read,
+            write,
+            tid,
+            error,
+            syn_retransmits,
+            retransmits,
+            flags,
+            local: address(family, local, local_port),
+            remote: address(family, remote, remote_port),
+            fd,
+        })
+    }
+
+    pub(crate) const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+impl RawWay {
+    fn read(from: &mut Reader<'_>) -> Option<Self> {
+        let (first, last, bytes) = (from.u64()?, from.u64()?, from.u64()?);
+        let (gaps, longest_gap, longest_gap_from) = (from.u64()?, from.u64()?, from.u64()?);
+        from.u64()?;
+        let [_calls, turns, ..] = [from.u32()?, from.u32()?, from.u32()?, from.u32()?];
+        Some(Self { first, last, bytes, gaps, longest_gap, longest_gap_from, turns })
+    }
+}
+
+fn address(family: u16, bytes: [u8; 16], port: u16) -> Option<SocketAddr> {
+    let ip = match family {
+        AF_INET => {
+            let [a, b, c, d, ..] = bytes;
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        // A socket for both families shows IPv4 as a part of IPv6.
+        AF_INET6 => IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Takes integers from the front, in the machine's order.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_ne_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_ne_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_ne_bytes)
+    }
+}

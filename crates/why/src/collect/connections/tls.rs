@@ -1,0 +1,330 @@
+//! TLS as far as it is in the clear: records, hellos, alerts; and what their lengths tell of the rest.
+
+use super::raw::Way;
+
+const CHANGE_CIPHER: u8 = 20;
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const DATA: u8 = 23;
+const TLS_1_3: u16 = 0x0304;
+/// An encrypted alert of TLS 1.3 is so long: the alert, its type, the tag. The least that else is sent, a Finished, is
+/// longer by the length of a hash.
+const HIDDEN_ALERT: u16 = 2 + 1 + 16;
+/// What is kept of the hellos of one direction.
+const HELLO_MAX: usize = 8192;
+/// The longest name (RFC 1035) and how many protocols are kept.
+const NAME_MAX: usize = 255;
+const ALPN_MAX: usize = 16;
+/// What is shown of what is no TLS.
+const SHOWN_MAX: usize = 48;
+
+/// What a `ClientHello` or `ServerHello` says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Hello {
+    pub(crate) client: bool,
+    /// Offered at most, or chosen.
+    pub(crate) version: u16,
+    pub(crate) sni: Option<String>,
+    pub(crate) alpn: Vec<String>,
+    /// All of it was here.
+    whole: bool,
+}
+
+/// One handshake, followed by the first bytes of reads and writes. Times are those that it is fed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Handshake {
+    read: Records,
+    write: Records,
+    /// The way of the `ClientHello`.
+    asked: Option<Way>,
+    hello: Option<Hello>,
+    chosen: Option<u16>,
+    pub(crate) hello_at: Option<u64>,
+    pub(crate) answered_at: Option<u64>,
+    pub(crate) done_at: Option<u64>,
+    /// `done_at` was not seen itself.
+    pub(crate) done_inferred: bool,
+    pub(crate) alert: Option<(u8, Way)>,
+    pub(crate) alert_hidden: bool,
+    pub(crate) not_tls: Option<String>,
+}
+
+/// The records of one direction, as far as they can be followed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Records {
+    /// Bytes of the stream that were gone through.
+    at: u64,
+    /// A record's header, as much of it as has come.
+    header: Vec<u8>,
+    /// What is left of the current record.
+    left: u64,
+    /// A header was missed.
+    lost: bool,
+    /// The messages of handshake records in the clear.
+    hello: Vec<u8>,
+    /// What follows is encrypted.
+    changed: bool,
+    /// An encrypted handshake record: Finished (TLS 1.2).
+    finished: bool,
+}
+
+/// Something of a record.
+enum Seen<'a> {
+    Header { kind: u8, length: u16 },
+    Body { kind: u8, bytes: &'a [u8] },
+    NoTls,
+}
+
+impl Handshake {
+    /// The first bytes of a read or write.
+    pub(crate) fn feed(&mut self, way: Way, offset: u64, bytes: &[u8], at: u64) {
+        let mut records = std::mem::take(self.records(way));
+        let start = records.at == 0 && offset == 0;
+        records.feed(offset, bytes, |records, seen| self.see(way, records, &seen, at));
+        if records.lost && start && self.not_tls.is_none() && self.asked.is_some_and(|asked| asked != way) {
+            self.not_tls = Some(shown(bytes));
+        }
+        *self.records(way) = records;
+    }
+
+    /// Whether these bytes can begin a connection of TLS.
+    pub(crate) fn begins(bytes: &[u8]) -> bool {
+        matches!(bytes, [HANDSHAKE] | [HANDSHAKE, 3, ..])
+    }
+
+    pub(crate) fn hello(&self) -> Option<&Hello> {
+        self.hello.as_ref()
+    }
+
+    /// Chosen, or else offered.
+    pub(crate) fn version(&self) -> Option<u16> {
+        self.chosen.or(self.hello.as_ref().map(|hello| hello.version))
+    }
+
+    /// Whether the process is the client.
+    pub(crate) fn is_client(&self) -> bool {
+        self.asked == Some(Way::Write)
+    }
+
+    fn records(&mut self, way: Way) -> &mut Records {
+        match way {
+            Way::Read => &mut self.read,
+            Way::Write => &mut self.write,
+        }
+    }
+
+    fn see(&mut self, way: Way, records: &mut Records, seen: &Seen<'_>, at: u64) {
+        match *seen {
+            Seen::Body { kind: HANDSHAKE, bytes } if !records.changed => self.messages(way, records, bytes, at),
+            Seen::Body { kind: ALERT, bytes: &[_, code] } if !records.changed => {
+                self.alert.get_or_insert((code, way));
+            }
+            Seen::Header { kind: CHANGE_CIPHER, .. } => records.changed = true,
+            // In TLS 1.3 the hellos that follow a retry look like this.
+            Seen::Header { kind: HANDSHAKE, .. } if records.changed && self.chosen != Some(TLS_1_3) => {
+                records.finished = true;
+                let other = match way {
+                    Way::Read => &self.write,
+                    Way::Write => &self.read,
+                };
+                if other.finished {
+                    self.done(at, false);
+                }
+            }
+            Seen::Header { kind: DATA, length } if self.answered_at.is_some() => {
+                if self.chosen == Some(TLS_1_3) {
+                    // The client's first is its Finished, or the alert that ends it all.
+                    if self.asked == Some(way) && self.done_at.is_none() {
+                        if length == HIDDEN_ALERT {
+                            self.alert_hidden = true;
+                        } else if !self.alert_hidden {
+                            self.done(at, true);
+                        }
+                    }
+                } else {
+                    self.done(at, true);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn messages(&mut self, way: Way, records: &mut Records, bytes: &[u8], at: u64) {
+        let room = HELLO_MAX.saturating_sub(records.hello.len());
+        records.hello.extend(bytes.iter().take(room));
+        let Some(hello) = Hello::read(&records.hello) else { return };
+        if hello.client {
+            if self.asked.is_none() {
+                self.asked = Some(way);
+                self.hello_at = Some(at);
+            }
+            if self.asked == Some(way) && !self.hello.as_ref().is_some_and(|hello| hello.whole) {
+                self.hello = Some(hello);
+            }
+        } else if self.asked.is_none_or(|asked| asked != way) {
+            self.answered_at.get_or_insert(at);
+            self.chosen = Some(hello.version);
+        }
+    }
+
+    fn done(&mut self, at: u64, inferred: bool) {
+        if self.done_at.is_none() {
+            self.done_at = Some(at);
+            self.done_inferred = inferred;
+        }
+    }
+}
+
+impl Records {
+    fn feed(&mut self, offset: u64, mut bytes: &[u8], mut see: impl FnMut(&mut Self, Seen<'_>)) {
+        if self.lost || offset < self.at {
+            return;
+        }
+        let missing = offset - self.at;
+        if missing > self.left {
+            self.lost = true;
+            return;
+        }
+        self.left -= missing;
+        self.at = offset.saturating_add(bytes.len() as u64);
+        while !bytes.is_empty() {
+            if self.left == 0 {
+                if self.header.len() == 5 {
+                    self.header.clear();
+                }
+                let (taken, rest) = bytes.split_at(bytes.len().min(5 - self.header.len().min(5)));
+                self.header.extend_from_slice(taken);
+                bytes = rest;
+                let plain = match *self.header.as_slice() {
+                    [] => true,
+                    [kind] => (CHANGE_CIPHER..=24).contains(&kind),
+                    [kind, major, ..] => (CHANGE_CIPHER..=24).contains(&kind) && major == 3,
+                };
+                if !plain {
+                    self.lost = true;
+                    return see(self, Seen::NoTls);
+                }
+                if let [kind, _, _, high, low] = *self.header.as_slice() {
+                    let length = u16::from_be_bytes([high, low]);
+                    self.left = length.into();
+                    see(self, Seen::Header { kind, length });
+                }
+            } else {
+                let here = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+                let (body, rest) = bytes.split_at(here);
+                bytes = rest;
+                self.left -= here as u64;
+                if let [kind, ..] = *self.header.as_slice() {
+                    see(self, Seen::Body { kind, bytes: body });
+                }
+            }
+        }
+    }
+}
+
+impl Hello {
+    /// Reads the first message of a handshake, or as much of it as is here. `None` when it is no hello, or too short
+    /// to tell.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let (&[kind, high, middle, low], rest) = bytes.split_first_chunk()?;
+        let client = match kind {
+            1 => true,
+            2 => false,
+            _ => return None,
+        };
+        let length = usize::try_from(u32::from_be_bytes([0, high, middle, low])).ok()?;
+        let whole = rest.len() >= length;
+        let mut body = Bytes(rest.get(..length).unwrap_or(rest));
+        let mut hello = Self { client, version: body.u16()?, whole, ..Self::default() };
+        hello.extensions(&mut body);
+        Some(hello)
+    }
+
+    /// Goes as far as the bytes go.
+    fn extensions(&mut self, body: &mut Bytes<'_>) -> Option<()> {
+        body.take(32)?;
+        let session = body.u8()?;
+        body.take(session.into())?;
+        if self.client {
+            let ciphers = body.u16()?;
+            body.take(ciphers.into())?;
+            let compression = body.u8()?;
+            body.take(compression.into())?;
+        } else {
+            body.take(3)?;
+        }
+        let length = body.u16()?;
+        let mut all = Bytes(body.0.get(..length.into()).unwrap_or(body.0));
+        loop {
+            let (kind, length) = (all.u16()?, all.u16()?);
+            let mut data = Bytes(all.take(length.into())?);
+            match kind {
+                // server_name: a list, of which the first entry is the only one in use.
+                0 if self.client => self.sni = server_name(&mut data),
+                // application_layer_protocol_negotiation
+                16 => self.alpn = protocols(&mut data),
+                // supported_versions
+                43 if self.client => {
+                    let length = data.u8().unwrap_or(0);
+                    let mut versions = Bytes(data.0.get(..length.into()).unwrap_or(data.0));
+                    // Values meant to be ignored (RFC 8701) look like 0x0A0A; those in use begin with 3.
+                    while let Some(version) = versions.u16() {
+                        if version >> 8 == 3 {
+                            self.version = self.version.max(version);
+                        }
+                    }
+                }
+                43 => self.version = data.u16().unwrap_or(self.version),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn server_name(data: &mut Bytes<'_>) -> Option<String> {
+    data.u16()?;
+    if data.u8()? != 0 {
+        return None;
+    }
+    let length = data.u16()?;
+    let name = data.take(length.into())?;
+    Some(String::from_utf8_lossy(name.get(..NAME_MAX).unwrap_or(name)).into_owned())
+}
+
+fn protocols(data: &mut Bytes<'_>) -> Vec<String> {
+    data.u16();
+    let mut found = Vec::new();
+    while found.len() < ALPN_MAX {
+        let Some(name) = data.u8().and_then(|length| data.take(length.into())) else { break };
+        found.push(String::from_utf8_lossy(name).into_owned());
+    }
+    found
+}
+
+/// The beginning of what is no TLS, printable.
+fn shown(bytes: &[u8]) -> String {
+    bytes.get(..SHOWN_MAX).unwrap_or(bytes).escape_ascii().to_string()
+}
+
+/// Takes from the front, in the network's order.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        let (&taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u16::from_be_bytes(taken))
+    }
+}

@@ -1,0 +1,59 @@
+//! What the tables of one watch say about each other.
+
+use std::collections::HashMap;
+
+use super::{
+    Target,
+    descriptors::{self, Named},
+    sockets::text,
+};
+use crate::observation::Observation;
+
+/// Tables of UDP sockets are read up to here.
+const TABLE_BYTES: usize = 4 << 20;
+
+/// Names the descriptors that threads wait for.
+pub(super) fn join(seen: &mut Observation, target: &Target) {
+    let Some(threads) = &mut seen.threads else { return };
+    let tcp = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let connections = tcp.filter_map(|socket| Some((socket.fd?, (format!("tcp {}", socket.remote), socket.cookie))));
+    let listeners = seen.sockets.iter().flat_map(|sockets| &sockets.listeners);
+    let listeners = listeners
+        .filter_map(|listener| Some((listener.fd?, (format!("listener {}", listener.local), listener.cookie))));
+    let by_fd: HashMap<u32, (String, u64)> = connections.chain(listeners).collect();
+    // Read only when somebody waits for a socket that is no TCP.
+    let mut udp: Option<HashMap<u64, String>> = None;
+    let mut name = |fd: u32, what: &mut Option<String>, cookie: &mut Option<u64>| {
+        if what.as_deref() != Some("socket") {
+            return;
+        }
+        if let Some((name, found)) = by_fd.get(&fd) {
+            *what = Some(name.clone());
+            *cookie = Some(*found);
+        } else if let Ok(link) = descriptors::link(target, fd)
+            && let Named::Socket(inode) = descriptors::parse(&link)
+            && let Some(peer) = udp.get_or_insert_with(|| udp_peers(target)).get(&inode)
+        {
+            *what = Some(format!("udp {peer}"));
+        }
+    };
+    for blocked in threads.threads.iter_mut().filter_map(|thread| thread.blocked_in.as_mut()) {
+        if let Some(fd) = blocked.fd {
+            name(fd, &mut blocked.what, &mut blocked.cookie);
+        }
+        for member in &mut blocked.waits_for {
+            name(member.fd, &mut member.what, &mut member.cookie);
+        }
+    }
+}
+
+/// The peers of connected UDP sockets, by inode, in the network namespace of the process.
+fn udp_peers(target: &Target) -> HashMap<u64, String> {
+    let tables = ["net/udp", "net/udp6"].map(|table| target.read_text(table, TABLE_BYTES).unwrap_or_default());
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    lines
+        .filter_map(text::parse)
+        .filter(|socket| socket.remote.port() != 0)
+        .map(|socket| (socket.inode.into(), socket.remote.to_string()))
+        .collect()
+}

@@ -1,0 +1,146 @@
+//! User stacks of another process: unwound from registers and memory without stopping it, named in the end.
+//!
+//! Where a binary carries unwind tables (`.eh_frame`, which nearly all C, C++ and Rust do), they are followed; else frame
+//! pointers (Go, code made at run time). Addresses become places in files as soon as they are seen, and the files stay
+//! open: so the process may end, or its program be replaced, and its stacks can still be named.
+
+mod elf;
+mod modules;
+mod symbols;
+mod unwind;
+
+use std::{collections::HashMap, fs::File, os::unix::fs::FileExt as _, time::Duration};
+
+use rustix::fs::{Mode, OFlags, openat};
+
+use self::modules::Modules;
+pub(crate) use self::unwind::Registers;
+use self::unwind::{Copied, Cut, Unwinder};
+use super::Target;
+use crate::observation::Stack;
+
+/// How many different stacks are kept.
+const STACKS_MAX: usize = 20_000;
+/// How much of a stack is read from a thread that waits.
+const LIVE_BYTES: usize = 32 * 1024;
+
+/// A stack that was seen.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct StackId(u32);
+
+/// An address in a file that was mapped, or in memory that was not.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct Code {
+    /// Index of the module; `None` where nothing that is known is mapped there.
+    pub(super) module: Option<u32>,
+    /// Offset in the module's file; the address itself where that is no file.
+    pub(super) at: u64,
+}
+
+/// A stack as addresses, the innermost first. Those of callers are the last byte of the call.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Chain {
+    pub(super) code: Vec<Code>,
+    pub(super) cut: Option<Cut>,
+}
+
+/// All stacks of one process.
+pub(crate) struct Stacks {
+    target: Target,
+    modules: Modules,
+    unwinder: Unwinder,
+    ids: HashMap<Chain, StackId>,
+    chains: Vec<Chain>,
+    /// Stacks that there was no room for.
+    lost: u64,
+}
+
+impl Stacks {
+    /// Of a process. What it has mapped is read.
+    pub(crate) fn new(target: &Target) -> Self {
+        let mut modules = Modules::default();
+        modules.refresh(target);
+        Self {
+            target: target.clone(),
+            modules,
+            unwinder: Unwinder::new(),
+            ids: HashMap::new(),
+            chains: Vec::new(),
+            lost: 0,
+        }
+    }
+
+    /// A look begins: what was mapped since is looked up again where an address is not known, once.
+    pub(crate) fn begin(&mut self) {
+        self.modules.may_refresh(&self.target);
+    }
+
+    /// Unwinds a copy of a stack, which begins at the stack pointer. `None` when there are too many stacks.
+    pub(crate) fn unwind(&mut self, registers: Registers, stack: &[u8]) -> Option<StackId> {
+        let memory = Copied { from: registers.sp, bytes: stack };
+        let chain = self.unwinder.unwind(registers, &memory, &mut self.modules, &self.target);
+        self.enter(chain)
+    }
+
+    /// What frame pointers gave, without memory to unwind.
+    pub(crate) fn by_addresses(&mut self, addresses: &[u64]) -> Option<StackId> {
+        let mut code = Vec::new();
+        for (index, address) in addresses.iter().take_while(|address| **address != 0).enumerate() {
+            let address = address.saturating_sub(u64::from(index > 0));
+            code.push(self.modules.code(address, &self.target));
+        }
+        self.enter(Chain { code, cut: Some(Cut::FramePointersOnly) })
+    }
+
+    /// The memory of the process, for [`live`](Self::live); `None` where it may not be read.
+    pub(crate) fn memory(&self) -> Option<File> {
+        openat(self.target.folder(), "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(File::from).ok()
+    }
+
+    /// Unwinds a thread that waits, with these registers, from the process's memory as it is now.
+    pub(crate) fn live(&mut self, registers: Registers, memory: Option<&File>) -> Option<StackId> {
+        let mut bytes = Vec::new();
+        if let Some(memory) = memory {
+            bytes.resize(LIVE_BYTES, 0);
+            // Near the outer end of a stack less is there; the read ends at what is not mapped.
+            let length = memory.read_at(&mut bytes, registers.sp).unwrap_or(0);
+            bytes.truncate(length);
+        }
+        self.unwind(registers, &bytes)
+    }
+
+    fn enter(&mut self, chain: Chain) -> Option<StackId> {
+        if chain.code.is_empty() {
+            return None;
+        }
+        if let Some(id) = self.ids.get(&chain) {
+            return Some(*id);
+        }
+        let id = u32::try_from(self.chains.len()).ok().filter(|_| self.chains.len() < STACKS_MAX).map(StackId);
+        let Some(id) = id else {
+            self.lost += 1;
+            return None;
+        };
+        self.chains.push(chain.clone());
+        self.ids.insert(chain, id);
+        Some(id)
+    }
+
+    /// Stacks that there was no room for.
+    pub(crate) const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Names those stacks, the important ones first. What takes longer than `limit` is left as files and offsets.
+    pub(crate) fn name(&self, wanted: &[StackId], limit: Duration) -> HashMap<StackId, Stack> {
+        let chains = wanted.iter().filter_map(|id| Some((*id, self.chains.get(usize::try_from(id.0).ok()?)?)));
+        let chains: Vec<(StackId, &Chain)> = chains.collect();
+        let names =
+            symbols::names(&self.modules, &self.target, chains.iter().flat_map(|(_, chain)| &chain.code), limit);
+        let stack = |chain: &Chain| Stack {
+            frames: chain.code.iter().flat_map(|code| names.frames(&self.modules, *code)).collect(),
+            cut: chain.cut.map(|cut| cut.text(&self.modules)),
+        };
+        chains.into_iter().map(|(id, chain)| (id, stack(chain))).collect()
+    }
+}

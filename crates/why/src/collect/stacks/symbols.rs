@@ -1,0 +1,203 @@
+//! Names for addresses. Large binaries take long to read, so it runs beside, and what is not ready in time goes without.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::File,
+    os::fd::AsRawFd as _,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use blazesym::symbolize::{
+    CodeInfo, Input, Symbolized, Symbolizer,
+    source::{Elf, Source},
+};
+
+use super::{Code, modules::Modules};
+use crate::{collect::Target, observation::Frame};
+
+/// Debug information of files larger than this is not read: it would cost more memory than all else.
+const DEBUG_FILE_MAX: u64 = 96 << 20;
+/// How much is read of what a runtime writes about the code that it made.
+const PERF_MAP_MAX: usize = 16 << 20;
+
+/// A function and the line in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Named {
+    function: String,
+    at: Option<String>,
+}
+
+/// What is known of addresses: for each the functions, the innermost (inlined) first.
+pub(super) struct Names(HashMap<Code, Vec<Named>>);
+
+impl Names {
+    /// The frames of an address: one, or several where calls were inlined.
+    pub(super) fn frames(&self, modules: &Modules, code: Code) -> Vec<Frame> {
+        let module = code.module.and_then(|module| modules.get(module));
+        let file =
+            module.filter(|module| !module.path.is_empty()).map(|module| format!("{}+{:#x}", module.path, code.at));
+        let file = file.or_else(|| Some(format!("{:#x}", code.at)));
+        match self.0.get(&code).filter(|named| !named.is_empty()) {
+            None => vec![Frame { function: None, at: None, module: file }],
+            Some(named) => {
+                let frame = |named: &Named| Frame {
+                    function: Some(named.function.clone()),
+                    at: named.at.clone(),
+                    module: file.clone(),
+                };
+                named.iter().map(frame).collect()
+            }
+        }
+    }
+}
+
+/// One file and the offsets in it that want names.
+struct Work {
+    module: u32,
+    file: Arc<File>,
+    offsets: Vec<u64>,
+}
+
+/// Looks addresses up; the earlier ones first. What takes longer than `limit` has no name.
+pub(super) fn names<'a>(
+    modules: &Modules,
+    target: &Target,
+    codes: impl Iterator<Item = &'a Code>,
+    limit: Duration,
+) -> Names {
+    let mut work: Vec<Work> = Vec::new();
+    let mut made = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for code in codes {
+        if !seen.insert(*code) {
+            continue;
+        }
+        let Some((index, module)) = code.module.and_then(|index| Some((index, modules.get(index)?))) else { continue };
+        let Some(file) = &module.file else {
+            made.insert(*code);
+            continue;
+        };
+        match work.iter_mut().find(|work| work.module == index) {
+            Some(work) => work.offsets.push(code.at),
+            None => work.push(Work { module: index, file: Arc::clone(file), offsets: vec![code.at] }),
+        }
+    }
+    let mut names = by_perf_map(target, &made);
+    let (sender, receiver) = channel();
+    let begun = thread::Builder::new().name("overdue-names".to_owned()).spawn(move || look_up(&work, &sender));
+    if begun.is_ok() {
+        receive(&receiver, limit, &mut names);
+    }
+    Names(names)
+}
+
+type Found = (Code, Vec<Named>);
+
+fn receive(receiver: &Receiver<Vec<Found>>, limit: Duration, names: &mut HashMap<Code, Vec<Named>>) {
+    let begun = now();
+    while let Some(left) = limit.checked_sub(now().saturating_sub(begun)) {
+        // An error: all is done, or time is up.
+        let Ok(found) = receiver.recv_timeout(left) else { return };
+        names.extend(found);
+    }
+}
+
+fn now() -> Duration {
+    Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap_or_default()
+}
+
+/// First the names of all, which are quick; then lines and inlined calls, file by file.
+fn look_up(work: &[Work], sender: &Sender<Vec<Found>>) {
+    for debug in [false, true] {
+        let symbolizer = Symbolizer::builder().enable_code_info(debug).enable_inlined_fns(debug).build();
+        for work in work {
+            let too_large = || work.file.metadata().is_ok_and(|metadata| metadata.len() > DEBUG_FILE_MAX);
+            if debug && too_large() {
+                continue;
+            }
+            let mut elf = Elf::new(format!("/proc/self/fd/{}", work.file.as_raw_fd()));
+            elf.debug_syms = debug;
+            let Ok(symbols) = symbolizer.symbolize(&Source::Elf(elf), Input::FileOffset(&work.offsets)) else {
+                continue;
+            };
+            let found = symbols.iter().zip(&work.offsets).filter_map(|(symbol, offset)| {
+                let code = Code { module: Some(work.module), at: *offset };
+                Some((code, named(symbol)?))
+            });
+            // Nobody listens any more: the time is over.
+            if sender.send(found.collect()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn named(symbol: &Symbolized<'_>) -> Option<Vec<Named>> {
+    let Symbolized::Sym(symbol) = symbol else { return None };
+    let line = |info: Option<&CodeInfo<'_>>| {
+        let info = info?;
+        let path = info.to_path();
+        Some(info.line.map_or_else(|| path.display().to_string(), |line| format!("{}:{line}", path.display())))
+    };
+    let outer = Named { function: symbol.name.to_string(), at: line(symbol.code_info.as_deref()) };
+    let inlined = symbol.inlined.iter();
+    let inlined = inlined.map(|it| Named { function: it.name.to_string(), at: line(it.code_info.as_ref()) });
+    let mut all: Vec<Named> = std::iter::once(outer).chain(inlined).collect();
+    all.reverse();
+    Some(all)
+}
+
+/// Names of code that was made at run time, where the runtime writes them down (Node and Java do when asked).
+fn by_perf_map(target: &Target, wanted: &BTreeSet<Code>) -> HashMap<Code, Vec<Named>> {
+    if wanted.is_empty() {
+        return HashMap::new();
+    }
+    // The file has the number that the process knows itself by, the last of these.
+    let status = target.read_text("status", 16 * 1024).unwrap_or_default();
+    let own = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_ascii_whitespace().last());
+    let own = own.and_then(|own| own.parse().ok()).unwrap_or_else(|| target.pid());
+    let Ok(text) = target.read_text(&format!("root/tmp/perf-{own}.map"), PERF_MAP_MAX) else { return HashMap::new() };
+    let mut symbols: Vec<(u64, u64, &str)> = text.lines().filter_map(perf_map_line).collect();
+    symbols.sort_by_key(|symbol| symbol.0);
+    let find = |code: &Code| {
+        let after = symbols.partition_point(|(start, ..)| *start <= code.at);
+        let (start, size, name) = symbols.get(after.checked_sub(1)?)?;
+        (code.at - start < *size).then(|| (*code, vec![Named { function: (*name).to_owned(), at: None }]))
+    };
+    wanted.iter().filter_map(find).collect()
+}
+
+fn perf_map_line(line: &str) -> Option<(u64, u64, &str)> {
+    let (start, rest) = line.split_once(' ')?;
+    let (size, name) = rest.split_once(' ')?;
+    let hexadecimal = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    Some((hexadecimal(start)?, hexadecimal(size)?, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_runtime_says_where_its_code_lies() {
+        assert_eq!(
+            perf_map_line("7f00 1a LazyCompile:~handle /a b.js:1"),
+            Some((0x7f00, 0x1a, "LazyCompile:~handle /a b.js:1"))
+        );
+        assert_eq!(perf_map_line("7f00 1a"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_refused(line in ".{0,100}") {
+            perf_map_line(&line);
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! What threads do between two system calls, and where: event loops, failed calls, who opens descriptors, where threads
+//! wait and where they compute.
+//!
+//! To see every system call costs every process of the machine, so the programs that do are attached for short windows
+//! ([`Waiting::window`]); only while the whole machine makes few system calls they stay. Waits are looked at now and then
+//! ([`Waiting::look`]), and samples are taken all the time, which is cheap.
+
+mod epoll;
+mod openers;
+mod records;
+mod report;
+mod tables;
+mod threads;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, fs::File, os::fd::AsFd as _, time::Duration};
+
+use aya::{
+    Ebpf,
+    programs::{
+        BtfTracePoint, Iter, PerfEvent, ProgramError,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+        tp_btf::BtfTracePointLinkId,
+    },
+    util::online_cpus,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use self::{epoll::Registered, openers::Openers, records::Snapshot, tables::Tables, threads::Looks};
+use super::{
+    Target,
+    bpf::{Kernel, TaskIterator, refused},
+    stacks::{Registers, StackId, Stacks},
+};
+use crate::observation::{Hidden, Observation};
+
+/// The program; `cargo xtask bpf` builds it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("waiting/waiting.bpf.o");
+
+/// Samples each second on each processor. Not a divisor of the timers that programs have.
+const SAMPLES_HZ: u64 = 99;
+/// When the whole machine makes fewer system calls each second, they are watched all the time: at some 0.3 us each that
+/// is less than a five-hundredth of one processor.
+const QUIET: u64 = 5_000;
+/// How often tables are looked through in between.
+const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// Names of functions take no longer than this.
+const NAMING: Duration = Duration::from_secs(3);
+
+/// Watches what the threads of a process do. Dropping it detaches and frees everything.
+pub(crate) struct Waiting {
+    target: Target,
+    /// Holds the programs and their links.
+    ebpf: Ebpf,
+    tables: Tables,
+    iterator: Option<TaskIterator>,
+    samples: bool,
+    windows: Windows,
+    looks: Looks,
+    stacks: Stacks,
+    places: HashMap<u64, StackId>,
+    registered: Registered,
+    openers: Openers,
+    tended_ns: u64,
+    hidden: Vec<Hidden>,
+}
+
+/// The windows in which system calls are counted.
+#[derive(Default)]
+struct Windows {
+    usable: bool,
+    open: Option<Open>,
+    /// All windows together.
+    looked_ns: u64,
+    /// Time inside of polls that were still going on when a window closed: by thread and call.
+    inside_ns: HashMap<(u32, u32), u64>,
+}
+
+struct Open {
+    since_ns: u64,
+    /// Calls of the machine that had been counted when it was last looked at, and when that was.
+    calls: u64,
+    at_ns: u64,
+    enter: Option<BtfTracePointLinkId>,
+    leave: Option<BtfTracePointLinkId>,
+}
+
+impl Waiting {
+    /// Loads all that this kernel takes. No window is open yet.
+    ///
+    /// # Errors
+    /// When BPF is not allowed at all, or the process has ended.
+    pub(crate) fn attach(kernel: &Kernel, target: &Target) -> Result<Self, Hidden> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(Hidden {
+                what: "event loops, waits and samples".to_owned(),
+                why: "the programs know the registers of x86-64 only".to_owned(),
+                how: "watch on such a machine".to_owned(),
+            });
+        }
+        let mut ebpf = kernel.load(OBJECT, target)?;
+        let mut hidden = Vec::new();
+        let usable = note(&mut hidden, "system calls of event loops", load_windows(kernel, &mut ebpf));
+        let samples = note(&mut hidden, "samples of where it computes", start_samples(&mut ebpf));
+        let iterator = load_iterator(kernel, &mut ebpf, target);
+        let iterator = match iterator {
+            Ok(iterator) => Some(iterator),
+            Err(why) => {
+                hidden.push(Hidden { what: "stacks of waiting threads".to_owned(), ..why });
+                None
+            }
+        };
+        let tables = Tables::take(&mut ebpf).map_err(refused)?;
+        Ok(Self {
+            target: target.clone(),
+            ebpf,
+            tables,
+            iterator,
+            samples: samples.is_some(),
+            windows: Windows { usable: usable.is_some(), ..Windows::default() },
+            looks: Looks::default(),
+            stacks: Stacks::new(target),
+            places: HashMap::new(),
+            registered: Registered::default(),
+            openers: Openers::default(),
+            tended_ns: 0,
+            hidden,
+        })
+    }
+
+    /// Opens or closes a window in which every system call of the process is counted; some 40 ms out of every 500 are
+    /// enough. Opening takes some 25 ms of waiting, closing little. A window stays open after it was asked to close while
+    /// the machine is quiet; asking to open one that is open does nothing.
+    pub(crate) fn window(&mut self, open: bool) {
+        if !self.windows.usable {
+            return;
+        }
+        match (&self.windows.open, open) {
+            (None, true) => self.open(),
+            (Some(_), false) => {
+                if !self.is_quiet() {
+                    self.close();
+                }
+                self.tend(false);
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks at where threads wait. `at_us` is the time since the watch began.
+    pub(crate) fn look(&mut self, at_us: u64) {
+        self.drain();
+        let run: Option<File> = self.iterator.as_ref().and_then(|iterator| iterator.run().ok());
+        if let Some(mut run) = run {
+            self.looks.look(at_us, &mut run, &mut self.stacks);
+        }
+    }
+
+    /// Ends the watch, names what was seen and enters it. Call it after the collectors that fill sockets, descriptors
+    /// and threads: what is said there of descriptors and threads is used and added to.
+    pub(crate) fn finish(mut self, observation: &mut Observation) {
+        self.close();
+        self.drain();
+        self.tend(true);
+        report::fill(self, observation);
+    }
+
+    fn open(&mut self) {
+        // Leaving first: a call whose beginning was not seen counts as partial, while one whose end is not seen would
+        // seem to go on. Nothing counts before the clock is set.
+        let leave = attach(&mut self.ebpf, "leave");
+        let enter = attach(&mut self.ebpf, "enter");
+        let (Ok(leave), Ok(enter)) = (leave, enter) else {
+            self.windows.usable = false;
+            self.hidden.push(Hidden {
+                what: "system calls of event loops".to_owned(),
+                why: "the kernel would not attach to them any more".to_owned(),
+                how: "watch again".to_owned(),
+            });
+            for name in ["leave", "enter"] {
+                unload(&mut self.ebpf, name);
+            }
+            return;
+        };
+        let calls = self.tables.tally().calls;
+        let since_ns = now_ns();
+        let opened = self.tables.open(since_ns);
+        let open = Open { since_ns, calls, at_ns: since_ns, enter: Some(enter), leave: Some(leave) };
+        self.windows.open = Some(open);
+        if opened.is_err() {
+            self.close();
+        }
+    }
+
+    fn close(&mut self) {
+        let Some(mut open) = self.windows.open.take() else { return };
+        let until_ns = now_ns();
+        let _ = self.tables.open(0);
+        self.windows.looked_ns += until_ns.saturating_sub(open.since_ns);
+        for (name, link) in [("enter", open.enter.take()), ("leave", open.leave.take())] {
+            let program = self.ebpf.program_mut(name).and_then(|program| <&mut BtfTracePoint>::try_from(program).ok());
+            if let (Some(program), Some(link)) = (program, link) {
+                let _ = program.detach(link);
+            }
+        }
+        for (tid, inside) in self.tables.inside.iter().flatten() {
+            let polls_now = self.looks.threads.get(&tid).and_then(|thread| thread.polls_now);
+            // What began before this window may have ended between two; then the last look found the thread elsewhere.
+            let since_ns = match inside.since_ns {
+                0 => continue,
+                since_ns if since_ns >= open.since_ns => since_ns,
+                _ if polls_now.is_some_and(|call| call as u32 == inside.call) => open.since_ns,
+                _ => continue,
+            };
+            *self.windows.inside_ns.entry((tid, inside.call)).or_default() += until_ns.saturating_sub(since_ns);
+        }
+    }
+
+    /// Whether so few system calls were made since this was last asked that the window may stay open.
+    fn is_quiet(&mut self) -> bool {
+        let calls = self.tables.tally().calls;
+        let Some(open) = &mut self.windows.open else { return false };
+        let at_ns = now_ns();
+        let made = calls.saturating_sub(std::mem::replace(&mut open.calls, calls));
+        let length_ns = at_ns.saturating_sub(std::mem::replace(&mut open.at_ns, at_ns));
+        made.saturating_mul(1_000_000_000) < QUIET.saturating_mul(length_ns)
+    }
+
+    /// Takes what is new out of the maps while the process still has it.
+    fn tend(&mut self, last: bool) {
+        self.drain();
+        let at_ns = now_ns();
+        let due = u64::try_from(HOUSEKEEPING.as_nanos()).unwrap_or(u64::MAX);
+        if !last && self.tended_ns != 0 && at_ns.saturating_sub(self.tended_ns) < due {
+            return;
+        }
+        self.tended_ns = at_ns;
+        let keys = self.tables.ready.keys().flatten().filter(|key| key.epfd >= 0).map(|key| (key.epfd, key.data));
+        self.registered.learn(keys, &self.target);
+        self.openers.tend(self.tables.opened.iter().flatten(), &self.target);
+    }
+
+    /// Unwinds the stacks that came.
+    fn drain(&mut self) {
+        self.stacks.begin();
+        while let Some(item) = self.tables.snapshots.next() {
+            let Some(snapshot) = Snapshot::parse(&item) else { continue };
+            let Snapshot { ip, sp, bp, .. } = snapshot;
+            let stack = if snapshot.stack.is_empty() {
+                self.stacks.by_addresses(&snapshot.frames)
+            } else {
+                self.stacks.unwind(Registers { ip, sp, bp }, snapshot.stack)
+            };
+            if let Some(stack) = stack {
+                self.places.insert(snapshot.place, stack);
+            }
+        }
+    }
+}
+
+/// Remembers why something is missing.
+fn note<T>(hidden: &mut Vec<Hidden>, what: &str, result: Result<T, Hidden>) -> Option<T> {
+    match result {
+        Ok(it) => Some(it),
+        Err(why) => {
+            hidden.push(Hidden { what: what.to_owned(), ..why });
+            None
+        }
+    }
+}
+
+fn load_windows(kernel: &Kernel, ebpf: &mut Ebpf) -> Result<(), Hidden> {
+    for (name, event) in [("leave", "sys_exit"), ("enter", "sys_enter")] {
+        let program: &mut BtfTracePoint = program(ebpf, name)?;
+        program.load(event, &kernel.btf).map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn load_iterator(kernel: &Kernel, ebpf: &mut Ebpf, target: &Target) -> Result<TaskIterator, Hidden> {
+    let program: &mut Iter = program(ebpf, "thread")?;
+    program.load("task", &kernel.btf).map_err(refused)?;
+    let fd = program.fd().map_err(refused)?;
+    TaskIterator::new(fd.as_fd(), target.pid()).map_err(refused)
+}
+
+fn start_samples(ebpf: &mut Ebpf) -> Result<(), Hidden> {
+    let program: &mut PerfEvent = program(ebpf, "sample")?;
+    program.load().map_err(refused)?;
+    let processors = online_cpus().map_err(|(_, error)| refused(error))?;
+    for cpu in processors {
+        let config = PerfEventConfig::Software(SoftwareEvent::CpuClock);
+        let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+        program.attach(config, scope, SamplePolicy::Frequency(SAMPLES_HZ), false).map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, Hidden>
+where
+    P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let missing = || refused(std::io::Error::other(format!("the object has no program {name}")));
+    ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(refused)
+}
+
+fn attach(ebpf: &mut Ebpf, name: &str) -> Result<BtfTracePointLinkId, Hidden> {
+    let program: &mut BtfTracePoint = program(ebpf, name)?;
+    program.attach().map_err(refused)
+}
+
+fn unload(ebpf: &mut Ebpf, name: &str) {
+    if let Ok(program) = program::<&mut BtfTracePoint>(ebpf, name) {
+        let _ = program.unload();
+    }
+}
+
+/// The clock that the programs read.
+fn now_ns() -> u64 {
+    let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}

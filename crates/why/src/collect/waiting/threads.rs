@@ -1,0 +1,191 @@
+//! Where threads wait, by looks at all of them: registers and counters from the kernel, stacks from memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io::Read as _,
+};
+
+use super::records::SeenThread;
+use crate::{
+    collect::stacks::{Registers, StackId, Stacks},
+    observation::PollCall,
+};
+
+/// How many threads are looked at.
+const THREADS_MAX: usize = 4096;
+/// How many stacks are unwound at one look. Threads that have not moved since the last do not count.
+const UNWOUND_MAX: usize = 256;
+
+/// What is known of one thread.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tracked {
+    pub(super) name: String,
+    /// Where it waits, or waited last.
+    pub(super) stack: Option<StackId>,
+    /// Looks that found it, and those that found it inside of such a call.
+    pub(super) looks: u32,
+    pub(super) in_poll: BTreeMap<u32, u32>,
+    /// The call it was in at the last look, when it waited then.
+    pub(super) polls_now: Option<PollCall>,
+    /// What tells one wait from the next.
+    wait: Option<Wait>,
+    waited_us: u64,
+    last_us: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Wait {
+    ip: u64,
+    sp: u64,
+    bp: u64,
+    switches: u64,
+}
+
+/// Waits at one place by threads of one name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Waited {
+    pub(super) waited_us: u64,
+    pub(super) times: u64,
+    pub(super) longest_us: u64,
+}
+
+/// All threads, over all looks.
+#[derive(Default)]
+pub(super) struct Looks {
+    pub(super) threads: HashMap<u32, Tracked>,
+    pub(super) waits: HashMap<(StackId, String), Waited>,
+    pub(super) looks: u32,
+    /// How many threads there were at the first look and at the last.
+    pub(super) first: u64,
+    pub(super) last: u64,
+    last_us: u64,
+}
+
+impl Looks {
+    /// Looks at all threads.
+    pub(super) fn look(&mut self, at_us: u64, run: &mut File, stacks: &mut Stacks) {
+        let threads = read(run);
+        if threads.is_empty() {
+            return;
+        }
+        let memory = stacks.memory();
+        let mut left = UNWOUND_MAX;
+        let before_us = std::mem::replace(&mut self.last_us, at_us);
+        for thread in &threads {
+            self.enter(thread, before_us, at_us, |registers| {
+                left = left.checked_sub(1)?;
+                stacks.live(registers, memory.as_ref())
+            });
+        }
+        // Those that have ended are kept for their names, as long as there is room.
+        if self.threads.len() == THREADS_MAX {
+            self.threads.retain(|_, thread| thread.last_us == at_us);
+        }
+        self.last = threads.len() as u64;
+        if self.looks == 0 {
+            self.first = self.last;
+        }
+        self.looks += 1;
+    }
+
+    fn enter(
+        &mut self,
+        seen: &SeenThread,
+        before_us: u64,
+        at_us: u64,
+        unwind: impl FnOnce(Registers) -> Option<StackId>,
+    ) {
+        if seen.tid == 0 || self.threads.len() >= THREADS_MAX && !self.threads.contains_key(&seen.tid) {
+            return;
+        }
+        let thread = self.threads.entry(seen.tid).or_default();
+        // One that was not there at the look before began to wait some time since.
+        let since_us = if thread.last_us == before_us && thread.looks > 0 { before_us } else { at_us };
+        thread.looks += 1;
+        thread.last_us = at_us;
+        thread.name = seen.name();
+        thread.polls_now = None;
+        if seen.state == 0 {
+            // Its registers in the kernel are those of its last entry.
+            thread.wait = None;
+            return;
+        }
+        if let Some(call) = poll_call(seen.call) {
+            thread.polls_now = Some(call);
+            *thread.in_poll.entry(call as u32).or_default() += 1;
+        }
+        let wait = Wait { ip: seen.ip, sp: seen.sp, bp: seen.bp, switches: seen.voluntary };
+        let is_new = thread.wait != Some(wait);
+        if is_new {
+            // The same place again needs no unwinding where it is surely the same stack: nothing ran since. Else it does.
+            thread.stack = unwind(Registers { ip: seen.ip, sp: seen.sp, bp: seen.bp });
+            thread.wait = Some(wait);
+            thread.waited_us = 0;
+        }
+        let Some(stack) = thread.stack else { return };
+        let waited_us = at_us.saturating_sub(since_us);
+        thread.waited_us += waited_us;
+        let total = self.waits.entry((stack, thread.name.clone())).or_default();
+        total.waited_us += waited_us;
+        total.times += u64::from(is_new);
+        total.longest_us = total.longest_us.max(thread.waited_us);
+    }
+}
+
+/// The call by which a thread polls, by the number of a system call.
+pub(super) fn poll_call(number: u64) -> Option<PollCall> {
+    match number {
+        232 | 281 | 441 => Some(PollCall::EpollWait),
+        7 | 271 => Some(PollCall::Poll),
+        23 | 270 => Some(PollCall::Select),
+        426 => Some(PollCall::IoUringEnter),
+        _ => None,
+    }
+}
+
+fn read(run: &mut File) -> Vec<SeenThread> {
+    let mut bytes = Vec::new();
+    // An error in the middle: what came before it counts.
+    let _ = run.take((THREADS_MAX * SeenThread::BYTES) as u64).read_to_end(&mut bytes);
+    bytes.chunks_exact(SeenThread::BYTES).filter_map(SeenThread::parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread(state: u32, switches: u64) -> SeenThread {
+        SeenThread {
+            tid: 7,
+            state,
+            ip: 1,
+            sp: 2,
+            bp: 3,
+            call: 232,
+            args: [0; 6],
+            voluntary: switches,
+            involuntary: 0,
+            name: *b"worker\0\0\0\0\0\0\0\0\0\0",
+        }
+    }
+
+    #[test]
+    fn a_wait_goes_on_until_the_thread_has_run() {
+        let target = crate::collect::Target::new(std::process::id()).unwrap();
+        let mut stacks = Stacks::new(&target);
+        let mut looks = Looks::default();
+        let mut see = |looks: &mut Looks, before, at, seen: &SeenThread| {
+            looks.enter(seen, before, at, |_| stacks.by_addresses(&[1]));
+        };
+        see(&mut looks, 0, 100, &thread(1, 5));
+        see(&mut looks, 100, 200, &thread(1, 5));
+        see(&mut looks, 200, 300, &thread(1, 5));
+        see(&mut looks, 300, 400, &thread(0, 5));
+        see(&mut looks, 400, 500, &thread(1, 6));
+        let waited = looks.waits.values().next().unwrap();
+        assert_eq!(*waited, Waited { waited_us: 300, times: 2, longest_us: 200 });
+        let tracked = &looks.threads[&7];
+        assert_eq!((tracked.looks, tracked.in_poll[&(PollCall::EpollWait as u32)]), (5, 4));
+    }
+}
