@@ -124,7 +124,7 @@ impl Watch {
     /// When there is no such process. A collector that cannot see is listed in the observation.
     pub fn attach(pid: u32, options: Options) -> Result<Self, AttachError> {
         let cpu_before_us = clock::own_cpu_us();
-        let clock = Clock::start();
+        let asked = Clock::start();
         let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
         let process = process::Collector::attach(&target).map_err(|hidden| AttachError::Hidden { pid, hidden })?;
         let mut hidden = Vec::new();
@@ -132,6 +132,8 @@ impl Watch {
         let connections = kernel.as_ref().and_then(|kernel| seen(Connections::attach(kernel, &target), &mut hidden));
         hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
         let waiting = kernel.as_ref().and_then(|kernel| seen(Waiting::attach(kernel, &target), &mut hidden));
+        // Loading programs takes a while. The window begins when that is done: what the others see first is its beginning.
+        let clock = Clock::start();
         let mut watch = Self {
             pidfd: pidfd(&target),
             process,
@@ -149,7 +151,7 @@ impl Watch {
             cpu_before_us,
             not_visible: hidden,
         };
-        watch.attach_us = watch.clock.at_us();
+        watch.attach_us = asked.at_us();
         Ok(watch)
     }
 
