@@ -11,3 +11,8 @@ mod target;
 pub use bpf::Kernel;
 pub use connections::Connections;
 pub use target::{Gone, Target};
+
+#[cfg(fuzzing)]
+pub(crate) mod fuzz {
+    pub use super::connections::fuzz::heads;
+}

@@ -8,8 +8,13 @@
 
 pub mod judge;
 pub mod observation;
+pub mod timeline;
 
 #[cfg(target_os = "linux")]
 pub mod collect;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use observation::Observation;
