@@ -29,3 +29,8 @@ pub use clock::Clock;
 pub use connections::Connections;
 pub use target::{Gone, Target};
 pub use watch::{AttachError, Ended, Interrupt, Options, Watch};
+
+#[cfg(fuzzing)]
+pub(crate) mod fuzz {
+    pub use super::connections::fuzz::heads;
+}

@@ -160,6 +160,7 @@ impl Lives {
         now: u64,
         epoch: Epoch,
         is_listener: impl Fn(u16) -> bool,
+        all_transfers: bool,
     ) -> Connections {
         let mut all = std::mem::take(&mut self.ended);
         for raw in open {
@@ -172,6 +173,9 @@ impl Lives {
             let heads = self.heads.remove(&raw.cookie).unwrap_or_default();
             self.count_handshake(&heads, raw.has(ENDED));
             all.push((raw, heads));
+        }
+        if !all_transfers {
+            all.iter_mut().for_each(|(raw, _)| raw.complete(now));
         }
         all.sort_by_cached_key(|(raw, heads)| std::cmp::Reverse(badness(raw, heads, now)));
         all.truncate(KEPT);
