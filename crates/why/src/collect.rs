@@ -11,6 +11,7 @@ mod connections;
 pub mod cpu;
 mod descriptors;
 pub mod fds;
+pub mod go;
 mod join;
 mod patience;
 pub mod process;

@@ -16,10 +16,12 @@ use rustix::{
 use super::{
     Clock, Connections, Gone, Kernel, Target,
     clock::{self, us},
-    cpu, fds, join, process, sockets, threads,
+    cpu, fds,
+    go::Goroutines,
+    join, process, sockets, threads,
     waiting::Waiting,
 };
-use crate::observation::{Hidden, Observation, Overhead};
+use crate::observation::{Hidden, Observation, Overhead, Runtime};
 
 /// How to watch.
 #[derive(Clone, Debug)]
@@ -114,6 +116,7 @@ pub struct Watch {
     connections: Option<Connections>,
     cpu: Option<cpu::Collector>,
     waiting: Option<Waiting>,
+    go: Option<Goroutines>,
     windows: Windows,
 }
 
@@ -132,6 +135,7 @@ impl Watch {
         let connections = kernel.as_ref().and_then(|kernel| seen(Connections::attach(kernel, &target), &mut hidden));
         hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
         let waiting = kernel.as_ref().and_then(|kernel| seen(Waiting::attach(kernel, &target), &mut hidden));
+        let go = seen(Goroutines::attach(&target), &mut hidden).flatten();
         // Loading programs takes a while. The window begins when that is done: what the others see first is its beginning.
         let clock = Clock::start();
         let mut watch = Self {
@@ -142,6 +146,7 @@ impl Watch {
             threads: seen(threads::Collector::attach(&target), &mut hidden),
             connections,
             waiting,
+            go,
             windows: Windows::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
             target,
@@ -197,7 +202,13 @@ impl Watch {
     /// One look.
     fn look(&mut self) {
         let at_us = self.clock.at_us();
+        let before = self.process.seen().exec_at_us;
         self.process.look(at_us);
+        // Another program: perhaps one of Go now.
+        if self.process.seen().exec_at_us != before {
+            self.go = Goroutines::attach(&self.target).ok().flatten();
+        }
+        self.go.iter_mut().for_each(|go| go.look(at_us));
         self.fds.iter_mut().for_each(|fds| fds.look(at_us));
         self.sockets.iter_mut().for_each(|sockets| sockets.look(at_us));
         self.threads.iter_mut().for_each(|threads| threads.look(at_us));
@@ -248,6 +259,11 @@ impl Watch {
         join::join(&mut seen, &self.target);
         if let Some(waiting) = self.waiting {
             waiting.finish(&mut seen);
+        }
+        if let Some(go) = self.go {
+            let version = go.version().to_owned();
+            self.process.set_runtime(Runtime::Go { version });
+            seen.go = Some(go.finish());
         }
         seen.process = self.process.finish(&mut hidden);
         seen.not_visible.extend(hidden);

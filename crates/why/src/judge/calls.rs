@@ -84,7 +84,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     troubles.extend(lookups(seen));
     troubles.extend(refused_by_the_kernel(seen));
     let opened = seen.connections.as_ref().map_or(0, |connections| connections.opened);
-    let stalled = total(troubles.iter().map(|trouble| trouble.stalled_us));
+    let stalled = total(troubles.iter().map(|trouble| trouble.stalled_us)).max(crowd_us(seen));
     let all = troubles.len() as u64;
 
     let mut groups: Vec<((Cause, String), Vec<Trouble>)> = Vec::new();
@@ -126,6 +126,15 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     }
     // Only the worst of several upstreams is the verdict; the others stand by themselves.
     found
+}
+
+/// What a crowd of threads waits together, each for something in this process: a call that holds them up explains only its
+/// own part of it.
+fn crowd_us(seen: &Observation) -> u64 {
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let waits = threads.filter(|thread| thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex"));
+    let waits: Vec<u64> = waits.map(|thread| thread.blocked_us).collect();
+    if waits.len() < super::PILE { 0 } else { total(waits.into_iter()) }
 }
 
 /// A server whose callers wait while it waits for this peer.
@@ -367,7 +376,14 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         && let (Some(requested), None) = (http.requested, http.answered)
     {
         let waited = since_or_until(requested, known, seen.window_us)?;
-        return waiting(known, waited);
+        if waited >= SETTLED_US {
+            return waiting(known, waited);
+        }
+    }
+    // A wait that has ended is as long as one that goes on.
+    if let Some(gap) = known.connection.map(|connection| connection.read_gaps.longest_us).filter(|us| *us >= SETTLED_US)
+    {
+        return waiting(known, gap);
     }
     // A thread that sits in a read says that something is due, whatever the protocol; so does a short poll on one
     // connection.
@@ -379,7 +395,7 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         return None;
     }
     let received = tcp.bytes_received.unwrap_or(0);
-    if received == 0 || tcp.last_data_sent_ms <= tcp.last_data_recv_ms {
+    if received == 0 || tcp.last_data_sent_ms < tcp.last_data_recv_ms {
         return waiting(known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000));
     }
     // Without a request that was seen, silence after an answer may be a subscriber's, who waits for news.
@@ -518,7 +534,8 @@ pub(super) fn deadline_ignored(seen: &Observation) -> Vec<Finding> {
             continue;
         };
         let end = http.answered.and_then(at);
-        let ran = end.unwrap_or(seen.window_us).saturating_sub(requested);
+        // The longest of its requests, of which only the last is known by its head.
+        let ran = end.unwrap_or(seen.window_us).saturating_sub(requested).max(connection.write_gaps.longest_us);
         // A tenth more is an answer under way.
         if ran > allowed.saturating_add(allowed / 10).saturating_add(10_000) && connection.side == Side::Server {
             late.push((ran, *allowed, end.is_some(), connection, header));

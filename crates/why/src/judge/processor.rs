@@ -89,8 +89,9 @@ pub(super) fn busy(seen: &Observation) -> Vec<Finding> {
     let Some(cpu) = &seen.cpu else { return Vec::new() };
     let used = cpu.used_us();
     let processors = share(used, seen.window_us);
-    // One thread that never sleeps is busy, too, whatever the number of processors.
-    if processors < BUSY {
+    // One thread that never sleeps is busy, too, whatever the number of processors; also one that shares its processor.
+    let wanted = used.saturating_add(cpu.runqueue_us.unwrap_or(0));
+    if share(wanted, seen.window_us) < BUSY || processors < BUSY / 2.0 {
         return Vec::new();
     }
     let hot = cpu.hot.as_ref().and_then(|hot| hot.iter().max_by_key(|hot| hot.samples));
