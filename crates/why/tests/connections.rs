@@ -2,6 +2,7 @@
 //!
 //! It takes BPF. Where that is not allowed these tests say so and pass; with `CI=true` they fail.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 use std::{
     fs,

@@ -347,7 +347,7 @@ pub(crate) mod fuzz {
         }
         let seen = lives.finish(Vec::new(), 1_000_000_000, Epoch(1000), |port| port == 443, false);
         for connection in &seen.connections {
-            crate::timeline::stages(connection, 1_000_000);
+            std::hint::black_box(crate::timeline::stages(connection, 1_000_000));
         }
     }
 }
