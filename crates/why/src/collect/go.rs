@@ -48,8 +48,10 @@ const FRAMES_MAX: usize = 128;
 const READINGS_MAX: usize = 2048;
 /// Reading all goroutines may take one part of so many of the time.
 const SHARE: u32 = 50;
+/// What a user can do where we can do nothing.
+const PPROF: &str = "ask the program itself, where it serves net/http/pprof: /debug/pprof/goroutine?debug=2";
 /// Where no section says what a program is, its data is searched up to here.
-const SEARCH_MAX: u64 = 1 << 20;
+const SEARCH_MAX: u64 = 16 << 20;
 
 /// The goroutines of one process.
 ///
@@ -93,10 +95,10 @@ impl Goroutines {
         };
         let Some(info) = build_info(&binary) else { return Ok(None) };
         if !binary.is_amd64() {
-            return Err(hidden("the machine is not amd64, the only one whose code is understood", "pprof"));
+            return Err(hidden("the machine is not amd64, the only one whose code is understood", PPROF));
         }
         let entered_at = target.read("auxv", 4096).map_err(|error| unreadable(&error))?;
-        let entered_at = entry(&entered_at).ok_or_else(|| hidden("where it was loaded is not known", "pprof"))?;
+        let entered_at = entry(&entered_at).ok_or_else(|| hidden("where it was loaded is not known", PPROF))?;
         let moved_by = binary.moved_by(entered_at);
 
         let known = binary.segments().first().map(|segment| segment.address.wrapping_add(moved_by)).unwrap_or_default();
@@ -109,7 +111,7 @@ impl Goroutines {
             .or_else(|| buildinfo::release(&version).and_then(Layout::of))
             .ok_or_else(|| unknown(&version))?;
         let code = Code::find(binary, &memory, moved_by, layout.functions_data).map_err(|why| match why {
-            NoCode::NoTable => hidden("the program has no table of functions that could be read", "pprof"),
+            NoCode::NoTable => hidden("the program has no table of functions that could be read", PPROF),
             NoCode::OldTable => unknown(&version),
             NoCode::NoModule => hidden("the runtime was not found in memory", "attach again: it may only just begin"),
         })?;
@@ -259,8 +261,8 @@ fn now() -> Duration {
 fn build_info(binary: &Binary) -> Option<BuildInfo> {
     let section = binary.section_bytes(".go.buildinfo").and_then(|bytes| BuildInfo::find(&bytes));
     section.or_else(|| {
-        let data = binary.segments().iter().find(|segment| segment.writable)?;
-        BuildInfo::find(&binary.segment_bytes(data, SEARCH_MAX)?)
+        let mut data = binary.segments().iter().filter(|segment| segment.writable);
+        data.find_map(|segment| BuildInfo::find(&binary.segment_bytes(segment, SEARCH_MAX)?))
     })
 }
 
@@ -298,7 +300,7 @@ fn unreadable(error: &io::Error) -> Hidden {
             "run as its user, and where kernel.yama.ptrace_scope is not 0, or as another user, with CAP_SYS_PTRACE",
         ),
         Some(libc::ESRCH | libc::ENOENT) => hidden("the process has ended", ""),
-        _ => hidden(&format!("its memory could not be read: {error}"), "ask its own net/http/pprof"),
+        _ => hidden(&format!("its memory could not be read: {error}"), PPROF),
     }
 }
 

@@ -116,7 +116,8 @@ impl Pclntab {
         let begins = |at: &usize| {
             le32(bytes, *at) == Some(MAGIC)
                 && bytes.get(at + 4..at + 8).is_some_and(|rest| matches!(rest, [0, 0, 1 | 2 | 4, 8]))
-                && le64(bytes, at + 32) == Some(HEADER_LEN as u64)
+                && le64(bytes, at + 32)
+                    .is_some_and(|names| (HEADER_LEN as u64..=2 * HEADER_LEN as u64).contains(&names))
         };
         (0..bytes.len()).step_by(8).find(begins)
     }

@@ -20,7 +20,7 @@ pub(super) const FULL_MAX: usize = 10_000;
 const STATES_MAX: u64 = 1 << 15;
 /// Places in the runtime's list that are looked at, at most: a list that is longer is none.
 const LIST_MAX: u64 = 1 << 28;
-/// How long one reading in full takes, at most; what is not read until then is left out.
+/// How long one reading in full takes, at most: fewer goroutines are read where they would take longer.
 const TIME_MAX: Duration = Duration::from_millis(300);
 /// Goroutines whose stacks are read at once, for the memory it takes.
 const BATCH: usize = 512;
@@ -173,16 +173,21 @@ impl Reader {
     pub(super) fn read(&mut self, memory: &Memory, code: &Code, g: &G, list: List) -> io::Result<Sample> {
         let began = now();
         let (alive, stride) = alive(memory, g, list)?;
-        let mut sample = Sample { stride, ..Sample::default() };
-        for batch in alive.chunks(BATCH) {
-            if now().saturating_sub(began) > TIME_MAX {
+        let mut sample = Sample::default();
+        // One of eight first, then those between them, so that where time does not suffice what was read stands for all.
+        for sparse in [8, 4, 2, 1].map(|times| stride * times) {
+            let in_pass =
+                |index: u64| index.is_multiple_of(sparse) && (sample.stride == 0 || !index.is_multiple_of(sparse * 2));
+            let pass: Vec<_> = alive.iter().filter(|(index, _)| in_pass(*index)).copied().collect();
+            for batch in pass.chunks(BATCH) {
+                self.read_batch(memory, code, g, batch, &mut sample)?;
+            }
+            sample.stride = sparse;
+            // The next takes as long as all before it.
+            if now().saturating_sub(began) > TIME_MAX / 2 {
                 break;
             }
-            self.read_batch(memory, code, g, batch, &mut sample)?;
         }
-        // What the time did not suffice for counts as much as what was read.
-        let read = sample.members.len() as u64 + sample.unreadable;
-        sample.unreadable += (alive.len() as u64).saturating_sub(read);
         Ok(sample)
     }
 
