@@ -202,6 +202,15 @@ impl Connections {
         }
     }
 
+    /// Tells of a port that the process listens on, where the programs do not see that themselves: the listener of
+    /// MPTCP, which Go's are, is no TCP socket to them, and what it accepts is.
+    pub fn listens_on(&mut self, port: u16) {
+        let word = u32::from(port >> 6);
+        let bits = self.ports.get(&word, 0).unwrap_or(0) | 1 << (port & 63);
+        // A port that is not entered makes its connections those of an unknown side.
+        let _ = self.ports.set(word, bits, 0);
+    }
+
     /// What could not be seen.
     #[must_use]
     pub fn hidden(&self) -> &[Hidden] {

@@ -149,7 +149,7 @@ impl Collector {
         let by_peer = self.by_peer();
         let inodes = self.connections.values().filter_map(|connection| connection.peer_inode).collect();
         let holders = neighbours::holders(inodes);
-        let ports: HashSet<u16> = self.listeners.values().map(|listening| listening.listener.local.port()).collect();
+        let ports = self.ports();
         let mut tcp: Vec<_> = self
             .connections
             .into_values()
@@ -298,8 +298,13 @@ impl Collector {
         }
     }
 
+    /// The ports it listens on.
+    pub(super) fn ports(&self) -> HashSet<u16> {
+        self.listeners.values().map(|listening| listening.listener.local.port()).collect()
+    }
+
     fn count_peers(&mut self) {
-        let ports: HashSet<u16> = self.listeners.values().map(|listening| listening.listener.local.port()).collect();
+        let ports = self.ports();
         let mut inbound: HashMap<IpAddr, u64> = HashMap::new();
         let mut outbound: HashMap<SocketAddr, u64> = HashMap::new();
         for connection in self.connections.values().filter(|connection| connection.round == self.round) {

@@ -156,6 +156,9 @@ impl Watch {
             cpu_before_us,
             not_visible: hidden,
         };
+        if let (Some(connections), Some(sockets)) = (&mut watch.connections, &watch.sockets) {
+            sockets.ports().into_iter().for_each(|port| connections.listens_on(port));
+        }
         watch.attach_us = asked.at_us();
         Ok(watch)
     }
@@ -193,6 +196,9 @@ impl Watch {
         let open = !self.windows.open;
         if let Some(waiting) = &mut self.waiting {
             waiting.window(open);
+        }
+        if let Some(connections) = &mut self.connections {
+            connections.window(open);
         }
         self.windows.open = open;
         // Opening takes a while itself: what counts is how long it then is open.

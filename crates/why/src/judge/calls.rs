@@ -65,6 +65,8 @@ struct Trouble {
     stalled_us: u64,
     /// Whether it waits, or has failed.
     waits: bool,
+    /// Whether nothing of what was said on it was seen.
+    unseen: bool,
 }
 
 /// All that is known of one connection.
@@ -83,6 +85,13 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     troubles.extend(names(seen));
     troubles.extend(lookups(seen));
     troubles.extend(refused_by_the_kernel(seen));
+    // A connection of which no first byte was seen waits for the same as those to the same peer that were seen to.
+    let tls: Vec<String> = troubles
+        .iter()
+        .filter(|trouble| matches!(trouble.verdict.cause, Cause::TlsPeerSilent | Cause::TlsSlow))
+        .map(|trouble| trouble.peer.clone())
+        .collect();
+    troubles.retain(|trouble| !(trouble.unseen && tls.contains(&trouble.peer)));
     let opened = seen.connections.as_ref().map_or(0, |connections| connections.opened);
     let stalled = total(troubles.iter().map(|trouble| trouble.stalled_us)).max(crowd_us(seen));
     let all = troubles.len() as u64;
@@ -380,6 +389,17 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
             return waiting(known, waited);
         }
     }
+    // A body that is not complete, and of which nothing comes.
+    if let Some(connection) = known.connection
+        && http.and_then(|http| http.missing_bytes).is_some_and(|missing| missing > 0)
+        && let Some(last) = connection.last_read
+        && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
+    {
+        let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
+        facts.exchange.body_bytes = connection.read_bytes.max(1);
+        facts.exchange.response_bytes = connection.read_bytes;
+        return Some(Trouble::of(known, &facts, silent));
+    }
     // A wait that has ended is as long as one that goes on.
     if let Some(gap) = known.connection.map(|connection| connection.read_gaps.longest_us).filter(|us| *us >= SETTLED_US)
     {
@@ -588,7 +608,8 @@ impl Trouble {
             (None, None) => String::new(),
         };
         let waits = matches!(facts.failure, Failure::DeadlinePassed(_));
-        Self { peer, verdict, stalled_us, waits }
+        let unseen = known.connection.is_none_or(|connection| connection.http.is_none() && connection.tls.is_none());
+        Self { peer, verdict, stalled_us, waits, unseen }
     }
 }
 

@@ -192,6 +192,10 @@ pub struct HttpHead {
     pub answered: Option<Moment>,
     /// The time that the caller allowed, where a header says so, and which header.
     pub deadline_us: Option<(String, u64)>,
+    /// Of a response that the process reads: bytes of it that had not come at the end, where its head says how many
+    /// there are and the connection was watched from its beginning.
+    #[serde(default)]
+    pub missing_bytes: Option<u64>,
 }
 
 /// TLS handshakes of one source address.

@@ -72,6 +72,24 @@ pub(crate) fn status(bytes: &[u8]) -> Option<u16> {
     Some(digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0')))
 }
 
+/// How many bytes a response has, head included, where its head is whole and says so.
+pub(crate) fn whole(bytes: &[u8]) -> Option<u64> {
+    let mut at = 0;
+    let mut length = None;
+    loop {
+        let (line, rest) = split_line(bytes.get(at..)?);
+        at = bytes.len() - rest?.len();
+        if line.is_empty() {
+            return length.and_then(|length: u64| length.checked_add(at as u64));
+        }
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let (name, value) = line.split_at(colon);
+        if name.eq_ignore_ascii_case(b"content-length") {
+            length = Some(number(value.get(1..)?.trim_ascii())?);
+        }
+    }
+}
+
 impl Request {
     fn field(&mut self, line: &[u8]) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
@@ -183,6 +201,16 @@ mod tests {
         for none in ["", " ", "GET", "GET ", "get / HTTP/1.1\r\n", "SELECT 1", "GET / RTSP/1.0\r\n", "*1\r\n$4\r\n"] {
             assert_eq!(line(none), None, "{none:?}");
         }
+    }
+
+    #[test]
+    fn a_response_says_how_long_it_is() {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nhello";
+        assert_eq!(whole(head), Some(40 + 20));
+        assert_eq!(whole(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n"), None);
+        assert_eq!(whole(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), None);
+        assert_eq!(whole(b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"), None);
+        assert_eq!(whole(b""), None);
     }
 
     #[test]
