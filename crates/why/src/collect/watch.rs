@@ -262,6 +262,7 @@ impl Watch {
         if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
             cpu.runqueue_us = threads.threads.iter().map(|thread| thread.runqueue_us).sum();
         }
+        join::once(&mut seen);
         join::join(&mut seen, &self.target);
         if let Some(waiting) = self.waiting {
             waiting.finish(&mut seen);

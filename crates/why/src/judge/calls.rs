@@ -650,7 +650,7 @@ fn socket_facts(known: &Known<'_>) -> Option<SocketFacts> {
     let socket = known.socket;
     Some(SocketFacts {
         peer,
-        tcp: socket.and_then(|socket| socket.last).or_else(|| syn_sent(known.connection?)),
+        tcp: socket.and_then(|socket| socket.last.or_else(|| of_table(socket))).or_else(|| syn_sent(known.connection?)),
         unread_bytes: socket.map(|socket| socket.unread_bytes),
         unsent_bytes: socket.map(|socket| socket.unsent_bytes),
         cookie: socket.map(|socket| socket.cookie),
@@ -661,6 +661,16 @@ fn socket_facts(known: &Known<'_>) -> Option<SocketFacts> {
             .and_then(|socket| socket.peer_unread_bytes)
             .map(|unread_bytes| PeerSocketFacts { unread_bytes, unacked_bytes: 0 }),
         peer_unasked: false,
+    })
+}
+
+/// What the kernel's table says of a handshake, where it gives no `TCP_INFO`.
+fn of_table(socket: &TcpSocket) -> Option<TcpInfo> {
+    (socket.state == TcpState::SynSent).then(|| TcpInfo {
+        state: socket.state,
+        retransmits: socket.timer.fired,
+        total_retrans: socket.timer.fired.into(),
+        ..TcpInfo::default()
     })
 }
 

@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_response_says_how_long_it_is() {
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nhello";
-        assert_eq!(whole(head), Some(40 + 20));
+        assert_eq!(whole(head), Some(39 + 20));
         assert_eq!(whole(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n"), None);
         assert_eq!(whole(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), None);
         assert_eq!(whole(b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"), None);
