@@ -323,7 +323,7 @@ fn bpf(text: impl Into<Cow<'static, str>>) -> Evidence {
 
 /// The functions of a stack that a reader knows again: the innermost of the program's own, at most four.
 fn place(stack: &crate::observation::Stack) -> Option<String> {
-    let mut names: Vec<&str> = stack.functions().collect();
+    let mut names: Vec<&str> = stack.functions().filter(|name| !STARTERS.contains(name)).collect();
     // The C library's wrappers say nothing that the system call does not say.
     let own = names.iter().position(|name| !is_plumbing(name)).unwrap_or(0);
     names.drain(..own);
@@ -350,9 +350,30 @@ pub const fn state_text(state: TcpState) -> &'static str {
     }
 }
 
+/// What every stack ends with.
+const STARTERS: [&str; 8] = [
+    "_start",
+    "__libc_start_main",
+    "__libc_start_call_main",
+    "start_thread",
+    "clone",
+    "clone3",
+    "runtime.goexit",
+    "runtime.main",
+];
+
 fn is_plumbing(function: &str) -> bool {
-    const PLUMBING: [&str; 12] = [
+    const PLUMBING: [&str; 18] = [
         "syscall",
+        "open",
+        "open64",
+        "openat",
+        "openat64",
+        "socket",
+        "connect",
+        "write",
+        "send",
+        "recvfrom",
         "epoll_wait",
         "epoll_pwait",
         "accept",
@@ -361,9 +382,6 @@ fn is_plumbing(function: &str) -> bool {
         "recv",
         "poll",
         "select",
-        "clone",
-        "clone3",
-        "start_thread",
     ];
     let bare = function.trim_start_matches("__GI_").trim_start_matches("__libc_").trim_start_matches('_');
     PLUMBING.contains(&bare) || function.contains("syscall") || bare.ends_with("_nocancel")

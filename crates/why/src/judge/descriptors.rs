@@ -50,14 +50,14 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
                 .with("hard_limit", fds.hard_limit),
             )
             .and(by_kind(fds))
-            .and(openers(fds))
+            .and(openers(fds).or_else(|| goes_on(seen)))
             .and(refused)
             .share(ShareOf::Limit, part);
         return vec![not_load(finding, fds)];
     }
 
     if is_full && fds.soft_limit > 0 {
-        return vec![full(fds, refused, part)];
+        return vec![full(seen, fds, refused, part)];
     }
     // Somebody else's descriptors are used up (ENFILE), or it was full only for moments.
     refused
@@ -77,7 +77,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
 }
 
 /// It is at its limit and cannot grow any more: is it a leak that has come to its end, or load?
-fn full(fds: &Fds, refused: Option<Evidence>, part: f64) -> Finding {
+fn full(seen: &Observation, fds: &Fds, refused: Option<Evidence>, part: f64) -> Finding {
     let top = fds.by_kind.iter().max_by_key(|kind| kind.last);
     // A server under load holds connections of many kinds and gives some back within the window; a leak is one thing
     // over and over that never comes back.
@@ -119,9 +119,22 @@ fn full(fds: &Fds, refused: Option<Evidence>, part: f64) -> Finding {
                 .with("hard_limit", fds.hard_limit),
         )
         .and(by_kind(fds))
-        .and(openers(fds))
+        .and(openers(fds).or_else(|| goes_on(seen)))
         .and(refused)
         .share(ShareOf::Limit, part)
+}
+
+/// Who would open more and cannot: whoever leaks does not stop when nothing is left. An accept that fails is the victim.
+fn goes_on(seen: &Observation) -> Option<Evidence> {
+    let failed = seen
+        .calls
+        .as_ref()?
+        .counts
+        .iter()
+        .filter(|call| matches!(call.errno, EMFILE | ENFILE) && !matches!(call.call, Call::Accept | Call::Connect));
+    let top = failed.max_by_key(|call| call.count)?;
+    let place = place(top.stack.as_ref()?)?;
+    Some(bpf(format!("{} goes on opening more, and fails: {} times", place, top.count)).with("failed_opens", top.count))
 }
 
 fn severity(refuses: bool) -> Severity {
