@@ -105,7 +105,7 @@ impl Connections {
         }
         // What is there already is made known before a read or write can be taken for something new.
         let program: &mut Iter = this.program("held")?;
-        program.load("task_file", &kernel.btf).map_err(refused)?;
+        program.load("task_file", kernel.btf).map_err(refused)?;
         this.held()?;
         Array::<_, u32>::try_from(watching).and_then(|mut map| map.set(0, 1, 0)).map_err(refused)?;
         for (program, event) in TRANSFERS {
@@ -185,7 +185,7 @@ impl Connections {
 
     fn attach_one(&mut self, kernel: &Kernel, program: &str, event: &str) -> Result<(), Hidden> {
         let program: &mut BtfTracePoint = self.program(program)?;
-        program.load(event, &kernel.btf).map_err(refused)?;
+        program.load(event, kernel.btf).map_err(refused)?;
         program.attach().map_err(refused)?;
         Ok(())
     }

@@ -274,14 +274,14 @@ fn note<T>(hidden: &mut Vec<Hidden>, what: &str, result: Result<T, Hidden>) -> O
 fn load_windows(kernel: &Kernel, ebpf: &mut Ebpf) -> Result<(), Hidden> {
     for (name, event) in [("leave", "sys_exit"), ("enter", "sys_enter")] {
         let program: &mut BtfTracePoint = program(ebpf, name)?;
-        program.load(event, &kernel.btf).map_err(refused)?;
+        program.load(event, kernel.btf).map_err(refused)?;
     }
     Ok(())
 }
 
 fn load_iterator(kernel: &Kernel, ebpf: &mut Ebpf, target: &Target) -> Result<TaskIterator, Hidden> {
     let program: &mut Iter = program(ebpf, "thread")?;
-    program.load("task", &kernel.btf).map_err(refused)?;
+    program.load("task", kernel.btf).map_err(refused)?;
     let fd = program.fd().map_err(refused)?;
     TaskIterator::new(fd.as_fd(), target.pid()).map_err(refused)
 }
