@@ -2,28 +2,40 @@
 //!
 //! The objects are built by `cargo xtask bpf` and lie beside their sources, so that nobody who builds this needs clang.
 
+mod types;
+
 use std::{
+    fmt,
     fs::{self, File},
     io,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
     },
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use aya::{Btf, Ebpf, EbpfLoader, Pod};
 
-use super::Target;
+use super::{Target, connections, waiting};
 use crate::observation::Hidden;
 
 /// The inode of the first pid namespace (`PROC_PID_INIT_INO`).
 const FIRST_PIDNS: u64 = 0xEFFF_FFFC;
 
+/// All programs: what they ask of the kernel's types is what is kept of those.
+const OBJECTS: [&[u8]; 2] = [connections::OBJECT, waiting::OBJECT];
+
 /// The running kernel, as BPF programs are fitted to it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Kernel {
-    pub(crate) btf: Btf,
+    pub(crate) btf: &'static Btf,
 }
+
+/// The kernel's types, which do not change while it runs.
+static TYPES: OnceLock<Btf> = OnceLock::new();
+/// There is one loader, because to make one it reads all types of the kernel, whether it is given others or not.
+static LOADER: Mutex<Option<EbpfLoader<'static>>> = Mutex::new(None);
 
 /// `struct target` of `overdue.bpf.h`.
 #[derive(Clone, Copy)]
@@ -45,12 +57,34 @@ impl Kernel {
     /// # Errors
     /// When it tells nothing.
     pub fn new() -> Result<Self, Hidden> {
-        let btf = Btf::from_sys_fs().map_err(|error| {
+        // Held all along: two at once would take twice the memory, which is some 25 MB for a moment.
+        let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(btf) = TYPES.get() {
+            return Ok(Self { btf });
+        }
+        let hidden = |error: &dyn fmt::Display| {
             hidden(
                 format!("the kernel's types cannot be read: {error}"),
                 "use a kernel built with CONFIG_DEBUG_INFO_BTF, and have /sys mounted",
             )
-        })?;
+        };
+        // First, and emptied: what it read is gone before anything else is.
+        let loader = loader.get_or_insert_with(|| {
+            let mut loader = EbpfLoader::new();
+            loader.btf(None);
+            loader
+        });
+        give_back();
+        let mut bytes = fs::read("/sys/kernel/btf/vmlinux").map_err(|error| hidden(&error))?;
+        let names = types::Names::of(OBJECTS.into_iter());
+        if let Some(cut) = types::cut_down(&bytes, &names) {
+            bytes = cut;
+        }
+        let btf = Btf::parse(&bytes, Default::default()).map_err(|error| hidden(&error))?;
+        drop(bytes);
+        let btf = TYPES.get_or_init(|| btf);
+        loader.btf(Some(btf));
+        give_back();
         Ok(Self { btf })
     }
 
@@ -61,7 +95,21 @@ impl Kernel {
     pub(crate) fn load(&self, object: &[u8], target: &Target) -> Result<Ebpf, Hidden> {
         let ids = TargetIds::of(target)
             .map_err(|error| hidden(format!("the own pid namespace cannot be read: {error}"), "have /proc mounted"))?;
-        EbpfLoader::new().btf(Some(&self.btf)).override_global("target", &ids, true).load(object).map_err(refused)
+        // The loader outlives the watch, and what it refers to has to: 24 bytes for each watch.
+        let ids: &'static TargetIds = Box::leak(Box::new(ids));
+        let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
+        let loader = loader.get_or_insert_with(EbpfLoader::new);
+        loader.btf(Some(self.btf)).override_global("target", ids, true).load(object).map_err(refused)
+    }
+}
+
+/// What was freed goes back to the system: memory that a watcher holds is part of what it costs.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "the allocator's own function; no crate has it")]
+    // SAFETY: it takes no pointers, and only memory that nobody has is given back.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::observation::{self, Hidden};
 
-const OBJECT: &[u8] = aya::include_bytes_aligned!("connections/connections.bpf.o");
+pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("connections/connections.bpf.o");
 
 /// Entries of the ring that one look takes at most; it holds about ten thousand of the smallest.
 const LOOK_MAX: usize = 20_000;
@@ -148,17 +148,17 @@ impl Connections {
         };
         for (name, event) in RARE {
             let program: &mut BtfTracePoint = this.program(name)?;
-            program.load(event, &kernel.btf).map_err(refused)?;
+            program.load(event, kernel.btf).map_err(refused)?;
             program.attach().map_err(refused)?;
         }
         // What is there already is made known before a read or write can be taken for something new.
         let program: &mut Iter = this.program("held")?;
-        program.load("task_file", &kernel.btf).map_err(refused)?;
+        program.load("task_file", kernel.btf).map_err(refused)?;
         this.held()?;
         this.watching.set(0, Watch { begun: 1, since: 0 }, 0).map_err(refused)?;
         let transfers = TRANSFERS.iter().try_for_each(|(name, event)| {
             let program: &mut BtfTracePoint = this.program(name)?;
-            program.load(event, &kernel.btf).map_err(refused)
+            program.load(event, kernel.btf).map_err(refused)
         });
         if let Err(hidden) = transfers.and_then(|()| this.attach_transfers()) {
             this.transfers = Transfers::Unseen;

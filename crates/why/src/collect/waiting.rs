@@ -37,7 +37,7 @@ use super::{
 use crate::observation::{Hidden, Observation};
 
 /// The program; `cargo xtask bpf` builds it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("waiting/waiting.bpf.o");
+pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("waiting/waiting.bpf.o");
 
 /// Samples each second on each processor. Not a divisor of the timers that programs have.
 const SAMPLES_HZ: u64 = 99;
@@ -131,8 +131,8 @@ impl Waiting {
     }
 
     /// Opens or closes a window in which every system call of the process is counted; some 40 ms out of every 500 are
-    /// enough. Opening takes some 25 ms of waiting, closing little. A window stays open after it was asked to close while
-    /// the machine is quiet; asking to open one that is open does nothing.
+    /// enough. Either takes about a millisecond. A window stays open after it was asked to close while the machine is
+    /// quiet; asking to open one that is open does nothing.
     pub(crate) fn window(&mut self, open: bool) {
         if !self.windows.usable {
             return;
@@ -274,14 +274,14 @@ fn note<T>(hidden: &mut Vec<Hidden>, what: &str, result: Result<T, Hidden>) -> O
 fn load_windows(kernel: &Kernel, ebpf: &mut Ebpf) -> Result<(), Hidden> {
     for (name, event) in [("leave", "sys_exit"), ("enter", "sys_enter")] {
         let program: &mut BtfTracePoint = program(ebpf, name)?;
-        program.load(event, &kernel.btf).map_err(refused)?;
+        program.load(event, kernel.btf).map_err(refused)?;
     }
     Ok(())
 }
 
 fn load_iterator(kernel: &Kernel, ebpf: &mut Ebpf, target: &Target) -> Result<TaskIterator, Hidden> {
     let program: &mut Iter = program(ebpf, "thread")?;
-    program.load("task", &kernel.btf).map_err(refused)?;
+    program.load("task", kernel.btf).map_err(refused)?;
     let fd = program.fd().map_err(refused)?;
     TaskIterator::new(fd.as_fd(), target.pid()).map_err(refused)
 }

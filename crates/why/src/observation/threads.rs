@@ -114,9 +114,10 @@ pub struct WaitStack {
     pub stack: Stack,
     /// The name of the threads.
     pub thread: String,
-    /// How long in all, over the window and over all threads.
+    /// How long in all, over the window and over all threads. By looks: a thread that is found waiting there counts for
+    /// all of the time since the look before.
     pub waited_us: u64,
-    /// How often.
+    /// How many waits looks have met.
     pub times: u64,
     /// The longest of them.
     pub longest_us: u64,

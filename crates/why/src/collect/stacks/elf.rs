@@ -108,3 +108,49 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write as _};
+
+    use gimli::UnwindSection as _;
+    use proptest::prelude::*;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+
+    fn read_back(bytes: &[u8]) -> Option<Tables> {
+        let mut file = File::from(memfd_create("elf", MemfdFlags::CLOEXEC).unwrap());
+        file.write_all(bytes).unwrap();
+        Tables::read(&file)
+    }
+
+    #[test]
+    fn a_program_has_tables() {
+        let tables = Tables::read(&File::open("/proc/self/exe").unwrap());
+        assert!(tables.unwrap().bytes() > 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            read_back(&bytes);
+        }
+
+        #[test]
+        fn damage_is_read_or_refused(damage in proptest::collection::vec((0_usize..1200, any::<u8>()), 1..8), end in 0_usize..30_000) {
+            let mut bytes = fs::read("/usr/bin/env").unwrap();
+            bytes.truncate(end.max(2000));
+            for (at, byte) in damage {
+                bytes[at] = byte;
+            }
+            if let Some(tables) = read_back(&bytes) {
+                let (header, frames, bases) = tables.sections();
+                if let Ok(header) = header.parse(bases, 8) {
+                    let table = header.table();
+                    let _ = table.map(|table| table.fde_for_address(&frames, bases, 0x3000, EhFrame::cie_from_offset));
+                }
+            }
+        }
+    }
+}

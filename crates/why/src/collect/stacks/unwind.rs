@@ -205,3 +205,32 @@ fn by_frame_pointer(at: Registers, memory: &Copied<'_>, module: Option<u32>, inn
         _ => Step::Cut(Cut::MemoryEnded),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_memory_is_unwound_to_an_end(
+            ip in 0_usize..64,
+            sp in any::<u64>(),
+            above in 0_u64..4096,
+            words in proptest::collection::vec((any::<u64>(), 0_usize..64, any::<bool>()), 0..256),
+        ) {
+            let target = Target::new(std::process::id()).unwrap();
+            let mut modules = Modules::default();
+            modules.refresh(&target);
+            // Some words point into code, so that it goes on.
+            let code = |at: usize| (any_memory_is_unwound_to_an_end as fn() as usize + at * 4096) as u64;
+            let words = words.into_iter().map(|(word, at, is_code)| if is_code { code(at) } else { word });
+            let bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
+            let registers = Registers { ip: code(ip), sp, bp: sp.wrapping_add(above) };
+            let memory = Copied { from: sp, bytes: &bytes };
+            let chain = Unwinder::new().unwind(registers, &memory, &mut modules, &target);
+            prop_assert!(!chain.code.is_empty() && chain.code.len() <= FRAMES_MAX);
+        }
+    }
+}
