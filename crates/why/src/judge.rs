@@ -19,6 +19,7 @@
 //! | [`CHURN_PER_SECOND`] | 50 | connections a second that end without work |
 //! | [`THROTTLED`] | 0.1 | the share of periods in which a quota was used up |
 //! | [`STARVED`] | 0.3 | the share of its waiting and running that a process waited for a processor |
+//! | [`STARVED_EACH_US`] | 50 ms | a wait for a processor that is felt; shorter ones are an advisory |
 //! | [`BUSY`] | 0.8 | processors in use at which a process is called busy |
 //! | [`IDLE_MS`] | 10 s | silence of a connection that nothing will ever close |
 //! | [`TASKS`] | 64 | tasks at the same place before they are called a crowd |
@@ -65,6 +66,8 @@ pub const CHURN_PER_SECOND: f64 = 50.0;
 pub const THROTTLED: f64 = 0.1;
 /// See the table of thresholds.
 pub const STARVED: f64 = 0.3;
+/// See the table of thresholds.
+pub const STARVED_EACH_US: u64 = 50_000;
 /// See the table of thresholds.
 pub const BUSY: f64 = 0.8;
 /// See the table of thresholds.
@@ -222,10 +225,11 @@ pub fn judge(seen: &Observation) -> Judgement {
 fn nest(mut found: Vec<Finding>) -> Vec<Finding> {
     // From the last of the table to the first, so that an effect takes its own effects with it.
     for &(cause, effect) in EFFECTS.iter().rev() {
-        if !found.iter().any(|finding| finding.verdict.cause == cause) {
-            continue;
-        }
-        let (below, mut rest): (Vec<_>, Vec<_>) = found.into_iter().partition(|f| f.verdict.cause == effect);
+        let Some(above) = found.iter().find(|finding| finding.verdict.cause == cause) else { continue };
+        // A remark explains no trouble.
+        let remark = above.advisory;
+        let (below, mut rest): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|f| f.verdict.cause == effect && (f.advisory || !remark));
         if let Some(above) = rest.iter_mut().find(|finding| finding.verdict.cause == cause) {
             above.effects.extend(below);
         }

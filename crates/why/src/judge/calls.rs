@@ -17,7 +17,7 @@ use overdue_core::{
 };
 use serde::Serialize;
 
-use super::{Finding, SETTLED_US, Severity, ShareOf, bpf, count, diag, share, sockets::peer_of, time, total};
+use super::{ALWAYS, Finding, SETTLED_US, Severity, ShareOf, bpf, count, diag, share, sockets::peer_of, time, total};
 use crate::{
     Observation,
     observation::{
@@ -245,7 +245,7 @@ fn diagnose(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         return None;
     }
     connecting(seen, known)
-        .or_else(|| failed(known))
+        .or_else(|| failed(seen, known))
         .or_else(|| handshake(seen, known))
         .or_else(|| exchange(seen, known))
 }
@@ -311,8 +311,10 @@ fn connecting(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
 }
 
 /// It ended with an error.
-fn failed(known: &Known<'_>) -> Option<Trouble> {
+fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let connection = known.connection?;
+    let watched = seen.connections.as_ref().and_then(|connections| connections.transfers_us);
+    let all_transfers = watched.is_some_and(|us| share(us, seen.window_us) >= ALWAYS);
     let life = match (connection.opened.and_then(at), connection.closed.and_then(at)) {
         (Some(opened), Some(closed)) => closed.saturating_sub(opened),
         _ => 0,
@@ -353,8 +355,19 @@ fn failed(known: &Known<'_>) -> Option<Trouble> {
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
     // Closed by the peer while an answer was due.
-    let due = connection.http.as_ref().is_some_and(|http| http.requested.is_some() && http.answered.is_none());
-    if connection.fin_received.is_some() && (due || stage == Stage::Tls) {
+    let due = connection.http.as_ref().is_some_and(|http| {
+        // Where reads were watched in short windows only, the head of an answer may be missed; that it came is not.
+        let came = !all_transfers && connection.last_read.and_then(at) > http.requested.and_then(at);
+        http.requested.is_some() && http.answered.is_none() && !came
+    });
+    // Who closes first is answered by a close.
+    let closed_before = connection.closed_by_us
+        && connection
+            .closed
+            .and_then(at)
+            .zip(connection.fin_received.and_then(at))
+            .is_some_and(|(ours, fin)| ours < fin);
+    if connection.fin_received.is_some() && !closed_before && (due || stage == Stage::Tls) {
         let facts = facts(known, stage, life, Failure::Closed);
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }

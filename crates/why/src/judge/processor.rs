@@ -2,7 +2,9 @@
 
 use overdue_core::{Cause, Confidence};
 
-use super::{BUSY, Finding, SETTLED_US, STARVED, Severity, ShareOf, THROTTLED, place, proc, share, time};
+use super::{
+    BUSY, Finding, SETTLED_US, STARVED, STARVED_EACH_US, Severity, ShareOf, THROTTLED, place, proc, share, time, total,
+};
 use crate::Observation;
 
 /// Fewer periods than these say nothing.
@@ -62,8 +64,11 @@ pub(super) fn throttled(seen: &Observation) -> Vec<Finding> {
     if part < STARVED || !worth || had_all {
         return Vec::new();
     }
-    vec![
-        Finding::new(
+    // Short waits, however many, are the ordinary sharing of a busy machine.
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let turns = total(threads.map(|thread| thread.voluntary_switches.saturating_add(thread.involuntary_switches)));
+    let each = waited.checked_div(turns);
+    let mut finding = Finding::new(
             Cause::CpuThrottled,
             Severity::Waiting,
             Confidence::Medium,
@@ -84,9 +89,11 @@ pub(super) fn throttled(seen: &Observation) -> Vec<Finding> {
                 .with("pressure_us", us)
         }))
         .fix("Give it processors of its own (cpuset, a higher weight), or move what uses them: `top -H`, /proc/pressure/cpu.")
+        .and(each.map(|us| proc(format!("{} for each turn, of {turns}", time(us))).with("each_us", us).with("turns", turns)))
         .rejected(Cause::CpuBusy, "it waits for the processor about as long as it has it")
-        .share(ShareOf::StalledTime, part),
-    ]
+        .share(ShareOf::StalledTime, part);
+    finding.advisory = each.is_none_or(|us| us < STARVED_EACH_US);
+    vec![finding]
 }
 
 /// It is not waiting at all.

@@ -17,7 +17,7 @@ pub struct Connections {
     pub reset_by_peer: u64,
     /// Of those, by a reset from here.
     pub reset_by_us: u64,
-    /// Of those that were accepted and ended, how many carried less than a kilobyte each way.
+    /// Of those that were accepted and ended, how many carried no byte in at least one direction.
     pub little_work: u64,
     /// Their lives' median length.
     pub life_median_us: Option<u64>,

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::observation::{HalfOpen, HttpHead, Listener, Moment, Side};
 
 #[test]
 fn an_idle_process_is_fine() {
@@ -28,6 +29,82 @@ fn a_busy_server_is_fine() {
         });
     seen.connections = Some(Connections { accepted: 64, ..Connections::default() });
     assert_eq!(judge(&seen), Judgement::default());
+}
+
+/// Stock servers under load beside their load generator, as they were recorded: hundreds of thousands of short waits.
+#[test]
+fn sharing_the_processors_with_the_load_is_fine() {
+    for (user_us, runqueue_us, switches) in [
+        (990_000, 1_510_000, 90_000),   // haproxy, one connection
+        (1_260_000, 6_210_000, 9_000),  // haproxy, 64 connections of one request each
+        (2_170_000, 30_600_000, 6_400), // eight threads that compute, on two processors
+    ] {
+        let mut seen = idle().used(user_us).thread(|thread| thread.voluntary_switches = switches);
+        seen.cpu.as_mut().unwrap().runqueue_us = Some(runqueue_us);
+        let finding = advisory(&seen, Cause::CpuThrottled);
+        assert!(finding.verdict.summary.contains("others use the processors"), "{finding:#?}");
+    }
+}
+
+/// A remark swallows no verdict.
+#[test]
+fn a_full_accept_queue_is_told_beside_a_busy_machine() {
+    let mut seen = idle().used(990_000).thread(|thread| thread.voluntary_switches = 90_000);
+    seen.cpu.as_mut().unwrap().runqueue_us = Some(1_510_000);
+    seen.sockets.as_mut().unwrap().listeners = vec![Listener {
+        cookie: 1,
+        fd: Some(3),
+        local: "127.0.0.1:80".parse().unwrap(),
+        backlog: 5,
+        queued_max: 6,
+        queued_last: 6,
+        full_rounds: 19,
+        drops: Some(40),
+        half_open: HalfOpen::default(),
+    }];
+    assert_eq!(causes(&judge(&seen)), ["accept-queue-overflow"]);
+}
+
+/// Envoy to nginx, when its own clients leave: it closes its idle connections, and nginx closes them in turn. Reads were
+/// watched in short windows, and the last heads fell between two of them.
+#[test]
+fn a_close_that_answers_ours_is_no_early_close() {
+    let ended = |cookie, closed_by_us, fin| Connection {
+        cookie,
+        side: Side::Client,
+        remote: Some("127.0.0.1:18080".parse().unwrap()),
+        opened: Some(Moment::Before),
+        established: Some(Moment::Before),
+        closed: Some(Moment::At(4_918_050)),
+        closed_by_us,
+        fin_received: Some(Moment::At(fin)),
+        read_bytes: 166_140,
+        written_bytes: 32_732,
+        last_write: Some(Moment::At(4_762_270)),
+        last_read: Some(Moment::At(4_786_292)),
+        http: Some(HttpHead {
+            request: "GET /index.html".to_owned(),
+            requested: Some(Moment::At(4_762_270)),
+            ..HttpHead::default()
+        }),
+        ..Connection::default()
+    };
+    let seen = |connection| {
+        let mut seen = idle();
+        seen.connections = Some(Connections {
+            closed: 118,
+            transfers_us: Some(2_024_569),
+            connections: vec![connection],
+            ..Connections::default()
+        });
+        seen
+    };
+    nothing(&seen(ended(7, true, 4_920_329)));
+    // The same where the peer was first, for its idle time was over.
+    nothing(&seen(ended(7, false, 4_910_000)));
+    let mut watched = seen(ended(7, false, 4_910_000));
+    watched.connections.as_mut().unwrap().transfers_us = Some(WINDOW);
+    only(&watched, Cause::ClosedEarly);
 }
 
 proptest! {

@@ -356,6 +356,7 @@ fn a_quota_and_a_neighbour() {
     let cpu = seen.cpu.as_mut().unwrap();
     cpu.throttling = Some(Throttling { throttled_periods: 1, ..quota });
     cpu.runqueue_us = Some(3_000_000);
+    seen = seen.thread(|thread| thread.involuntary_switches = 30);
     only(&seen, Cause::CpuThrottled);
     seen.cpu.as_mut().unwrap().runqueue_us = Some(20_000);
     nothing(&seen);
