@@ -2,6 +2,8 @@
 //!
 //! The objects are built by `cargo xtask bpf` and lie beside their sources, so that nobody who builds this needs clang.
 
+mod types;
+
 use std::{
     fs::{self, File},
     io,
@@ -13,11 +15,14 @@ use std::{
 
 use aya::{Btf, Ebpf, EbpfLoader, Pod};
 
-use super::Target;
+use super::{Target, connections, waiting};
 use crate::observation::Hidden;
 
 /// The inode of the first pid namespace (`PROC_PID_INIT_INO`).
 const FIRST_PIDNS: u64 = 0xEFFF_FFFC;
+
+/// All programs: what they ask of the kernel's types is what is kept of those.
+const OBJECTS: [&[u8]; 2] = [connections::OBJECT, waiting::OBJECT];
 
 /// The running kernel, as BPF programs are fitted to it.
 #[derive(Debug)]
@@ -45,12 +50,18 @@ impl Kernel {
     /// # Errors
     /// When it tells nothing.
     pub fn new() -> Result<Self, Hidden> {
-        let btf = Btf::from_sys_fs().map_err(|error| {
+        let hidden = |error: &dyn std::fmt::Display| {
             hidden(
                 format!("the kernel's types cannot be read: {error}"),
                 "use a kernel built with CONFIG_DEBUG_INFO_BTF, and have /sys mounted",
             )
-        })?;
+        };
+        let mut bytes = fs::read("/sys/kernel/btf/vmlinux").map_err(|error| hidden(&error))?;
+        let names = types::names(OBJECTS.into_iter());
+        if let Some(cut) = types::cut_down(&bytes, &names) {
+            bytes = cut;
+        }
+        let btf = Btf::parse(&bytes, Default::default()).map_err(|error| hidden(&error))?;
         Ok(Self { btf })
     }
 

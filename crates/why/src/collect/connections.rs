@@ -28,7 +28,7 @@ use super::{
 };
 use crate::observation::{self, Hidden};
 
-const OBJECT: &[u8] = aya::include_bytes_aligned!("connections/connections.bpf.o");
+pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("connections/connections.bpf.o");
 
 /// Entries of the ring that one look takes at most; it holds about ten thousand of the smallest.
 const LOOK_MAX: usize = 20_000;

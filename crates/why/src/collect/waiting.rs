@@ -37,7 +37,7 @@ use super::{
 use crate::observation::{Hidden, Observation};
 
 /// The program; `cargo xtask bpf` builds it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("waiting/waiting.bpf.o");
+pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("waiting/waiting.bpf.o");
 
 /// Samples each second on each processor. Not a divisor of the timers that programs have.
 const SAMPLES_HZ: u64 = 99;
@@ -131,8 +131,8 @@ impl Waiting {
     }
 
     /// Opens or closes a window in which every system call of the process is counted; some 40 ms out of every 500 are
-    /// enough. Opening takes some 25 ms of waiting, closing little. A window stays open after it was asked to close while
-    /// the machine is quiet; asking to open one that is open does nothing.
+    /// enough. Either takes about a millisecond. A window stays open after it was asked to close while the machine is
+    /// quiet; asking to open one that is open does nothing.
     pub(crate) fn window(&mut self, open: bool) {
         if !self.windows.usable {
             return;

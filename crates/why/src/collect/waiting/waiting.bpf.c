@@ -421,7 +421,7 @@ OWN int ready_of_poll(u32 tid, u64 array, u64 count)
 	return 0;
 }
 
-static __always_inline u32 lowest(u64 bits)
+OWN u32 lowest(u64 bits)
 {
 	u32 at = 0;
 	if (!(bits & 0xffffffff)) { at += 32; bits >>= 32; }
