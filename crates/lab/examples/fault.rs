@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cacert {}", file.display());
     }
     println!("{}\nIt runs for two minutes; Ctrl-C ends it.", scenario.about);
-    thread::sleep(Duration::from_secs(120));
+    thread::park_timeout(Duration::from_secs(120));
     for trouble in fault.trouble() {
         println!("trouble: {trouble}");
     }
