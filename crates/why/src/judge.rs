@@ -2,7 +2,7 @@
 //!
 //! Each rule looks at the whole observation and finds one cause, or nothing; what was not observed is never taken for
 //! zero. Then findings that follow from others are put beneath them ([`EFFECTS`]), advisories are set apart, and the
-//! rest is ranked: by [`Severity`] first, then by the share of stalled time, processor or limit that it explains.
+//! rest is ranked: by severity first, then by the share of stalled time, processor or limit that it explains.
 //!
 //! # Thresholds
 //!
