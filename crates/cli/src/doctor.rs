@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context as _;
 use overdue::{Client, TlsOptions};
 use overdue_core::{Limit, LimitName, Report, Source, Stage};
+use overdue_why::collect::{Connections, Kernel, Target, tiers::Watcher};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
@@ -65,7 +66,7 @@ pub(crate) fn run(json: bool) -> anyhow::Result<Exit> {
     // Forks, so before there are threads.
     let namespace = namespace();
     let mut checks = interrupt::run(Threads::One, |interrupt| async move { look_at_a_call(&interrupt).await })?;
-    checks.extend([resolver(), roots(), descriptors(), namespace, nft(), btf(), bpf_capability()]);
+    checks.extend([resolver(), roots(), descriptors(), namespace, nft(), processes(), btf(), events()]);
 
     let uname = rustix::system::uname();
     let kernel = format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy());
@@ -227,9 +228,25 @@ fn nft() -> Check {
     }
 }
 
+/// What `overdue why` can see of processes without help of the kernel's events.
+fn processes() -> Check {
+    const WHAT: &str = "processes of others";
+    const FOR: &str = "`overdue why` on a service that runs as another user";
+    let watcher = Watcher::here();
+    let scope = watcher.ptrace_scope.filter(|scope| *scope > 0);
+    let scope = scope.map(|scope| format!("; kernel.yama.ptrace_scope is {scope}")).unwrap_or_default();
+    if watcher.has("CAP_SYS_PTRACE") || watcher.has("CAP_SYS_ADMIN") {
+        return Check::seen(WHAT, FOR, format!("user {} may look into any process", watcher.uid));
+    }
+    let hidden = watcher.hidepid.map(|hidepid| format!(", and /proc hides them (hidepid={hidepid})"));
+    let why = format!("user {} may look into its own ones{scope}{}", watcher.uid, hidden.unwrap_or_default());
+    Check::missing(WHAT, FOR, why, "run as root, or `setcap cap_sys_ptrace+ep`")
+}
+
+/// The kernel's types, which programs are fitted to.
 fn btf() -> Check {
     const WHAT: &str = "BTF of the kernel";
-    const FOR: &str = "programs of other tools that look into the kernel; no command of this version needs it";
+    const FOR: &str = "`overdue why`: its programs fit themselves to this kernel";
     const FILE: &str = "/sys/kernel/btf/vmlinux";
     match fs::metadata(FILE) {
         Ok(file) => Check::seen(WHAT, FOR, format!("{FILE}, {} bytes", file.len())),
@@ -239,20 +256,26 @@ fn btf() -> Check {
     }
 }
 
-fn bpf_capability() -> Check {
-    const WHAT: &str = "CAP_BPF";
-    const FOR: &str = "loading BPF programs; no command of this version needs it";
-    const CAP_SYS_ADMIN: u32 = 21;
-    const CAP_BPF: u32 = 39;
-    let effective = fs::read_to_string("/proc/self/status").ok().and_then(|status| {
-        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    });
-    let has = |bit: u32| effective.is_some_and(|set| set >> bit & 1 == 1);
-    if has(CAP_BPF) || has(CAP_SYS_ADMIN) {
-        let which = if has(CAP_BPF) { "CAP_BPF" } else { "CAP_SYS_ADMIN, which includes it" };
-        Check::seen(WHAT, FOR, format!("this process has {which}"))
-    } else {
-        Check::missing(WHAT, FOR, "this process does not have it", "run as root, or `setcap cap_bpf,cap_perfmon+ep`")
+/// Attaches to this very process, and detaches again.
+fn events() -> Check {
+    const WHAT: &str = "events of the kernel";
+    const FOR: &str = "`overdue why`: lives of connections, their first bytes, event loops, stacks";
+    let attached = Target::new(std::process::id())
+        .map_err(|gone| (gone.to_string(), "have /proc mounted".to_owned()))
+        .and_then(|target| {
+            let attached = Kernel::new().and_then(|kernel| Connections::attach(&kernel, &target));
+            attached.map_err(|hidden| (hidden.why, hidden.how))
+        });
+    match attached {
+        Ok(connections) if connections.hidden().is_empty() => {
+            Check::seen(WHAT, FOR, "BPF programs were attached to this process, and are gone again")
+        }
+        Ok(connections) => {
+            let hidden: Vec<_> =
+                connections.hidden().iter().map(|hidden| format!("{}: {}", hidden.what, hidden.why)).collect();
+            let how: Vec<_> = connections.hidden().iter().map(|hidden| hidden.how.as_str()).collect();
+            Check::missing(WHAT, FOR, hidden.join("; "), how.join("; "))
+        }
+        Err((why, how)) => Check::missing(WHAT, FOR, why, how),
     }
 }

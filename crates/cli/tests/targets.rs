@@ -12,8 +12,24 @@ use serde_json::Value;
 
 /// Watched for so long: long enough for the slowest, and far below the ten seconds within which an answer is due.
 const WATCHED: &str = "4s";
+/// Where the fault takes three seconds each time.
+const WATCHED_SLOW: &str = "8s";
 /// Idle connections show only when they have been idle for a while.
 const WATCHED_IDLE: &str = "11s";
+
+fn watched(name: &str) -> &'static str {
+    match name {
+        "no-keepalive" => WATCHED_IDLE,
+        _ if name.starts_with("waits-upstream") || name.starts_with("deadline-ignored") => WATCHED_SLOW,
+        _ => WATCHED,
+    }
+}
+
+/// What cannot be seen yet. Nothing that is not true may be said of it all the same.
+const UNSEEN: [(&str, &str); 2] = [
+    ("task-backlog-tokio", "tasks of a Rust program leave no mark outside of it, unlike goroutines and threads"),
+    ("deadline-ignored-c", "a timer that was read and a call that goes on look like any other two calls"),
+];
 
 /// What a report says.
 struct Said {
@@ -57,7 +73,7 @@ fn below(finding: &Value, all: &mut BTreeSet<String>) {
 fn check(name: &str) {
     let target = Target::named(name).unwrap_or_else(|| panic!("there is no target {name}"));
     let running = target.start().unwrap_or_else(|error| panic!("{name}: {error}"));
-    let said = Said::of(running.pid(), if name == "no-keepalive" { WATCHED_IDLE } else { WATCHED });
+    let said = Said::of(running.pid(), watched(name));
     let problem = problem(target, &said);
     assert!(problem.is_none(), "{name}: {}\ntruth: {}\n{}", problem.unwrap_or_default(), target.truth, said.text);
 }
@@ -67,7 +83,9 @@ fn problem(target: &Target, said: &Said) -> Option<String> {
     let ids =
         |causes: &[overdue_core::Cause]| causes.iter().map(|cause| cause.id().to_owned()).collect::<BTreeSet<_>>();
     let (also, effects) = (ids(&target.also), ids(&target.effects));
+    let unseen = UNSEEN.iter().any(|(name, _)| *name == target.name);
     let (expected, rest): (Option<&str>, &[String]) = match target.cause {
+        _ if unseen => (None, &said.verdicts),
         Some(cause) if !target.advisory => match said.verdicts.split_first() {
             Some((first, rest)) if first == cause.id() => (Some(cause.id()), rest),
             first => return Some(format!("{:?} should be {cause}", first.map(|(first, _)| first))),

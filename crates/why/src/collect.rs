@@ -11,6 +11,7 @@ mod connections;
 pub mod cpu;
 mod descriptors;
 pub mod fds;
+pub mod go;
 mod join;
 mod patience;
 pub mod process;
@@ -29,3 +30,8 @@ pub use clock::Clock;
 pub use connections::Connections;
 pub use target::{Gone, Target};
 pub use watch::{AttachError, Ended, Interrupt, Options, Watch};
+
+#[cfg(fuzzing)]
+pub(crate) mod fuzz {
+    pub use super::connections::fuzz::heads;
+}

@@ -10,9 +10,14 @@ pub mod judge;
 pub mod observation;
 pub mod recording;
 mod report;
+pub mod timeline;
 
 #[cfg(target_os = "linux")]
 pub mod collect;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use observation::Observation;
 pub use report::{ConnectionLine, Report};

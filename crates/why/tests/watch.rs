@@ -13,7 +13,7 @@ use std::{
 use overdue_core::facts::TcpState;
 use overdue_why::{
     Observation,
-    collect::{AttachError, Ended, Interrupt, Options, Watch},
+    collect::{AttachError, Ended, Interrupt, Options, Target, Watch, cpu, fds, sockets, threads},
     observation::TcpSocket,
 };
 
@@ -95,6 +95,46 @@ fn a_full_accept_queue_and_bytes_that_nobody_reads() {
     let client = sockets.tcp.iter().find(|socket| socket.local == unread.remote).unwrap();
     assert_eq!((client.peer_unread_bytes, client.peer_pid), (Some(1000), Some(server.pid())));
     assert_eq!(client.peer_listener.unwrap().queued, 2);
+}
+
+/// A socket that comes while the process is watched, at a number that named a file before, and one at a number that named
+/// a socket.
+#[test]
+fn sockets_that_come_and_go() {
+    let mut churning = Script::start(Command::new("python3").args([
+        "-c",
+        "
+import socket, sys, time
+l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(9)
+f = open('/dev/null'); c = socket.create_connection(l.getsockname())
+print('ready', flush=True); sys.stdin.readline()
+time.sleep(0.4); f.close(); d = socket.create_connection(l.getsockname())
+time.sleep(0.4); c.close(); e = socket.create_connection(l.getsockname()); e.send(b'hello')
+sys.stdin.read()",
+    ]));
+    let mut watch =
+        Watch::attach(churning.pid(), Options { for_: Duration::from_millis(1500), ..Options::default() }).unwrap();
+    let input = churning.0.stdin.as_mut().unwrap();
+    input.write_all(b"go\n").unwrap();
+    assert_eq!(watch.run(&Interrupt::new().unwrap()), Ended::Time);
+    let seen = watch.finish().sockets.unwrap();
+    let mut fds: Vec<_> = seen.tcp.iter().filter(|socket| socket.fd.is_some()).collect();
+    fds.sort_by_key(|socket| (socket.since_before, socket.in_state_us));
+    let [last, replacing_file] = fds.as_slice() else { panic!("{seen:?}") };
+    assert_eq!((last.peer_unread_bytes, replacing_file.peer_unread_bytes), (Some(5), Some(0)), "{seen:?}");
+    assert!(last.in_state_us < replacing_file.in_state_us && !replacing_file.since_before, "{seen:?}");
+    assert!(replacing_file.in_state_us > 300_000, "{seen:?}");
+    assert_eq!(seen.listeners.first().unwrap().queued_max, 3);
+}
+
+#[test]
+fn sockets_of_the_other_family() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else { return eprintln!("skipped: there is no IPv6") };
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let seen = watch(std::process::id(), 50);
+    let socket = of_stream(&seen, &stream);
+    assert!(socket.state == TcpState::Established && socket.last.is_some(), "{socket:?}");
+    assert_eq!(socket.peer_listener.map(|listener| listener.queued), Some(1));
 }
 
 #[test]
@@ -325,4 +365,61 @@ fn processor_and_memory() {
     let cpu = watch(busy.pid(), 700).cpu.unwrap();
     assert!(cpu.user_us + cpu.runqueue_us.unwrap() > 300_000 && cpu.processors >= 1.0, "{cpu:?}");
     assert!(cpu.rss_bytes.iter().all(|reading| reading.value > 1 << 20) && cpu.rss_bytes.len() >= 3, "{cpu:?}");
+}
+
+/// What one look costs, alone and with many sockets, threads and descriptors. For the release build.
+#[test]
+#[ignore = "measures"]
+fn cost() {
+    let cpu_us = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        u64::try_from(Duration::try_from(now).unwrap().as_micros()).unwrap()
+    };
+    let target = |script: &Script| Target::new(script.pid()).unwrap();
+    let report = |what: &str, look: &mut dyn FnMut(u64)| {
+        const LOOKS: u64 = 20;
+        look(1_000_000_000);
+        let began = cpu_us();
+        // So far apart that none is left out for being dear.
+        (2..2 + LOOKS).for_each(|at| look(at * 1_000_000_000_000));
+        println!("{what}: {} us a look", (cpu_us() - began) / LOOKS);
+    };
+    let open = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)\n";
+    let many = |count: u32| {
+        format!(
+            "{open}l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(4000)\nk = []\n\
+                 for _ in range({count}): k.append(socket.create_connection(l.getsockname())); k.append(l.accept())"
+        )
+    };
+    let client = Script::python(&format!(
+        "{open}l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(4000)\nk = []\n\
+         s = os.fork()\nif s == 0:\n    for _ in range(1000): k.append(l.accept())\n    time.sleep(9); os._exit(0)\n\
+         for _ in range(1000): k.append(socket.create_connection(l.getsockname()))"
+    ));
+    let mut collector = sockets::Collector::attach(&target(&client)).unwrap();
+    report("sockets, 1,000 of a process, 1,000 of others", &mut |at| collector.look(at));
+    drop(client);
+    for pairs in [0, 500, 5000] {
+        let script = Script::python(&many(pairs));
+        let mut sockets = sockets::Collector::attach(&target(&script)).unwrap();
+        report(&format!("sockets, process with {}", pairs * 2), &mut |at| sockets.look(at));
+        let mut fds = fds::Collector::attach(&target(&script)).unwrap();
+        report(&format!("fds, process with {}", pairs * 2), &mut |at| fds.look(at));
+        if pairs == 5000 {
+            let small = Script::python(&many(50));
+            let mut sockets = sockets::Collector::attach(&target(&small)).unwrap();
+            report("sockets, process with 100 of 10,000", &mut |at| sockets.look(at));
+        }
+    }
+    let threads = Script::python(
+        "threading.stack_size(65536)\nl = threading.Lock(); l.acquire()\n\
+        for _ in range(1000): threading.Thread(target=l.acquire, daemon=True).start()\ntime.sleep(0.5)",
+    );
+    let mut collector = threads::Collector::attach(&target(&threads)).unwrap();
+    report("threads, 1,000 asleep", &mut |at| collector.look(at));
+    let mut cpu = cpu::Collector::attach(&target(&threads)).unwrap();
+    report("cpu", &mut |at| cpu.look(at));
+    let files = Script::python(&format!("{open}k = [open('/dev/null') for _ in range(15000)]"));
+    let mut fds = fds::Collector::attach(&target(&files)).unwrap();
+    report("fds, each of 15,000 looked at", &mut |at| fds.look(at));
 }

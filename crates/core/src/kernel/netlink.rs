@@ -11,6 +11,9 @@ use crate::facts::{TcpInfo, TcpState};
 
 /// A request for sockets, and each of the answers.
 pub const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// The older request for TCP sockets, and each of the answers. Alone it dumps those of both families at once, which halves
+/// what the kernel walks through.
+pub const TCP_DIAG_GETSOCK: u16 = 18;
 /// A request for a route.
 pub const RTM_GETROUTE: u16 = 26;
 /// `NLMSG_ERROR`: the request was refused, or acknowledged.
@@ -73,6 +76,16 @@ pub fn inet_request(local: SocketAddr, remote: Option<SocketAddr>, states: u32, 
     bytes.extend(remote.map_or([0; 16], |remote| address_field(remote.ip())));
     bytes.extend([0; 4]); // any interface
     bytes.extend([0xff; 8]); // INET_DIAG_NOCOOKIE
+    bytes
+}
+
+/// `struct inet_diag_req`, for a dump of all TCP sockets by [`TCP_DIAG_GETSOCK`].
+#[must_use]
+pub fn tcp_dump_request(states: u32, extensions: u8) -> Vec<u8> {
+    let mut bytes = vec![AF_INET, 0, 0, extensions];
+    bytes.extend([0; 48]); // no socket in particular
+    bytes.extend(states.to_ne_bytes());
+    bytes.extend([0; 4]);
     bytes
 }
 
@@ -159,7 +172,7 @@ impl Message<'_> {
     /// Reads `struct inet_diag_msg`.
     #[must_use]
     pub fn inet_socket(&self) -> Option<InetSocket> {
-        if self.kind != SOCK_DIAG_BY_FAMILY {
+        if !matches!(self.kind, SOCK_DIAG_BY_FAMILY | TCP_DIAG_GETSOCK) {
             return None;
         }
         let bytes = self.payload;

@@ -13,8 +13,8 @@ use std::io::Read as _;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, MapData, RingBuf},
-    programs::{BtfTracePoint, Iter},
+    maps::{Array, MapData, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, Iter, tp_btf::BtfTracePointLinkId},
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -41,8 +41,14 @@ const RARE: [(&str, &str); 4] = [
     ("reset_received", "tcp_receive_reset"),
     ("reset_sent", "tcp_send_reset"),
 ];
-/// Every read and write.
+/// Every read and write. At a third of a microsecond each, these are the cost of the watch.
 const TRANSFERS: [(&str, &str); 2] = [("sent", "sock_send_length"), ("received", "sock_recv_length")];
+
+/// Reads and writes in a second, of all that the process does; beyond that they are watched in windows. So many cost
+/// three to four milliseconds in a second.
+const TRANSFERS_MAX: u64 = 10_000;
+/// Less time than this says nothing about a rate, in nanoseconds.
+const RATE_AFTER: u64 = 20_000_000;
 
 /// `struct shared` of `connections.bpf.c`.
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +69,32 @@ struct Shared {
     lives: [u64; 40],
 }
 
+/// `struct watch` of `connections.bpf.c`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Watch {
+    begun: u64,
+    since: u64,
+}
+
 #[expect(unsafe_code, reason = "promises that any bytes are a value, and that none is padding")]
 // SAFETY: integers only, all of one size.
 unsafe impl Pod for Shared {}
+
+#[expect(unsafe_code, reason = "promises that any bytes are a value, and that none is padding")]
+// SAFETY: integers only, all of one size.
+unsafe impl Pod for Watch {}
+
+/// Whether every read and write is watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Transfers {
+    /// The kernel does not tell of them.
+    Unseen,
+    /// All the time.
+    Always,
+    /// They are too many: in windows.
+    Windows,
+}
 
 /// Watches the connections of one process. When it is dropped, everything is detached and freed.
 pub struct Connections {
@@ -73,6 +102,17 @@ pub struct Connections {
     events: RingBuf<MapData>,
     shared: Array<MapData, Shared>,
     ports: Array<MapData, u64>,
+    watching: Array<MapData, Watch>,
+    counter: PerCpuArray<MapData, u64>,
+    transfers: Transfers,
+    /// They were not watched all the time.
+    gaps: bool,
+    links: Vec<(&'static str, BtfTracePointLinkId)>,
+    /// When the programs for reads and writes were attached, and how many there had been by then.
+    since: u64,
+    counted: u64,
+    /// For how long they were, before that, in nanoseconds.
+    watched: u64,
     lives: Lives,
     /// The monotonic clock when the watch began, in nanoseconds: the earliest that any look implies.
     epoch: u64,
@@ -86,43 +126,89 @@ impl Connections {
     /// When BPF is not allowed, or this kernel has not what it takes.
     pub fn attach(kernel: &Kernel, target: &Target) -> Result<Self, Hidden> {
         let mut ebpf = kernel.load(OBJECT, target)?;
-        let missing = || refused(std::io::Error::other("a map is missing in the object"));
-        let events = ebpf.take_map("events").ok_or_else(missing)?;
-        let shared = ebpf.take_map("shared").ok_or_else(missing)?;
-        let ports = ebpf.take_map("ports").ok_or_else(missing)?;
-        let watching = ebpf.take_map("watching").ok_or_else(missing)?;
+        let mut map = |name| ebpf.take_map(name).ok_or_else(|| missing("map"));
+        let (events, shared, ports) = (map("events")?, map("shared")?, map("ports")?);
+        let (watching, counter) = (map("watching")?, map("transfers")?);
         let mut this = Self {
             events: RingBuf::try_from(events).map_err(refused)?,
             shared: Array::try_from(shared).map_err(refused)?,
             ports: Array::try_from(ports).map_err(refused)?,
+            watching: Array::try_from(watching).map_err(refused)?,
+            counter: PerCpuArray::try_from(counter).map_err(refused)?,
             ebpf,
+            transfers: Transfers::Always,
+            gaps: false,
+            links: Vec::new(),
+            since: 0,
+            counted: 0,
+            watched: 0,
             lives: Lives::default(),
             epoch: now(),
             hidden: Vec::new(),
         };
-        for (program, event) in RARE {
-            this.attach_one(kernel, program, event)?;
+        for (name, event) in RARE {
+            let program: &mut BtfTracePoint = this.program(name)?;
+            program.load(event, kernel.btf).map_err(refused)?;
+            program.attach().map_err(refused)?;
         }
         // What is there already is made known before a read or write can be taken for something new.
         let program: &mut Iter = this.program("held")?;
         program.load("task_file", kernel.btf).map_err(refused)?;
         this.held()?;
-        Array::<_, u32>::try_from(watching).and_then(|mut map| map.set(0, 1, 0)).map_err(refused)?;
-        for (program, event) in TRANSFERS {
-            if let Err(hidden) = this.attach_one(kernel, program, event) {
-                let what = "first bytes of connections, and when they were read and written".to_owned();
-                this.hidden.push(Hidden { what, how: "use a kernel from 6.3 on".to_owned(), ..hidden });
-                break;
-            }
+        this.watching.set(0, Watch { begun: 1, since: 0 }, 0).map_err(refused)?;
+        let transfers = TRANSFERS.iter().try_for_each(|(name, event)| {
+            let program: &mut BtfTracePoint = this.program(name)?;
+            program.load(event, kernel.btf).map_err(refused)
+        });
+        if let Err(hidden) = transfers.and_then(|()| this.attach_transfers()) {
+            this.transfers = Transfers::Unseen;
+            let what = "first bytes of connections, and when they were read and written".to_owned();
+            this.hidden.push(Hidden { what, how: "use a kernel from 6.3 on".to_owned(), ..hidden });
         }
         Ok(this)
     }
 
     /// Takes what has come since the last look; `at_us` is the time since the watch began. To be called a few times in
     /// each second: what comes between must fit into the ring, else it is dropped and counted.
+    ///
+    /// Where the process reads and writes so often that watching it would slow it, this is left to [windows].
+    ///
+    /// [windows]: Self::window
     pub fn look(&mut self, at_us: u64) {
         self.epoch = self.epoch.min(now().saturating_sub(at_us.saturating_mul(1000)));
+        if self.transfers == Transfers::Always && self.rate().is_some_and(|rate| rate > TRANSFERS_MAX) {
+            self.transfers = Transfers::Windows;
+            self.gaps = true;
+            self.detach_transfers();
+        }
         self.drain();
+    }
+
+    /// Begins and ends a window, which should last some 40 ms in each half second. It changes nothing for a process whose
+    /// reads and writes are watched all the time.
+    pub fn window(&mut self, open: bool) {
+        if self.transfers != Transfers::Windows || open != self.links.is_empty() {
+            return;
+        }
+        if open {
+            // It was possible before; should it not be now, the time watched tells.
+            if self.attach_transfers().is_err() {
+                self.detach_transfers();
+            }
+        } else if self.rate().is_some_and(|rate| rate < TRANSFERS_MAX / 2) {
+            self.transfers = Transfers::Always;
+        } else {
+            self.detach_transfers();
+        }
+    }
+
+    /// Tells of a port that the process listens on, where the programs do not see that themselves: the listener of
+    /// MPTCP, which Go's are, is no TCP socket to them, and what it accepts is.
+    pub fn listens_on(&mut self, port: u16) {
+        let word = u32::from(port >> 6);
+        let bits = self.ports.get(&word, 0).unwrap_or(0) | 1 << (port & 63);
+        // A port that is not entered makes its connections those of an unknown side.
+        let _ = self.ports.set(word, bits, 0);
     }
 
     /// What could not be seen.
@@ -141,13 +227,16 @@ impl Connections {
     #[must_use]
     pub fn finish(mut self) -> observation::Connections {
         let held = self.held().unwrap_or_default();
+        self.detach_transfers();
         self.drain();
+        let transfers_us = (self.transfers != Transfers::Unseen).then_some(self.watched / 1000);
+        let all_transfers = !self.gaps && self.transfers == Transfers::Always;
         let Self { shared, ports, lives, epoch, .. } = self;
         let is_listener = |port: u16| {
             let word = ports.get(&u32::from(port >> 6), 0).unwrap_or(0);
             word >> (port & 63) & 1 == 1
         };
-        let seen = lives.finish(held, now(), Epoch(epoch), is_listener);
+        let seen = lives.finish(held, now(), Epoch(epoch), is_listener, all_transfers);
         let Ok(counts) = shared.get(&0, 0) else { return seen };
         observation::Connections {
             opened: counts.opened,
@@ -160,6 +249,7 @@ impl Connections {
             untold: counts.untold,
             unfollowed: counts.unfollowed,
             not_looked_at: counts.unseen,
+            transfers_us,
             ..seen
         }
     }
@@ -183,20 +273,53 @@ impl Connections {
         Ok(bytes.chunks_exact(RawConnection::SIZE).filter_map(RawConnection::read).collect())
     }
 
-    fn attach_one(&mut self, kernel: &Kernel, program: &str, event: &str) -> Result<(), Hidden> {
-        let program: &mut BtfTracePoint = self.program(program)?;
-        program.load(event, kernel.btf).map_err(refused)?;
-        program.attach().map_err(refused)?;
-        Ok(())
+    fn attach_transfers(&mut self) -> Result<(), Hidden> {
+        for (name, _) in TRANSFERS {
+            let program: &mut BtfTracePoint = self.program(name)?;
+            let link = program.attach().map_err(refused)?;
+            self.links.push((name, link));
+        }
+        self.since = now();
+        self.counted = self.transferred();
+        self.watching.set(0, Watch { begun: 1, since: self.since }, 0).map_err(refused)
+    }
+
+    fn detach_transfers(&mut self) {
+        if self.links.is_empty() {
+            return;
+        }
+        self.watched += now().saturating_sub(self.since);
+        for (name, link) in std::mem::take(&mut self.links) {
+            // A link that is gone is what is wanted.
+            if let Ok(program) = self.program::<BtfTracePoint>(name) {
+                program.detach(link).ok();
+            }
+        }
+    }
+
+    /// Reads and writes in a second since they are watched; `None` when that is too short to tell.
+    fn rate(&self) -> Option<u64> {
+        let time = now().saturating_sub(self.since);
+        (time >= RATE_AFTER)
+            .then(|| self.transferred().saturating_sub(self.counted).saturating_mul(1_000_000_000) / time)
+    }
+
+    /// Reads and writes so far.
+    fn transferred(&self) -> u64 {
+        self.counter.get(&0, 0).map_or(0, |counts| counts.iter().sum())
     }
 
     fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Hidden>
     where
+        P: 'a,
         &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
     {
-        let missing = || refused(std::io::Error::other("a program is missing in the object"));
-        self.ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(refused)
+        self.ebpf.program_mut(name).ok_or_else(|| missing("program"))?.try_into().map_err(refused)
     }
+}
+
+fn missing(what: &str) -> Hidden {
+    refused(std::io::Error::other(format!("a {what} is missing in the object")))
 }
 
 /// The middle of a histogram whose bucket n holds 2^n up to 2^(n+1) microseconds, to the precision of the bucket.
@@ -215,4 +338,25 @@ fn median(buckets: &[u64]) -> Option<u64> {
 fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+#[cfg(fuzzing)]
+pub(crate) mod fuzz {
+    use super::*;
+
+    /// Entries of the ring, each with its length before it; then the end of the watch.
+    pub fn heads(mut bytes: &[u8]) {
+        let mut lives = Lives::default();
+        while let Some((length, rest)) = bytes.split_first_chunk() {
+            let (entry, rest) = rest.split_at(usize::from(u16::from_le_bytes(*length)).min(rest.len()));
+            bytes = rest;
+            if let Some(event) = Event::read(entry) {
+                lives.take(event);
+            }
+        }
+        let seen = lives.finish(Vec::new(), 1_000_000_000, Epoch(1000), |port| port == 443, false);
+        for connection in &seen.connections {
+            std::hint::black_box(crate::timeline::stages(connection, 1_000_000));
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What the tables of one watch say about each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     Target,
@@ -9,8 +9,18 @@ use super::{
 };
 use crate::observation::Observation;
 
+/// So many sockets are asked for their inode.
+const NAMED: usize = 4_096;
 /// Tables of UDP sockets are read up to here.
 const TABLE_BYTES: usize = 4 << 20;
+
+/// A socket that has several descriptors is one connection.
+pub(super) fn once(seen: &mut Observation) {
+    let mut told = HashSet::new();
+    if let Some(connections) = &mut seen.connections {
+        connections.connections.retain(|connection| told.insert(connection.cookie));
+    }
+}
 
 /// Names the descriptors that threads wait for.
 pub(super) fn join(seen: &mut Observation, target: &Target) {
@@ -23,15 +33,24 @@ pub(super) fn join(seen: &mut Observation, target: &Target) {
     let by_fd: HashMap<u32, (String, u64)> = connections.chain(listeners).collect();
     // Read only when somebody waits for a socket that is no TCP.
     let mut udp: Option<HashMap<u64, String>> = None;
+    let mut by_inode: Option<HashMap<u64, u32>> = None;
     let mut name = |fd: u32, what: &mut Option<String>, cookie: &mut Option<u64>| {
         if what.as_deref() != Some("socket") {
             return;
         }
-        if let Some((name, found)) = by_fd.get(&fd) {
+        let inode = || match descriptors::parse(&descriptors::link(target, fd).ok()?) {
+            Named::Socket(inode) => Some(inode),
+            Named::Other(_) => None,
+        };
+        // A socket may have several descriptors, and is known by one.
+        let known = by_fd.get(&fd).or_else(|| {
+            let inode = inode()?;
+            by_inode.get_or_insert_with(|| inodes(&by_fd, target)).get(&inode).and_then(|fd| by_fd.get(fd))
+        });
+        if let Some((name, found)) = known {
             *what = Some(name.clone());
             *cookie = Some(*found);
-        } else if let Ok(link) = descriptors::link(target, fd)
-            && let Named::Socket(inode) = descriptors::parse(&link)
+        } else if let Some(inode) = inode()
             && let Some(peer) = udp.get_or_insert_with(|| udp_peers(target)).get(&inode)
         {
             *what = Some(format!("udp {peer}"));
@@ -45,6 +64,15 @@ pub(super) fn join(seen: &mut Observation, target: &Target) {
             name(member.fd, &mut member.what, &mut member.cookie);
         }
     }
+}
+
+/// The descriptors by which sockets are known, by their inodes.
+fn inodes(by_fd: &HashMap<u32, (String, u64)>, target: &Target) -> HashMap<u64, u32> {
+    let inode = |fd: u32| match descriptors::parse(&descriptors::link(target, fd).ok()?) {
+        Named::Socket(inode) => Some((inode, fd)),
+        Named::Other(_) => None,
+    };
+    by_fd.keys().take(NAMED).filter_map(|&fd| inode(fd)).collect()
 }
 
 /// The peers of connected UDP sockets, by inode, in the network namespace of the process.

@@ -6,6 +6,7 @@
 
 mod counters;
 mod neighbours;
+mod own;
 mod source;
 pub(super) mod text;
 mod tracked;
@@ -21,10 +22,11 @@ use overdue_core::{facts::TcpState, kernel::netlink::InetSocket};
 
 use self::{
     neighbours::Listeners,
+    own::Own,
     source::Source,
     tracked::{Connection, Listening},
 };
-use super::{Target, clock::Pace, descriptors};
+use super::{Target, clock::Pace};
 use crate::observation::{HalfOpen, Hidden, HostTcp, PeerFds, Sockets};
 
 /// Connections that are followed.
@@ -33,10 +35,10 @@ const FOLLOWED: usize = 100_000;
 const SHOWN: usize = 20_000;
 /// Connections that are gone, of those that are followed.
 const GONE: usize = 1_000;
-/// Descriptors that are looked at for sockets.
-const DESCRIPTORS: usize = 200_000;
 /// On a host with more sockets the dump may leave the details out.
 const MANY: usize = 4_000;
+/// From one reading of the counters to the next, microseconds.
+const COUNT_EVERY_US: u64 = 1_000_000;
 /// Addresses that handshakes are counted by.
 const SOURCES: usize = 65_536;
 /// Peers that are handed over.
@@ -56,6 +58,8 @@ pub struct Collector {
     peers_last: BTreeMap<String, u64>,
     counters_first: Option<HostTcp>,
     counters_last: Option<HostTcp>,
+    counted_us: u64,
+    descriptors: Own,
     /// Sockets of the whole namespace at the last round, and of the process.
     host: usize,
     own: usize,
@@ -84,6 +88,8 @@ impl Collector {
             peers_last: BTreeMap::new(),
             counters_first: None,
             counters_last: None,
+            counted_us: 0,
+            descriptors: Own::default(),
             host: 0,
             own: 0,
             left_out: 0,
@@ -92,7 +98,7 @@ impl Collector {
             trouble: None,
         };
         this.pace.begin(0);
-        this.round(0).map_err(|err| Hidden {
+        this.round(0, true).map_err(|err| Hidden {
             what: "sockets".to_owned(),
             why: err.to_string(),
             how: "run as the same user, or as root (CAP_SYS_PTRACE)".to_owned(),
@@ -106,7 +112,7 @@ impl Collector {
     /// Another round; on a host with very many sockets not every time.
     pub fn look(&mut self, at_us: u64) {
         if self.pace.begin(at_us) {
-            self.trouble = self.round(at_us).err();
+            self.trouble = self.round(at_us, false).err();
             self.pace.end(at_us);
         }
     }
@@ -130,7 +136,7 @@ impl Collector {
     #[must_use]
     pub fn finish(mut self, at_us: u64, not_visible: &mut Vec<Hidden>) -> (Sockets, Vec<PeerFds>) {
         if self.target.is_alive() {
-            self.trouble = self.round(at_us).err();
+            self.trouble = self.round(at_us, true).err();
         }
         not_visible.extend(self.less.take());
         if let Some(err) = self.trouble.take().filter(|_| self.target.is_alive()) {
@@ -143,7 +149,7 @@ impl Collector {
         let by_peer = self.by_peer();
         let inodes = self.connections.values().filter_map(|connection| connection.peer_inode).collect();
         let holders = neighbours::holders(inodes);
-        let ports: HashSet<u16> = self.listeners.values().map(|listening| listening.listener.local.port()).collect();
+        let ports = self.ports();
         let mut tcp: Vec<_> = self
             .connections
             .into_values()
@@ -167,14 +173,15 @@ impl Collector {
         (Sockets { tcp, listeners, host, rounds: self.round, left_out }, by_peer)
     }
 
-    fn round(&mut self, at_us: u64) -> io::Result<()> {
-        let fds = descriptors::sockets(&self.target, DESCRIPTORS)?;
-        if fds.is_empty() && !self.target.is_alive() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+    /// `whole`: the first or the last round, which takes nothing for granted.
+    fn round(&mut self, at_us: u64, whole: bool) -> io::Result<()> {
+        let all_read = self.descriptors.before_dump(&self.target, self.round, whole)?;
         let lean = self.host > MANY && self.own.saturating_mul(4) < self.host;
         let mut host = 0;
-        let mut own = Vec::new();
+        // Those of the process, and those of which it is not known yet.
+        let mut candidates: Vec<InetSocket> = Vec::new();
+        let mut strangers: Vec<u32> = Vec::new();
+        let mut present: HashSet<u64> = HashSet::new();
         let mut host_listeners = Listeners::default();
         let mut ends: HashMap<(SocketAddr, SocketAddr), (u32, u32)> = HashMap::new();
         let mut handshakes: HashMap<SocketAddr, HashMap<IpAddr, u32>> = HashMap::new();
@@ -184,10 +191,14 @@ impl Collector {
             if seen.state == TcpState::Listen {
                 host_listeners.add(&seen);
             }
-            let fd = fds.get(&u64::from(seen.inode)).copied().filter(|_| seen.inode != 0);
             let is_followed = || self.connections.contains_key(&seen.cookie) && seen.cookie != 0;
-            if fd.is_some() || is_followed() {
-                own.push((seen, fd));
+            let is_own = self.descriptors.fd(seen.inode).is_some() || is_followed();
+            if !is_own && all_read {
+                strangers.push(seen.inode);
+            }
+            if is_own || !(all_read || self.descriptors.is_foreign(seen.inode)) {
+                present.insert(seen.inode.into());
+                candidates.push(seen);
             } else if seen.state == TcpState::SynReceived && sources < SOURCES {
                 sources += 1;
                 *handshakes.entry(seen.local).or_default().entry(seen.remote.ip()).or_default() += 1;
@@ -196,9 +207,21 @@ impl Collector {
                 ends.insert((seen.local, seen.remote), (seen.rqueue, seen.inode));
             }
         })?;
+        let new = candidates.iter().map(|seen| seen.inode);
+        let new: Vec<u32> = new.filter(|&inode| inode != 0 && self.descriptors.fd(inode).is_none()).collect();
+        self.descriptors.are_foreign(&strangers);
+        self.descriptors.after_dump(&self.target, new.into_iter(), &present)?;
+        if self.descriptors.is_empty() && !self.target.is_alive() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         self.host = host;
-        self.own = own.len();
-        for (seen, fd) in own {
+        self.own = 0;
+        for seen in candidates {
+            let fd = self.descriptors.fd(seen.inode);
+            if fd.is_none() && !self.connections.contains_key(&seen.cookie) {
+                continue;
+            }
+            self.own += 1;
             if seen.state == TcpState::Listen {
                 self.listeners.entry(seen.cookie).or_insert_with(|| Listening::new(&seen)).see(&seen, fd);
             } else {
@@ -210,7 +233,10 @@ impl Collector {
         self.count_handshakes(&handshakes);
         self.count_peers();
         self.forget();
-        self.counters_last = counters::read(&self.target).or(self.counters_last);
+        if whole || at_us.saturating_sub(self.counted_us) >= COUNT_EVERY_US {
+            self.counters_last = counters::read(&self.target).or(self.counters_last);
+            self.counted_us = at_us;
+        }
         self.round += 1;
         Ok(())
     }
@@ -272,8 +298,13 @@ impl Collector {
         }
     }
 
+    /// The ports it listens on.
+    pub(super) fn ports(&self) -> HashSet<u16> {
+        self.listeners.values().map(|listening| listening.listener.local.port()).collect()
+    }
+
     fn count_peers(&mut self) {
-        let ports: HashSet<u16> = self.listeners.values().map(|listening| listening.listener.local.port()).collect();
+        let ports = self.ports();
         let mut inbound: HashMap<IpAddr, u64> = HashMap::new();
         let mut outbound: HashMap<SocketAddr, u64> = HashMap::new();
         for connection in self.connections.values().filter(|connection| connection.round == self.round) {

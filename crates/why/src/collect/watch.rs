@@ -16,10 +16,12 @@ use rustix::{
 use super::{
     Clock, Connections, Gone, Kernel, Target,
     clock::{self, us},
-    cpu, fds, join, process, sockets, threads,
+    cpu, fds,
+    go::Goroutines,
+    join, process, sockets, threads,
     waiting::Waiting,
 };
-use crate::observation::{Hidden, Observation, Overhead};
+use crate::observation::{Hidden, Observation, Overhead, Runtime};
 
 /// How to watch.
 #[derive(Clone, Debug)]
@@ -114,6 +116,7 @@ pub struct Watch {
     connections: Option<Connections>,
     cpu: Option<cpu::Collector>,
     waiting: Option<Waiting>,
+    go: Option<Goroutines>,
     windows: Windows,
 }
 
@@ -124,7 +127,7 @@ impl Watch {
     /// When there is no such process. A collector that cannot see is listed in the observation.
     pub fn attach(pid: u32, options: Options) -> Result<Self, AttachError> {
         let cpu_before_us = clock::own_cpu_us();
-        let clock = Clock::start();
+        let asked = Clock::start();
         let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
         let process = process::Collector::attach(&target).map_err(|hidden| AttachError::Hidden { pid, hidden })?;
         let mut hidden = Vec::new();
@@ -132,6 +135,9 @@ impl Watch {
         let connections = kernel.as_ref().and_then(|kernel| seen(Connections::attach(kernel, &target), &mut hidden));
         hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
         let waiting = kernel.as_ref().and_then(|kernel| seen(Waiting::attach(kernel, &target), &mut hidden));
+        let go = seen(Goroutines::attach(&target), &mut hidden).flatten();
+        // Loading programs takes a while. The window begins when that is done: what the others see first is its beginning.
+        let clock = Clock::start();
         let mut watch = Self {
             pidfd: pidfd(&target),
             process,
@@ -140,6 +146,7 @@ impl Watch {
             threads: seen(threads::Collector::attach(&target), &mut hidden),
             connections,
             waiting,
+            go,
             windows: Windows::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
             target,
@@ -149,7 +156,10 @@ impl Watch {
             cpu_before_us,
             not_visible: hidden,
         };
-        watch.attach_us = watch.clock.at_us();
+        if let (Some(connections), Some(sockets)) = (&mut watch.connections, &watch.sockets) {
+            sockets.ports().into_iter().for_each(|port| connections.listens_on(port));
+        }
+        watch.attach_us = asked.at_us();
         Ok(watch)
     }
 
@@ -187,6 +197,9 @@ impl Watch {
         if let Some(waiting) = &mut self.waiting {
             waiting.window(open);
         }
+        if let Some(connections) = &mut self.connections {
+            connections.window(open);
+        }
         self.windows.open = open;
         // Opening takes a while itself: what counts is how long it then is open.
         self.windows.due = self.clock.elapsed() + if open { WINDOW } else { BETWEEN_WINDOWS };
@@ -195,7 +208,13 @@ impl Watch {
     /// One look.
     fn look(&mut self) {
         let at_us = self.clock.at_us();
+        let before = self.process.seen().exec_at_us;
         self.process.look(at_us);
+        // Another program: perhaps one of Go now.
+        if self.process.seen().exec_at_us != before {
+            self.go = Goroutines::attach(&self.target).ok().flatten();
+        }
+        self.go.iter_mut().for_each(|go| go.look(at_us));
         self.fds.iter_mut().for_each(|fds| fds.look(at_us));
         self.sockets.iter_mut().for_each(|sockets| sockets.look(at_us));
         self.threads.iter_mut().for_each(|threads| threads.look(at_us));
@@ -243,9 +262,15 @@ impl Watch {
         if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
             cpu.runqueue_us = threads.threads.iter().map(|thread| thread.runqueue_us).sum();
         }
+        join::once(&mut seen);
         join::join(&mut seen, &self.target);
         if let Some(waiting) = self.waiting {
             waiting.finish(&mut seen);
+        }
+        if let Some(go) = self.go {
+            let version = go.version().to_owned();
+            self.process.set_runtime(Runtime::Go { version });
+            seen.go = Some(go.finish());
         }
         seen.process = self.process.finish(&mut hidden);
         seen.not_visible.extend(hidden);

@@ -65,6 +65,8 @@ struct Trouble {
     stalled_us: u64,
     /// Whether it waits, or has failed.
     waits: bool,
+    /// Whether nothing of what was said on it was seen.
+    unseen: bool,
 }
 
 /// All that is known of one connection.
@@ -83,8 +85,15 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     troubles.extend(names(seen));
     troubles.extend(lookups(seen));
     troubles.extend(refused_by_the_kernel(seen));
+    // A connection of which no first byte was seen waits for the same as those to the same peer that were seen to.
+    let tls: Vec<String> = troubles
+        .iter()
+        .filter(|trouble| matches!(trouble.verdict.cause, Cause::TlsPeerSilent | Cause::TlsSlow))
+        .map(|trouble| trouble.peer.clone())
+        .collect();
+    troubles.retain(|trouble| !(trouble.unseen && tls.contains(&trouble.peer)));
     let opened = seen.connections.as_ref().map_or(0, |connections| connections.opened);
-    let stalled = total(troubles.iter().map(|trouble| trouble.stalled_us));
+    let stalled = total(troubles.iter().map(|trouble| trouble.stalled_us)).max(crowd_us(seen));
     let all = troubles.len() as u64;
 
     let mut groups: Vec<((Cause, String), Vec<Trouble>)> = Vec::new();
@@ -126,6 +135,15 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     }
     // Only the worst of several upstreams is the verdict; the others stand by themselves.
     found
+}
+
+/// What a crowd of threads waits together, each for something in this process: a call that holds them up explains only its
+/// own part of it.
+fn crowd_us(seen: &Observation) -> u64 {
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let waits = threads.filter(|thread| thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex"));
+    let waits: Vec<u64> = waits.map(|thread| thread.blocked_us).collect();
+    if waits.len() < super::PILE { 0 } else { total(waits.into_iter()) }
 }
 
 /// A server whose callers wait while it waits for this peer.
@@ -367,7 +385,25 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         && let (Some(requested), None) = (http.requested, http.answered)
     {
         let waited = since_or_until(requested, known, seen.window_us)?;
-        return waiting(known, waited);
+        if waited >= SETTLED_US {
+            return waiting(known, waited);
+        }
+    }
+    // A body that is not complete, and of which nothing comes.
+    if let Some(connection) = known.connection
+        && http.and_then(|http| http.missing_bytes).is_some_and(|missing| missing > 0)
+        && let Some(last) = connection.last_read
+        && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
+    {
+        let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
+        facts.exchange.body_bytes = connection.read_bytes.max(1);
+        facts.exchange.response_bytes = connection.read_bytes;
+        return Some(Trouble::of(known, &facts, silent));
+    }
+    // A wait that has ended is as long as one that goes on.
+    if let Some(gap) = known.connection.map(|connection| connection.read_gaps.longest_us).filter(|us| *us >= SETTLED_US)
+    {
+        return waiting(known, gap);
     }
     // A thread that sits in a read says that something is due, whatever the protocol; so does a short poll on one
     // connection.
@@ -379,7 +415,7 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         return None;
     }
     let received = tcp.bytes_received.unwrap_or(0);
-    if received == 0 || tcp.last_data_sent_ms <= tcp.last_data_recv_ms {
+    if received == 0 || tcp.last_data_sent_ms < tcp.last_data_recv_ms {
         return waiting(known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000));
     }
     // Without a request that was seen, silence after an answer may be a subscriber's, who waits for news.
@@ -518,7 +554,8 @@ pub(super) fn deadline_ignored(seen: &Observation) -> Vec<Finding> {
             continue;
         };
         let end = http.answered.and_then(at);
-        let ran = end.unwrap_or(seen.window_us).saturating_sub(requested);
+        // The longest of its requests, of which only the last is known by its head.
+        let ran = end.unwrap_or(seen.window_us).saturating_sub(requested).max(connection.write_gaps.longest_us);
         // A tenth more is an answer under way.
         if ran > allowed.saturating_add(allowed / 10).saturating_add(10_000) && connection.side == Side::Server {
             late.push((ran, *allowed, end.is_some(), connection, header));
@@ -571,7 +608,8 @@ impl Trouble {
             (None, None) => String::new(),
         };
         let waits = matches!(facts.failure, Failure::DeadlinePassed(_));
-        Self { peer, verdict, stalled_us, waits }
+        let unseen = known.connection.is_none_or(|connection| connection.http.is_none() && connection.tls.is_none());
+        Self { peer, verdict, stalled_us, waits, unseen }
     }
 }
 
@@ -612,7 +650,7 @@ fn socket_facts(known: &Known<'_>) -> Option<SocketFacts> {
     let socket = known.socket;
     Some(SocketFacts {
         peer,
-        tcp: socket.and_then(|socket| socket.last).or_else(|| syn_sent(known.connection?)),
+        tcp: socket.and_then(|socket| socket.last.or_else(|| of_table(socket))).or_else(|| syn_sent(known.connection?)),
         unread_bytes: socket.map(|socket| socket.unread_bytes),
         unsent_bytes: socket.map(|socket| socket.unsent_bytes),
         cookie: socket.map(|socket| socket.cookie),
@@ -623,6 +661,16 @@ fn socket_facts(known: &Known<'_>) -> Option<SocketFacts> {
             .and_then(|socket| socket.peer_unread_bytes)
             .map(|unread_bytes| PeerSocketFacts { unread_bytes, unacked_bytes: 0 }),
         peer_unasked: false,
+    })
+}
+
+/// What the kernel's table says of a handshake, where it gives no `TCP_INFO`.
+fn of_table(socket: &TcpSocket) -> Option<TcpInfo> {
+    (socket.state == TcpState::SynSent).then(|| TcpInfo {
+        state: socket.state,
+        retransmits: socket.timer.fired,
+        total_retrans: socket.timer.fired.into(),
+        ..TcpInfo::default()
     })
 }
 

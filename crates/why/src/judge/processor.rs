@@ -2,8 +2,11 @@
 
 use overdue_core::{Cause, Confidence};
 
-use super::{BUSY, Finding, STARVED, Severity, ShareOf, THROTTLED, place, proc, share, time};
+use super::{BUSY, Finding, SETTLED_US, STARVED, Severity, ShareOf, THROTTLED, place, proc, share, time};
 use crate::Observation;
+
+/// Fewer periods than these say nothing.
+const PERIODS: u64 = 10;
 
 /// A quota takes the processor away, or others do.
 pub(super) fn throttled(seen: &Observation) -> Vec<Finding> {
@@ -11,6 +14,7 @@ pub(super) fn throttled(seen: &Observation) -> Vec<Finding> {
     let used = cpu.used_us();
     if let Some(quota) = &cpu.throttling
         && share(quota.throttled_periods, quota.periods) >= THROTTLED
+        && quota.periods >= PERIODS
     {
         let part = share(quota.throttled_periods, quota.periods);
         let limit = match (quota.quota_us, quota.period_us) {
@@ -52,7 +56,8 @@ pub(super) fn throttled(seen: &Observation) -> Vec<Finding> {
     // Others take the processor: ready to run, and nothing to run on.
     let Some(waited) = cpu.runqueue_us else { return Vec::new() };
     let part = share(waited, waited.saturating_add(used));
-    let worth = share(waited, seen.window_us) >= STARVED;
+    // In a short window one turn of a neighbour's looks like starvation.
+    let worth = share(waited, seen.window_us) >= STARVED && waited >= SETTLED_US / 2;
     let had_all = share(used, seen.window_us) >= 0.9 * cpu.processors.max(1.0);
     if part < STARVED || !worth || had_all {
         return Vec::new();
@@ -89,8 +94,9 @@ pub(super) fn busy(seen: &Observation) -> Vec<Finding> {
     let Some(cpu) = &seen.cpu else { return Vec::new() };
     let used = cpu.used_us();
     let processors = share(used, seen.window_us);
-    // One thread that never sleeps is busy, too, whatever the number of processors.
-    if processors < BUSY {
+    // One thread that never sleeps is busy, too, whatever the number of processors; also one that shares its processor.
+    let wanted = used.saturating_add(cpu.runqueue_us.unwrap_or(0));
+    if share(wanted, seen.window_us) < BUSY || processors < BUSY / 2.0 {
         return Vec::new();
     }
     let hot = cpu.hot.as_ref().and_then(|hot| hot.iter().max_by_key(|hot| hot.samples));

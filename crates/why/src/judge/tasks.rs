@@ -23,7 +23,10 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
     if crowd.last < TASKS || (grown as f64) < GROWN * first as f64 {
         return Vec::new();
     }
-    let heap = ends(&go.heap_bytes);
+    // What survived a collection, where there was one at each end; the heap in use grows between two of them anyway.
+    let collected = ends(&go.collections).is_some_and(|(first, last)| last > first);
+    let heap = Some(&go.live_bytes).filter(|live| collected && live.len() > 1).and_then(|live| ends(live));
+    let heap = heap.or_else(|| ends(&go.heap_bytes));
     let heap_grows = heap.is_some_and(|(first, last)| {
         let more = last.saturating_sub(first);
         more >= HEAP_GROWN.1 && more as f64 >= HEAP_GROWN.0 * first as f64

@@ -7,7 +7,7 @@ use overdue_core::{Cause, Confidence, Evidence};
 use super::{ALWAYS, Finding, SETTLED_US, Severity, ShareOf, bpf, count, place, proc, share, time, total};
 use crate::{
     Observation,
-    observation::{BlockedIn, Runtime, Thread, ThreadState},
+    observation::{BlockedIn, PollCall, PollLoop, Runtime, Thread, ThreadState},
 };
 
 /// Threads that nothing can interrupt.
@@ -56,7 +56,10 @@ pub(super) fn io_stuck(seen: &Observation) -> Vec<Finding> {
 /// A thread that should poll sits in a call that blocks.
 pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
     let Some(threads) = &seen.threads else { return Vec::new() };
-    let loops: HashSet<u32> = seen.polling.iter().flat_map(|polling| &polling.loops).map(|poll| poll.tid).collect();
+    let polls = seen.polling.iter().flat_map(|polling| &polling.loops);
+    // A thread that waits for one thing at a time by poll is no event loop.
+    let turns = |poll: &&PollLoop| poll.call == PollCall::EpollWait && poll.returns >= 3;
+    let loops: HashSet<u32> = polls.filter(turns).map(|poll| poll.tid).collect();
     let has_epoll =
         seen.fds.as_ref().is_some_and(|fds| fds.by_kind.iter().any(|kind| kind.kind == "epoll" && kind.last > 0));
     let is_loop = |thread: &Thread| match seen.process.runtime {

@@ -29,6 +29,10 @@ pub struct Connections {
     /// Connections whose first bytes were not looked at, because too many were new in one second. The handshakes below
     /// are of the others.
     pub not_looked_at: u64,
+    /// For how long of the window reads and writes were watched. They are watched all the time, unless there are so
+    /// many that it would slow the process: then the times of connections' reads and writes, their gaps and their heads
+    /// are of short windows only; their bytes are complete. `None` where they cannot be watched.
+    pub transfers_us: Option<u64>,
     /// Inbound TLS handshakes by source address, the most failures first. Bounded.
     pub handshakes: Vec<SourceHandshakes>,
     /// Queries of the process for names. Bounded.
@@ -188,6 +192,10 @@ pub struct HttpHead {
     pub answered: Option<Moment>,
     /// The time that the caller allowed, where a header says so, and which header.
     pub deadline_us: Option<(String, u64)>,
+    /// Of a response that the process reads: bytes of it that had not come at the end, where its head says how many
+    /// there are and the connection was watched from its beginning.
+    #[serde(default)]
+    pub missing_bytes: Option<u64>,
 }
 
 /// TLS handshakes of one source address.

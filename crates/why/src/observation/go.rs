@@ -11,6 +11,9 @@ pub struct Go {
     pub goroutines: Vec<Reading>,
     /// Bytes of heap in use over time.
     pub heap_bytes: Vec<Reading>,
+    /// Bytes of heap that the last collection found in use, over time: grows only when more is kept, whereas the heap in
+    /// use also grows until the next collection.
+    pub live_bytes: Vec<Reading>,
     /// Collections since the program began, over time.
     pub collections: Vec<Reading>,
     /// Processors (`P`) that had nothing to do, over time.
@@ -21,6 +24,9 @@ pub struct Go {
     pub run_queue: Vec<Reading>,
     /// Goroutines that wait for the same thing at the same place, the most numerous first. Bounded.
     pub groups: Vec<GoroutineGroup>,
+    /// Goroutines that were read one by one at the last look. Where that is fewer than there are, one of each so many was
+    /// read, and the numbers of the groups are estimates.
+    pub read_in_full: u64,
     /// Goroutines that could not be read, because they changed meanwhile.
     pub unreadable: u64,
 }
@@ -40,6 +46,8 @@ pub struct GoroutineGroup {
     pub first: u64,
     /// How many at the last.
     pub last: u64,
+    /// How many of the first are among the last: the same goroutines at the same place.
+    pub stayed: u64,
     /// The longest wait among them, where the runtime noted when it began (the collector does, so not at once).
     pub oldest_wait_us: Option<u64>,
 }

@@ -76,7 +76,7 @@ int BPF_PROG(state_changed, struct sock *sk, int old, int new)
 		if (sk->sk_shutdown == 3) {
 			if (owned)
 				c->flags |= BY_US;
-			end(c, all, old, now);
+			end(c, all, sk, old, now);
 		}
 	} else if (new == TCP_CLOSE && !(c->flags & ENDED)) {
 		c->error = sk->sk_err;
@@ -92,7 +92,7 @@ int BPF_PROG(state_changed, struct sock *sk, int old, int new)
 		/* The peer's reset may be worked off within a system call of the process. */
 		if (owned && !c->error && !(c->flags & RESET_RECEIVED))
 			c->flags |= BY_US;
-		end(c, all, old, now);
+		end(c, all, sk, old, now);
 	}
 	return 0;
 }
@@ -175,15 +175,20 @@ static __always_inline int transferred(struct sock *sk, int result, u32 way, u32
 	struct shared *all;
 	struct connection *c;
 	struct way *here, *there;
+	struct watch *watch;
+	u32 zero = 0;
 	bool new_turn;
-	u64 now;
+	u64 now, *counter;
 
 	c = bpf_sk_storage_get(&connections, sk, 0, 0);
 	if (c && result <= 0 && c->flags & CLAIMED)
 		return 0;
 	all = the_shared();
-	if (!all)
+	watch = bpf_map_lookup_elem(&watching, &zero);
+	counter = bpf_map_lookup_elem(&transfers, &zero);
+	if (!all || !watch || !counter)
 		return 0;
+	*counter += 1;
 	now = bpf_ktime_get_ns();
 	if (!c) {
 		c = first_use(sk, all, now);
@@ -196,9 +201,9 @@ static __always_inline int transferred(struct sock *sk, int result, u32 way, u32
 
 	here = &c->ways[way];
 	there = &c->ways[!way];
-	new_turn = c->turn != way;
+	new_turn = c->turn != way || here->last < watch->since;
 	if (new_turn) {
-		if (there->last) {
+		if (there->last > here->last && there->last >= watch->since) {
 			u64 gap = now - there->last;
 
 			here->gaps += gap;
@@ -212,7 +217,7 @@ static __always_inline int transferred(struct sock *sk, int result, u32 way, u32
 		c->turn = way;
 	}
 	/* Most of the time there is nothing to look at. */
-	if (!(c->flags & DECIDED) || (c->flags & LOOKED_AT && (!here->pieces || (c->flags & TLS && here->pieces < 12))) ||
+	if (!(c->flags & DECIDED) || (c->flags & LOOKED_AT && (!here->pieces || (c->flags & TLS && here->pieces < HANDSHAKE_PIECES))) ||
 	    (new_turn && !(c->flags & TLS) && (c->flags & ANSWER_WANTED || now - here->looked_at >= 100000000)))
 		look(sk, c, all,
 		     &(struct transfer){ .now = now, .way = way, .length = result, .tid = tid, .new_turn = new_turn });
@@ -350,10 +355,18 @@ int held(struct bpf_iter__task_file *ctx)
 	struct socket *socket;
 	struct sock *sk;
 	u32 fd = ctx->fd, zero = 0;
-	u32 *begun = bpf_map_lookup_elem(&watching, &zero);
+	struct watch *watch = bpf_map_lookup_elem(&watching, &zero);
+	struct ticks *first = bpf_map_lookup_elem(&first_tick, &zero);
+	u64 now, ticks;
 	u8 state;
 
-	if (!begun || !task || !file || !all || !is_target(task))
+	if (!watch || !first || !task || !file || !all)
+		return 0;
+	if (!first->ticks) {
+		first->at = bpf_ktime_get_ns();
+		first->ticks = bpf_jiffies64();
+	}
+	if (!is_target(task))
 		return 0;
 	socket = bpf_sock_from_file(file);
 	if (!socket)
@@ -376,14 +389,25 @@ int held(struct bpf_iter__task_file *ctx)
 		c = follow(sk, all);
 		if (!c)
 			return 0;
-		c->flags = *begun ? 0 : BEFORE | CLAIMED;
+		c->flags = watch->begun ? 0 : BEFORE | CLAIMED;
 		c->state = state;
 	}
 	if (!(c->flags & ENDED))
 		c->state = state;
 	c->fd = fd;
-	claim(c, all, 0, bpf_ktime_get_ns());
-	if (*begun)
+	now = bpf_ktime_get_ns();
+	claim(c, all, 0, now);
+	if (!(c->flags & ENDED))
+		read_totals(c->totals, sk);
+	ticks = bpf_jiffies64();
+	/* Of too few ticks the length is not known well enough. */
+	if (ticks - first->ticks >= 50) {
+		u64 length = (now - first->at) / (ticks - first->ticks);
+
+		c->silent[READ] = length * ((u32)ticks - BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_ack.lrcvtime));
+		c->silent[WRITE] = length * ((u32)ticks - BPF_CORE_READ((struct tcp_sock *)sk, lsndtime));
+	}
+	if (watch->begun)
 		bpf_seq_write(ctx->meta->seq, c, sizeof(*c));
 	return 0;
 }

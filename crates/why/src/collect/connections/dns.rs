@@ -200,3 +200,74 @@ impl Exchange {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(id: u16, answer: bool, answers: u16, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = id.to_be_bytes().to_vec();
+        bytes.extend_from_slice(if answer { &[0x81, 0x80] } else { &[1, 0] });
+        bytes.extend_from_slice(&[0, 1]);
+        bytes.extend_from_slice(&answers.to_be_bytes());
+        bytes.extend_from_slice(b"\0\0\0\0\x04host\x07example\0\0\x01\0\x01");
+        bytes.extend_from_slice(rest);
+        bytes
+    }
+
+    const ALIAS: &[u8] = b"\xc0\x0c\0\x05\0\x01\0\0\0\x01\0\x02\xc0\x0c";
+    const ADDRESS: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\0\0\x01\0\x04\x7f\0\0\x01";
+
+    #[test]
+    fn a_query_and_its_answer() {
+        let mut exchanges = Exchanges::default();
+        let server = Some("127.0.0.1:53".parse().unwrap());
+        exchanges.sent(&message(7, false, 0, b""), 1, 100, server, 1_000_000);
+        // Once more, from another socket, as after a timeout.
+        exchanges.sent(&message(8, false, 0, b""), 2, 100, server, 3_000_000);
+        let answer = message(8, true, 2, &[ALIAS, ADDRESS].concat());
+        exchanges.received(&answer, 1, 4_000_000);
+        assert_eq!(exchanges.all().next().unwrap().answered, None, "another socket's");
+        exchanges.received(&answer, 2, 4_000_000);
+        let [exchange] = exchanges.all().collect::<Vec<_>>()[..] else { panic!("{exchanges:?}") };
+        assert_eq!(exchange.seen.name, "host.example");
+        assert_eq!((exchange.seen.sent, exchange.seen.answered_us), (2, Some(3000)));
+        assert_eq!((exchange.seen.rcode, exchange.seen.answers), (Some(0), Some(2)));
+        assert_eq!(exchange.addresses, [IpAddr::from([127, 0, 0, 1])]);
+    }
+
+    #[test]
+    fn cut_off_answers_keep_what_is_there() {
+        let message = Message::read(&message(8, true, 2, &[ADDRESS, &ALIAS[..9]].concat())).unwrap();
+        assert_eq!((message.addresses.len(), message.answers), (1, 2));
+        assert_eq!(Message::read(&[0; 11]), None);
+    }
+
+    #[test]
+    fn only_so_many_are_kept_and_the_unanswered_first() {
+        let mut exchanges = Exchanges::default();
+        for id in 0..2000_u16 {
+            exchanges.sent(&message(id, false, 0, b""), 1, id.into(), None, 1000);
+            if id % 10 != 0 {
+                exchanges.received(&message(id, true, 0, b""), 1, 2000 + u64::from(id));
+            }
+        }
+        assert_eq!(exchanges.all().count(), EXCHANGES_MAX);
+        assert_eq!(exchanges.all().filter(|exchange| exchange.answered.is_none()).count(), 200);
+        assert_eq!(exchanges.left_out, 2000 - EXCHANGES_MAX as u64);
+        assert!(exchanges.open.len() <= 2 * EXCHANGES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes: Vec<u8>, rest: Vec<u8>, answers: u16) {
+            for bytes in [bytes, message(1, true, answers, &rest)] {
+                if let Some(message) = Message::read(&bytes) {
+                    prop_assert!(message.name.len() <= 3 * NAME_MAX && message.addresses.len() <= ADDRESSES_MAX);
+                }
+            }
+        }
+    }
+}

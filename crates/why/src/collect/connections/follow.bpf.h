@@ -2,6 +2,9 @@
 #pragma once
 #include "kernel.bpf.h"
 
+/* A handshake takes so many reads at most: OpenSSL takes two for each record, and there are seven or eight. */
+#define HANDSHAKE_PIECES 24
+
 /* Of the process's view: what it reads, what it writes. */
 enum { READ = 0, WRITE = 1, NEITHER = 2 };
 
@@ -58,6 +61,11 @@ struct connection {
 	u8 remote[16];
 	s32 fd;
 	u32 unused;
+	/* What the kernel itself counted until now, read or not, sent or not; and how long data is past. Reads and writes
+	 * may be watched only now and then. */
+	u64 totals[2];
+	u64 totals_before[2];
+	u64 silent[2];
 };
 
 struct budget {
@@ -145,13 +153,38 @@ struct {
 	__type(value, struct shared);
 } shared SEC(".maps");
 
-/* Set once those that were there before are known. */
+struct watch {
+	u64 begun;	/* set once those that were there before are known */
+	u64 since;	/* what was last read or written before then says nothing: others may have been missed */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, u32);
-	__type(value, u32);
+	__type(value, struct watch);
 } watching SEC(".maps");
+
+/* The first of two readings of the kernel's ticks, which tell their length; then nothing but that. */
+struct ticks {
+	u64 ticks;
+	u64 at;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct ticks);
+} first_tick SEC(".maps");
+
+/* Reads and writes of the process. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} transfers SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -208,6 +241,14 @@ static __always_inline void copy_ends(struct connection *c, const struct sock *s
 	c->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
 }
 
+static __always_inline void read_totals(u64 totals[2], const struct sock *sk)
+{
+	struct tcp_sock *tcp = (void *)sk;
+
+	totals[READ] = BPF_CORE_READ(tcp, bytes_received);
+	totals[WRITE] = BPF_CORE_READ(tcp, bytes_sent) - BPF_CORE_READ(tcp, bytes_retrans);
+}
+
 /* A connection that is followed from now on; NULL when there are too many. */
 static __always_inline struct connection *follow(struct sock *sk, struct shared *all)
 {
@@ -230,6 +271,7 @@ static __always_inline struct connection *follow(struct sock *sk, struct shared 
 	c->turn = NEITHER;
 	c->fd = -1;
 	copy_ends(c, sk);
+	read_totals(c->totals_before, sk);
 	return c;
 }
 
@@ -244,7 +286,7 @@ static __always_inline void count_end(struct connection *c, struct shared *all)
 		count(all->reset_by_us);
 	if (!(c->flags & ACCEPTED))
 		return;
-	if (c->ways[READ].bytes < 1024 && c->ways[WRITE].bytes < 1024)
+	if (c->totals[READ] - c->totals_before[READ] < 1024 && c->totals[WRITE] - c->totals_before[WRITE] < 1024)
 		count(all->little_work);
 	us = (c->ended - c->opened) / 1000;
 	if (us >> 32) { us >>= 32; bucket += 32; }
@@ -292,13 +334,14 @@ static __always_inline void claim(struct connection *c, struct shared *all, u32 
 	}
 }
 
-static __always_inline void end(struct connection *c, struct shared *all, u8 state, u64 now)
+static __always_inline void end(struct connection *c, struct shared *all, struct sock *sk, u8 state, u64 now)
 {
 	if (c->flags & ENDED)
 		return;
 	c->flags |= ENDED;
 	c->ended = now;
 	c->state = state;
+	read_totals(c->totals, sk);
 	__sync_fetch_and_sub(&all->followed, 1);
 	if (c->flags & CLAIMED) {
 		count_end(c, all);

@@ -204,8 +204,8 @@ static __noinline void look(struct sock *sk, struct connection *c, struct shared
 	}
 	if (c->flags & LOOKED_AT && !w->pieces) {
 		/* The first in this direction. */
-	} else if (c->flags & LOOKED_AT && c->flags & TLS && w->pieces < 12) {
-		/* A handshake takes several, and OpenSSL reads each record in two. */
+	} else if (c->flags & LOOKED_AT && c->flags & TLS && w->pieces < HANDSHAKE_PIECES) {
+		/* More of the handshake. */
 	} else if (c->flags & TLS || !t->new_turn) {
 		return;
 	} else if (c->flags & ANSWER_WANTED) {

@@ -72,6 +72,24 @@ pub(crate) fn status(bytes: &[u8]) -> Option<u16> {
     Some(digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0')))
 }
 
+/// How many bytes a response has, head included, where its head is whole and says so.
+pub(crate) fn whole(bytes: &[u8]) -> Option<u64> {
+    let mut at = 0;
+    let mut length = None;
+    loop {
+        let (line, rest) = split_line(bytes.get(at..)?);
+        at = bytes.len() - rest?.len();
+        if line.is_empty() {
+            return length.and_then(|length: u64| length.checked_add(at as u64));
+        }
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let (name, value) = line.split_at(colon);
+        if name.eq_ignore_ascii_case(b"content-length") {
+            length = Some(number(value.get(1..)?.trim_ascii())?);
+        }
+    }
+}
+
 impl Request {
     fn field(&mut self, line: &[u8]) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
@@ -149,4 +167,84 @@ fn grpc_timeout(value: &[u8]) -> Option<u64> {
         b'n' => number / 1000,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line(bytes: &str) -> Option<String> {
+        request(bytes.as_bytes()).map(|request| request.line)
+    }
+
+    #[test]
+    fn only_what_is_named_is_kept() {
+        let head = b"POST /a/b?key=secret#part HTTP/1.1\r\nHOST:  host.example:8080 \r\nCookie: secret\r\n\
+            grpc-timeout: 250m\r\nx-envoy-expected-rq-timeout-ms: 100\r\n\r\nHost: secret\r\n";
+        let request = request(head).unwrap();
+        assert_eq!((request.line.as_str(), request.host.as_deref()), ("POST /a/b", Some("host.example:8080")));
+        assert_eq!(request.deadline_us, Some(("x-envoy-expected-rq-timeout-ms".to_owned(), 100_000)));
+        assert!(!format!("{request:?}").contains("secret"));
+        let proxied = "GET http://user:secret@host.example/path?secret HTTP/1.1\r\n";
+        assert_eq!(line(proxied).as_deref(), Some("GET /path"));
+        assert_eq!(line("CONNECT user:secret@host:443 HTTP/1.1\r\n").as_deref(), Some("CONNECT host:443"));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_read_so_far() {
+        assert_eq!(line("GET /path HTTP/1.1\r\nHo").as_deref(), Some("GET /path"));
+        assert_eq!(line("GET /path HTT").as_deref(), Some("GET /path"));
+        assert_eq!(line("GET /pa").as_deref(), Some("GET /pa"));
+        assert_eq!(request(b"GET / HTTP/1.1\r\nHost: hos").unwrap().host, None);
+        for none in ["", " ", "GET", "GET ", "get / HTTP/1.1\r\n", "SELECT 1", "GET / RTSP/1.0\r\n", "*1\r\n$4\r\n"] {
+            assert_eq!(line(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_says_how_long_it_is() {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nhello";
+        assert_eq!(whole(head), Some(39 + 20));
+        assert_eq!(whole(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n"), None);
+        assert_eq!(whole(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), None);
+        assert_eq!(whole(b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"), None);
+        assert_eq!(whole(b""), None);
+    }
+
+    #[test]
+    fn statuses() {
+        assert_eq!(status(b"HTTP/1.1 204 No Content\r\n"), Some(204));
+        assert_eq!(status(b"HTTP/1.0 503"), Some(503));
+        for none in [&b"HTTP/1.1 100 Continue"[..], b"HTTP/1.1 2x4", b"HTTP/2.0 200", b"HTTP/1.1 20", b""] {
+            assert_eq!(status(none), None);
+        }
+    }
+
+    #[test]
+    fn grpc_timeouts() {
+        for (text, us) in [("1H", Some(3_600_000_000)), ("2S", Some(2_000_000)), ("3u", Some(3)), ("1500n", Some(1))] {
+            assert_eq!(grpc_timeout(text.as_bytes()), us, "{text}");
+        }
+        for none in ["", "S", "1", "123456789S", "-1S", "1s"] {
+            assert_eq!(grpc_timeout(none.as_bytes()), None, "{none}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn texts_are_bounded(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+            status(&bytes);
+            let mut head = b"GET /".to_vec();
+            head.extend_from_slice(&bytes);
+            for bytes in [&bytes, &head] {
+                if let Some(request) = request(bytes) {
+                    // A byte that is no text becomes a mark of three bytes.
+                    prop_assert!(request.line.len() <= 3 * (METHOD_MAX + 1 + PATH_MAX));
+                    prop_assert!(request.host.is_none_or(|host| host.len() <= 3 * HOST_MAX));
+                }
+            }
+        }
+    }
 }

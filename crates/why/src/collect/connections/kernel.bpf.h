@@ -64,6 +64,16 @@ struct inet_sock {
 
 struct tcp_sock {
 	u32 segs_out;
+	u64 bytes_received;
+	u64 bytes_sent;
+	u64 bytes_retrans;
+	u32 lsndtime;
+};
+
+struct inet_connection_sock {
+	struct {
+		u32 lrcvtime;
+	} icsk_ack;
 };
 
 struct socket {

@@ -59,6 +59,8 @@ struct Exchange {
     requested: u64,
     status: Option<u16>,
     answered: Option<u64>,
+    /// Where the response ends, among all bytes of its direction.
+    ends_at: Option<u64>,
 }
 
 /// Turns the kernel's time into that of the watch.
@@ -160,6 +162,7 @@ impl Lives {
         now: u64,
         epoch: Epoch,
         is_listener: impl Fn(u16) -> bool,
+        all_transfers: bool,
     ) -> Connections {
         let mut all = std::mem::take(&mut self.ended);
         for raw in open {
@@ -172,6 +175,9 @@ impl Lives {
             let heads = self.heads.remove(&raw.cookie).unwrap_or_default();
             self.count_handshake(&heads, raw.has(ENDED));
             all.push((raw, heads));
+        }
+        if !all_transfers {
+            all.iter_mut().for_each(|(raw, _)| raw.complete(now));
         }
         all.sort_by_cached_key(|(raw, heads)| std::cmp::Reverse(badness(raw, heads, now)));
         all.truncate(KEPT);
@@ -210,6 +216,7 @@ impl Heads {
         {
             exchange.status = Some(status);
             exchange.answered = Some(piece.at);
+            exchange.ends_at = http::whole(bytes).and_then(|length| length.checked_add(piece.offset));
         }
     }
 }
@@ -293,6 +300,11 @@ fn connection(
             status: exchange.status,
             answered: exchange.answered.and_then(|at| epoch.moment(at)),
             deadline_us: exchange.request.deadline_us.clone(),
+            // Of a connection that was there before, not all bytes were counted.
+            missing_bytes: exchange
+                .ends_at
+                .filter(|_| raw.has(OPENED) && exchange.way == Some(Way::Write))
+                .map(|end| end.saturating_sub(raw.read.bytes)),
         }),
     }
 }

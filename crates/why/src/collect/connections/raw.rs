@@ -55,6 +55,12 @@ pub(crate) struct RawConnection {
     pub(crate) local: Option<SocketAddr>,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) fd: Option<u32>,
+    /// Bytes that came for it, and that it sent, as the kernel counts them itself.
+    pub(crate) total_read: u64,
+    pub(crate) total_written: u64,
+    /// For so long nothing came, or was sent, where it is still open; 0 is not known.
+    pub(crate) read_silent: u64,
+    pub(crate) write_silent: u64,
 }
 
 /// The first bytes of a read or write.
@@ -111,7 +117,7 @@ impl<'a> Piece<'a> {
 
 impl RawConnection {
     /// The size of `struct connection`.
-    pub(crate) const SIZE: usize = 256;
+    pub(crate) const SIZE: usize = 304;
 
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let mut from = Reader(bytes);
@@ -125,6 +131,11 @@ impl RawConnection {
         let (family, local_port, remote_port) = (from.u16()?, from.u16()?, from.u16()?);
         let (local, remote) = (from.take()?, from.take()?);
         let fd = from.u32()?.cast_signed().try_into().ok();
+        from.u32()?;
+        let (read_total, written_total) = (from.u64()?, from.u64()?);
+        let total_read = read_total.saturating_sub(from.u64()?);
+        let total_written = written_total.saturating_sub(from.u64()?);
+        let (read_silent, write_silent) = (from.u64()?, from.u64()?);
         Some(Self {
             cookie,
             opened,
@@ -141,7 +152,30 @@ impl RawConnection {
             local: address(family, local, local_port),
             remote: address(family, remote, remote_port),
             fd,
+            total_read,
+            total_written,
+            read_silent,
+            write_silent,
         })
+    }
+
+    /// Where reads and writes were watched only now and then, the kernel's own counts know better: how much there was,
+    /// and when the last of it passed. What began then is not known.
+    pub(crate) fn complete(&mut self, now: u64) {
+        for (way, total, silent) in [
+            (&mut self.read, self.total_read, self.read_silent),
+            (&mut self.write, self.total_written, self.write_silent),
+        ] {
+            way.bytes = way.bytes.max(total);
+            if self.ended == 0 && silent > 0 && total > 0 {
+                let last = now.saturating_sub(silent);
+                // Ticks are coarse.
+                if last > way.last.saturating_add(20_000_000) {
+                    way.last = last;
+                    way.first = 0;
+                }
+            }
+        }
     }
 
     pub(crate) const fn has(&self, flag: u32) -> bool {
@@ -192,5 +226,27 @@ impl Reader<'_> {
 
     fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_ne_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_panics(kind in 0..5_u32, bytes: Vec<u8>) {
+            let bytes = [&kind.to_ne_bytes()[..], &bytes].concat();
+            Event::read(&bytes);
+            RawConnection::read(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_sizes_are_those_of_the_structs() {
+        assert_eq!(RawConnection::read(&[0; RawConnection::SIZE - 1]), None);
+        assert!(RawConnection::read(&[0; RawConnection::SIZE]).is_some());
     }
 }

@@ -328,3 +328,146 @@ impl<'a> Bytes<'a> {
         Some(u16::from_be_bytes(taken))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+        [&[kind, 3, 3], &length[..], body].concat()
+    }
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        [&[kind], &length[1..], body].concat()
+    }
+
+    fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(data.len()).unwrap().to_be_bytes();
+        [&kind.to_be_bytes()[..], &length, data].concat()
+    }
+
+    fn client_hello() -> Vec<u8> {
+        let mut name = vec![0, 15, 0, 0, 12];
+        name.extend_from_slice(b"host.example");
+        let extensions = [
+            // The name behind a share of a key that is large.
+            extension(51, &[7; 1200]),
+            extension(0, &name),
+            extension(16, b"\0\x0c\x02h2\x08http/1.1"),
+            extension(43, &[6, 0x0a, 0x0a, 3, 4, 3, 3]),
+        ]
+        .concat();
+        let mut body = vec![3, 3];
+        body.extend_from_slice(&[1; 32]);
+        body.extend_from_slice(&[0, 0, 2, 0x13, 1, 1, 0]);
+        body.extend_from_slice(&u16::try_from(extensions.len()).unwrap().to_be_bytes());
+        body.extend_from_slice(&extensions);
+        record(HANDSHAKE, &message(1, &body))
+    }
+
+    fn server_hello(version: u8) -> Vec<u8> {
+        let mut body = vec![3, 3];
+        body.extend_from_slice(&[1; 32]);
+        body.extend_from_slice(&[0, 0x13, 1, 0]);
+        let extensions = if version == 4 { extension(43, &[3, 4]) } else { Vec::new() };
+        body.extend_from_slice(&u16::try_from(extensions.len()).unwrap().to_be_bytes());
+        body.extend_from_slice(&extensions);
+        record(HANDSHAKE, &message(2, &body))
+    }
+
+    /// Feeds whole writes, of which `seen` bytes are seen.
+    fn feed(parts: &[(Way, &[u8])], seen: usize) -> Handshake {
+        let (mut handshake, mut offsets) = (Handshake::default(), [0_u64; 2]);
+        for (at, (way, bytes)) in (1..).zip(parts) {
+            let offset = &mut offsets[usize::from(*way == Way::Write)];
+            handshake.feed(*way, *offset, &bytes[..bytes.len().min(seen)], at);
+            *offset += bytes.len() as u64;
+        }
+        handshake
+    }
+
+    #[test]
+    fn a_hello_is_read_whole_and_in_parts() {
+        let hello = client_hello();
+        for step in [1, 5, 100, hello.len()] {
+            let parts: Vec<_> = hello.chunks(step).map(|part| (Way::Write, part)).collect();
+            let handshake = feed(&parts, 2048);
+            let hello = handshake.hello().unwrap();
+            assert_eq!((hello.sni.as_deref(), hello.version), (Some("host.example"), TLS_1_3), "{step}");
+            assert_eq!(hello.alpn, ["h2", "http/1.1"]);
+            assert!(handshake.is_client() && handshake.hello_at.is_some() && handshake.answered_at.is_none());
+        }
+    }
+
+    #[test]
+    fn tls_1_3_ends_with_what_the_client_sends_next() {
+        let (hello, answer) = (client_hello(), [server_hello(4), record(20, &[1]), record(23, &[9; 3000])].concat());
+        let finished = [record(20, &[1]), record(23, &[9; 53])].concat();
+        let done = feed(&[(Way::Write, &hello), (Way::Read, &answer), (Way::Write, &finished)], 2048);
+        assert_eq!((done.done_at, done.done_inferred, done.version()), (Some(3), true, Some(TLS_1_3)));
+        let alert = record(23, &[9; 19]);
+        let ended = feed(&[(Way::Write, &hello), (Way::Read, &answer), (Way::Write, &alert)], 2048);
+        assert_eq!((ended.done_at, ended.alert_hidden), (None, true));
+        // The same, seen by the server.
+        let served = feed(&[(Way::Read, &hello), (Way::Write, &answer), (Way::Read, &finished)], 2048);
+        assert!(!served.is_client() && served.done_at == Some(3));
+    }
+
+    #[test]
+    fn after_a_retry_both_hellos_are_in_the_clear() {
+        let (hello, retry) = (client_hello(), [server_hello(4), record(20, &[1])].concat());
+        let again = [record(20, &[1]), client_hello()].concat();
+        let handshake = feed(
+            &[(Way::Write, &hello), (Way::Read, &retry), (Way::Write, &again), (Way::Read, &server_hello(4))],
+            2048,
+        );
+        assert_eq!((handshake.done_at, handshake.answered_at), (None, Some(2)));
+    }
+
+    #[test]
+    fn tls_1_2_ends_with_both_finished() {
+        let (hello, answer) = (client_hello(), [server_hello(3), record(HANDSHAKE, &[11; 4000])].concat());
+        let finished = [record(20, &[1]), record(HANDSHAKE, &[9; 40])].concat();
+        let parts: [(Way, &[u8]); 4] =
+            [(Way::Write, &hello), (Way::Read, &answer), (Way::Write, &finished), (Way::Read, &finished)];
+        assert_eq!(feed(&parts[..3], 512).done_at, None);
+        let done = feed(&parts, 512);
+        assert_eq!((done.done_at, done.done_inferred, done.version()), (Some(4), false, Some(0x0303)));
+        let data = record(23, &[0; 99]);
+        let missed = feed(&[parts[0], parts[1], (Way::Read, &data)], 512);
+        assert_eq!((missed.done_at, missed.done_inferred), (Some(3), true));
+    }
+
+    #[test]
+    fn alerts_and_what_is_no_tls() {
+        let hello = client_hello();
+        let alert = feed(&[(Way::Write, &hello), (Way::Read, &[21, 3, 3, 0, 2]), (Way::Read, &[2, 40])], 2048);
+        assert_eq!(alert.alert, Some((40, Way::Read)));
+        let plain = feed(&[(Way::Write, &hello), (Way::Read, b"HTTP/1.1 400 Bad\r\n\x1b")], 2048);
+        assert_eq!(plain.not_tls.as_deref(), Some("HTTP/1.1 400 Bad\\r\\n\\x1b"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(parts in prop::collection::vec((any::<bool>(), any::<u32>(), any::<Vec<u8>>()), 0..8)) {
+            let mut handshake = Handshake::default();
+            for (write, offset, bytes) in parts {
+                handshake.feed(if write { Way::Write } else { Way::Read }, offset.into(), &bytes, 1);
+                Hello::read(&bytes);
+            }
+        }
+
+        #[test]
+        fn damaged_hellos_do_not_either(at: usize, byte: u8, step in 1..99_usize) {
+            let mut hello = client_hello();
+            let at = at % hello.len();
+            hello[at] = byte;
+            let parts: Vec<_> = hello.chunks(step).map(|part| (Way::Read, part)).collect();
+            feed(&parts, 64);
+        }
+    }
+}

@@ -31,8 +31,9 @@ const REPLY_WITHIN: Duration = Duration::from_millis(500);
 const DUMP_WITHIN: Duration = Duration::from_secs(3);
 /// The kernel fills no larger ones.
 const DATAGRAM_BYTES: usize = 32 * 1024;
-/// All states but TIME-WAIT, of which a host may have tens of thousands and a process none.
-const STATES: u32 = netlink::ALL_STATES & !(1 << 6);
+/// From ESTABLISHED (1) to a handshake (12), but not TIME-WAIT (6), of which a host may have tens of thousands and a process
+/// none. What comes after are sockets that are bound only, for which the kernel walks another large table.
+const STATES: u32 = 0x1ffe & !(1 << 6);
 /// Bytes of a table in `/proc/PID/net`: more than 200,000 sockets.
 const TABLE_BYTES: usize = 40 * 1024 * 1024;
 
@@ -80,11 +81,18 @@ impl Source {
     pub(super) fn each(&mut self, full: bool, mut take: impl FnMut(InetSocket)) -> io::Result<()> {
         match self {
             Self::Diag(diag) => {
+                let with = if full { netlink::WITH_TCP_INFO | netlink::WITH_MEMORY } else { 0 };
+                if diag.both_at_once {
+                    let request = netlink::tcp_dump_request(STATES, with);
+                    match diag.ask(netlink::TCP_DIAG_GETSOCK, netlink::DUMP, &request, &mut take) {
+                        Err(err) if err.kind() == io::ErrorKind::NotFound => diag.both_at_once = false,
+                        done => return done,
+                    }
+                }
                 let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
                 for any in any {
-                    let with = if full { netlink::WITH_TCP_INFO | netlink::WITH_MEMORY } else { 0 };
                     let request = netlink::inet_request(SocketAddr::new(any, 0), None, STATES, with);
-                    diag.ask(netlink::DUMP, &request, &mut take)?;
+                    diag.ask(netlink::SOCK_DIAG_BY_FAMILY, netlink::DUMP, &request, &mut take)?;
                 }
                 Ok(())
             }
@@ -108,7 +116,7 @@ impl Source {
         let with = netlink::WITH_TCP_INFO | netlink::WITH_MEMORY;
         let request = netlink::inet_request(socket.local, Some(socket.remote), netlink::ALL_STATES, with);
         let mut found = None;
-        diag.ask(0, &request, &mut |socket| found = Some(socket)).ok()?;
+        diag.ask(netlink::SOCK_DIAG_BY_FAMILY, 0, &request, &mut |socket| found = Some(socket)).ok()?;
         found.filter(|found: &InetSocket| found.cookie == socket.cookie)
     }
 }
@@ -120,6 +128,8 @@ const ENTER: &str = "run as root (CAP_SYS_ADMIN), or inside the namespace: nsent
 pub(super) struct Diag {
     socket: OwnedFd,
     sequence: u32,
+    /// Whether the kernel knows the request for both families; not once it refused it.
+    both_at_once: bool,
     buf: Vec<u8>,
 }
 
@@ -128,7 +138,7 @@ impl Diag {
         let protocol = Some(rustix::net::netlink::SOCK_DIAG);
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(REPLY_WITHIN))?;
-        Ok(Self { socket, sequence: 0, buf: vec![0; DATAGRAM_BYTES] })
+        Ok(Self { socket, sequence: 0, both_at_once: true, buf: vec![0; DATAGRAM_BYTES] })
     }
 
     /// One in the target's namespace. Only a thread made for that enters it, and ends.
@@ -143,9 +153,9 @@ impl Diag {
         thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
     }
 
-    fn ask(&mut self, flags: u16, request: &[u8], take: &mut impl FnMut(InetSocket)) -> io::Result<()> {
+    fn ask(&mut self, kind: u16, flags: u16, request: &[u8], take: &mut impl FnMut(InetSocket)) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let frame = netlink::frame(netlink::SOCK_DIAG_BY_FAMILY, flags, self.sequence, request);
+        let frame = netlink::frame(kind, flags, self.sequence, request);
         let began = Clock::start();
         send(&self.socket, &frame.ok_or(io::ErrorKind::InvalidInput)?, SendFlags::empty())?;
         while began.elapsed() < DUMP_WITHIN {

@@ -1,0 +1,230 @@
+//! `overdue why` as a user runs it: commands, recordings, wrong usage, and without privilege.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    thread,
+};
+
+use overdue_lab::target::Target;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+fn overdue(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_overdue"));
+    command.args(args).env_remove("NO_COLOR").env("COLUMNS", "80").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    overdue(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    str::from_utf8(&output.stderr).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[track_caller]
+fn assert_exit(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+}
+
+/// A file that is gone with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        Self(env::temp_dir().join(format!("overdue-why-{}-{name}", std::process::id())))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A server that takes requests and answers none.
+fn silent_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let kept: Vec<_> = listener.incoming().flatten().take(64).collect();
+        drop(kept);
+    });
+    address
+}
+
+#[test]
+fn a_command_that_waits_is_explained_and_its_output_stays_out_of_the_result() {
+    let server = silent_server();
+    let script = format!(
+        "echo seen; exec 3<>/dev/tcp/{}; printf 'GET /slow HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n' >&3; read -t 20 line <&3",
+        server.replace(':', "/")
+    );
+    let output = run(&["why", "--json", "--for", "4s", "--", "bash", "-c", &script]);
+    assert_exit(&output, 1);
+    let report = json(&output);
+    assert_eq!(report["cause"], "server-slow", "{report:#}");
+    assert_eq!(report["schema"], "overdue.report/1");
+    assert_eq!(report["process"]["name"], "bash");
+    assert!(report["connections"][0]["peer"].as_str().unwrap().contains(&server), "{report:#}");
+    assert!(stderr(&output).contains("seen"), "{output:?}");
+    assert!(stderr(&output).contains("was ended"), "{output:?}");
+}
+
+#[test]
+fn the_text_has_the_four_facts_on_one_screen() {
+    let server = silent_server();
+    let script = format!("exec 3<>/dev/tcp/{}; echo hello >&3; read -t 20 line <&3", server.replace(':', "/"));
+    let output = run(&["why", "--for", "3s", "--", "bash", "-c", &script]);
+    assert_exit(&output, 1);
+    let text = stdout(&output);
+    for part in ["VERDICT server-slow", "EVIDENCE", "REJECTED", "FIX", "CONNECTIONS", &server, "Watching cost"] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn what_was_recorded_is_judged_again() {
+    let recording = Scratch::new("recording");
+    let server = silent_server();
+    let script = format!("exec 3<>/dev/tcp/{}; echo hello >&3; read -t 20 line <&3", server.replace(':', "/"));
+    let first = run(&["why", "--json", "--for", "3s", "--record", recording.path(), "--", "bash", "-c", &script]);
+    assert_exit(&first, 1);
+    let again = run(&["why", "--json", "--replay", recording.path()]);
+    assert_exit(&again, 1);
+    assert_eq!(json(&first), json(&again));
+
+    // Cut, and with other bytes in it.
+    let mut bytes = fs::read(&recording.0).unwrap();
+    let half = bytes.len() / 2;
+    bytes.truncate(half);
+    fs::write(&recording.0, &bytes).unwrap();
+    let damaged = run(&["why", "--replay", recording.path()]);
+    assert_exit(&damaged, 2);
+    assert!(stderr(&damaged).contains(recording.path()), "{damaged:?}");
+    fs::write(&recording.0, "{}").unwrap();
+    assert_exit(&run(&["why", "--replay", recording.path()]), 2);
+}
+
+#[test]
+fn wrong_usage_and_nobody_to_watch() {
+    for (args, said) in [
+        (&["why"][..], "--pid"),
+        (&["why", "--pid", "0"], "1.."),
+        (&["why", "--pid", "4000000000"], "4000000000"),
+        (&["why", "--pid", "1", "--for", "5"], "unit"),
+        (&["why", "--pid", "1", "--for", "1ms"], "a second"),
+        (&["why", "--replay", "/nowhere/at/all"], "/nowhere/at/all"),
+        (&["why", "--", "/nowhere/at/all"], "/nowhere/at/all"),
+    ] {
+        let output = run(args);
+        assert_exit(&output, 2);
+        assert!(stderr(&output).contains(said), "{args:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn a_command_that_ends_early_is_fine_and_its_end_is_told() {
+    let output = run(&["why", "--for", "10s", "--", "sh", "-c", "exit 7"]);
+    assert_exit(&output, 0);
+    assert!(stderr(&output).contains("exit code 7"), "{output:?}");
+    assert!(stdout(&output).contains("nothing wrong was found"), "{output:?}");
+    assert!(stdout(&output).contains("it ended"), "{output:?}");
+}
+
+fn spawned(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Ctrl-C ends the watch, what was seen is told, and the command is gone.
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let mut child = spawned(&mut overdue(&["why", "--for", "60s", "--", "sh", "-c", "echo $$ >&2; exec sleep 100"]));
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let sleeper: u32 = line.trim().parse().unwrap_or_else(|error| panic!("{line:?}: {error}"));
+    kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{text}");
+    assert!(text.contains("nothing wrong was found"), "{text}");
+    assert!(!PathBuf::from(format!("/proc/{sleeper}")).exists());
+}
+
+/// A name may hold what steers a terminal.
+#[test]
+fn a_hostile_name_does_no_harm() {
+    let script = "import ctypes, sys, time\nctypes.CDLL(None).prctl(15, b'\\x1b[2J) R (\\n', 0, 0, 0)\nprint('ready', flush=True)\ntime.sleep(100)";
+    let mut hostile = spawned(Command::new("python3").args(["-c", script]).stdin(Stdio::null()));
+    BufReader::new(hostile.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let output = run(&["why", "--for", "1s", "--pid", &hostile.id().to_string()]);
+    hostile.kill().unwrap();
+    hostile.wait().unwrap();
+    assert_exit(&output, 0);
+    assert!(stdout(&output).contains("?[2J"), "{output:?}");
+    assert!(!stdout(&output).contains('\u{1b}'), "{output:?}");
+}
+
+/// What is found of own processes without any privilege, by another process of this test that has none.
+#[test]
+fn without_privilege() {
+    for name in ["close-wait-pileup", "fd-leak", "syn-unanswered", "accept-queue-overflow"] {
+        let target = Target::named(name).unwrap();
+        assert!(target.unprivileged, "{name}");
+        let output = Command::new("setpriv")
+            // Which is not what the watcher needs: with it, a target of uid 0 can make its own user namespace.
+            .args(["--bounding-set=-all,+setfcap", "--inh-caps=-all,+setfcap", "--ambient-caps=-all,+setfcap"])
+            .arg("--no-new-privs")
+            .arg(env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "within_no_privilege", "--nocapture"])
+            .env("OVERDUE_TEST_TARGET", name)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{name}: {}{}", stdout(&output), stderr(&output));
+    }
+}
+
+/// `CAP_SETFCAP` alone.
+const SETFCAP: u64 = 1 << 31;
+
+/// Only run by the test above.
+#[test]
+#[ignore = "run by without_privilege"]
+fn within_no_privilege() {
+    let name = env::var("OVERDUE_TEST_TARGET").unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    assert_eq!(u64::from_str_radix(effective.trim(), 16), Ok(SETFCAP), "there is privilege left");
+    let target = Target::named(&name).unwrap();
+    let running = target.start().unwrap_or_else(|error| panic!("{name}: {error}"));
+    let output = run(&["why", "--json", "--for", "4s", "--pid", &running.pid().to_string()]);
+    let report = json(&output);
+    assert_eq!(report["cause"], target.cause.unwrap().id(), "{report:#}");
+    assert_exit(&output, 1);
+    // What was missing is told, with the remedy.
+    let hidden = report["not_visible"].as_array().unwrap();
+    assert!(hidden.iter().any(|gap| gap["how"].as_str().unwrap().contains("root")), "{report:#}");
+    drop(running);
+}

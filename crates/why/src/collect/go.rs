@@ -1,0 +1,321 @@
+//! Goroutines of another process, read from its memory without stopping it: no ptrace, no signal, no breakpoint.
+//!
+//! What makes it possible: a Go program carries its own table of functions and frames even when it is stripped, and the
+//! runtime keeps all goroutines in one list that only grows. What makes it hard: everything may change while it is read,
+//! and where things are changes with each release of Go. So nothing that is read is believed before it was checked, and a
+//! release whose layout is neither in the program's debug information nor in the table here is not guessed.
+
+use std::{cmp::Reverse, collections::HashMap, fs::File, io, time::Duration};
+
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    io::Errno,
+    time::ClockId,
+};
+
+use self::{
+    binary::Binary,
+    buildinfo::BuildInfo,
+    code::{Code, NoCode},
+    globals::Globals,
+    layout::Layout,
+    memory::{Memory, Range},
+    runtime::Runtime,
+    sample::{Place, Reader, Sample},
+};
+use super::{Target, clock};
+use crate::observation::{Frame, Go, GoroutineGroup, Hidden, Reading, Stack};
+
+mod binary;
+mod buildinfo;
+mod code;
+mod dwarf;
+mod globals;
+mod layout;
+mod memory;
+mod operands;
+mod pclntab;
+mod runtime;
+mod sample;
+#[cfg(test)]
+mod tests;
+
+/// Groups that are handed over.
+const GROUPS_MAX: usize = 100;
+/// Frames of one of them.
+const FRAMES_MAX: usize = 128;
+/// Readings of one number; where there are more, each second is dropped.
+const READINGS_MAX: usize = 2048;
+/// Reading all goroutines may take one part of so many of the time.
+const SHARE: u32 = 50;
+/// What a user can do where we can do nothing.
+const PPROF: &str = "ask the program itself, where it serves net/http/pprof: /debug/pprof/goroutine?debug=2";
+/// Where no section says what a program is, its data is searched up to here.
+const SEARCH_MAX: u64 = 16 << 20;
+
+/// The goroutines of one process.
+///
+/// A look costs some 50 microseconds: it reads the runtime's counters. The first one reads goroutines too (10,000 of them
+/// at most, one of each so many where there are more: half a millisecond for a hundred, 40 for 10,000, never much more than
+/// 300), and so does one now and then, so that 2 % of the time goes into it at most, and [`finish`](Self::finish).
+#[derive(Debug)]
+pub struct Goroutines {
+    target: Target,
+    version: String,
+    memory: Memory,
+    code: Code,
+    runtime: Runtime,
+    reader: Reader,
+    first: Option<Sample>,
+    last: Option<Sample>,
+    /// When goroutines were read last, and what that cost.
+    read_at: Option<(Duration, Duration)>,
+    seen: Go,
+}
+
+impl Goroutines {
+    /// Finds the runtime. `None` when there is none: the process is not a Go program.
+    ///
+    /// A process that has only just begun is seen, too, before it has goroutines; only one that is yet to be moved to where
+    /// it is loaded (`-buildmode=pie`, in its first milliseconds) is not.
+    ///
+    /// # Errors
+    /// It is a Go program, or may be one, and cannot be seen: why, and what would change that.
+    pub fn attach(target: &Target) -> Result<Option<Self>, Hidden> {
+        let file = match openat(target.folder(), "exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => File::from(file),
+            // The kernel's own threads have none.
+            Err(Errno::NOENT) if target.is_alive() => return Ok(None),
+            Err(errno) => return Err(unreadable(&errno.into())),
+        };
+        let binary = match Binary::new(file) {
+            Ok(binary) => binary,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
+            Err(error) => return Err(unreadable(&error)),
+        };
+        let Some(info) = build_info(&binary) else { return Ok(None) };
+        if !binary.is_amd64() {
+            return Err(hidden("the machine is not amd64, the only one whose code is understood", PPROF));
+        }
+        let entered_at = target.read("auxv", 4096).map_err(|error| unreadable(&error))?;
+        let entered_at = entry(&entered_at).ok_or_else(|| hidden("where it was loaded is not known", PPROF))?;
+        let moved_by = binary.moved_by(entered_at);
+
+        let known = binary.segments().first().map(|segment| segment.address.wrapping_add(moved_by)).unwrap_or_default();
+        let memory = Memory::new(target, Range { at: known, len: 16 }).map_err(|error| unreadable(&error))?;
+        let version = match info {
+            BuildInfo::Version(version) => version,
+            BuildInfo::At(at) => pointed_at(&memory, at).unwrap_or_else(|| "go before 1.18".into()),
+        };
+        let layout = dwarf::layout(|name| binary.section_bytes(name))
+            .or_else(|| buildinfo::release(&version).and_then(Layout::of))
+            .ok_or_else(|| unknown(&version))?;
+        let code = Code::find(binary, &memory, moved_by, layout.functions_data).map_err(|why| match why {
+            NoCode::NoTable => hidden("the program has no table of functions that could be read", PPROF),
+            NoCode::OldTable => unknown(&version),
+            NoCode::NoModule => hidden("the runtime was not found in memory", "attach again: it may only just begin"),
+        })?;
+        let globals = Globals::by_symbol(code.binary(), moved_by, &layout)
+            .or_else(|| Globals::by_code(code.binary(), moved_by, &layout, code.table(), code.text()))
+            .ok_or_else(|| {
+                hidden("the runtime's variables were not found: no symbols, unusual code", "keep symbols")
+            })?;
+        let runtime = Runtime::new(&memory, layout, globals).ok_or_else(|| unknown(&version))?;
+
+        // The number of the process may have been given to another meanwhile; then what was read is of that one.
+        let same = Target::new(target.pid()).ok().filter(|_| target.is_alive());
+        let target = same.ok_or_else(|| hidden("the process has ended", ""))?;
+        let seen = Go { version: version.clone(), ..Go::default() };
+        let (reader, first, last) = (Reader::default(), None, None);
+        Ok(Some(Self { target, version, memory, code, runtime, reader, first, last, read_at: None, seen }))
+    }
+
+    /// The version of Go, as the program says: `go1.26.1`.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Reads the runtime's counters, and goroutines when it is time to. `at_us` is the time since the watch began, in
+    /// microseconds. A process that has ended adds nothing.
+    pub fn look(&mut self, at_us: u64) {
+        if let Some(counters) = self.runtime.counters(&self.memory).filter(|_| self.target.is_alive()) {
+            let seen = &mut self.seen;
+            seen.ps = counters.ps;
+            for (readings, value) in [
+                (&mut seen.goroutines, Some(counters.goroutines)),
+                (&mut seen.heap_bytes, counters.heap_bytes),
+                (&mut seen.live_bytes, counters.live_bytes),
+                (&mut seen.collections, counters.collections),
+                (&mut seen.idle_ps, Some(counters.idle_ps)),
+                (&mut seen.run_queue, Some(counters.run_queue)),
+            ] {
+                readings.extend(value.map(|value| Reading { at_us, value }));
+                if readings.len() > READINGS_MAX {
+                    thin(readings);
+                }
+            }
+            let due = self.read_at.is_none_or(|(at, cost)| now().saturating_sub(at) >= cost * SHARE);
+            if due {
+                self.read_goroutines();
+            }
+        }
+    }
+
+    /// Reads goroutines a last time, and hands over what was seen.
+    #[must_use]
+    pub fn finish(mut self) -> Go {
+        self.read_goroutines();
+        let mut seen = std::mem::take(&mut self.seen);
+        let Some(last) = self.last.take().or_else(|| self.first.take()) else { return seen };
+        let first = self.first.as_ref().unwrap_or(&last);
+        seen.unreadable = last.unreadable;
+        seen.read_in_full = last.members.len() as u64;
+        let stayed = stayed(first, &last);
+        let count = |sample: &Sample, place: &Place| {
+            sample.places.get(place).map_or(0, |members| members.count.saturating_mul(sample.stride))
+        };
+        let mut places: Vec<_> = last.places.keys().chain(first.places.keys()).copied().collect();
+        places.sort_by_key(|place| {
+            let (first, last) = (count(first, place), count(&last, place));
+            (Reverse(last.max(first)), place.stack, place.created_at, place.reason, place.state as u8)
+        });
+        places.dedup();
+        places.truncate(GROUPS_MAX);
+        let now = u64::try_from(now().as_nanos()).unwrap_or(u64::MAX);
+        let groups = places.into_iter().map(|place| {
+            let oldest = last.places.get(&place).map(|members| members.oldest).filter(|oldest| *oldest != 0);
+            GoroutineGroup {
+                state: place.state,
+                wait_reason: place.reason.and_then(|reason| self.runtime.wait_reason(reason)).map(str::to_owned),
+                stack: self.stack(&place),
+                created_by: self.created_by(place.created_at),
+                first: count(first, &place),
+                last: count(&last, &place),
+                stayed: stayed.get(&place).copied().unwrap_or(0),
+                oldest_wait_us: oldest.and_then(|oldest| now.checked_sub(oldest)).map(|wait_ns| wait_ns / 1000),
+            }
+        });
+        seen.groups = groups.collect();
+        seen
+    }
+
+    fn read_goroutines(&mut self) {
+        let began = now();
+        let list = self.runtime.list(&self.memory);
+        let sample =
+            list.and_then(|list| self.reader.read(&self.memory, &self.code, &self.runtime.layout().g, list).ok());
+        let ended = now();
+        self.read_at = Some((ended, ended.saturating_sub(began)));
+        // What was read of a process that ended meanwhile may be of another that has its number.
+        let Some(sample) = sample.filter(|sample| !sample.places.is_empty() && self.target.is_alive()) else { return };
+        if self.first.is_none() { self.first = Some(sample) } else { self.last = Some(sample) }
+    }
+
+    fn stack(&self, place: &Place) -> Stack {
+        let Some(trace) = self.reader.stack(place.stack) else { return Stack::default() };
+        let mut frames: Vec<Frame> = trace.pcs.iter().flat_map(|pc| self.code.frames(*pc)).collect();
+        frames.truncate(FRAMES_MAX);
+        Stack { frames, cut: trace.cut.map(str::to_owned) }
+    }
+
+    /// `main.main (/src/main.go:27)`
+    fn created_by(&self, pc: u64) -> Option<String> {
+        let frame = self.code.frames(pc).into_iter().next().filter(|_| pc != 0)?;
+        let function = frame.function?;
+        Some(match frame.at {
+            Some(at) => format!("{function} ({at})"),
+            None => function,
+        })
+    }
+}
+
+/// How many goroutines of a place were there at both readings.
+fn stayed(first: &Sample, last: &Sample) -> HashMap<Place, u64> {
+    let mut stayed: HashMap<Place, u64> = HashMap::new();
+    let stride = first.stride.max(last.stride);
+    for (id, (index, place)) in &last.members {
+        // Only what both readings would have read tells who stayed.
+        if index % stride.max(1) == 0 && first.members.get(id).is_some_and(|(_, before)| before == place) {
+            *stayed.entry(*place).or_default() += stride;
+        }
+    }
+    stayed
+}
+
+/// Drops every second reading; the first and the last stay.
+fn thin(readings: &mut Vec<Reading>) {
+    let last = readings.len() - 1;
+    let mut index = 0;
+    readings.retain(|_| {
+        index += 1;
+        (index - 1) % 2 == 0 || index - 1 == last
+    });
+}
+
+/// Of the monotonic clock, from which the runtime takes its times.
+fn now() -> Duration {
+    clock::read(ClockId::Monotonic)
+}
+
+fn build_info(binary: &Binary) -> Option<BuildInfo> {
+    let section = binary.section_bytes(".go.buildinfo").and_then(|bytes| BuildInfo::find(&bytes));
+    section.or_else(|| {
+        let mut data = binary.segments().iter().filter(|segment| segment.writable);
+        data.find_map(|segment| BuildInfo::find(&binary.segment_bytes(segment, SEARCH_MAX)?))
+    })
+}
+
+/// The version of a program of Go before 1.18.
+fn pointed_at(memory: &Memory, at: u64) -> Option<String> {
+    let header = memory.read(Range { at, len: 16 }).ok()?;
+    let len = usize::try_from(pclntab::le64(&header, 8)?).ok().filter(|len| *len <= buildinfo::VERSION_MAX)?;
+    buildinfo::printable(&memory.read(Range { at: pclntab::le64(&header, 0)?, len }).ok()?)
+}
+
+/// Where the program was entered, from the kernel's notes to it.
+fn entry(auxv: &[u8]) -> Option<u64> {
+    const AT_ENTRY: u64 = 9;
+    let mut notes = auxv.as_chunks::<16>().0.iter();
+    notes.find(|note| pclntab::le64(*note, 0) == Some(AT_ENTRY)).and_then(|note| pclntab::le64(note, 8))
+}
+
+fn hidden(why: &str, how: &str) -> Hidden {
+    Hidden { what: "goroutines".into(), why: why.into(), how: how.into() }
+}
+
+fn unknown(version: &str) -> Hidden {
+    // It is the process's own word.
+    let release = buildinfo::release(version).map(|(major, minor)| format!("go{major}.{minor}"));
+    hidden(
+        &format!("unknown layout of {}", release.as_deref().unwrap_or("this Go")),
+        "build it without -ldflags=-w, which takes the layout out of it, or ask its own net/http/pprof",
+    )
+}
+
+fn unreadable(error: &io::Error) -> Hidden {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => hidden(
+            "its memory may not be read",
+            "run as its user, and where kernel.yama.ptrace_scope is not 0, or as another user, with CAP_SYS_PTRACE",
+        ),
+        Some(libc::ESRCH | libc::ENOENT) => hidden("the process has ended", ""),
+        _ => hidden(&format!("its memory could not be read: {error}"), PPROF),
+    }
+}
+
+/// For the fuzz targets.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    /// A table of functions and lines.
+    pub fn pclntab(bytes: &[u8]) {
+        super::pclntab::ask_everything(bytes);
+    }
+
+    /// What the linker says of the build.
+    pub fn buildinfo(bytes: &[u8]) {
+        if let Some(super::BuildInfo::Version(version)) = super::BuildInfo::find(bytes) {
+            super::buildinfo::release(&version);
+        }
+    }
+}
