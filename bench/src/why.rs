@@ -314,7 +314,7 @@ fn own(report: &Value) -> anyhow::Result<Vec<(&'static str, f64)>> {
     };
     let Some(verdicts) = report.get("verdicts").and_then(Value::as_array) else { bail!("the report has no verdicts") };
     if !verdicts.is_empty() {
-        eprintln!("a false alarm: {}", Value::from(verdicts.clone()));
+        eprintln!("a verdict on a healthy server: {}", Value::from(verdicts.clone()));
     }
     #[expect(clippy::cast_precision_loss, reason = "a handful")]
     let verdicts = verdicts.len() as f64;
