@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context;
 use rustix::{
-    process::{Signal, set_parent_process_death_signal},
+    process::{Pid, Signal, kill_process, set_parent_process_death_signal},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 
@@ -84,6 +84,19 @@ impl Server {
         BufReader::new(printed).read_line(&mut line)?;
         let port = line.trim().parse().with_context(|| format!("the server printed {line:?} instead of its port"))?;
         Ok((server, port))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Sends a signal to a server that has not ended.
+    pub(crate) fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
+        if self.0.try_wait()?.is_none() {
+            // Nobody else waits for it: the number is still its own.
+            kill_process(Pid::from_child(&self.0), signal)?;
+        }
+        Ok(())
     }
 
     /// The exit of a server that has ended.

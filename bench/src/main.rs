@@ -8,12 +8,15 @@ mod child;
 mod client;
 mod deadline;
 mod go;
+mod interrupt;
 mod machine;
 mod memory;
 mod peer;
 mod soak;
 mod table;
 mod timer;
+mod usage;
+mod why;
 
 use std::{fmt, path::PathBuf, process::ExitCode};
 
@@ -44,6 +47,7 @@ Examples:
   cargo xtask bench client                     a request beside hyper-util, reqwest and Go
   cargo xtask bench client --rounds 15 --json client.json
   cargo xtask bench deadline --quick
+  cargo xtask bench why --rounds 5             as root: it needs nginx and wrk
 
 Go takes part where `go` is on the PATH. The peer is nginx where it is on the PATH, and else a server of our own.";
 
@@ -59,6 +63,8 @@ enum What {
     Memory,
     /// Calls that time out, for a minute: whether everything comes back.
     Soak,
+    /// What it costs a server to be watched: by `overdue why`, bpftrace, perf trace and strace.
+    Why,
 }
 
 /// As typed, but for the file, which is nobody's business.
@@ -90,6 +96,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         What::Timer => timer::run(rounds)?,
         What::Memory => memory::run(rounds)?,
         What::Soak => soak::run(rounds)?,
+        What::Why => why::run(rounds)?,
     };
     println!("{}", machine::describe(&arguments.to_string(), &report.peers));
     println!("{}", report.text);

@@ -2,8 +2,9 @@
 
 use std::{
     env, fs,
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::Duration,
@@ -11,49 +12,79 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::child::{Core, Server, on_path, pinned, program};
+use crate::{
+    child::{Core, Server, on_path, pinned, program},
+    usage::requests_in,
+};
 
 /// A running peer.
 pub(crate) struct Peer {
-    _server: Server,
+    server: Server,
     pub(crate) url: String,
     /// Its name and version.
     pub(crate) name: String,
-    _dir: Option<Dir>,
+    dir: Option<Dir>,
 }
 
 impl Peer {
     /// A peer that answers every request with a few bytes and keeps its connections.
     pub(crate) fn start() -> anyhow::Result<Self> {
         match on_path("nginx") {
-            Some(nginx) => Self::nginx(nginx),
+            Some(nginx) => Self::nginx(nginx, Core::Peer, ""),
             None => {
                 eprintln!(
                     "nginx is not on the PATH (apt-get install nginx-light): a server of our own answers instead"
                 );
                 let (server, port) = Server::with_port(program("peer", Core::Peer)?.arg("answering"))?;
                 let name = "a server of our own (bench/src/bin/peer.rs)".to_owned();
-                Ok(Self { _server: server, url: url(port), name, _dir: None })
+                Ok(Self { server, url: url(port), name, dir: None })
             }
         }
     }
 
-    fn nginx(nginx: PathBuf) -> anyhow::Result<Self> {
+    /// One that is what is measured, and counts its requests: nginx, and no other.
+    pub(crate) fn counting() -> anyhow::Result<Self> {
+        let nginx = on_path("nginx")
+            .context("nginx is not on the PATH: it is what is watched (apt-get install nginx-light)")?;
+        Self::nginx(nginx, Core::Load, "location = /status { stub_status; }")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// A folder that goes with it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.dir.as_ref().map_or(Path::new("."), |dir| &dir.0)
+    }
+
+    /// Requests that it has answered, this one included.
+    pub(crate) fn requests(&self) -> anyhow::Result<u64> {
+        let address = self.url.trim_start_matches("http://").trim_end_matches('/');
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).context("nginx does not tell how many requests there were")?;
+        requests_in(&answer)
+    }
+
+    fn nginx(nginx: PathBuf, core: Core, location: &str) -> anyhow::Result<Self> {
         let output = Command::new(&nginx).arg("-v").output().context("cannot run nginx -v")?;
         let name = String::from_utf8_lossy(&output.stderr).trim().replace("nginx version: ", "");
         let dir = Dir::new()?;
         // Somebody may take the port before nginx does; then it ends, and says why.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let file = dir.0.join("nginx.conf");
-        fs::write(&file, configuration(port))?;
+        fs::write(&file, configuration(port, location))?;
         let mut server =
-            Server::start(pinned(&nginx, Core::Peer)?.args(["-e", "stderr", "-p"]).arg(&dir.0).arg("-c").arg(file))?;
+            Server::start(pinned(&nginx, core)?.args(["-e", "stderr", "-p"]).arg(&dir.0).arg("-c").arg(file))?;
         for _ in 0..500 {
             if let Some(status) = server.ended()? {
                 bail!("nginx ended at once: {status}");
             }
             if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
-                return Ok(Self { _server: server, url: url(port), name, _dir: Some(dir) });
+                return Ok(Self { server, url: url(port), name, dir: Some(dir) });
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -65,14 +96,14 @@ fn url(port: u16) -> String {
     format!("http://127.0.0.1:{port}/")
 }
 
-fn configuration(port: u16) -> String {
+fn configuration(port: u16, location: &str) -> String {
     format!(
         "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
          events {{ worker_connections 1024; }}
          http {{
            access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;
            client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-           server {{ listen 127.0.0.1:{port}; location / {{ return 200 \"hello, world\\n\"; }} }}
+           server {{ listen 127.0.0.1:{port}; {location} location / {{ return 200 \"hello, world\\n\"; }} }}
          }}"
     )
 }

@@ -15,7 +15,7 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
-use aya::{Btf, Ebpf, EbpfLoader, Pod};
+use aya::{Btf, Ebpf, EbpfLoader, Pod, maps::Map};
 
 use super::{Target, connections, waiting};
 use crate::observation::Hidden;
@@ -200,8 +200,18 @@ fn bpf(command: u32, attributes: &LinkCreate) -> io::Result<OwnedFd> {
     }
 }
 
-/// Memory of a map, as the kernel counts it.
-pub(crate) fn map_bytes(map: impl AsFd) -> u64 {
+/// Memory of all maps that are still an object's, as the kernel counts it.
+pub(crate) fn maps_bytes(ebpf: &Ebpf) -> u64 {
+    let bytes = |map: &Map| match map {
+        Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) | Map::RingBuf(map) | Map::SkStorage(map) => {
+            map_bytes(map.fd().as_fd())
+        }
+        _ => 0,
+    };
+    ebpf.maps().map(|(_, map)| bytes(map)).sum()
+}
+
+fn map_bytes(map: impl AsFd) -> u64 {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd())).unwrap_or_default();
     let memory = info.lines().find_map(|line| line.strip_prefix("memlock:"));
     memory.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)

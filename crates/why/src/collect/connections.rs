@@ -24,7 +24,7 @@ use self::{
 };
 use super::{
     Target,
-    bpf::{Kernel, refused},
+    bpf::{Kernel, maps_bytes, refused},
 };
 use crate::observation::{self, Hidden};
 
@@ -116,6 +116,8 @@ pub struct Connections {
     lives: Lives,
     /// The monotonic clock when the watch began, in nanoseconds: the earliest that any look implies.
     epoch: u64,
+    /// Memory of all maps.
+    bytes: u64,
     hidden: Vec<Hidden>,
 }
 
@@ -126,6 +128,7 @@ impl Connections {
     /// When BPF is not allowed, or this kernel has not what it takes.
     pub fn attach(kernel: &Kernel, target: &Target) -> Result<Self, Hidden> {
         let mut ebpf = kernel.load(OBJECT, target)?;
+        let bytes = maps_bytes(&ebpf);
         let mut map = |name| ebpf.take_map(name).ok_or_else(|| missing("map"));
         let (events, shared, ports) = (map("events")?, map("shared")?, map("ports")?);
         let (watching, counter) = (map("watching")?, map("transfers")?);
@@ -144,6 +147,7 @@ impl Connections {
             watched: 0,
             lives: Lives::default(),
             epoch: now(),
+            bytes,
             hidden: Vec::new(),
         };
         for (name, event) in RARE {
@@ -221,6 +225,12 @@ impl Connections {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.shared.get(&0, 0).map_or(0, |shared| shared.dropped) + self.lives.left_out
+    }
+
+    /// Memory that the kernel holds for it, but for what it keeps with each connection.
+    #[must_use]
+    pub const fn map_bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Ends the watch and hands over what was seen, the worst connections first.

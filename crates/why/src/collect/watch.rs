@@ -257,6 +257,7 @@ impl Watch {
         }
         seen.threads = self.threads.map(|threads| threads.finish(at_us, &mut hidden));
         let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
+        let map_bytes = self.connections.as_ref().map_or(0, Connections::map_bytes);
         seen.connections = self.connections.map(Connections::finish);
         seen.cpu = self.cpu.map(|cpu| cpu.finish(at_us));
         if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
@@ -279,6 +280,7 @@ impl Watch {
             rss_bytes: peak_rss(),
             attach_us: self.attach_us,
             dropped_events: seen.overhead.dropped_events.saturating_add(dropped),
+            map_bytes: seen.overhead.map_bytes.saturating_add(map_bytes),
             ..seen.overhead
         };
         seen

@@ -1,16 +1,14 @@
 //! The maps that the programs fill.
 
-use std::os::fd::AsFd;
-
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 
 use super::records::{
     CallKey, Failure, FailureKey, Inside, Opened, Poll, PollKey, Ready, ReadyKey, SampleKey, Tally, Use, Window,
 };
-use crate::collect::bpf::map_bytes;
+use crate::collect::bpf::maps_bytes;
 
 pub(super) struct Tables {
     window: Array<MapData, Window>,
@@ -31,7 +29,7 @@ pub(super) struct Tables {
 impl Tables {
     /// Takes the maps out of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        let bytes = ebpf.maps().map(|(_, map)| bytes(map)).sum();
+        let bytes = maps_bytes(ebpf);
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() });
         Ok(Self {
             window: take("window")?.try_into()?,
@@ -67,12 +65,4 @@ impl Tables {
         }
         sum
     }
-}
-
-fn bytes(map: &Map) -> u64 {
-    let data = match map {
-        Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) | Map::RingBuf(map) => map,
-        _ => return 0,
-    };
-    map_bytes(data.fd().as_fd())
 }
