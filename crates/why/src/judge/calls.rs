@@ -365,7 +365,10 @@ fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
             .and_then(at)
             .zip(connection.fin_received.and_then(at))
             .is_some_and(|(ours, fin)| ours < fin);
-    if connection.fin_received.is_some() && !closed_before && (due || cut || stage == Stage::Tls) {
+    // Neither is one that answers our alert.
+    let refused_by_us = connection.tls.as_ref().is_some_and(|tls| matches!(tls.alert, Some((_, false))));
+    let in_handshake = stage == Stage::Tls && !refused_by_us;
+    if connection.fin_received.is_some() && !closed_before && (due || cut || in_handshake) {
         let mut facts = facts(known, stage, life, Failure::Closed);
         if cut {
             facts.exchange.body_bytes = connection.read_bytes.max(1);

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::observation::{Gaps, HalfOpen, HttpHead, Listener, Moment, Side};
+use crate::observation::{Gaps, HalfOpen, HttpHead, Listener, Moment, Side, TlsHandshake};
 
 #[test]
 fn an_idle_process_is_fine() {
@@ -105,6 +105,41 @@ fn a_close_that_answers_ours_is_no_early_close() {
     let mut watched = seen(ended(7, false, 4_910_000));
     watched.connections.as_mut().unwrap().transfers_us = Some(WINDOW);
     only(&watched, Cause::ClosedEarly);
+}
+
+/// curl of a server with an expired certificate: its alert 45 is what ended it, and the peer's end answers that.
+#[test]
+fn a_close_that_answers_our_alert_is_no_early_close() {
+    let ended = |alert| {
+        let mut seen = idle();
+        seen.connections = Some(Connections {
+            opened: 1,
+            closed: 1,
+            connections: vec![Connection {
+                cookie: 7,
+                side: Side::Client,
+                opened: Some(Moment::At(496_235)),
+                established: Some(Moment::At(496_282)),
+                closed: Some(Moment::At(522_055)),
+                closed_by_us: true,
+                fin_received: Some(Moment::At(517_999)),
+                read_bytes: 707,
+                written_bytes: 524,
+                tls: Some(TlsHandshake {
+                    client: true,
+                    hello: Some(Moment::At(508_937)),
+                    answered: Some(Moment::At(516_693)),
+                    alert,
+                    ..TlsHandshake::default()
+                }),
+                ..Connection::default()
+            }],
+            ..Connections::default()
+        });
+        seen
+    };
+    nothing(&ended(Some((45, false))));
+    only(&ended(None), Cause::ClosedEarly);
 }
 
 /// Envoy to nginx under 64 clients without keepalive: seven requests whose answers came between two windows.
