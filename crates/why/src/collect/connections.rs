@@ -172,6 +172,11 @@ impl Connections {
         Ok(this)
     }
 
+    /// The watch begins now: moments count from here, however long the attaching took. What came before counts as then.
+    pub fn begin(&mut self) {
+        self.epoch = now();
+    }
+
     /// Takes what has come since the last look; `at_us` is the time since the watch began. To be called a few times in
     /// each second: what comes between must fit into the ring, else it is dropped and counted.
     ///

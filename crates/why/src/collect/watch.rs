@@ -132,12 +132,14 @@ impl Watch {
         let process = process::Collector::attach(&target).map_err(|hidden| AttachError::Hidden { pid, hidden })?;
         let mut hidden = Vec::new();
         let kernel = seen(Kernel::new(), &mut hidden);
-        let connections = kernel.as_ref().and_then(|kernel| seen(Connections::attach(kernel, &target), &mut hidden));
+        let mut connections =
+            kernel.as_ref().and_then(|kernel| seen(Connections::attach(kernel, &target), &mut hidden));
         hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
         let waiting = kernel.as_ref().and_then(|kernel| seen(Waiting::attach(kernel, &target), &mut hidden));
         let go = seen(Goroutines::attach(&target), &mut hidden).flatten();
         // Loading programs takes a while. The window begins when that is done: what the others see first is its beginning.
         let clock = Clock::start();
+        connections.iter_mut().for_each(Connections::begin);
         let mut watch = Self {
             pidfd: pidfd(&target),
             process,

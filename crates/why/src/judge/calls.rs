@@ -313,8 +313,6 @@ fn connecting(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
 /// It ended with an error.
 fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let connection = known.connection?;
-    let watched = seen.connections.as_ref().and_then(|connections| connections.transfers_us);
-    let all_transfers = watched.is_some_and(|us| share(us, seen.window_us) >= ALWAYS);
     let life = match (connection.opened.and_then(at), connection.closed.and_then(at)) {
         (Some(opened), Some(closed)) => closed.saturating_sub(opened),
         _ => 0,
@@ -354,12 +352,12 @@ fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         let facts = facts(known, stage, life, os("read", libc_errno::ECONNRESET));
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
-    // Closed by the peer while an answer was due.
-    let due = connection.http.as_ref().is_some_and(|http| {
-        // Where reads were watched in short windows only, the head of an answer may be missed; that it came is not.
-        let came = !all_transfers && connection.last_read.and_then(at) > http.requested.and_then(at);
-        http.requested.is_some() && http.answered.is_none() && !came
+    // Closed by the peer while an answer was due, or in the middle of one.
+    let http = connection.http.as_ref();
+    let due = http.is_some_and(|http| {
+        http.answered.is_none() && http.requested.is_some_and(|requested| !may_be_answered(seen, known, requested))
     });
+    let cut = http.is_some_and(|http| http.missing_bytes.is_some_and(|missing| missing > 0));
     // Who closes first is answered by a close.
     let closed_before = connection.closed_by_us
         && connection
@@ -367,8 +365,15 @@ fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
             .and_then(at)
             .zip(connection.fin_received.and_then(at))
             .is_some_and(|(ours, fin)| ours < fin);
-    if connection.fin_received.is_some() && !closed_before && (due || stage == Stage::Tls) {
-        let facts = facts(known, stage, life, Failure::Closed);
+    // Neither is one that answers our alert.
+    let refused_by_us = connection.tls.as_ref().is_some_and(|tls| matches!(tls.alert, Some((_, false))));
+    let in_handshake = stage == Stage::Tls && !refused_by_us;
+    if connection.fin_received.is_some() && !closed_before && (due || cut || in_handshake) {
+        let mut facts = facts(known, stage, life, Failure::Closed);
+        if cut {
+            facts.exchange.body_bytes = connection.read_bytes.max(1);
+            facts.exchange.response_bytes = connection.read_bytes;
+        }
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
     None
@@ -396,6 +401,7 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     // A known request that nobody has answered.
     if let Some(http) = http
         && let (Some(requested), None) = (http.requested, http.answered)
+        && !may_be_answered(seen, known, requested)
     {
         let waited = since_or_until(requested, known, seen.window_us)?;
         if waited >= SETTLED_US {
@@ -414,7 +420,9 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         return Some(Trouble::of(known, &facts, silent));
     }
     // A wait that has ended is as long as one that goes on.
-    if let Some(gap) = known.connection.map(|connection| connection.read_gaps.longest_us).filter(|us| *us >= SETTLED_US)
+    if all_transfers(seen)
+        && let Some(gap) =
+            known.connection.map(|connection| connection.read_gaps.longest_us).filter(|us| *us >= SETTLED_US)
     {
         return waiting(known, gap);
     }
@@ -440,6 +448,28 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     facts.exchange.body_bytes = received;
     facts.exchange.response_bytes = received;
     Some(Trouble::of(known, &facts, silent))
+}
+
+/// Whether every read and write was watched, not those of short windows alone. Where none could be, there are no times to
+/// be wrong about.
+fn all_transfers(seen: &Observation) -> bool {
+    let watched = seen.connections.as_ref().and_then(|connections| connections.transfers_us);
+    watched.is_none_or(|us| share(us, seen.window_us) >= ALWAYS)
+}
+
+/// Whether the answer to a request may have come without being seen, between two windows: something was received later,
+/// or nobody knows.
+fn may_be_answered(seen: &Observation, known: &Known<'_>, requested: Moment) -> bool {
+    if all_transfers(seen) {
+        return false;
+    }
+    let requested = at(requested).unwrap_or(0);
+    let read = known.connection.and_then(|connection| at(connection.last_read?)).is_some_and(|read| read > requested);
+    let received = known.socket.and_then(|socket| {
+        let before_last_look = u64::from(socket.last?.last_data_recv_ms).saturating_mul(1_000);
+        Some(socket.last_seen_us.saturating_sub(before_last_look))
+    });
+    read || received.is_none_or(|received| received > requested)
 }
 
 fn waiting(known: &Known<'_>, waited: u64) -> Option<Trouble> {

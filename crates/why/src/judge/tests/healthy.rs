@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::observation::{HalfOpen, HttpHead, Listener, Moment, Side};
+use crate::observation::{Gaps, HalfOpen, HttpHead, Listener, Moment, Side, TlsHandshake};
 
 #[test]
 fn an_idle_process_is_fine() {
@@ -105,6 +105,71 @@ fn a_close_that_answers_ours_is_no_early_close() {
     let mut watched = seen(ended(7, false, 4_910_000));
     watched.connections.as_mut().unwrap().transfers_us = Some(WINDOW);
     only(&watched, Cause::ClosedEarly);
+}
+
+/// curl of a server with an expired certificate: its alert 45 is what ended it, and the peer's end answers that.
+#[test]
+fn a_close_that_answers_our_alert_is_no_early_close() {
+    let ended = |alert| {
+        let mut seen = idle();
+        seen.connections = Some(Connections {
+            opened: 1,
+            closed: 1,
+            connections: vec![Connection {
+                cookie: 7,
+                side: Side::Client,
+                opened: Some(Moment::At(496_235)),
+                established: Some(Moment::At(496_282)),
+                closed: Some(Moment::At(522_055)),
+                closed_by_us: true,
+                fin_received: Some(Moment::At(517_999)),
+                read_bytes: 707,
+                written_bytes: 524,
+                tls: Some(TlsHandshake {
+                    client: true,
+                    hello: Some(Moment::At(508_937)),
+                    answered: Some(Moment::At(516_693)),
+                    alert,
+                    ..TlsHandshake::default()
+                }),
+                ..Connection::default()
+            }],
+            ..Connections::default()
+        });
+        seen
+    };
+    nothing(&ended(Some((45, false))));
+    only(&ended(None), Cause::ClosedEarly);
+}
+
+/// Envoy to nginx under 64 clients without keepalive: seven requests whose answers came between two windows.
+#[test]
+fn an_answer_between_two_windows_came() {
+    let mut socket = outbound(7, "127.0.0.1:18080");
+    let tcp = socket.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (40, 20);
+    let mut seen = idle().tcp([socket]);
+    let windows = |transfers_us| Connections {
+        transfers_us: Some(transfers_us),
+        connections: vec![Connection {
+            cookie: 7,
+            side: Side::Client,
+            read_bytes: 90_000,
+            written_bytes: 20_000,
+            read_gaps: Gaps { total_us: 3_000_000, longest_us: 1_500_000, longest_at_us: 1_000_000 },
+            http: Some(HttpHead {
+                request: "GET /".to_owned(),
+                requested: Some(Moment::At(2_800_000)),
+                ..HttpHead::default()
+            }),
+            ..Connection::default()
+        }],
+        ..Connections::default()
+    };
+    seen.connections = Some(windows(400_000));
+    nothing(&seen);
+    seen.connections = Some(windows(WINDOW));
+    only(&seen, Cause::ServerSlow);
 }
 
 proptest! {
