@@ -1,6 +1,7 @@
 //! `overdue why` on healthy programs that everybody runs: whatever it says of them, it must be no verdict.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
+#![expect(clippy::disallowed_methods, reason = "other programs are waited for, by the time that passes for them")]
 
 use std::{
     env, fs,
