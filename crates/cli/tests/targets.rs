@@ -154,6 +154,8 @@ targets! {
     task_leak_rust: "task-leak-rust",
     runtime_blocked_node: "runtime-blocked-node",
     runtime_blocked_python: "runtime-blocked-python",
+    runtime_blocked_tokio: "runtime-blocked-tokio",
+    task_backlog_tokio: "task-backlog-tokio",
     dns_serialised_node: "dns-serialised-node",
     dns_serialised_python: "dns-serialised-python",
     cpu_throttled: "cpu-throttled",
@@ -194,4 +196,9 @@ targets! {
     busy_node: "busy-node",
     idle_rust: "idle-rust",
     busy_rust: "busy-rust",
+    healthy_pool: "healthy-pool",
+    healthy_ticker: "healthy-ticker",
+    healthy_workers: "healthy-workers",
+    healthy_subscriber: "healthy-subscriber",
+    healthy_calls: "healthy-calls",
 }

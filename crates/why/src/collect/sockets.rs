@@ -154,7 +154,7 @@ impl Collector {
             .connections
             .into_values()
             .map(|mut connection| {
-                connection.socket.inbound = ports.contains(&connection.socket.local.port());
+                connection.socket.inbound |= ports.contains(&connection.socket.local.port());
                 connection.socket.peer_pid = connection.peer_inode.and_then(|inode| holders.get(&inode)).copied();
                 connection.socket
             })
@@ -255,11 +255,13 @@ impl Collector {
         connection.see(&seen, fd, at_us, round);
     }
 
-    /// The other ends on this host, and the listeners of those who have none yet.
+    /// What was accepted, the other ends on this host, and the listeners of those who have none yet.
     fn join(&mut self, ends: &HashMap<(SocketAddr, SocketAddr), (u32, u32)>, listeners: &Listeners) {
         self.other_ends.clear();
         for connection in self.connections.values_mut().filter(|connection| connection.round == self.round) {
             let socket = &mut connection.socket;
+            // A child that was forked to serve it need not have the listener.
+            socket.inbound |= listeners.of(socket.local).is_some();
             if !socket.remote.ip().is_loopback() && socket.remote.ip() != socket.local.ip() {
                 continue;
             }

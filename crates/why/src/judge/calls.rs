@@ -404,7 +404,9 @@ fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         && !may_be_answered(seen, known, requested)
     {
         let waited = since_or_until(requested, known, seen.window_us)?;
-        if waited >= SETTLED_US {
+        // Bytes that were read since then are an answer, whose head was missed.
+        let came = known.connection.and_then(|connection| at(connection.last_read?)) > at(requested);
+        if waited >= SETTLED_US && !came {
             return waiting(known, waited);
         }
     }

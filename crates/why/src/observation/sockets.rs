@@ -35,7 +35,7 @@ pub struct TcpSocket {
     pub in_state_us: u64,
     /// Whether that is only since the watch began: it may have been longer.
     pub since_before: bool,
-    /// Whether the own end is one of the process's listeners: it was accepted.
+    /// Whether somebody in its network namespace listens on the own end: it was accepted, by this process or its parent.
     pub inbound: bool,
     /// Bytes that arrived and nobody read, the peer's FIN not counted.
     pub unread_bytes: u32,

@@ -45,6 +45,7 @@ pub(crate) struct Lives {
 struct Heads {
     tls: Option<Box<Handshake>>,
     http: Option<Box<Exchange>>,
+    early: Option<Early>,
     http2: bool,
     remote: Option<IpAddr>,
     accepted: bool,
@@ -62,6 +63,18 @@ struct Exchange {
     /// Where the response ends, among all bytes of its direction.
     ends_at: Option<u64>,
 }
+
+/// An answer whose request has not been told yet.
+#[derive(Clone, Copy, Debug)]
+struct Early {
+    way: Way,
+    status: u16,
+    at: u64,
+    ends_at: Option<u64>,
+}
+
+/// How much earlier: one thread's way from the end of a write to the event of it.
+const EARLY_NS: u64 = 20_000_000;
 
 /// Turns the kernel's time into that of the watch.
 #[derive(Clone, Copy, Debug)]
@@ -208,7 +221,22 @@ impl Heads {
             self.http2 = true;
         } else if let Some(request) = http::request(bytes) {
             let way = Some(piece.way);
-            self.http = Some(Box::new(Exchange { request, way, requested: piece.at, ..Exchange::default() }));
+            let mut exchange = Exchange { request, way, requested: piece.at, ..Exchange::default() };
+            // Where one thread writes and another reads, an answer may be read before the write is told.
+            if let Some(early) = self.early.take()
+                && early.way != piece.way
+                && piece.at.saturating_sub(early.at) < EARLY_NS
+            {
+                exchange.status = Some(early.status);
+                exchange.answered = Some(early.at.max(piece.at));
+                exchange.ends_at = early.ends_at;
+            }
+            self.http = Some(Box::new(exchange));
+        } else if self.http.is_none()
+            && let Some(status) = http::status(bytes)
+        {
+            let ends_at = http::whole(bytes).and_then(|length| length.checked_add(piece.offset));
+            self.early = Some(Early { way: piece.way, status, at: piece.at, ends_at });
         } else if let Some(exchange) = &mut self.http
             && exchange.way != Some(piece.way)
             && exchange.status.is_none()
@@ -361,4 +389,34 @@ fn resolved(raw: &RawConnection, epoch: Epoch, dns: &Exchanges) -> Option<Resolv
     let sent = together().map(|exchange| exchange.sent).min()?;
     let answered = together().filter_map(|exchange| exchange.answered).max()?;
     Some(Resolved { name: name.clone(), sent_us: epoch.us(sent), duration_us: answered.saturating_sub(sent) / 1000 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(way: Way, at: u64, bytes: &[u8]) -> Piece<'_> {
+        Piece { at, cookie: 7, offset: 0, tid: 1, flags: OPENED, remote: None, way, bytes }
+    }
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+    fn exchange(pieces: &[Piece<'_>]) -> Exchange {
+        let mut heads = Heads::default();
+        pieces.iter().for_each(|piece| heads.take(piece));
+        *heads.http.unwrap()
+    }
+
+    /// One thread writes, another reads: the event of the write may be the later one.
+    #[test]
+    fn an_answer_may_be_told_before_its_request() {
+        let in_order = exchange(&[told(Way::Write, 1_000, REQUEST), told(Way::Read, 2_000, ANSWER)]);
+        assert_eq!((in_order.status, in_order.answered, in_order.ends_at), (Some(200), Some(2_000), Some(43)));
+        let turned = exchange(&[told(Way::Read, 1_900, ANSWER), told(Way::Write, 2_000, REQUEST)]);
+        assert_eq!((turned.status, turned.answered, turned.ends_at), (Some(200), Some(2_000), Some(43)));
+        // An answer to what came long before is not this request's.
+        let late = exchange(&[told(Way::Read, 1_000, ANSWER), told(Way::Write, 1_000 + EARLY_NS, REQUEST)]);
+        assert_eq!(late.status, None);
+    }
 }
