@@ -226,7 +226,7 @@ impl Growth {
             })
             .collect();
         let steady = quarters.windows(2).all(|pair| match pair {
-            [before, after] => after.saturating_sub(*before) >= grown / 16,
+            [before, after] => after.saturating_sub(*before).saturating_mul(16) >= grown,
             _ => false,
         });
         let is_full = last.value >= limit.saturating_sub(1);
@@ -237,7 +237,7 @@ impl Growth {
         let pairs = || readings.windows(2).filter_map(|pair| Some((pair.first()?.value, pair.last()?.value)));
         let rises = pairs().filter(|(before, after)| after > before).count();
         // What falls back is in use, not leaked.
-        if pairs().any(|(before, after)| before.saturating_sub(after) > grown / 4) {
+        if pairs().any(|(before, after)| before.saturating_sub(after).saturating_mul(4) > grown) {
             return None;
         }
         let room = limit.saturating_sub(last.value);

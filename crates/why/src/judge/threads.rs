@@ -75,7 +75,10 @@ pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
         .iter()
         .filter(|thread| is_loop(thread) && !is_parked(thread, &seen.process.runtime))
         .filter_map(|thread| {
-            let in_calls = thread.calls.iter().filter(|(call, _)| blocks_a_loop(call));
+            // A worker of tokio sits in a futex whenever it has nothing to do; only its stack tells another from that.
+            let sits_now = thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex");
+            let idle = |call: &str| seen.process.runtime == Runtime::Tokio && call == "futex" && !sits_now;
+            let in_calls = thread.calls.iter().filter(|(call, _)| blocks_a_loop(call) && !idle(call));
             let (call, looks) = in_calls.max_by_key(|(_, looks)| *looks)?;
             Some((thread, call.as_str(), *looks))
         })

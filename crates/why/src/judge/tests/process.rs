@@ -145,6 +145,12 @@ fn descriptors_that_grow_toward_the_limit() {
     let filled = [12, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60];
     seen.fds.as_mut().unwrap().open = readings(&filled);
     nothing(&seen);
+    // The last few of a pool, early in the window.
+    let last_few = [33, 35, 37, 39, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40];
+    let fds = seen.fds.as_mut().unwrap();
+    (fds.soft_limit, fds.open) = (70, readings(&last_few));
+    nothing(&seen);
+    seen.fds.as_mut().unwrap().soft_limit = 1024;
     // Load that comes and goes.
     let waves = [600, 640, 610, 660, 600, 650, 620, 670, 610, 640, 600, 660, 610, 650, 620, 660, 600, 650, 610, 640];
     seen.fds.as_mut().unwrap().open = readings(&waves);
