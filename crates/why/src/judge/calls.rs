@@ -1,6 +1,9 @@
 //! Calls that the process makes, each judged as the library judges its own: by the rules of
 //! [`overdue_core::judge`], from what was seen of the connection.
 
+mod late;
+mod names;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -10,19 +13,18 @@ use std::{
 use overdue_core::{
     Cause, Confidence, Limit, LimitName, SpanOutcome, Stage, Timeline, Verdict,
     facts::{
-        CallFacts, DnsFacts, DnsFailure, ExchangeFacts, Failure, ListenerFacts, OsFailure, PeerSocketFacts,
-        SocketFacts, TcpInfo, TcpState,
+        CallFacts, ExchangeFacts, Failure, ListenerFacts, OsFailure, PeerSocketFacts, SocketFacts, TcpInfo, TcpState,
     },
     judge as judge_call,
 };
 use serde::Serialize;
 
+pub(super) use late::deadline_ignored;
+
 use super::{ALWAYS, Finding, SETTLED_US, Severity, ShareOf, bpf, count, diag, share, sockets::peer_of, time, total};
 use crate::{
     Observation,
-    observation::{
-        BlockedIn, Call, Connection, Cpu, DnsExchange, Moment, Side, TcpSocket, Thread, TimerKind, TlsHandshake,
-    },
+    observation::{BlockedIn, Call, Connection, Cpu, Moment, Side, TcpSocket, Thread, TimerKind, TlsHandshake},
 };
 
 /// Unread bytes from which on a receive queue is called full.
@@ -82,8 +84,8 @@ struct Known<'a> {
 pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     let known = join(seen);
     let mut troubles: Vec<Trouble> = known.iter().filter_map(|known| diagnose(seen, known)).collect();
-    troubles.extend(names(seen));
-    troubles.extend(lookups(seen));
+    troubles.extend(names::names(seen));
+    troubles.extend(names::lookups(seen));
     troubles.extend(refused_by_the_kernel(seen));
     // A connection of which no first byte was seen waits for the same as those to the same peer that were seen to.
     let tls: Vec<String> = troubles
@@ -482,92 +484,6 @@ fn waiting(known: &Known<'_>, waited: u64) -> Option<Trouble> {
     Some(Trouble::of(known, &facts, waited))
 }
 
-/// Names that were not resolved.
-fn names(seen: &Observation) -> Vec<Trouble> {
-    let Some(connections) = &seen.connections else { return Vec::new() };
-    let bad = |query: &&DnsExchange| query.rcode.is_some_and(|code| code != 0) || query.answers == Some(0);
-    let all_failed = !connections.dns.is_empty() && connections.dns.iter().all(|query| bad(&query));
-    let mut troubles = Vec::new();
-    let mut told: Vec<&str> = Vec::new();
-    for query in &connections.dns {
-        let waited = query.answered_us.unwrap_or_else(|| seen.window_us.saturating_sub(query.sent_us));
-        let failure = match (query.answered_us, bad(&query)) {
-            (None, _) if waited >= SETTLED_US => passed(LimitName::Stage(Stage::Resolve), waited),
-            // Searching through domains gives answers that there is no such name, and goes on.
-            (Some(_), true) if all_failed && connections.opened == 0 => Failure::Dns {
-                reason: match (query.rcode, query.answers) {
-                    (Some(3), _) => DnsFailure::NoSuchName,
-                    (Some(0) | None, _) => DnsFailure::NoAddress,
-                    _ => DnsFailure::ServerError,
-                },
-                text: format!("{} answered with code {}", query.server, query.rcode.unwrap_or(0)),
-            },
-            (Some(took), false) if took >= SETTLED_US => passed(LimitName::Stage(Stage::Resolve), waited),
-            _ => continue,
-        };
-        if told.contains(&query.name.as_str()) {
-            continue;
-        }
-        told.push(&query.name);
-        let same = connections.dns.iter().filter(|other| other.name == query.name);
-        let (sent, answered) = same.fold((0_u32, 0_u32), |(sent, answered), other| {
-            (sent.saturating_add(other.sent), answered.saturating_add(other.answered_us.is_some().into()))
-        });
-        let mut facts = facts(&Known::default(), Stage::Resolve, waited, failure.clone());
-        facts.dns = Some(DnsFacts {
-            name: query.name.clone(),
-            servers: vec![query.server.clone()],
-            queries: Some(sent),
-            answers: Some(answered),
-            truncated: false,
-        });
-        let waits = matches!(failure, Failure::DeadlinePassed(_));
-        troubles.push(Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) });
-    }
-    troubles
-}
-
-/// Threads that wait for a name server, where the query was before the watch or nobody saw it.
-fn lookups(seen: &Observation) -> Vec<Trouble> {
-    if seen.connections.as_ref().is_some_and(|connections| !connections.dns.is_empty()) {
-        return Vec::new();
-    }
-    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
-    let waits = threads.filter(|thread| thread.blocked_us >= SETTLED_US).filter_map(|thread| {
-        let blocked = thread.blocked_in.as_ref()?;
-        let polled = blocked.waits_for.iter().filter_map(|member| member.what.as_deref());
-        let server = polled.chain(blocked.what.as_deref()).find_map(name_server)?;
-        Some((thread, blocked, server.to_owned()))
-    });
-    waits
-        .map(|(thread, blocked, server)| {
-            let failure = passed(LimitName::Stage(Stage::Resolve), thread.blocked_us);
-            let mut facts = facts(&Known::default(), Stage::Resolve, thread.blocked_us, failure);
-            let name = "a name".to_owned();
-            facts.dns = Some(DnsFacts { name, servers: vec![server.clone()], ..DnsFacts::default() });
-            let mut trouble = Trouble::of(&Known::default(), &facts, thread.blocked_us);
-            trouble.verdict.evidence.insert(
-                0,
-                super::proc(format!(
-                    "thread {} ({}) waits in {} for udp {server}, and nothing comes for {}",
-                    thread.tid,
-                    thread.name,
-                    blocked.call,
-                    time(thread.blocked_us)
-                ))
-                .with("blocked_us", thread.blocked_us),
-            );
-            trouble.verdict.confidence = Confidence::Medium;
-            Trouble { peer: server, ..trouble }
-        })
-        .collect()
-}
-
-/// The address of a name server, of the text that names a socket.
-fn name_server(what: &str) -> Option<&str> {
-    what.strip_prefix("udp ").filter(|peer| peer.ends_with(":53"))
-}
-
 /// `connect` that the kernel refuses before a packet is sent.
 fn refused_by_the_kernel(seen: &Observation) -> Vec<Trouble> {
     let Some(calls) = &seen.calls else { return Vec::new() };
@@ -587,51 +503,6 @@ fn refused_by_the_kernel(seen: &Observation) -> Vec<Trouble> {
             trouble
         })
         .collect()
-}
-
-/// A call that runs on after the time that its caller allowed has passed.
-pub(super) fn deadline_ignored(seen: &Observation) -> Vec<Finding> {
-    let Some(connections) = &seen.connections else { return Vec::new() };
-    let mut late: Vec<(u64, u64, bool, &Connection, &str)> = Vec::new();
-    for connection in &connections.connections {
-        let Some(http) = &connection.http else { continue };
-        let (Some((header, allowed)), Some(requested)) = (&http.deadline_us, http.requested.and_then(at)) else {
-            continue;
-        };
-        let end = http.answered.and_then(at);
-        // The longest of its requests, of which only the last is known by its head.
-        let ran = end.unwrap_or(seen.window_us).saturating_sub(requested).max(connection.write_gaps.longest_us);
-        // A tenth more is an answer under way.
-        if ran > allowed.saturating_add(allowed / 10).saturating_add(10_000) && connection.side == Side::Server {
-            late.push((ran, *allowed, end.is_some(), connection, header));
-        }
-    }
-    late.sort_by_key(|(ran, allowed, ..)| std::cmp::Reverse(ran.saturating_sub(*allowed)));
-    let Some(&(ran, allowed, answered, connection, header)) = late.first() else { return Vec::new() };
-    let peer = connection.remote.map_or_else(|| "its caller".to_owned(), |remote| remote.ip().to_string());
-    let request = connection.http.as_ref().map(|http| http.request.clone()).unwrap_or_default();
-    vec![
-        Finding::new(
-            Cause::DeadlineIgnored,
-            Severity::Waiting,
-            Confidence::High,
-            format!(
-                "{peer} allowed {} ({header}) for {request}, and the call {} after {}; {} like it",
-                time(allowed),
-                if answered { "was answered" } else { "still runs" },
-                time(ran),
-                count(late.len() as u64, "call"),
-            ),
-        )
-        .because(
-            bpf(format!("request with {header}: {}, then {} without an answer", time(allowed), time(ran)))
-                .with("allowed_us", allowed)
-                .with("ran_us", ran)
-                .with("calls", late.len() as u64),
-        )
-        .rejected(Cause::ServerSlow, "slow is one thing; this caller has given up long ago, and the work goes on")
-        .share(ShareOf::StalledTime, share(ran.saturating_sub(allowed), ran)),
-    ]
 }
 
 impl Trouble {

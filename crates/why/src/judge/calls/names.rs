@@ -1,0 +1,99 @@
+//! Names that are not resolved.
+
+use overdue_core::{
+    Confidence, LimitName, Stage,
+    facts::{DnsFacts, DnsFailure, Failure},
+};
+
+use super::{Known, Trouble, facts, passed};
+use crate::{
+    Observation,
+    judge::{SETTLED_US, proc, time},
+    observation::DnsExchange,
+};
+
+/// Names that were not resolved.
+pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
+    let Some(connections) = &seen.connections else { return Vec::new() };
+    let bad = |query: &&DnsExchange| query.rcode.is_some_and(|code| code != 0) || query.answers == Some(0);
+    let all_failed = !connections.dns.is_empty() && connections.dns.iter().all(|query| bad(&query));
+    let mut troubles = Vec::new();
+    let mut told: Vec<&str> = Vec::new();
+    for query in &connections.dns {
+        let waited = query.answered_us.unwrap_or_else(|| seen.window_us.saturating_sub(query.sent_us));
+        let failure = match (query.answered_us, bad(&query)) {
+            (None, _) if waited >= SETTLED_US => passed(LimitName::Stage(Stage::Resolve), waited),
+            // Searching through domains gives answers that there is no such name, and goes on.
+            (Some(_), true) if all_failed && connections.opened == 0 => Failure::Dns {
+                reason: match (query.rcode, query.answers) {
+                    (Some(3), _) => DnsFailure::NoSuchName,
+                    (Some(0) | None, _) => DnsFailure::NoAddress,
+                    _ => DnsFailure::ServerError,
+                },
+                text: format!("{} answered with code {}", query.server, query.rcode.unwrap_or(0)),
+            },
+            (Some(took), false) if took >= SETTLED_US => passed(LimitName::Stage(Stage::Resolve), waited),
+            _ => continue,
+        };
+        if told.contains(&query.name.as_str()) {
+            continue;
+        }
+        told.push(&query.name);
+        let same = connections.dns.iter().filter(|other| other.name == query.name);
+        let (sent, answered) = same.fold((0_u32, 0_u32), |(sent, answered), other| {
+            (sent.saturating_add(other.sent), answered.saturating_add(other.answered_us.is_some().into()))
+        });
+        let mut facts = facts(&Known::default(), Stage::Resolve, waited, failure.clone());
+        facts.dns = Some(DnsFacts {
+            name: query.name.clone(),
+            servers: vec![query.server.clone()],
+            queries: Some(sent),
+            answers: Some(answered),
+            truncated: false,
+        });
+        let waits = matches!(failure, Failure::DeadlinePassed(_));
+        troubles.push(Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) });
+    }
+    troubles
+}
+
+/// Threads that wait for a name server, where the query was before the watch or nobody saw it.
+pub(super) fn lookups(seen: &Observation) -> Vec<Trouble> {
+    if seen.connections.as_ref().is_some_and(|connections| !connections.dns.is_empty()) {
+        return Vec::new();
+    }
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let waits = threads.filter(|thread| thread.blocked_us >= SETTLED_US).filter_map(|thread| {
+        let blocked = thread.blocked_in.as_ref()?;
+        let polled = blocked.waits_for.iter().filter_map(|member| member.what.as_deref());
+        let server = polled.chain(blocked.what.as_deref()).find_map(name_server)?;
+        Some((thread, blocked, server.to_owned()))
+    });
+    waits
+        .map(|(thread, blocked, server)| {
+            let failure = passed(LimitName::Stage(Stage::Resolve), thread.blocked_us);
+            let mut facts = facts(&Known::default(), Stage::Resolve, thread.blocked_us, failure);
+            let name = "a name".to_owned();
+            facts.dns = Some(DnsFacts { name, servers: vec![server.clone()], ..DnsFacts::default() });
+            let mut trouble = Trouble::of(&Known::default(), &facts, thread.blocked_us);
+            trouble.verdict.evidence.insert(
+                0,
+                proc(format!(
+                    "thread {} ({}) waits in {} for udp {server}, and nothing comes for {}",
+                    thread.tid,
+                    thread.name,
+                    blocked.call,
+                    time(thread.blocked_us)
+                ))
+                .with("blocked_us", thread.blocked_us),
+            );
+            trouble.verdict.confidence = Confidence::Medium;
+            Trouble { peer: server, ..trouble }
+        })
+        .collect()
+}
+
+/// The address of a name server, of the text that names a socket.
+fn name_server(what: &str) -> Option<&str> {
+    what.strip_prefix("udp ").filter(|peer| peer.ends_with(":53"))
+}
