@@ -9,6 +9,9 @@ mod modules;
 mod symbols;
 mod unwind;
 
+#[cfg(fuzzing)]
+pub(super) use unwind::fuzz;
+
 use std::{collections::HashMap, fs::File, os::unix::fs::FileExt as _, time::Duration};
 
 use rustix::fs::{Mode, OFlags, openat};
