@@ -77,7 +77,7 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     }
     let stage = if connection.tls.as_ref().is_some_and(|tls| tls.client && tls.hello.is_some() && tls.done.is_none()) {
         Stage::Tls
-    } else if answered(connection) {
+    } else if answered(connection) && connection.http.as_ref().is_none_or(|http| !http.half_head) {
         Stage::Receive
     } else {
         Stage::Wait
@@ -107,7 +107,7 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let in_handshake = stage == Stage::Tls && !refused_by_us;
     if connection.fin_received.is_some() && !closed_before && (due || cut || in_handshake) {
         let mut facts = facts(known, stage, life, Failure::Closed);
-        if cut {
+        if cut || http.is_some_and(|http| http.half_head) {
             facts.exchange.body_bytes = connection.read_bytes.max(1);
             facts.exchange.response_bytes = connection.read_bytes;
         }
