@@ -18,7 +18,7 @@ use serde::Serialize;
 
 pub(super) use late::deadline_ignored;
 
-use super::{Finding, SETTLED_US, Severity, ShareOf, count, diag, share, sockets::peer_of, time, total};
+use super::{CROWD, Finding, SETTLED_US, Severity, ShareOf, count, diag, share, sockets::peer_of, time, total};
 use crate::{
     Observation,
     observation::{BlockedIn, Connection, Cpu, Side, TcpSocket, Thread},
@@ -203,15 +203,13 @@ impl Finding {
             "nothing shows that anybody is held up: no caller of this process waits, and the peer has answered before",
         ));
         self.verdict.rejected.clear();
-        self.rejected(
-            Cause::Unknown,
-            "possible: a subscriber, a long poll or a worker that waits for its next job looks the same and is well",
+        self.fix(
+            "A subscriber, a long poll and a worker that waits for its next job look like this and are well. If somebody does \
+             wait for this answer, look at the server.",
         )
+        .rejected(Cause::Unknown, "possible: the wait may be what the connection is for, and then no fault at all")
     }
 }
-
-/// So many calls that wait for the same peer at once are no single slow call.
-const CROWD: u64 = 3;
 
 /// Whether it is the peer's answer that is waited for.
 fn worst_waits_for_peer(finding: &Finding) -> bool {

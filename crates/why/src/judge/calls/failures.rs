@@ -12,13 +12,9 @@ use super::{
 };
 use crate::{
     Observation,
-    judge::{bpf, time},
+    judge::{GIVEN_UP_US, bpf, time},
     observation::{Call, Connection, Side},
 };
-
-/// A caller that closes a connection sooner than this after it began a call changed its mind, or asked somewhere else
-/// at the same time.
-const GIVEN_UP_US: u64 = 250_000;
 
 fn answered(connection: &Connection) -> bool {
     match &connection.http {

@@ -13,16 +13,12 @@ use super::{
 };
 use crate::{
     Observation,
-    judge::{ALWAYS, Finding, SETTLED_US, Severity, bpf, share, time},
+    judge::{ALWAYS, Finding, SETTLED_US, Severity, TRICKLE_PER_SECOND, USUAL_ANSWERS, bpf, share, time},
     observation::{Moment, Side, TimerKind, TlsHandshake},
 };
 
 /// Unread bytes from which on a receive queue is called full.
 const UNREAD: u32 = 16 * 1024;
-/// Bytes in a second below which a body trickles: no link is so slow.
-const TRICKLE_PER_SECOND: u64 = 1_000;
-/// So many answers that came in a tenth of the time make a wait one that is not usual.
-const USUAL_ANSWERS: u64 = 3;
 
 /// Our own side does not read.
 pub(super) fn not_read(known: &Known<'_>) -> Option<Trouble> {
