@@ -76,7 +76,8 @@ fn watch(pid: u32, window: Duration, go: Option<Box<dyn FnOnce() + Send>>) -> an
         let raised = stop.clone();
         let context = interrupt.context().clone();
         let watching = tokio::task::spawn_blocking(move || -> anyhow::Result<Observation> {
-            let mut watch = Watch::attach(pid, Options { for_: window, ..Options::default() })?;
+            let options = Options { for_: window, from_start: go.is_some(), ..Options::default() };
+            let mut watch = Watch::attach(pid, options)?;
             if let Some(go) = go {
                 go();
             }

@@ -67,6 +67,8 @@ pub enum Origin {
     Header(Arc<str>),
     /// The kernel (a sysctl or a socket option).
     Kernel(&'static str),
+    /// Nobody saw it being set: it is how long the caller waited before it gave up.
+    Inferred,
 }
 
 impl fmt::Display for Origin {
@@ -79,6 +81,7 @@ impl fmt::Display for Origin {
             Self::Env(name) => write!(f, "env {name}"),
             Self::Header(name) => write!(f, "header {name}"),
             Self::Kernel(what) => write!(f, "kernel {what}"),
+            Self::Inferred => f.write_str("inferred: the caller gave up then"),
         }
     }
 }

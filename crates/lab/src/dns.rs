@@ -15,6 +15,7 @@ use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
 use crate::{
     fault::{Shared, Trouble},
+    netns,
     scenario::{Dns, OverTcp, Rcode, Reply},
     script::caller_left,
 };
@@ -27,6 +28,10 @@ const PORT_ATTEMPTS: u32 = 16;
 
 const TTL_SECS: u32 = 1;
 
+/// Where every resolver looks for one. In a namespace of our own it is free, and a stock client finds the server there
+/// by a `resolv.conf`, which has no room for another port.
+const DNS_PORT: u16 = 53;
+
 /// The sockets, bound to the same port.
 pub(crate) struct Sockets {
     udp: UdpSocket,
@@ -36,9 +41,10 @@ pub(crate) struct Sockets {
 }
 
 pub(crate) fn bind(dns: &Dns) -> io::Result<Sockets> {
+    let port = if netns::entered() { DNS_PORT } else { 0 };
     let mut attempt = 1;
     loop {
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?;
         udp.set_nonblocking(true)?;
         let addr = udp.local_addr()?;
         let tcp = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;

@@ -22,6 +22,10 @@
 //! | [`STARVED_EACH_US`] | 50 ms | a wait for a processor that is felt; shorter ones are an advisory |
 //! | [`BUSY`] | 0.8 | processors in use at which a process is called busy |
 //! | [`IDLE_MS`] | 10 s | silence of a connection that nothing will ever close |
+//! | [`GIVEN_UP_US`] | 250 ms | a caller that closes sooner after its call began changed its mind, or asked elsewhere at the same time |
+//! | [`TRICKLE_PER_SECOND`] | 1,000 | bytes a second of a body below which it is no transfer: no link is so slow |
+//! | [`USUAL_ANSWERS`] | 3, each within a tenth | answers on the same connection that make a longer wait one that is not meant |
+//! | [`CROWD`] | 3 | calls that wait for the same peer at once: no single slow call |
 //! | [`TASKS`] | 64 | tasks at the same place before they are called a crowd |
 
 mod calls;
@@ -72,6 +76,14 @@ pub const STARVED_EACH_US: u64 = 50_000;
 pub const BUSY: f64 = 0.8;
 /// See the table of thresholds.
 pub const IDLE_MS: u32 = 10_000;
+/// See the table of thresholds.
+pub const GIVEN_UP_US: u64 = 250_000;
+/// See the table of thresholds.
+pub const TRICKLE_PER_SECOND: u64 = 1_000;
+/// See the table of thresholds.
+pub const USUAL_ANSWERS: u64 = 3;
+/// See the table of thresholds.
+pub const CROWD: u64 = 3;
 /// See the table of thresholds.
 pub const TASKS: u64 = 64;
 

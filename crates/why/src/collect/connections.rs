@@ -5,8 +5,10 @@
 
 mod dns;
 mod http;
+mod http2;
 mod lives;
 mod raw;
+mod redis;
 mod tls;
 
 use std::io::Read as _;

@@ -21,7 +21,7 @@ use std::{
 use overdue_core::{facts::TcpState, kernel::netlink::InetSocket};
 
 use self::{
-    neighbours::Listeners,
+    neighbours::{Listeners, OtherEnd},
     own::Own,
     source::Source,
     tracked::{Connection, Listening},
@@ -183,7 +183,7 @@ impl Collector {
         let mut strangers: Vec<u32> = Vec::new();
         let mut present: HashSet<u64> = HashSet::new();
         let mut host_listeners = Listeners::default();
-        let mut ends: HashMap<(SocketAddr, SocketAddr), (u32, u32)> = HashMap::new();
+        let mut ends: HashMap<(SocketAddr, SocketAddr), OtherEnd> = HashMap::new();
         let mut handshakes: HashMap<SocketAddr, HashMap<IpAddr, u32>> = HashMap::new();
         let mut sources = 0_usize;
         self.source.each(!lean, |seen| {
@@ -204,7 +204,7 @@ impl Collector {
                 *handshakes.entry(seen.local).or_default().entry(seen.remote.ip()).or_default() += 1;
             }
             if !self.other_ends.is_empty() && self.other_ends.contains(&(seen.local, seen.remote)) {
-                ends.insert((seen.local, seen.remote), (seen.rqueue, seen.inode));
+                ends.insert((seen.local, seen.remote), OtherEnd::of(&seen));
             }
         })?;
         let new = candidates.iter().map(|seen| seen.inode);
@@ -256,7 +256,7 @@ impl Collector {
     }
 
     /// What was accepted, the other ends on this host, and the listeners of those who have none yet.
-    fn join(&mut self, ends: &HashMap<(SocketAddr, SocketAddr), (u32, u32)>, listeners: &Listeners) {
+    fn join(&mut self, ends: &HashMap<(SocketAddr, SocketAddr), OtherEnd>, listeners: &Listeners) {
         self.other_ends.clear();
         for connection in self.connections.values_mut().filter(|connection| connection.round == self.round) {
             let socket = &mut connection.socket;
@@ -271,8 +271,9 @@ impl Collector {
                 socket.peer_listener = Some(listener.backlog);
             }
             let end = ends.get(&(socket.remote, socket.local));
-            socket.peer_unread_bytes = end.map(|&(unread, _)| unread).or(socket.peer_unread_bytes);
-            let holder = end.map(|&(_, inode)| inode).filter(|&inode| inode != 0);
+            socket.peer_unread_bytes = end.map(|end| end.unread_bytes).or(socket.peer_unread_bytes);
+            socket.peer_unsent_bytes = end.map(|end| end.unsent_bytes).or(socket.peer_unsent_bytes);
+            let holder = end.map(|end| end.inode).filter(|&inode| inode != 0);
             connection.peer_inode =
                 holder.or_else(|| listener.map(|listener| listener.inode)).or(connection.peer_inode);
         }

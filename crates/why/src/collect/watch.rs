@@ -30,12 +30,15 @@ pub struct Options {
     pub for_: Duration,
     /// From one look to the next. A collector for which a look is dear looks more rarely.
     pub every: Duration,
+    /// The process does nothing before the watch: what it does first is its purpose, and happens once. Every system call
+    /// is counted then, not those of short windows alone.
+    pub from_start: bool,
 }
 
 impl Default for Options {
     /// Ten seconds, with four looks in each.
     fn default() -> Self {
-        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250) }
+        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250), from_start: false }
     }
 }
 
@@ -88,6 +91,8 @@ pub enum Ended {
 
 /// How long every system call of the process is counted at a time: long enough for forty polls of a millisecond.
 const WINDOW: Duration = Duration::from_millis(40);
+/// How long the first window lasts of a process that begins with the watch.
+const FIRST_WINDOW: Duration = Duration::from_secs(1);
 /// How long it is left in peace then. Together they cost a busy server less than a hundredth of its throughput.
 const BETWEEN_WINDOWS: Duration = Duration::from_millis(435);
 
@@ -95,6 +100,8 @@ const BETWEEN_WINDOWS: Duration = Duration::from_millis(435);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Windows {
     open: bool,
+    /// There was one, or there needs no long one.
+    begun: bool,
     /// When to open or close it next, since the watch began.
     due: Duration,
 }
@@ -149,7 +156,7 @@ impl Watch {
             connections,
             waiting,
             go,
-            windows: Windows::default(),
+            windows: Windows { begun: !options.from_start, ..Windows::default() },
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
             target,
             clock,
@@ -202,9 +209,10 @@ impl Watch {
         if let Some(connections) = &mut self.connections {
             connections.window(open);
         }
-        self.windows.open = open;
+        let length = if self.windows.begun { WINDOW } else { FIRST_WINDOW };
+        (self.windows.open, self.windows.begun) = (open, true);
         // Opening takes a while itself: what counts is how long it then is open.
-        self.windows.due = self.clock.elapsed() + if open { WINDOW } else { BETWEEN_WINDOWS };
+        self.windows.due = self.clock.elapsed() + if open { length } else { BETWEEN_WINDOWS };
     }
 
     /// One look.

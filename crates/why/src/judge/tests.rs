@@ -96,6 +96,7 @@ fn outbound(cookie: u64, peer: &str) -> TcpSocket {
         last_seen_us: WINDOW,
         peer_listener: None,
         peer_unread_bytes: None,
+        peer_unsent_bytes: None,
         peer_pid: None,
     }
 }

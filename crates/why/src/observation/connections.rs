@@ -124,6 +124,12 @@ pub struct Connection {
     pub resolved: Option<Resolved>,
     /// It began with the preface of HTTP/2.
     pub http2: bool,
+    /// It speaks the protocol of Redis: the last command that was seen on it.
+    #[serde(default)]
+    pub redis: Option<String>,
+    /// The code of the GOAWAY frame that the peer sent over HTTP/2 in the clear; 0 is an orderly end.
+    #[serde(default)]
+    pub goaway: Option<u32>,
     /// What its first bytes were, as TLS.
     pub tls: Option<TlsHandshake>,
     /// The last request and response of HTTP/1 that were looked at; where many come in short time, not all are.
@@ -196,6 +202,18 @@ pub struct HttpHead {
     /// there are and the connection was watched from its beginning.
     #[serde(default)]
     pub missing_bytes: Option<u64>,
+    /// The request itself says that the answer may wait for something to happen: a long poll.
+    #[serde(default)]
+    pub asks_to_wait: bool,
+    /// Of a response in chunks that the process reads: whether the last bytes that were read end it.
+    #[serde(default)]
+    pub chunks_ended: Option<bool>,
+    /// Of a response that the process reads, no more came than a part of its head.
+    #[serde(default)]
+    pub half_head: bool,
+    /// What answered the request was no HTTP/1: its first bytes, printable.
+    #[serde(default)]
+    pub not_http: Option<String>,
 }
 
 /// TLS handshakes of one source address.
@@ -236,4 +254,7 @@ pub struct DnsExchange {
     pub rcode: Option<u8>,
     /// Records in the answer.
     pub answers: Option<u16>,
+    /// The answer did not fit UDP: the question has to be asked again over TCP.
+    #[serde(default)]
+    pub truncated: bool,
 }

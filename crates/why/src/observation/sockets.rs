@@ -58,6 +58,9 @@ pub struct TcpSocket {
     pub peer_listener: Option<Backlog>,
     /// The other end, when it is on this host: bytes that it received and did not read.
     pub peer_unread_bytes: Option<u32>,
+    /// The same: bytes that it wrote and that were not acknowledged here.
+    #[serde(default)]
+    pub peer_unsent_bytes: Option<u32>,
     /// The process that holds the other end, or that listens and has not accepted it, when it is on this host and could
     /// be read.
     pub peer_pid: Option<u32>,

@@ -215,12 +215,17 @@ static __always_inline int transferred(struct sock *sk, int result, u32 way, u32
 		here->first = now;
 		here->turns++;
 		c->turn = way;
+		/* Another answer. */
+		if (way == READ)
+			c->flags &= ~CHUNKED;
 	}
 	/* Most of the time there is nothing to look at. */
-	if (!(c->flags & DECIDED) || (c->flags & LOOKED_AT && (!here->pieces || (c->flags & TLS && here->pieces < HANDSHAKE_PIECES))) ||
-	    (new_turn && !(c->flags & TLS) && (c->flags & ANSWER_WANTED || now - here->looked_at >= 100000000)))
+	if (!(c->flags & DECIDED) || (c->flags & LOOKED_AT && (!here->pieces || (c->flags & (TLS | HTTP2) && here->pieces < HANDSHAKE_PIECES))) ||
+	    (new_turn && !(c->flags & (TLS | HTTP2)) && (c->flags & ANSWER_WANTED || now - here->looked_at >= 100000000)))
 		look(sk, c, all,
 		     &(struct transfer){ .now = now, .way = way, .length = result, .tid = tid, .new_turn = new_turn });
+	if (way == READ && c->flags & CHUNKED)
+		keep_tail(sk, c, result);
 	here->last = now;
 	here->bytes += result;
 	here->calls++;

@@ -19,6 +19,8 @@ const AAAA: u16 = 28;
 pub(crate) struct Message {
     pub(crate) id: u16,
     pub(crate) is_answer: bool,
+    /// It did not fit.
+    pub(crate) truncated: bool,
     pub(crate) rcode: u8,
     pub(crate) answers: u16,
     pub(crate) name: String,
@@ -42,6 +44,7 @@ impl Message {
         let mut message = Self {
             id: u16::from_be_bytes([i, d]),
             is_answer: flags & 0x80 != 0,
+            truncated: flags & 0x02 != 0,
             rcode: code & 15,
             answers,
             name,
@@ -169,6 +172,7 @@ impl Exchanges {
         exchange.answered = Some(at);
         exchange.seen.answered_us = Some(at.saturating_sub(exchange.sent) / 1000);
         exchange.seen.rcode = Some(message.rcode);
+        exchange.seen.truncated = message.truncated;
         exchange.seen.answers = Some(message.answers);
         exchange.addresses = message.addresses;
     }
@@ -236,6 +240,14 @@ mod tests {
         assert_eq!((exchange.seen.sent, exchange.seen.answered_us), (2, Some(3000)));
         assert_eq!((exchange.seen.rcode, exchange.seen.answers), (Some(0), Some(2)));
         assert_eq!(exchange.addresses, [IpAddr::from([127, 0, 0, 1])]);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_says_so() {
+        let mut bytes = message(8, true, 0, &[]);
+        assert!(!Message::read(&bytes).unwrap().truncated);
+        bytes[2] |= 0x02;
+        assert!(Message::read(&bytes).unwrap().truncated);
     }
 
     #[test]

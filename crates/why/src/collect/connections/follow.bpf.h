@@ -22,6 +22,8 @@ enum {
 	ANSWER_WANTED = 1 << 10,/* the request was looked at, so will its answer be */
 	BLIND = 1 << 11,	/* io_uring, sendfile: nothing tells where its bytes are */
 	BY_US = 1 << 12,	/* the process ended it */
+	HTTP2 = 1 << 13,	/* they are the preface of HTTP/2 */
+	CHUNKED = 1 << 14,	/* the answer that is being read comes in chunks: its last bytes are kept */
 };
 
 /* One direction. All times are of the monotonic clock, in nanoseconds; 0 is never. */
@@ -60,7 +62,7 @@ struct connection {
 	u8 local[16];
 	u8 remote[16];
 	s32 fd;
-	u32 unused;
+	u8 tail[4];		/* the last bytes read of an answer in chunks */
 	/* What the kernel itself counted until now, read or not, sent or not; and how long data is past. Reads and writes
 	 * may be watched only now and then. */
 	u64 totals[2];
@@ -185,6 +187,18 @@ struct {
 	__type(key, u32);
 	__type(value, u64);
 } transfers SEC(".maps");
+
+/* A head, while it is searched. */
+struct head {
+	u8 bytes[512];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct head);
+} heads SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

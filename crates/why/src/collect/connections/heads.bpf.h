@@ -186,6 +186,79 @@ __noinline bool send_pieces(struct piece *piece, struct places *places, u64 at_m
 	return true;
 }
 
+/* A head that is searched. */
+struct search {
+	struct head *head;
+	u64 last;	/* the last eight bytes */
+	bool chunked;
+};
+
+static long search_byte(u32 at, struct search *search)
+{
+	if (at >= sizeof(search->head->bytes))
+		return 1;
+	search->last = search->last >> 8 | (u64)search->head->bytes[at] << 56;
+	/* "chunked\r" */
+	search->chunked = search->last == 0x0d64656b6e756863;
+	/* Found, or at the end of the head. */
+	return search->chunked || search->last >> 32 == 0x0a0d0a0d;
+}
+
+/* Whether the head of an answer says that its body comes in chunks. What is behind the first 512 bytes is not seen. */
+__noinline bool says_chunked(u64 base, u64 length)
+{
+	u32 zero = 0, size = length < sizeof(struct head) ? length : sizeof(struct head);
+	struct search search = { .head = bpf_map_lookup_elem(&heads, &zero) };
+
+	if (!search.head || !size ||
+	    bpf_probe_read_user(search.head->bytes, ((size - 1) & (sizeof(struct head) - 1)) + 1, (void *)base))
+		return false;
+	if (search.head->bytes[0] != 'H' || search.head->bytes[1] != 'T' || search.head->bytes[2] != 'T' ||
+	    search.head->bytes[3] != 'P')
+		return false;
+	bpf_loop(size, search_byte, &search, 0);
+	return search.chunked;
+}
+
+/* Keeps the last bytes of what was just read: those of the last chunk tell that the answer is whole. */
+static __noinline void keep_tail(struct sock *sk, struct connection *c, u64 length)
+{
+	struct places places = {};
+	u64 end = 0, here = 0, left = length;
+
+	if (!sk || !c)
+		return;
+	if (!find_places(address_of(sk), &places)) {
+		c->flags &= ~CHUNKED;
+		return;
+	}
+	if (!places.iov) {
+		end = places.one.base + length;
+		here = length;
+	}
+	for (int i = 0; i < 4 && places.iov && i < places.iov_count && left; i++) {
+		struct user_iovec span;
+
+		if (bpf_probe_read_user(&span, sizeof(span), (void *)(places.iov + i * sizeof(span))))
+			break;
+		here = left < span.length ? left : span.length;
+		end = span.base + here;
+		left -= here;
+	}
+	if (!end || (places.iov && left)) {
+		c->flags &= ~CHUNKED;
+		return;
+	}
+	for (u32 i = 4; i > 0; i--) {
+		if (i > here)
+			continue;
+		c->tail[0] = c->tail[1];
+		c->tail[1] = c->tail[2];
+		c->tail[2] = c->tail[3];
+		bpf_probe_read_user(&c->tail[3], 1, (void *)(end - i));
+	}
+}
+
 /* A read or write that brought bytes. */
 struct transfer {
 	u64 now;
@@ -216,9 +289,9 @@ static __noinline void look(struct sock *sk, struct connection *c, struct shared
 	}
 	if (c->flags & LOOKED_AT && !w->pieces) {
 		/* The first in this direction. */
-	} else if (c->flags & LOOKED_AT && c->flags & TLS && w->pieces < HANDSHAKE_PIECES) {
-		/* More of the handshake. */
-	} else if (c->flags & TLS || !t->new_turn) {
+	} else if (c->flags & LOOKED_AT && c->flags & (TLS | HTTP2) && w->pieces < HANDSHAKE_PIECES) {
+		/* More of the handshake; further frames. */
+	} else if (c->flags & (TLS | HTTP2) || !t->new_turn) {
 		return;
 	} else if (c->flags & ANSWER_WANTED) {
 		c->flags &= ~ANSWER_WANTED;
@@ -240,7 +313,7 @@ static __noinline void look(struct sock *sk, struct connection *c, struct shared
 	}
 	if (!w->bytes && !(c->flags & BEFORE)) {
 		u64 base = places.one.base;
-		u8 first[2] = {};
+		u8 first[4] = {};
 
 		if (places.iov)
 			bpf_probe_read_user(&base, sizeof(base), (void *)places.iov);
@@ -248,6 +321,19 @@ static __noinline void look(struct sock *sk, struct connection *c, struct shared
 		/* A record of the kind handshake, of version 3.x. */
 		if (first[0] == 22 && (t->length == 1 || first[1] == 3))
 			c->flags |= TLS;
+		else if (first[0] == 'P' && first[1] == 'R' && first[2] == 'I' && first[3] == ' ')
+			c->flags |= HTTP2;
+	}
+	if (t->way == READ && c->flags & OPENED && t->new_turn && !(c->flags & (TLS | HTTP2))) {
+		u64 base = places.one.base, length = t->length;
+		struct user_iovec span = {};
+
+		if (places.iov && !bpf_probe_read_user(&span, sizeof(span), (void *)places.iov)) {
+			base = span.base;
+			length = length < span.length ? length : span.length;
+		}
+		if (says_chunked(base, length))
+			c->flags |= CHUNKED;
 	}
 	/* The name asked for may come behind more than a thousand bytes of keys. */
 	if (c->flags & TLS && w->pieces <= 3)

@@ -4,6 +4,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 const METHOD_MAX: usize = 20;
 const PATH_MAX: usize = 256;
 const HOST_MAX: usize = 255;
+/// What is shown of what is no HTTP.
+const SHOWN_MAX: usize = 48;
 
 /// The head of a request.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -13,6 +15,8 @@ pub(crate) struct Request {
     pub(crate) host: Option<String>,
     /// The time that the caller allows, and the field that says so.
     pub(crate) deadline_us: Option<(String, u64)>,
+    /// It says that the answer may wait for something to happen.
+    pub(crate) asks_to_wait: bool,
 }
 
 /// Whether a client begins to speak HTTP/2.
@@ -44,6 +48,7 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Request> {
     }
     let mut request = Request {
         line: format!("{} {}", text(method, METHOD_MAX), text(path(target), PATH_MAX)),
+        asks_to_wait: is_long_poll(target),
         ..Request::default()
     };
     let mut rest = fields;
@@ -72,6 +77,31 @@ pub(crate) fn status(bytes: &[u8]) -> Option<u16> {
     Some(digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0')))
 }
 
+/// Whether a response of that status to that request has no body, whatever its head says of one.
+pub(crate) fn has_no_body(request: &Request, status: u16) -> bool {
+    request.line.starts_with("HEAD ") || matches!(status, 204 | 304)
+}
+
+/// Whether the end of a head is here.
+pub(crate) fn has_end(bytes: &[u8]) -> bool {
+    let mut rest = Some(bytes);
+    while let Some(bytes) = rest {
+        let (line, more) = split_line(bytes);
+        if line.is_empty() && more.is_some() {
+            return true;
+        }
+        rest = more;
+    }
+    false
+}
+
+/// What a server answers instead of HTTP/1, printable; `None` where it may be HTTP/1.
+pub(crate) fn not_http(bytes: &[u8]) -> Option<String> {
+    const BEGIN: &[u8] = b"HTTP/1.";
+    let same = bytes.iter().zip(BEGIN).all(|(seen, of_http)| seen == of_http);
+    (!same && !bytes.is_empty()).then(|| bytes.get(..SHOWN_MAX).unwrap_or(bytes).escape_ascii().to_string())
+}
+
 /// How many bytes a response has, head included, where its head is whole and says so.
 pub(crate) fn whole(bytes: &[u8]) -> Option<u64> {
     let mut at = 0;
@@ -95,6 +125,10 @@ impl Request {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
         let (name, value) = line.split_at(colon);
         let value = value.get(1..).unwrap_or_default().trim_ascii();
+        // RFC 7240: `Prefer: respond-async, wait=10`.
+        if name.eq_ignore_ascii_case(b"prefer") {
+            self.asks_to_wait |= value.split(|byte| *byte == b',').any(|part| part.trim_ascii().starts_with(b"wait="));
+        }
         let deadline = if name.eq_ignore_ascii_case(b"host") {
             self.host = Some(text(after_userinfo(value), HOST_MAX));
             return;
@@ -136,6 +170,18 @@ fn path(target: &[u8]) -> &[u8] {
     let authority = target.get(scheme + 3..).unwrap_or_default();
     let slash = authority.iter().position(|byte| *byte == b'/');
     slash.and_then(|slash| authority.get(slash..)).unwrap_or(b"/")
+}
+
+/// Whether the last part of a path, or a name in a query, is one of those by which long polls are known.
+fn is_long_poll(target: &[u8]) -> bool {
+    const PATHS: [&[u8]; 6] = [b"poll", b"longpoll", b"long-poll", b"watch", b"subscribe", b"events"];
+    const QUERIES: [&[u8]; 5] = [b"wait", b"watch", b"poll", b"longpoll", b"timeout"];
+    let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+    let (path, query) = target.split_at(end);
+    let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let mut names = query.get(1..).unwrap_or_default().split(|byte| *byte == b'&');
+    let is = |known: &[&[u8]], name: &[u8]| known.iter().any(|known| known.eq_ignore_ascii_case(name));
+    is(&PATHS, last) || names.any(|pair| is(&QUERIES, pair.split(|byte| *byte == b'=').next().unwrap_or_default()))
 }
 
 fn after_userinfo(authority: &[u8]) -> &[u8] {
@@ -193,6 +239,22 @@ mod tests {
     }
 
     #[test]
+    fn a_long_poll_says_so() {
+        let asks = |head: &str| request(head.as_bytes()).unwrap().asks_to_wait;
+        for head in [
+            "GET /v1/kv/key?index=7&wait=30s HTTP/1.1\r\n\r\n",
+            "GET /rooms/1/poll HTTP/1.1\r\n\r\n",
+            "GET /api/v1/pods?watch=true HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nPrefer: respond-async, wait=10\r\n\r\n",
+        ] {
+            assert!(asks(head), "{head}");
+        }
+        for head in ["GET /pollution?q=wait HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nprefer: respond-async\r\n\r\n"] {
+            assert!(!asks(head), "{head}");
+        }
+    }
+
+    #[test]
     fn what_is_cut_off_is_read_so_far() {
         assert_eq!(line("GET /path HTTP/1.1\r\nHo").as_deref(), Some("GET /path"));
         assert_eq!(line("GET /path HTT").as_deref(), Some("GET /path"));
@@ -211,6 +273,20 @@ mod tests {
         assert_eq!(whole(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), None);
         assert_eq!(whole(b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"), None);
         assert_eq!(whole(b""), None);
+    }
+
+    #[test]
+    fn heads_and_what_is_none() {
+        assert!(has_end(b"HTTP/1.1 200 OK\r\n\r\nbody") && has_end(b"HTTP/1.1 200 OK\n\n"));
+        for open in [&b"HTTP/1.1 200 OK\r\n"[..], b"HTTP/1.1 200 OK\r\ncontent-type: te", b"HTTP/1.1 200 OK\r\n\r", b""]
+        {
+            assert!(!has_end(open), "{}", open.escape_ascii());
+        }
+        assert_eq!(not_http(b"HELLO/1.1 two\r\n").as_deref(), Some("HELLO/1.1 two\\r\\n"));
+        assert_eq!((not_http(b"HTTP/1.0 200"), not_http(b"HT"), not_http(b"")), (None, None, None));
+        let head = request(b"HEAD / HTTP/1.1\r\n\r\n").unwrap();
+        let get = request(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        assert!(has_no_body(&head, 200) && has_no_body(&get, 304) && !has_no_body(&get, 200));
     }
 
     #[test]

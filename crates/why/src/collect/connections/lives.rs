@@ -7,11 +7,12 @@ use std::{
 
 use super::{
     dns::Exchanges,
-    http,
+    http, http2,
     raw::{
-        ACCEPTED, BEFORE, BLIND, BY_US, ENDED, Event, OPENED, Piece, RESET_RECEIVED, RESET_SENT, RawConnection, RawWay,
-        Way,
+        ACCEPTED, BEFORE, BLIND, BY_US, CHUNKED, ENDED, Event, OPENED, Piece, RESET_RECEIVED, RESET_SENT,
+        RawConnection, RawWay, Way,
     },
+    redis,
     tls::Handshake,
 };
 use crate::observation::{
@@ -46,7 +47,11 @@ struct Heads {
     tls: Option<Box<Handshake>>,
     http: Option<Box<Exchange>>,
     early: Option<Early>,
+    /// The last command of Redis.
+    redis: Option<String>,
     http2: bool,
+    /// What the peer says over HTTP/2.
+    frames: Option<http2::Frames>,
     remote: Option<IpAddr>,
     accepted: bool,
     last_at: u64,
@@ -60,17 +65,36 @@ struct Exchange {
     requested: u64,
     status: Option<u16>,
     answered: Option<u64>,
-    /// Where the response ends, among all bytes of its direction.
+    response: Response,
+}
+
+/// What the first bytes of a response say, by places among all bytes of its direction.
+#[derive(Clone, Debug, Default)]
+struct Response {
+    /// Where it ends.
     ends_at: Option<u64>,
+    /// How far it was seen, where that is not the end of its head.
+    open_at: Option<u64>,
+    not_http: Option<String>,
+}
+
+impl Response {
+    fn read(bytes: &[u8], offset: u64) -> Self {
+        Self {
+            ends_at: http::whole(bytes).and_then(|length| length.checked_add(offset)),
+            open_at: (!http::has_end(bytes)).then(|| offset.saturating_add(bytes.len() as u64)),
+            not_http: None,
+        }
+    }
 }
 
 /// An answer whose request has not been told yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Early {
     way: Way,
     status: u16,
     at: u64,
-    ends_at: Option<u64>,
+    response: Response,
 }
 
 /// How much earlier: one thread's way from the end of a write to the event of it.
@@ -213,12 +237,20 @@ impl Heads {
             return;
         }
         let from_start = piece.offset == 0 && piece.flags & BEFORE == 0;
-        if from_start && self.http.is_none() && Handshake::begins(bytes) {
+        if piece.way == Way::Read
+            && let Some(frames) = &mut self.frames
+        {
+            frames.feed(piece.offset, bytes);
+        } else if from_start && self.http.is_none() && Handshake::begins(bytes) {
             let mut tls = Box::<Handshake>::default();
             tls.feed(piece.way, 0, bytes, piece.at);
             self.tls = Some(tls);
         } else if from_start && http::is_http2(bytes) {
             self.http2 = true;
+        } else if from_start && piece.way == Way::Read && http2::begins(bytes) {
+            let mut frames = http2::Frames::default();
+            frames.feed(0, bytes);
+            self.frames = Some(frames);
         } else if let Some(request) = http::request(bytes) {
             let way = Some(piece.way);
             let mut exchange = Exchange { request, way, requested: piece.at, ..Exchange::default() };
@@ -229,22 +261,30 @@ impl Heads {
             {
                 exchange.status = Some(early.status);
                 exchange.answered = Some(early.at.max(piece.at));
-                exchange.ends_at = early.ends_at;
+                exchange.response = early.response;
             }
             self.http = Some(Box::new(exchange));
         } else if self.http.is_none()
+            && piece.way == Way::Write
+            && let Some(command) = redis::command(bytes)
+        {
+            self.redis = Some(command);
+        } else if self.http.is_none()
             && let Some(status) = http::status(bytes)
         {
-            let ends_at = http::whole(bytes).and_then(|length| length.checked_add(piece.offset));
-            self.early = Some(Early { way: piece.way, status, at: piece.at, ends_at });
+            let response = Response::read(bytes, piece.offset);
+            self.early = Some(Early { way: piece.way, status, at: piece.at, response });
         } else if let Some(exchange) = &mut self.http
             && exchange.way != Some(piece.way)
             && exchange.status.is_none()
-            && let Some(status) = http::status(bytes)
         {
-            exchange.status = Some(status);
-            exchange.answered = Some(piece.at);
-            exchange.ends_at = http::whole(bytes).and_then(|length| length.checked_add(piece.offset));
+            if let Some(status) = http::status(bytes) {
+                exchange.status = Some(status);
+                exchange.answered = Some(piece.at);
+                exchange.response = Response::read(bytes, piece.offset);
+            } else if from_start {
+                exchange.response.not_http = http::not_http(bytes);
+            }
         }
     }
 }
@@ -321,19 +361,32 @@ fn connection(
         resolved: resolved(raw, epoch, dns),
         http2: heads.http2,
         tls: heads.tls.as_deref().map(|tls| tls_seen(tls, epoch)),
-        http: heads.http.as_deref().map(|exchange| HttpHead {
-            request: exchange.request.line.clone(),
-            host: exchange.request.host.clone(),
-            requested: epoch.moment(exchange.requested),
-            status: exchange.status,
-            answered: exchange.answered.and_then(|at| epoch.moment(at)),
-            deadline_us: exchange.request.deadline_us.clone(),
-            // Of a connection that was there before, not all bytes were counted.
-            missing_bytes: exchange
-                .ends_at
-                .filter(|_| raw.has(OPENED) && exchange.way == Some(Way::Write))
-                .map(|end| end.saturating_sub(raw.read.bytes)),
-        }),
+        redis: heads.redis.clone(),
+        goaway: heads.frames.as_ref().and_then(|frames| frames.goaway),
+        http: heads.http.as_deref().map(|exchange| http_seen(exchange, raw, epoch)),
+    }
+}
+
+fn http_seen(exchange: &Exchange, raw: &RawConnection, epoch: Epoch) -> HttpHead {
+    let response = &exchange.response;
+    let is_ours = exchange.way == Some(Way::Write);
+    let has_body = exchange.status.is_some_and(|status| !http::has_no_body(&exchange.request, status));
+    HttpHead {
+        request: exchange.request.line.clone(),
+        host: exchange.request.host.clone(),
+        requested: epoch.moment(exchange.requested),
+        status: exchange.status,
+        answered: exchange.answered.and_then(|at| epoch.moment(at)),
+        deadline_us: exchange.request.deadline_us.clone(),
+        // Of a connection that was there before, not all bytes were counted.
+        missing_bytes: response
+            .ends_at
+            .filter(|_| raw.has(OPENED) && is_ours && has_body)
+            .map(|end| end.saturating_sub(raw.read.bytes)),
+        chunks_ended: (is_ours && has_body && raw.has(CHUNKED)).then_some(raw.tail == *b"\r\n\r\n"),
+        asks_to_wait: exchange.request.asks_to_wait,
+        half_head: is_ours && response.open_at == Some(raw.read.bytes),
+        not_http: response.not_http.clone().filter(|_| is_ours),
     }
 }
 
@@ -412,11 +465,20 @@ mod tests {
     #[test]
     fn an_answer_may_be_told_before_its_request() {
         let in_order = exchange(&[told(Way::Write, 1_000, REQUEST), told(Way::Read, 2_000, ANSWER)]);
-        assert_eq!((in_order.status, in_order.answered, in_order.ends_at), (Some(200), Some(2_000), Some(43)));
+        assert_eq!((in_order.status, in_order.answered, in_order.response.ends_at), (Some(200), Some(2_000), Some(43)));
         let turned = exchange(&[told(Way::Read, 1_900, ANSWER), told(Way::Write, 2_000, REQUEST)]);
-        assert_eq!((turned.status, turned.answered, turned.ends_at), (Some(200), Some(2_000), Some(43)));
+        assert_eq!((turned.status, turned.answered, turned.response.ends_at), (Some(200), Some(2_000), Some(43)));
+        assert_eq!(in_order.response.open_at, None);
         // An answer to what came long before is not this request's.
         let late = exchange(&[told(Way::Read, 1_000, ANSWER), told(Way::Write, 1_000 + EARLY_NS, REQUEST)]);
         assert_eq!(late.status, None);
+    }
+
+    #[test]
+    fn a_head_may_be_half_and_an_answer_no_http() {
+        let half = exchange(&[told(Way::Write, 1_000, REQUEST), told(Way::Read, 2_000, &ANSWER[..25])]);
+        assert_eq!((half.status, half.response.open_at), (Some(200), Some(25)));
+        let other = exchange(&[told(Way::Write, 1_000, REQUEST), told(Way::Read, 2_000, b"SSH-2.0-x\r\n")]);
+        assert_eq!((other.status, other.response.not_http.as_deref()), (None, Some("SSH-2.0-x\\r\\n")));
     }
 }

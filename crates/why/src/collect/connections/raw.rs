@@ -10,6 +10,7 @@ pub(crate) const RESET_RECEIVED: u32 = 1 << 5;
 pub(crate) const RESET_SENT: u32 = 1 << 6;
 pub(crate) const BLIND: u32 = 1 << 11;
 pub(crate) const BY_US: u32 = 1 << 12;
+pub(crate) const CHUNKED: u32 = 1 << 14;
 
 const KIND_PIECE: u32 = 1;
 const KIND_ENDED: u32 = 2;
@@ -55,6 +56,8 @@ pub(crate) struct RawConnection {
     pub(crate) local: Option<SocketAddr>,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) fd: Option<u32>,
+    /// The last bytes that were read of an answer that comes in chunks ([`CHUNKED`]).
+    pub(crate) tail: [u8; 4],
     /// Bytes that came for it, and that it sent, as the kernel counts them itself.
     pub(crate) total_read: u64,
     pub(crate) total_written: u64,
@@ -131,7 +134,7 @@ impl RawConnection {
         let (family, local_port, remote_port) = (from.u16()?, from.u16()?, from.u16()?);
         let (local, remote) = (from.take()?, from.take()?);
         let fd = from.u32()?.cast_signed().try_into().ok();
-        from.u32()?;
+        let tail = from.take()?;
         let (read_total, written_total) = (from.u64()?, from.u64()?);
         let total_read = read_total.saturating_sub(from.u64()?);
         let total_written = written_total.saturating_sub(from.u64()?);
@@ -152,6 +155,7 @@ impl RawConnection {
             local: address(family, local, local_port),
             remote: address(family, remote, remote_port),
             fd,
+            tail,
             total_read,
             total_written,
             read_silent,

@@ -73,6 +73,20 @@ impl Listeners {
     }
 }
 
+/// The other end of a connection that stays on this host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OtherEnd {
+    pub(super) unread_bytes: u32,
+    pub(super) unsent_bytes: u32,
+    pub(super) inode: u32,
+}
+
+impl OtherEnd {
+    pub(super) const fn of(seen: &InetSocket) -> Self {
+        Self { unread_bytes: seen.rqueue, unsent_bytes: seen.wqueue, inode: seen.inode }
+    }
+}
+
 /// The processes that hold sockets with these inodes, as far as this user may see them and the time for it goes.
 pub(super) fn holders(mut inodes: HashSet<u32>) -> HashMap<u32, u32> {
     let mut found = HashMap::new();

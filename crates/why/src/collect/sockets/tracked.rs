@@ -46,6 +46,7 @@ impl Connection {
                 last_seen_us: at_us,
                 peer_listener: None,
                 peer_unread_bytes: None,
+                peer_unsent_bytes: None,
                 peer_pid: None,
             },
             state_since_us: at_us,

@@ -2,7 +2,7 @@
 
 use overdue_core::{Cause, Confidence};
 
-use super::at;
+use super::facts::at;
 use crate::{
     Observation,
     judge::{Finding, Severity, ShareOf, bpf, count, share, time},

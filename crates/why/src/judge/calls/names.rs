@@ -5,23 +5,68 @@ use overdue_core::{
     facts::{DnsFacts, DnsFailure, Failure},
 };
 
-use super::{Known, Trouble, facts, passed};
+use super::{
+    Known, Trouble,
+    facts::{at, facts, passed},
+};
 use crate::{
     Observation,
     judge::{SETTLED_US, proc, time},
-    observation::DnsExchange,
+    observation::{Connection, Connections, DnsExchange},
 };
+
+/// Where name servers listen.
+const DNS: u16 = 53;
+
+/// Whether a connection is a question to a name server, whose answer did not fit UDP: it is judged as a part of its lookup.
+pub(super) fn is_lookup(seen: &Observation, known: &Known<'_>) -> bool {
+    let remote = known.socket.map(|socket| socket.remote).or(known.connection.and_then(|connection| connection.remote));
+    let queries = seen.connections.iter().flat_map(|connections| &connections.dns);
+    remote.is_some_and(|remote| {
+        remote.port() == DNS && queries.map(|query| &query.server).any(|server| *server == remote.ip().to_string())
+    })
+}
+
+/// The connections by which a question was asked again.
+fn over_tcp<'a>(connections: &'a Connections, server: &'a str) -> impl Iterator<Item = &'a Connection> {
+    connections.connections.iter().filter(move |connection| {
+        connection.remote.is_some_and(|remote| remote.port() == DNS && remote.ip().to_string() == server)
+    })
+}
 
 /// Names that were not resolved.
 pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
     let Some(connections) = &seen.connections else { return Vec::new() };
-    let bad = |query: &&DnsExchange| query.rcode.is_some_and(|code| code != 0) || query.answers == Some(0);
+    let bad = |query: &&DnsExchange| {
+        !query.truncated && (query.rcode.is_some_and(|code| code != 0) || query.answers == Some(0))
+    };
     let all_failed = !connections.dns.is_empty() && connections.dns.iter().all(|query| bad(&query));
     let mut troubles = Vec::new();
     let mut told: Vec<&str> = Vec::new();
     for query in &connections.dns {
         let waited = query.answered_us.unwrap_or_else(|| seen.window_us.saturating_sub(query.sent_us));
+        let again = || over_tcp(connections, &query.server);
+        let mut waited = waited;
         let failure = match (query.answered_us, bad(&query)) {
+            // Asked again over TCP, and there it was refused, or nothing came.
+            (Some(_), _) if query.truncated => {
+                let Some(last) = again().last() else { continue };
+                let end = last.closed.and_then(at).unwrap_or(seen.window_us);
+                waited = end.saturating_sub(query.sent_us);
+                match last.errno {
+                    Some(errno) => Failure::Dns {
+                        reason: DnsFailure::Unusable,
+                        text: format!(
+                            "{} answered that its answer does not fit UDP, and refused TCP (os error {errno})",
+                            query.server
+                        ),
+                    },
+                    None if last.read_bytes == 0 && waited >= SETTLED_US => {
+                        passed(LimitName::Stage(Stage::Resolve), waited)
+                    }
+                    None => continue,
+                }
+            }
             (None, _) if waited >= SETTLED_US => passed(LimitName::Stage(Stage::Resolve), waited),
             // Searching through domains gives answers that there is no such name, and goes on.
             (Some(_), true) if all_failed && connections.opened == 0 => Failure::Dns {
@@ -49,7 +94,7 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
             servers: vec![query.server.clone()],
             queries: Some(sent),
             answers: Some(answered),
-            truncated: false,
+            truncated: query.truncated,
         });
         let waits = matches!(failure, Failure::DeadlinePassed(_));
         troubles.push(Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) });

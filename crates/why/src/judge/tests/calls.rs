@@ -1,7 +1,9 @@
 //! The first table of the catalogue, as far as it is seen from outside of the caller.
 
 use super::*;
-use crate::observation::{Backlog, BlockedIn, Call, DnsExchange, HttpHead, Listener, Moment, Side, TlsHandshake};
+use crate::observation::{
+    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, Listener, Moment, Resolved, Side, TlsHandshake,
+};
 
 fn blocked(seen: Observation, call: &str, cookie: u64, us: u64) -> Observation {
     seen.thread(|thread| {
@@ -123,9 +125,17 @@ fn a_thread_that_reads_and_gets_nothing() {
     let mut socket = outbound(9, "10.0.0.9:5432");
     let tcp = socket.last.as_mut().unwrap();
     (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (5_000, 9_000);
+    // It has answered before, and may be asked for what comes some day.
     let waiting = blocked(idle().tcp([socket.clone()]), "recvfrom", 9, WINDOW);
-    let finding = only(&waiting, Cause::ServerSlow);
+    let finding = advisory(&waiting, Cause::ServerSlow);
     assert_eq!(finding.verdict.stage, "wait");
+    // One that has never said anything has not.
+    let mut never = socket.clone();
+    never.last.as_mut().unwrap().bytes_received = Some(0);
+    only(&blocked(idle().tcp([never]), "recvfrom", 9, WINDOW), Cause::ServerSlow);
+    // Nor has one that does not read what it is asked.
+    let unread = TcpSocket { peer_unread_bytes: Some(48), peer_unsent_bytes: Some(0), ..socket.clone() };
+    only(&blocked(idle().tcp([unread]), "recvfrom", 9, WINDOW), Cause::ServerSlow);
     let tcp = socket.last.as_mut().unwrap();
     (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 5_000);
     // A subscriber waits for news. Only a request that was seen makes it a body that stopped.
@@ -135,6 +145,9 @@ fn a_thread_that_reads_and_gets_nothing() {
         connection.http = Some(HttpHead { requested, answered, ..HttpHead::default() });
     });
     seen.sockets.as_mut().unwrap().tcp.push(socket.clone());
+    // How long the body is nobody said: it may be a stream of news.
+    advisory(&blocked(seen.clone(), "read", 9, WINDOW), Cause::BodyStalled);
+    seen.connections.as_mut().unwrap().connections[0].http.as_mut().unwrap().missing_bytes = Some(500);
     only(&blocked(seen, "read", 9, WINDOW), Cause::BodyStalled);
     // A server that waits for the next request of a client waits for nothing.
     socket.inbound = true;
@@ -241,4 +254,247 @@ fn a_call_that_its_caller_gave_up() {
     let finding = only(&late(Side::Server, None), Cause::DeadlineIgnored);
     assert!(finding.verdict.summary.contains("still runs"), "{}", finding.verdict.summary);
     nothing(&late(Side::Server, Some(Moment::At(250_000))));
+}
+
+/// A request that was sent on a connection of its own, and whatever came of it.
+fn asked(change: impl FnOnce(&mut Connection)) -> Observation {
+    connected(|connection| {
+        connection.written_bytes = 100;
+        connection.first_write = Some(Moment::At(500));
+        connection.last_write = Some(Moment::At(500));
+        connection.http =
+            Some(HttpHead { request: "GET /slow".to_owned(), requested: Some(Moment::At(500)), ..HttpHead::default() });
+        change(connection);
+    })
+}
+
+fn answered(connection: &mut Connection, bytes: u64) -> &mut HttpHead {
+    (connection.read_bytes, connection.turns) = (bytes, 1);
+    (connection.first_read, connection.last_read) = (Some(Moment::At(900)), Some(Moment::At(900)));
+    let http = connection.http.as_mut().unwrap();
+    (http.status, http.answered) = (Some(200), Some(Moment::At(900)));
+    http
+}
+
+fn closed_by_us(connection: &mut Connection, at: u64) {
+    (connection.closed, connection.closed_by_us) = (Some(Moment::At(at)), true);
+}
+
+/// The process closed, and what took most of the call's time is to blame.
+#[test]
+fn calls_that_were_given_up() {
+    let gave_up = |change: fn(&mut Connection)| {
+        asked(|connection| {
+            closed_by_us(connection, 900_000);
+            change(connection);
+        })
+    };
+    let finding = only(&gave_up(|_| {}), Cause::ServerSlow);
+    assert!(
+        finding.verdict.evidence.iter().any(|e| e.text.contains("closed the connection 900ms after")),
+        "{finding:#?}"
+    );
+    let slow = |connection: &mut Connection| {
+        connection.established = Some(Moment::At(600_000));
+        connection.syn_retransmits = 1;
+        connection.http.as_mut().unwrap().requested = Some(Moment::At(600_100));
+    };
+    assert_eq!(only(&gave_up(slow), Cause::ConnectSlow).verdict.stage, "connect");
+    let resolved = |connection: &mut Connection| {
+        connection.opened = Some(Moment::At(650_000));
+        connection.established = Some(Moment::At(650_100));
+        connection.resolved = Some(Resolved { name: "lab.test".into(), sent_us: 100, duration_us: 640_000 });
+        connection.http.as_mut().unwrap().requested = Some(Moment::At(650_200));
+    };
+    only(&gave_up(resolved), Cause::DnsSlow);
+    // The bytes of the body kept coming; then they did not.
+    let trickled = |connection: &mut Connection| {
+        answered(connection, 600).missing_bytes = Some(99_000);
+        connection.last_read = Some(Moment::At(880_000));
+    };
+    only(&gave_up(trickled), Cause::BodySlow);
+    only(&gave_up(|connection| answered(connection, 600).missing_bytes = Some(99_000)), Cause::BodyStalled);
+    // A whole answer, one of which nobody knows how long it is, and a change of mind.
+    nothing(&gave_up(|connection| answered(connection, 600).missing_bytes = Some(0)));
+    nothing(&gave_up(|connection| answered(connection, 600).missing_bytes = None));
+    nothing(&gave_up(|connection| connection.closed = Some(Moment::At(100_000))));
+    // One of many is no trouble of the process.
+    let mut seen = gave_up(|_| {});
+    seen.connections.as_mut().unwrap().opened = 5_000;
+    nothing(&seen);
+}
+
+#[test]
+fn answers_that_stop_in_the_middle() {
+    let half = |connection: &mut Connection| answered(connection, 38).half_head = true;
+    only(&asked(half), Cause::HeadStalled);
+    let closed = |connection: &mut Connection| {
+        half(connection);
+        connection.fin_received = Some(Moment::At(2_000));
+    };
+    assert_eq!(only(&asked(closed), Cause::ClosedEarly).verdict.stage, "wait");
+    let chunks = |ended| {
+        asked(|connection| {
+            answered(connection, 57).chunks_ended = Some(ended);
+            connection.fin_received = Some(Moment::At(2_000));
+        })
+    };
+    assert_eq!(only(&chunks(false), Cause::ClosedEarly).verdict.stage, "receive");
+    nothing(&chunks(true));
+}
+
+#[test]
+fn a_body_that_trickles() {
+    let trickle = |bytes: u64, last: u64| {
+        asked(|connection| {
+            answered(connection, bytes).missing_bytes = Some(90_000);
+            connection.last_read = Some(Moment::At(last));
+        })
+    };
+    only(&trickle(1_000, WINDOW - 20_000), Cause::BodySlow);
+    // A slow link is none, and who is silent has stopped.
+    nothing(&trickle(30_000, WINDOW - 20_000));
+    only(&trickle(1_000, WINDOW - 2_000_000), Cause::BodyStalled);
+}
+
+#[test]
+fn peers_that_speak_otherwise() {
+    let other = |connection: &mut Connection| {
+        connection.read_bytes = 20;
+        connection.last_read = Some(Moment::At(900));
+        connection.http.as_mut().unwrap().not_http = Some("SSH-2.0".to_owned());
+        connection.fin_received = Some(Moment::At(1_000));
+    };
+    only(&asked(other), Cause::ProtocolError);
+    let goaway = |code| {
+        connected(|connection| {
+            (connection.http2, connection.goaway) = (true, Some(code));
+            connection.fin_received = Some(Moment::At(900));
+        })
+    };
+    let finding = only(&goaway(1), Cause::PeerReset);
+    assert!(finding.verdict.summary.contains("GOAWAY with PROTOCOL_ERROR"), "{}", finding.verdict.summary);
+    nothing(&goaway(0));
+}
+
+/// Each ended, and took a part of somebody's time.
+#[test]
+fn stages_that_were_slow() {
+    let connect = |us: u64, repeats| {
+        connected(|connection| {
+            connection.established = Some(Moment::At(us));
+            connection.syn_retransmits = repeats;
+        })
+    };
+    let finding = only(&connect(1_030_000, 1), Cause::ConnectSlow);
+    assert!(finding.verdict.summary.contains("sent again 1 times"), "{}", finding.verdict.summary);
+    nothing(&connect(300_000, 0));
+    let tls = |done| {
+        connected(|connection| {
+            connection.tls = Some(TlsHandshake {
+                client: true,
+                hello: Some(Moment::At(400)),
+                answered: Some(Moment::At(900)),
+                done: Some(Moment::Inferred(done)),
+                ..TlsHandshake::default()
+            });
+        })
+    };
+    only(&tls(2_300_000), Cause::TlsSlow);
+    nothing(&tls(200_000));
+}
+
+/// The other end is on this host, and shows what became of the answer.
+#[test]
+fn answers_that_do_not_arrive() {
+    let seen = |unsent: u32, out_of_order: u32| {
+        let mut socket = outbound(9, "10.0.0.9:80");
+        (socket.peer_unread_bytes, socket.peer_unsent_bytes) = (Some(0), Some(unsent));
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.bytes_received, tcp.rcv_ooopack) = (Some(0), Some(out_of_order));
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (4_900, 4_900);
+        asked(|_| {}).tcp([socket])
+    };
+    only(&seen(0, 0), Cause::ServerSlow);
+    only(&seen(57, 0), Cause::PathLost);
+    only(&seen(6_040, 1), Cause::MtuBlackhole);
+}
+
+#[test]
+fn a_name_whose_answer_does_not_fit() {
+    let truncated = |change: fn(&mut Connection)| {
+        let mut seen = query(|query| {
+            (query.answered_us, query.rcode, query.answers, query.truncated) = (Some(900), Some(0), Some(0), true);
+        });
+        let mut connection = Connection {
+            cookie: 9,
+            remote: Some("127.0.0.53:53".parse().unwrap()),
+            side: Side::Client,
+            opened: Some(Moment::At(1_000)),
+            ..Connection::default()
+        };
+        change(&mut connection);
+        let connections = seen.connections.as_mut().unwrap();
+        connections.opened = 1;
+        connections.connections.push(connection);
+        seen
+    };
+    let refused = |connection: &mut Connection| {
+        (connection.closed, connection.errno) = (Some(Moment::At(1_100)), Some(111));
+    };
+    only(&truncated(refused), Cause::DnsFailed);
+    only(&truncated(|connection| connection.established = Some(Moment::At(1_100))), Cause::DnsSlow);
+    let answered = |connection: &mut Connection| {
+        connection.established = Some(Moment::At(1_100));
+        connection.read_bytes = 900;
+    };
+    nothing(&truncated(answered));
+}
+
+/// What a subscriber, a long poll and a worker that waits for jobs look like, and what makes the same wait a fault.
+#[test]
+fn waits_that_may_be_meant() {
+    let mut socket = outbound(9, "10.0.0.9:6379");
+    let tcp = socket.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (4_500, 4_900);
+    let kept = |change: fn(&mut Connection)| {
+        let seen = connected(|connection| {
+            (connection.read_bytes, connection.written_bytes, connection.turns) = (4_000, 180, 1);
+            (connection.opened, connection.established) = (Some(Moment::Before), Some(Moment::Before));
+            change(connection);
+        });
+        blocked(seen.tcp([socket.clone()]), "recvfrom", 9, 4_500_000)
+    };
+    advisory(&kept(|_| {}), Cause::ServerSlow);
+    advisory(&kept(|connection| connection.redis = Some("BLPOP".to_owned())), Cause::ServerSlow);
+    // The answers before took a millisecond each.
+    let quick = |connection: &mut Connection| {
+        connection.turns = 10;
+        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000 };
+    };
+    only(&kept(quick), Cause::ServerSlow);
+    let redis = |connection: &mut Connection| {
+        connection.turns = 10;
+        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000 };
+        connection.redis = Some("BRPOP".to_owned());
+    };
+    advisory(&kept(redis), Cause::ServerSlow);
+    // A long poll whose answers take ten seconds, as they should.
+    let long = |connection: &mut Connection| {
+        connection.read_gaps = Gaps { total_us: 2_000_000, longest_us: 2_000_000, longest_at_us: 100_000 };
+    };
+    advisory(&kept(long), Cause::ServerSlow);
+    let polls = |connection: &mut Connection| {
+        connection.http = Some(HttpHead {
+            request: "GET /rooms".to_owned(),
+            requested: Some(Moment::At(500_000)),
+            asks_to_wait: true,
+            ..HttpHead::default()
+        });
+    };
+    advisory(&kept(polls), Cause::ServerSlow);
+    // Somebody started it to see what it waits for.
+    let mut started = kept(|_| {});
+    started.process.exec_at_us = Some(250_000);
+    only(&started, Cause::ServerSlow);
 }

@@ -104,6 +104,10 @@ fn a_close_that_answers_ours_is_no_early_close() {
     nothing(&seen(ended(7, false, 4_910_000)));
     let mut watched = seen(ended(7, false, 4_910_000));
     watched.connections.as_mut().unwrap().transfers_us = Some(WINDOW);
+    // Bytes came, and were not looked at.
+    nothing(&watched);
+    let connections = watched.connections.as_mut().unwrap();
+    connections.connections[0].last_read = Some(Moment::At(4_762_000));
     only(&watched, Cause::ClosedEarly);
 }
 
@@ -156,6 +160,7 @@ fn an_answer_between_two_windows_came() {
             side: Side::Client,
             read_bytes: 90_000,
             written_bytes: 20_000,
+            turns: 40,
             read_gaps: Gaps { total_us: 3_000_000, longest_us: 1_500_000, longest_at_us: 1_000_000 },
             http: Some(HttpHead {
                 request: "GET /".to_owned(),

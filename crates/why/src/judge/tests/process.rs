@@ -338,6 +338,7 @@ fn names_that_are_resolved_one_after_the_other() {
         answered_us: Some(990_000),
         rcode: Some(0),
         answers: Some(1),
+        truncated: false,
     };
     let mut seen = idle();
     seen.connections.as_mut().unwrap().dns = (0..20).map(query).collect();

@@ -1,0 +1,211 @@
+//! What is known of a connection, as the facts that the judge of one call wants.
+
+use std::time::{Duration, Instant};
+
+use overdue_core::{
+    Limit, LimitName, Origin, SpanOutcome, Stage, Timeline,
+    facts::{
+        CallFacts, ExchangeFacts, Failure, ListenerFacts, OsFailure, PeerSocketFacts, SocketFacts, TcpInfo, TcpState,
+    },
+};
+
+use super::{Known, peer_of};
+use crate::observation::{Connection, Moment, TcpSocket};
+
+/// Stages of one call, in microseconds since the watch began; the last of them is the one that had not ended.
+pub(super) struct Stages {
+    spans: Vec<(Stage, u64, u64)>,
+}
+
+impl Stages {
+    pub(super) const fn new() -> Self {
+        Self { spans: Vec::new() }
+    }
+
+    /// One after the others; what it shares with them is theirs.
+    pub(super) fn add(&mut self, stage: Stage, begun: u64, ended: u64) {
+        let begun = self.spans.last().map_or(begun, |&(_, _, before)| begun.max(before));
+        self.spans.push((stage, begun, ended.max(begun)));
+    }
+
+    /// From the first to the last.
+    pub(super) fn life_us(&self) -> u64 {
+        let begun = self.spans.first().map_or(0, |&(_, begun, _)| begun);
+        self.spans.last().map_or(0, |&(_, _, ended)| ended.saturating_sub(begun))
+    }
+
+    /// The facts of a call that had these stages; `last_read` is when bytes of the peer were last read.
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from: only differences matter")]
+    pub(super) fn facts(&self, known: &Known<'_>, failure: Failure, last_read: Option<u64>) -> CallFacts {
+        let start = Instant::now();
+        let begun = self.spans.first().map_or(0, |&(_, begun, _)| begun);
+        // A recording may hold any number.
+        let instant =
+            |us: u64| start + Duration::from_micros(us.saturating_sub(begun).min(u64::from(u32::MAX) * 1_000));
+        let (stage, _, ended) = self.spans.last().copied().unwrap_or((Stage::Wait, begun, begun));
+        let outcome =
+            if matches!(failure, Failure::DeadlinePassed(_)) { SpanOutcome::TimedOut } else { SpanOutcome::Failed };
+        let mut timeline = Timeline::new(start);
+        for (place, &(stage, from, to)) in self.spans.iter().enumerate() {
+            timeline.begin(stage, instant(from), None);
+            timeline.finish(instant(to), if place + 1 < self.spans.len() { SpanOutcome::Done } else { outcome });
+        }
+        timeline.end(instant(ended), outcome);
+        let written = known.connection.map(|connection| connection.written_bytes).filter(|bytes| *bytes > 0);
+        let acked = known.socket.and_then(|socket| socket.last?.bytes_acked).map(|bytes| bytes.saturating_sub(1));
+        let request_bytes = written.or(acked).unwrap_or(0);
+        CallFacts {
+            stage,
+            failure,
+            now: instant(ended),
+            timeline,
+            late_by: Duration::ZERO,
+            socket: socket_facts(known),
+            dns: None,
+            pool: None,
+            h2: None,
+            exchange: ExchangeFacts {
+                request_started: request_bytes > 0,
+                request_bytes,
+                last_read: last_read.map(instant),
+                ..ExchangeFacts::default()
+            },
+        }
+    }
+}
+
+/// The facts of a stage that has run for so long, and of which nothing before it is known.
+pub(super) fn facts(known: &Known<'_>, stage: Stage, ran_us: u64, failure: Failure) -> CallFacts {
+    let mut stages = Stages::new();
+    stages.add(stage, 0, ran_us);
+    stages.facts(known, failure, None)
+}
+
+fn socket_facts(known: &Known<'_>) -> Option<SocketFacts> {
+    let peer = match (known.socket, known.connection) {
+        (Some(socket), _) => peer_of(socket),
+        (None, Some(connection)) => connection.remote?.to_string(),
+        (None, None) => return None,
+    };
+    let socket = known.socket;
+    Some(SocketFacts {
+        peer,
+        tcp: socket.and_then(|socket| socket.last.or_else(|| of_table(socket))).or_else(|| syn_sent(known.connection?)),
+        unread_bytes: socket.map(|socket| socket.unread_bytes),
+        unsent_bytes: socket.map(|socket| socket.unsent_bytes),
+        cookie: socket.map(|socket| socket.cookie),
+        listener: socket
+            .and_then(|socket| socket.peer_listener)
+            .map(|queue| ListenerFacts { queued: queue.queued, backlog: queue.backlog }),
+        peer_socket: socket.and_then(|socket| {
+            let unread_bytes = socket.peer_unread_bytes?;
+            Some(PeerSocketFacts { unread_bytes, unacked_bytes: socket.peer_unsent_bytes? })
+        }),
+        peer_unasked: false,
+    })
+}
+
+/// What the kernel's table says of a handshake, where it gives no `TCP_INFO`.
+fn of_table(socket: &TcpSocket) -> Option<TcpInfo> {
+    (socket.state == TcpState::SynSent).then(|| TcpInfo {
+        state: socket.state,
+        retransmits: socket.timer.fired,
+        total_retrans: socket.timer.fired.into(),
+        ..TcpInfo::default()
+    })
+}
+
+/// What is known of a connection that never was and is gone.
+fn syn_sent(connection: &Connection) -> Option<TcpInfo> {
+    connection.established.is_none().then(|| TcpInfo {
+        state: TcpState::SynSent,
+        total_retrans: connection.syn_retransmits,
+        ..Default::default()
+    })
+}
+
+pub(super) fn passed(name: LimitName, waited_us: u64) -> Failure {
+    Failure::DeadlinePassed(Limit::new(name, Duration::from_micros(waited_us)))
+}
+
+/// The limit for the whole of a call: that its caller gave up then is all that is known of it.
+pub(super) fn given_up(life_us: u64) -> Failure {
+    let limit = Limit::new(LimitName::Total, Duration::from_micros(life_us));
+    Failure::DeadlinePassed(limit.with_origin(Origin::Inferred))
+}
+
+pub(super) fn at(moment: Moment) -> Option<u64> {
+    match moment {
+        Moment::At(us) | Moment::Inferred(us) => Some(us),
+        Moment::Before => None,
+    }
+}
+
+/// From then to the end of the window; what was before counts from its beginning.
+pub(super) fn since(moment: Moment, window_us: u64) -> Option<u64> {
+    Some(window_us.saturating_sub(at(moment).unwrap_or(0)))
+}
+
+/// The same, to the end of the connection where that was seen.
+pub(super) fn since_or_until(moment: Moment, known: &Known<'_>, window_us: u64) -> Option<u64> {
+    let end = known.connection.and_then(|connection| at(connection.closed?)).unwrap_or(window_us);
+    Some(end.saturating_sub(at(moment).unwrap_or(0)))
+}
+
+pub(super) const CLOSE_NOTIFY: u8 = 0;
+
+pub(super) fn alert(code: u8) -> String {
+    let name = match code {
+        10 => "unexpected_message",
+        20 => "bad_record_mac",
+        40 => "handshake_failure",
+        42 => "bad_certificate",
+        43 => "unsupported_certificate",
+        44 => "certificate_revoked",
+        45 => "certificate_expired",
+        46 => "certificate_unknown",
+        47 => "illegal_parameter",
+        48 => "unknown_ca",
+        49 => "access_denied",
+        50 => "decode_error",
+        51 => "decrypt_error",
+        70 => "protocol_version",
+        71 => "insufficient_security",
+        80 => "internal_error",
+        86 => "inappropriate_fallback",
+        90 => "user_canceled",
+        109 => "missing_extension",
+        110 => "unsupported_extension",
+        112 => "unrecognized_name",
+        116 => "certificate_required",
+        120 => "no_application_protocol",
+        _ => return format!("{code}"),
+    };
+    format!("{name} ({code})")
+}
+
+/// The errors of a call, sorted as the library sorts them.
+pub(super) fn os(operation: &'static str, errno: i32) -> Failure {
+    let (kind, text) = match errno {
+        libc_errno::ECONNREFUSED => (OsFailure::Refused, "Connection refused"),
+        libc_errno::ECONNRESET => (OsFailure::Reset, "Connection reset by peer"),
+        libc_errno::EPIPE => (OsFailure::Reset, "Broken pipe"),
+        libc_errno::ETIMEDOUT => (OsFailure::KernelTimeout, "Connection timed out"),
+        libc_errno::EHOSTUNREACH => (OsFailure::Unreachable, "No route to host"),
+        libc_errno::ENETUNREACH => (OsFailure::Unreachable, "Network is unreachable"),
+        libc_errno::EADDRNOTAVAIL => (OsFailure::AddressNotAvailable, "Cannot assign requested address"),
+        _ => (OsFailure::Other, "an error"),
+    };
+    Failure::Os { operation, kind, text: format!("{text} (os error {errno})") }
+}
+
+/// Numbers of Linux: a recording is judged on any platform.
+pub(super) mod libc_errno {
+    pub(in crate::judge::calls) const EPIPE: i32 = 32;
+    pub(in crate::judge::calls) const EADDRNOTAVAIL: i32 = 99;
+    pub(in crate::judge::calls) const ENETUNREACH: i32 = 101;
+    pub(in crate::judge::calls) const ECONNRESET: i32 = 104;
+    pub(in crate::judge::calls) const ETIMEDOUT: i32 = 110;
+    pub(in crate::judge::calls) const ECONNREFUSED: i32 = 111;
+    pub(in crate::judge::calls) const EHOSTUNREACH: i32 = 113;
+}

@@ -1,0 +1,218 @@
+//! Calls that failed, and calls that their callers gave up.
+
+use overdue_core::{
+    Stage,
+    facts::{Failure, H2Facts, SocketFacts},
+};
+
+use super::{
+    Known, Trouble,
+    facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os},
+    waits::{came_since, may_be_answered},
+};
+use crate::{
+    Observation,
+    judge::{GIVEN_UP_US, bpf, time},
+    observation::{Call, Connection, Side},
+};
+
+fn answered(connection: &Connection) -> bool {
+    match &connection.http {
+        Some(http) => http.answered.is_some(),
+        None => connection.read_bytes > 0,
+    }
+}
+
+/// It ended with an error.
+pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let connection = known.connection?;
+    let life = match (connection.opened.and_then(at), connection.closed.and_then(at)) {
+        (Some(opened), Some(closed)) => closed.saturating_sub(opened),
+        _ => 0,
+    };
+    if connection.established.is_none()
+        && let Some(errno) = connection.errno
+    {
+        let failure = os("connect", errno);
+        return Some(Trouble {
+            waits: false,
+            ..Trouble::of(known, &facts(known, Stage::Connect, life, failure), life)
+        });
+    }
+    if let Some(tls) = &connection.tls
+        && tls.client
+    {
+        if let Some(text) = &tls.not_tls {
+            let facts = facts(known, Stage::Tls, life, Failure::TlsNotTls(text.clone()));
+            return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
+        }
+        if let Some((code, true)) = tls.alert
+            && tls.done.is_none()
+            && code != CLOSE_NOTIFY
+        {
+            let facts = facts(known, Stage::Tls, life, Failure::TlsAlert(alert(code)));
+            return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
+        }
+    }
+    let over = connection.closed.is_some() || connection.fin_received.is_some();
+    if let Some(text) = connection.http.as_ref().and_then(|http| http.not_http.as_ref()).filter(|_| over) {
+        let text = format!("the answer to its request of HTTP/1 begins with {text:?}");
+        return Some(Trouble {
+            waits: false,
+            ..Trouble::of(known, &facts(known, Stage::Wait, life, Failure::Protocol(text)), life)
+        });
+    }
+    if let Some(code) = connection.goaway.filter(|code| *code != 0 && over) {
+        let text = format!("the peer sent GOAWAY with {}", http2_error(code));
+        let mut facts = facts(known, Stage::Wait, life, os("connection", libc_errno::ECONNRESET));
+        if let Failure::Os { text: said, .. } = &mut facts.failure {
+            *said = text;
+        }
+        facts.h2 = Some(H2Facts::default());
+        return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
+    }
+    let stage = if connection.tls.as_ref().is_some_and(|tls| tls.client && tls.hello.is_some() && tls.done.is_none()) {
+        Stage::Tls
+    } else if answered(connection) && connection.http.as_ref().is_none_or(|http| !http.half_head) {
+        Stage::Receive
+    } else {
+        Stage::Wait
+    };
+    if connection.reset_received {
+        let facts = facts(known, stage, life, os("read", libc_errno::ECONNRESET));
+        return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
+    }
+    // Closed by the peer while an answer was due, or in the middle of one.
+    let http = connection.http.as_ref();
+    let due = http.is_some_and(|http| {
+        let open = |requested| !may_be_answered(seen, known, requested) && !came_since(known, requested);
+        http.half_head || http.answered.is_none() && http.requested.is_some_and(open)
+    });
+    let cut = http.is_some_and(|http| {
+        !http.half_head && (http.missing_bytes.is_some_and(|missing| missing > 0) || http.chunks_ended == Some(false))
+    });
+    // Who closes first is answered by a close.
+    let closed_before = connection.closed_by_us
+        && connection
+            .closed
+            .and_then(at)
+            .zip(connection.fin_received.and_then(at))
+            .is_some_and(|(ours, fin)| ours < fin);
+    // Neither is one that answers our alert.
+    let refused_by_us = connection.tls.as_ref().is_some_and(|tls| matches!(tls.alert, Some((_, false))));
+    let in_handshake = stage == Stage::Tls && !refused_by_us;
+    if connection.fin_received.is_some() && !closed_before && (due || cut || in_handshake) {
+        let mut facts = facts(known, stage, life, Failure::Closed);
+        if cut || http.is_some_and(|http| http.half_head) {
+            facts.exchange.body_bytes = connection.read_bytes.max(1);
+            facts.exchange.response_bytes = connection.read_bytes;
+        }
+        return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
+    }
+    None
+}
+/// The process closed the connection while something of the peer was due: how its caller's limit looks from outside,
+/// whoever set it. What took most of the call's time is what is to blame.
+pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let connection =
+        known.connection.filter(|connection| connection.closed_by_us && connection.side == Side::Client)?;
+    let (opened, established) = (connection.opened, connection.established.and_then(at));
+    let closed = at(connection.closed?)?;
+    let mut stages = Stages::new();
+    let first = connection.turns == 0 || connection.turns == 1 && answered(connection);
+    // Who waits for a connection waits for its name, too; later requests wait for neither.
+    if first && let Some(begun) = opened.and_then(at) {
+        if let Some(name) = &connection.resolved {
+            stages.add(Stage::Resolve, name.sent_us, name.sent_us.saturating_add(name.duration_us));
+        }
+        stages.add(Stage::Connect, begun, established?);
+    }
+    let tls = connection.tls.as_ref().filter(|tls| tls.client);
+    let http = connection.http.as_ref();
+    let mut read = None;
+    let (mut response_bytes, mut body_bytes, mut body_expected) = (0, 0, None);
+    if let Some(hello) = tls.filter(|tls| tls.done.is_none()).and_then(|tls| tls.hello) {
+        if tls.is_none_or(|tls| tls.alert.is_some() || tls.alert_hidden) {
+            return None;
+        }
+        stages.add(Stage::Tls, at(hello)?, closed);
+        response_bytes = if tls?.answered.is_some() { connection.read_bytes.max(1) } else { 0 };
+        read = connection.last_read.and_then(at);
+    } else {
+        let http = http?;
+        let requested = http.requested?;
+        let begun = at(requested)?;
+        match http.answered.and_then(at) {
+            None if came_since(known, requested) || may_be_answered(seen, known, requested) => return None,
+            None => stages.add(Stage::Wait, begun, closed),
+            Some(_) if http.half_head => {
+                stages.add(Stage::Wait, begun, closed);
+                response_bytes = connection.read_bytes;
+                read = connection.last_read.and_then(at);
+            }
+            Some(answered) => {
+                let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
+                stages.add(Stage::Wait, begun, answered);
+                stages.add(Stage::Receive, answered, closed);
+                response_bytes = connection.read_bytes;
+                body_bytes = connection.read_bytes.max(1);
+                body_expected = Some(body_bytes.saturating_add(missing));
+                read = connection.last_read.and_then(at);
+            }
+        }
+    }
+    let life = stages.life_us();
+    if life < GIVEN_UP_US {
+        return None;
+    }
+    let mut facts = stages.facts(known, given_up(life), read);
+    facts.exchange.response_bytes = response_bytes;
+    (facts.exchange.body_bytes, facts.exchange.body_expected) = (body_bytes, body_expected);
+    let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
+    trouble.verdict.evidence.push(
+        bpf(format!("the process closed the connection {} after the call began", time(life))).with("given_up_us", life),
+    );
+    Some(trouble)
+}
+
+/// The codes of RFC 9113, section 7.
+fn http2_error(code: u32) -> String {
+    let name = match code {
+        1 => "PROTOCOL_ERROR",
+        2 => "INTERNAL_ERROR",
+        3 => "FLOW_CONTROL_ERROR",
+        4 => "SETTINGS_TIMEOUT",
+        5 => "STREAM_CLOSED",
+        6 => "FRAME_SIZE_ERROR",
+        7 => "REFUSED_STREAM",
+        8 => "CANCEL",
+        9 => "COMPRESSION_ERROR",
+        10 => "CONNECT_ERROR",
+        11 => "ENHANCE_YOUR_CALM",
+        12 => "INADEQUATE_SECURITY",
+        13 => "HTTP_1_1_REQUIRED",
+        _ => return format!("code {code}"),
+    };
+    name.to_owned()
+}
+
+/// `connect` that the kernel refuses before a packet is sent.
+pub(super) fn refused_by_the_kernel(seen: &Observation) -> Vec<Trouble> {
+    let Some(calls) = &seen.calls else { return Vec::new() };
+    let failed = calls.counts.iter().filter(|call| {
+        call.call == Call::Connect && matches!(call.errno, libc_errno::EADDRNOTAVAIL | libc_errno::ENETUNREACH)
+    });
+    failed
+        .map(|call| {
+            let mut facts = facts(&Known::default(), Stage::Connect, 0, os("connect", call.errno));
+            let peer = call.peer.clone().unwrap_or_else(|| "the peer".to_owned());
+            facts.socket = Some(SocketFacts { peer: peer.clone(), ..SocketFacts::default() });
+            let mut trouble = Trouble { peer, waits: false, ..Trouble::of(&Known::default(), &facts, 0) };
+            trouble
+                .verdict
+                .evidence
+                .push(bpf(format!("connect failed so {} times", call.count)).with("failed", call.count));
+            trouble
+        })
+        .collect()
+}

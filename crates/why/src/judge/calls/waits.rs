@@ -1,0 +1,298 @@
+//! Connections that wait for something, and stages that took too long.
+
+use std::time::Duration;
+
+use overdue_core::{
+    Cause, Confidence, LimitName, Stage,
+    facts::{TcpInfo, TcpState},
+};
+
+use super::{
+    Known, Trouble,
+    facts::{Stages, at, facts, given_up, passed, since, since_or_until},
+};
+use crate::{
+    Observation,
+    judge::{ALWAYS, Finding, SETTLED_US, Severity, TRICKLE_PER_SECOND, USUAL_ANSWERS, bpf, share, time},
+    observation::{Moment, Side, TimerKind, TlsHandshake},
+};
+
+/// Unread bytes from which on a receive queue is called full.
+const UNREAD: u32 = 16 * 1024;
+
+/// Our own side does not read.
+pub(super) fn not_read(known: &Known<'_>) -> Option<Trouble> {
+    let socket = known.socket.filter(|socket| socket.unread_bytes >= UNREAD)?;
+    // It takes nothing; or so little that what lies there lasts for several windows like this one.
+    let received = |tcp: Option<TcpInfo>| tcp.and_then(|tcp| tcp.bytes_received);
+    let came = received(socket.last).zip(received(socket.first)).map(|(last, first)| last.saturating_sub(first));
+    let slow = came.is_some_and(|came| came.saturating_mul(4) < socket.unread_bytes.into()) && socket.since_before;
+    let waited = if slow { socket.in_state_us } else { socket.unread_for_us };
+    if waited < SETTLED_US {
+        return None;
+    }
+    let mut facts = facts(known, Stage::Receive, waited, passed(LimitName::Gap, waited));
+    facts.exchange.reader_away = Duration::from_micros(waited);
+    facts.exchange.body_bytes = 1;
+    Some(Trouble::of(known, &facts, waited))
+}
+
+/// The peer does not take what we send: its window is closed, or nothing is acknowledged.
+pub(super) fn not_taken(known: &Known<'_>) -> Option<Trouble> {
+    let socket = known.socket.filter(|socket| {
+        let stuck = socket.timer.kind == TimerKind::ZeroWindowProbe
+            || (socket.timer.kind == TimerKind::Retransmit && socket.timer.fired >= 2);
+        stuck && socket.unsent_bytes > 0 && socket.state != TcpState::SynSent
+    })?;
+    let tcp = socket.last?;
+    let waited = match socket.timer.kind {
+        TimerKind::Retransmit => u64::from(tcp.last_ack_recv_ms) * 1_000,
+        // A closed window is acknowledged again and again.
+        _ => u64::from(tcp.last_data_sent_ms) * 1_000,
+    };
+    if waited < SETTLED_US {
+        return None;
+    }
+    let facts = facts(known, Stage::Send, waited, passed(LimitName::Stage(Stage::Send), waited));
+    Some(Trouble::of(known, &facts, waited)).filter(|trouble| trouble.verdict.cause != Cause::Unknown)
+}
+
+/// No connection yet.
+pub(super) fn connecting(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let waited = match (known.socket, known.connection) {
+        (Some(socket), _) if socket.state == TcpState::SynSent => socket.in_state_us,
+        (None, Some(connection))
+            if connection.established.is_none() && connection.errno.is_none() && connection.closed.is_none() =>
+        {
+            since(connection.opened?, seen.window_us)?
+        }
+        // Given up by the program itself, before the kernel did.
+        (_, Some(connection)) if connection.established.is_none() && connection.errno.is_none() => {
+            let (opened, closed) = (at(connection.opened?)?, at(connection.closed?)?);
+            closed.saturating_sub(opened)
+        }
+        _ => return None,
+    };
+    if waited < SETTLED_US {
+        return None;
+    }
+    let facts = facts(known, Stage::Connect, waited, passed(LimitName::Stage(Stage::Connect), waited));
+    Some(Trouble::of(known, &facts, waited))
+}
+/// A TLS handshake that does not come to its end.
+pub(super) fn handshake(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let tls = known.connection?.tls.as_ref().filter(|tls| tls.client && tls.done.is_none() && tls.alert.is_none())?;
+    let waited = since_or_until(tls.hello?, known, seen.window_us)?;
+    if waited < SETTLED_US {
+        return None;
+    }
+    let mut facts = facts(known, Stage::Tls, waited, passed(LimitName::Stage(Stage::Tls), waited));
+    facts.exchange.response_bytes = handshake_bytes(tls, known);
+    Some(Trouble::of(known, &facts, waited))
+}
+
+fn handshake_bytes(tls: &TlsHandshake, known: &Known<'_>) -> u64 {
+    if tls.answered.is_none() { 0 } else { known.connection.map_or(1, |connection| connection.read_bytes.max(1)) }
+}
+
+/// A request without answer, or an answer that does not come to its end.
+pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let http = known.connection.and_then(|connection| connection.http.as_ref());
+    // A known request that nobody has answered.
+    if let Some(http) = http
+        && let (Some(requested), None) = (http.requested, http.answered)
+        && !may_be_answered(seen, known, requested)
+    {
+        let waited = since_or_until(requested, known, seen.window_us)?;
+        if waited >= SETTLED_US && !came_since(known, requested) {
+            return waiting(seen, known, waited);
+        }
+    }
+    // A head that is not complete, and of which nothing comes.
+    if let Some(connection) = known.connection
+        && http.is_some_and(|http| http.half_head)
+        && let Some(last) = connection.last_read
+        && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
+    {
+        let mut facts = facts(known, Stage::Wait, silent, passed(LimitName::Stage(Stage::Wait), silent));
+        facts.exchange.response_bytes = connection.read_bytes;
+        return Some(Trouble::of(known, &facts, silent));
+    }
+    // A body that is not complete, and of which nothing comes.
+    if let Some(connection) = known.connection
+        && http.and_then(|http| http.missing_bytes).is_some_and(|missing| missing > 0)
+        && let Some(last) = connection.last_read
+        && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
+    {
+        let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
+        facts.exchange.body_bytes = connection.read_bytes.max(1);
+        facts.exchange.response_bytes = connection.read_bytes;
+        return Some(Trouble::of(known, &facts, silent));
+    }
+    if let Some(trouble) = trickle(seen, known) {
+        return Some(trouble);
+    }
+    // A wait that has ended is as long as one that goes on.
+    if all_transfers(seen)
+        && let Some(gap) =
+            known.connection.map(|connection| connection.read_gaps.longest_us).filter(|us| *us >= SETTLED_US)
+    {
+        return waiting(seen, known, gap);
+    }
+    // A thread that sits in a read says that something is due, whatever the protocol; so does a short poll on one
+    // connection.
+    let socket = known.socket.filter(|socket| socket.state == TcpState::Established && socket.unread_bytes == 0)?;
+    let tcp = socket.last?;
+    let (thread, call) = known.blocked?;
+    let reads = ["read", "recv", "poll", "select"].iter().any(|word| call.call.contains(word));
+    if !reads || call.call.starts_with("epoll") || thread.blocked_us < SETTLED_US {
+        return None;
+    }
+    let received = tcp.bytes_received.unwrap_or(0);
+    if received == 0 || tcp.last_data_sent_ms < tcp.last_data_recv_ms {
+        return waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000));
+    }
+    // Without a request that was seen, silence after an answer may be a subscriber's, who waits for news.
+    let silent = u64::from(tcp.last_data_recv_ms) * 1_000;
+    if silent < SETTLED_US || http.is_none_or(|http| http.answered.is_none()) {
+        return None;
+    }
+    let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
+    facts.exchange.body_bytes = received;
+    facts.exchange.response_bytes = received;
+    let may_be_meant = http.is_some_and(|http| http.missing_bytes.is_none());
+    Some(Trouble { may_be_meant, ..Trouble::of(known, &facts, silent) })
+}
+
+/// A body whose bytes come one by one. How long it may take nobody knows from outside; at this rate it is no transfer.
+fn trickle(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let connection = known.connection.filter(|connection| connection.closed.is_none())?;
+    let http = connection.http.as_ref()?;
+    let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
+    let (answered, last) = (at(http.answered?)?, at(connection.last_read?)?);
+    let took = seen.window_us.saturating_sub(answered);
+    let per_second = connection.read_bytes.saturating_mul(1_000_000).checked_div(took)?;
+    if took < SETTLED_US || per_second >= TRICKLE_PER_SECOND || !all_transfers(seen) {
+        return None;
+    }
+    let mut stages = Stages::new();
+    stages.add(Stage::Receive, answered, seen.window_us);
+    let mut facts = stages.facts(known, given_up(took), Some(last));
+    facts.exchange.response_bytes = connection.read_bytes;
+    facts.exchange.body_bytes = connection.read_bytes.max(1);
+    facts.exchange.body_expected = Some(facts.exchange.body_bytes.saturating_add(missing));
+    Some(Trouble { waits: true, ..Trouble::of(known, &facts, took) })
+}
+
+/// Stages that have ended, and took so long that they are to blame for a part of the time, however the call went on.
+pub(super) fn slow_stages(known: &Known<'_>) -> Vec<Trouble> {
+    let Some(connection) = known.connection.filter(|connection| connection.side == Side::Client) else {
+        return Vec::new();
+    };
+    let peer = connection.remote.map_or_else(|| "the peer".to_owned(), |remote| remote.to_string());
+    let took = |begun: Option<Moment>, ended: Option<Moment>| {
+        let took = at(ended?)?.saturating_sub(at(begun?)?);
+        (took >= SETTLED_US).then_some(took)
+    };
+    let mut slow = Vec::new();
+    if let Some(us) = took(connection.opened, connection.established) {
+        let repeats = connection.syn_retransmits;
+        let again = match repeats {
+            0 => "the SYN-ACK came late".to_owned(),
+            _ => format!("the SYN was sent again {repeats} times"),
+        };
+        let finding = Finding::new(
+            Cause::ConnectSlow,
+            Severity::Waiting,
+            if repeats > 0 { Confidence::High } else { Confidence::Medium },
+            format!("the connection to {peer} came up only after {}: {again}", time(us)),
+        )
+        .because(bpf(format!("connect took {}, {again}", time(us))).with("connect_us", us).with("retransmits", repeats))
+        .rejected(Cause::SynUnanswered, "the SYN-ACK did come");
+        slow.push(Trouble::told(known, finding.verdict, us));
+    }
+    if let Some(tls) = connection.tls.as_ref().filter(|tls| tls.client)
+        && let Some(us) = took(tls.hello, tls.done)
+    {
+        let finding = Finding::new(
+            Cause::TlsSlow,
+            Severity::Waiting,
+            if matches!(tls.done, Some(Moment::At(_))) { Confidence::High } else { Confidence::Medium },
+            format!("the TLS handshake with {peer} ended only after {}", time(us)),
+        )
+        .because(bpf(format!("from the ClientHello to the end of the handshake: {}", time(us))).with("tls_us", us))
+        .rejected(Cause::TlsPeerSilent, "the handshake did end");
+        slow.push(Trouble::told(known, finding.verdict, us));
+    }
+    slow
+}
+
+/// Whether a wait may be what the connection is for: a subscriber waits for news, a long poll for an event, a worker for
+/// work. From outside it looks like a server that is slow, unless something shows that it is not meant.
+fn may_be_meant(seen: &Observation, known: &Known<'_>, waited: u64) -> bool {
+    // Whoever starts a command to be watched wants to know what it waits for.
+    if is_watched_from_start(seen) {
+        return false;
+    }
+    let http = known.connection.and_then(|connection| connection.http.as_ref());
+    if http.is_some_and(|http| http.asks_to_wait) || known.connection.is_some_and(|c| c.redis.is_some()) {
+        return true;
+    }
+    let read = known.connection.map_or(0, |connection| connection.read_bytes);
+    let received = known.socket.and_then(|socket| socket.last?.bytes_received).unwrap_or(0).max(read);
+    // A peer that has never said anything, or that does not even take the request, has no part in a protocol.
+    let taken = known.socket.and_then(|socket| socket.peer_unread_bytes).is_none_or(|unread| unread == 0);
+    received > 0 && taken && !is_usually_quick(known, waited)
+}
+
+/// Whether other answers on the same connection came much sooner.
+fn is_usually_quick(known: &Known<'_>, waited: u64) -> bool {
+    let Some(connection) = known.connection else { return false };
+    let gaps = &connection.read_gaps;
+    // The longest is the wait itself, if it has ended.
+    let itself = u64::from(gaps.longest_us >= SETTLED_US);
+    let others = u64::from(connection.turns).saturating_sub(itself);
+    let took = gaps.total_us.saturating_sub(if itself == 1 { gaps.longest_us } else { 0 });
+    others >= USUAL_ANSWERS && (took / others).saturating_mul(10) <= waited
+}
+
+/// Whether the watch began with the process, or with its program.
+fn is_watched_from_start(seen: &Observation) -> bool {
+    seen.process.exec_at_us.is_some() || seen.process.age_us.is_some_and(|age| age < SETTLED_US)
+}
+
+/// Whether bytes were read since then: of an answer whose head was missed, perhaps.
+pub(super) fn came_since(known: &Known<'_>, requested: Moment) -> bool {
+    known.connection.and_then(|connection| at(connection.last_read?)) > at(requested)
+}
+
+/// Whether every read and write was watched, not those of short windows alone. Where none could be, there are no times to
+/// be wrong about.
+fn all_transfers(seen: &Observation) -> bool {
+    let watched = seen.connections.as_ref().and_then(|connections| connections.transfers_us);
+    watched.is_none_or(|us| share(us, seen.window_us) >= ALWAYS)
+}
+
+/// Whether the answer to a request may have come without being seen, between two windows: something was received later,
+/// or nobody knows.
+pub(super) fn may_be_answered(seen: &Observation, known: &Known<'_>, requested: Moment) -> bool {
+    if all_transfers(seen) {
+        return false;
+    }
+    let requested = at(requested).unwrap_or(0);
+    let read = known.connection.and_then(|connection| at(connection.last_read?)).is_some_and(|read| read > requested);
+    let received = known.socket.and_then(|socket| {
+        let before_last_look = u64::from(socket.last?.last_data_recv_ms).saturating_mul(1_000);
+        Some(socket.last_seen_us.saturating_sub(before_last_look))
+    });
+    read || received.is_none_or(|received| received > requested)
+}
+
+fn waiting(seen: &Observation, known: &Known<'_>, waited: u64) -> Option<Trouble> {
+    if waited < SETTLED_US {
+        return None;
+    }
+    let facts = facts(known, Stage::Wait, waited, passed(LimitName::Stage(Stage::Wait), waited));
+    let may_be_meant = may_be_meant(seen, known, waited);
+    Some(Trouble { may_be_meant, ..Trouble::of(known, &facts, waited) })
+}
