@@ -20,6 +20,7 @@ use super::{
     go::Goroutines,
     join, process, sockets, threads,
     waiting::Waiting,
+    window::Overlap,
 };
 use crate::observation::{Hidden, Observation, Overhead, Runtime};
 
@@ -86,6 +87,10 @@ pub enum Ended {
     Interrupted,
 }
 
+/// What [`Watch::next`] tells of goes back so far at least, once the watch has gone on for as long, and twice as far at
+/// most: rules look for growth, and for states that last a second.
+pub const SIGHT: Duration = Duration::from_secs(5);
+
 /// How long every system call of the process is counted at a time: long enough for forty polls of a millisecond.
 const WINDOW: Duration = Duration::from_millis(40);
 /// How long it is left in peace then. Together they cost a busy server less than a hundredth of its throughput.
@@ -118,6 +123,8 @@ pub struct Watch {
     waiting: Option<Waiting>,
     go: Option<Goroutines>,
     windows: Windows,
+    /// When the window that is told of began, and the one after it, in microseconds since the watch began.
+    begun_us: Overlap<u64>,
 }
 
 impl Watch {
@@ -150,6 +157,7 @@ impl Watch {
             waiting,
             go,
             windows: Windows::default(),
+            begun_us: Overlap::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
             target,
             clock,
@@ -173,9 +181,55 @@ impl Watch {
 
     /// Looks again and again until the time is over, the process has ended, or it is interrupted.
     pub fn run(&mut self, interrupt: &Interrupt) -> Ended {
+        self.run_until(self.options.for_, interrupt)
+    }
+
+    /// Goes on for another while, and tells of the time until then: of all of it in the beginning, later of the last
+    /// [`SIGHT`] at least. Each observation is what a watch would have seen that began with its window; but what is said
+    /// of one connection, socket, thread or wait (its age, its first bytes, what it carried) goes back to before it.
+    ///
+    /// To be called again and again, as long as the time is what ended it.
+    pub fn next(&mut self, for_: Duration, interrupt: &Interrupt) -> (Ended, Observation) {
+        let ended = self.run_until(self.clock.elapsed().saturating_add(for_), interrupt);
+        let at_us = self.clock.at_us();
+        if at_us.saturating_sub(self.newest_us()) >= us(SIGHT) {
+            self.turn(at_us);
+        }
+        (ended, self.observed())
+    }
+
+    fn newest_us(&mut self) -> u64 {
+        self.begun_us.both().fold(0, |newest, begun_us| newest.max(*begun_us))
+    }
+
+    /// Another window begins, and the one that began before is told of from now on.
+    fn turn(&mut self, at_us: u64) {
+        self.look();
+        self.begun_us.turn(at_us);
+        let begin_us = *self.begun_us.shown();
+        self.go.iter_mut().for_each(|go| go.turn(begin_us));
+        self.fds.iter_mut().for_each(|fds| fds.turn(begin_us));
+        self.sockets.iter_mut().for_each(|sockets| sockets.turn(begin_us));
+        self.threads.iter_mut().for_each(threads::Collector::turn);
+        self.cpu.iter_mut().for_each(|cpu| cpu.turn(begin_us));
+        self.connections.iter_mut().for_each(|connections| connections.turn(begin_us));
+        self.uncounted(|waiting| waiting.turn(begin_us));
+    }
+
+    /// Does something for which no system calls must be counted, and goes on counting where they were.
+    fn uncounted(&mut self, work: impl FnOnce(&mut Waiting)) {
+        let Some(waiting) = &mut self.waiting else { return };
+        let was_open = waiting.is_open();
+        work(waiting);
+        if was_open {
+            self.windows = Windows { open: false, due: self.clock.elapsed() };
+        }
+    }
+
+    fn run_until(&mut self, until: Duration, interrupt: &Interrupt) -> Ended {
         loop {
             let elapsed = self.clock.elapsed();
-            let Some(left) = self.options.for_.checked_sub(elapsed).filter(|left| !left.is_zero()) else {
+            let Some(left) = until.checked_sub(elapsed).filter(|left| !left.is_zero()) else {
                 return Ended::Time;
             };
             // Looks fall on multiples of the period, however long each takes.
@@ -242,40 +296,49 @@ impl Watch {
         is_ready(0).then_some(Ended::Interrupted)
     }
 
-    /// Ends it: the last look, and all that was seen.
+    /// Ends it: the last look, at everything, and what was seen.
     #[must_use]
     pub fn finish(mut self) -> Observation {
         let at_us = self.clock.at_us();
+        self.fds.iter_mut().for_each(|fds| fds.look_at_all(at_us));
+        self.sockets.iter_mut().for_each(|sockets| sockets.look_at_all(at_us));
+        self.threads.iter_mut().for_each(|threads| threads.look_at_all(at_us));
+        self.cpu.iter_mut().for_each(|cpu| cpu.look(at_us));
+        self.go.iter_mut().for_each(Goroutines::look_at_all);
+        self.observed()
+    }
+
+    /// What was seen in the window that is told of.
+    fn observed(&mut self) -> Observation {
+        let at_us = self.clock.at_us();
+        let begin_us = *self.begun_us.shown();
         if !self.target.is_alive() {
             self.process.ended(at_us);
         }
-        let mut hidden = self.not_visible;
-        let mut seen = Observation { window_us: at_us, ..Observation::default() };
-        seen.fds = self.fds.map(|fds| fds.finish(at_us));
-        if let Some(sockets) = self.sockets {
-            let (sockets, by_peer) = sockets.finish(at_us, &mut hidden);
+        let mut hidden = self.not_visible.clone();
+        let mut seen = Observation { window_us: at_us.saturating_sub(begin_us), ..Observation::default() };
+        seen.fds = self.fds.as_ref().map(|fds| fds.observed(begin_us));
+        if let Some(sockets) = &mut self.sockets {
+            let (sockets, by_peer) = sockets.observed(begin_us, at_us, &mut hidden);
             seen.sockets = Some(sockets);
             seen.fds.iter_mut().for_each(|fds| fds.by_peer.clone_from(&by_peer));
         }
-        seen.threads = self.threads.map(|threads| threads.finish(at_us, &mut hidden));
+        seen.threads = self.threads.as_ref().map(|threads| threads.observed(&mut hidden));
         let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
         let map_bytes = self.connections.as_ref().map_or(0, Connections::map_bytes);
-        seen.connections = self.connections.map(Connections::finish);
-        seen.cpu = self.cpu.map(|cpu| cpu.finish(at_us));
+        seen.connections = self.connections.as_mut().map(|connections| connections.observed(begin_us));
+        seen.cpu = self.cpu.as_ref().map(|cpu| cpu.observed(begin_us));
         if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
             cpu.runqueue_us = threads.threads.iter().map(|thread| thread.runqueue_us).sum();
         }
         join::once(&mut seen);
         join::join(&mut seen, &self.target);
-        if let Some(waiting) = self.waiting {
-            waiting.finish(&mut seen);
+        self.uncounted(|waiting| waiting.observed(&mut seen));
+        if let Some(go) = &self.go {
+            self.process.set_runtime(Runtime::Go { version: go.version().to_owned() });
+            seen.go = Some(go.observed(begin_us));
         }
-        if let Some(go) = self.go {
-            let version = go.version().to_owned();
-            self.process.set_runtime(Runtime::Go { version });
-            seen.go = Some(go.finish());
-        }
-        seen.process = self.process.finish(&mut hidden);
+        seen.process = self.process.observed(begin_us, &mut hidden);
         seen.not_visible.extend(hidden);
         seen.overhead = Overhead {
             cpu_us: clock::own_cpu_us().saturating_sub(self.cpu_before_us),
