@@ -1,13 +1,16 @@
 //! `overdue why` on every target of the lab: real programs, each ill in one way, and healthy ones.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 use std::{
     collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use overdue_lab::target::Target;
+use overdue_why::{Report, recording};
 use serde_json::Value;
 
 /// Watched for so long: long enough for the slowest, and far below the ten seconds within which an answer is due.
@@ -41,19 +44,26 @@ struct Said {
 }
 
 impl Said {
-    fn of(pid: u32, watched: &str) -> Self {
+    fn of(name: &str, pid: u32) -> Self {
         let mut why = Command::new(env!("CARGO_BIN_EXE_overdue"));
-        why.args(["why", "--json", "--for", watched, "--pid", &pid.to_string()]).stdin(Stdio::null());
+        why.args(["why", "--json", "--for", watched(name), "--pid", &pid.to_string()]).stdin(Stdio::null());
+        let recording = env::var_os(RECORD).map(|folder| PathBuf::from(folder).join(format!("{name}.gz")));
+        recording.iter().for_each(|file| _ = why.arg("--record").arg(file));
         let output = why.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        recording.iter().for_each(|file| hide_folders(file));
+        Self::reported(&report, output.status.code().unwrap_or(-1))
+    }
+
+    fn reported(report: &Value, exit: i32) -> Self {
         let mut effects = BTreeSet::new();
         report["verdicts"].as_array().unwrap().iter().for_each(|verdict| below(verdict, &mut effects));
         Self {
             verdicts: causes(&report["verdicts"]),
             effects,
             advisories: causes(&report["advisories"]).into_iter().collect(),
-            exit: output.status.code().unwrap_or(-1),
+            exit,
             text: serde_json::to_string_pretty(&report).unwrap(),
         }
     }
@@ -73,9 +83,47 @@ fn below(finding: &Value, all: &mut BTreeSet<String>) {
 fn check(name: &str) {
     let target = Target::named(name).unwrap_or_else(|| panic!("there is no target {name}"));
     let running = target.start().unwrap_or_else(|error| panic!("{name}: {error}"));
-    let said = Said::of(running.pid(), watched(name));
+    let said = Said::of(name, running.pid());
     let problem = problem(target, &said);
     assert!(problem.is_none(), "{name}: {}\ntruth: {}\n{}", problem.unwrap_or_default(), target.truth, said.text);
+}
+
+/// With this variable set to a folder, what was seen of each target is recorded there. See CONTRIBUTING.md.
+const RECORD: &str = "OVERDUE_RECORDINGS";
+
+/// Where a target was built and runs is nobody else's business.
+fn hide_folders(file: &Path) {
+    let seen = recording::read(fs::File::open(file).unwrap()).unwrap();
+    let mut text = serde_json::to_string(&seen).unwrap();
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    for (folder, name) in [
+        (Some(workspace.into()), "/src/overdue"),
+        (env::var_os("HOME"), "/home"),
+        (Some(env::temp_dir().into()), "/tmp"),
+    ] {
+        if let Some(folder) = folder.filter(|folder| folder.len() > 1) {
+            text = text.replace(&*folder.to_string_lossy(), name);
+        }
+    }
+    recording::write(fs::File::create(file).unwrap(), &serde_json::from_str(&text).unwrap()).unwrap();
+}
+
+/// What was seen of the targets once is judged as the targets are, whatever becomes of the rules and of the collectors.
+#[test]
+fn recordings_are_judged_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
+    let mut judged = 0;
+    for target in Target::all() {
+        let Ok(file) = fs::File::open(folder.join(format!("{}.gz", target.name))) else { continue };
+        let seen = recording::read(file).unwrap_or_else(|error| panic!("{}: {error}", target.name));
+        let report = serde_json::to_value(Report::of(&seen)).unwrap();
+        let exit = i32::from(report["verdicts"] != Value::Array(Vec::new()));
+        let said = Said::reported(&report, exit);
+        assert_eq!(problem(target, &said), None, "{}\n{}", target.name, said.text);
+        judged += 1;
+    }
+    let recorded = fs::read_dir(&folder).unwrap().count();
+    assert!(judged > 0 && judged == recorded, "{recorded} recordings, {judged} of them of targets");
 }
 
 /// What is wrong with the answer.

@@ -34,5 +34,5 @@ pub use watch::{AttachError, Ended, Interrupt, Options, SIGHT, Watch};
 
 #[cfg(fuzzing)]
 pub(crate) mod fuzz {
-    pub use super::connections::fuzz::heads;
+    pub use super::{bpf::fuzz::btf, connections::fuzz::heads, stacks::fuzz::unwind_tables};
 }

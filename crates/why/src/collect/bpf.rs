@@ -4,6 +4,9 @@
 
 mod types;
 
+#[cfg(fuzzing)]
+pub(super) use types::fuzz;
+
 use std::{
     fmt,
     fs::{self, File},

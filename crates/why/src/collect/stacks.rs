@@ -9,6 +9,9 @@ mod modules;
 mod symbols;
 mod unwind;
 
+#[cfg(fuzzing)]
+pub(super) use unwind::fuzz;
+
 use std::{
     collections::{HashMap, HashSet},
     fs::File,

@@ -259,6 +259,17 @@ fn string(strings: &[u8], at: u32) -> Option<&[u8]> {
     strings.get(usize::try_from(at).ok()?..)?.split(|byte| *byte == 0).next()
 }
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzz {
+    use super::*;
+
+    /// The kernel's types, of which a few names are wanted.
+    pub fn btf(bytes: &[u8]) {
+        let names = Names::of([&b"a\0b\0tp_btf/a"[..]].into_iter());
+        std::hint::black_box(cut_down(bytes, &names).map(|cut| cut.len()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use aya::Btf;

@@ -248,7 +248,7 @@ static __noinline void asked(struct sock *sk, u32 way, u32 length, u32 tid)
 		return;
 	if (way == READ && !port && !bpf_sk_storage_get(&asking, sk, 0, 0))
 		return;
-	if (!find_places(sk, &places))
+	if (!find_places(address_of(sk), &places))
 		return;
 	piece.family = sk->__sk_common.skc_family;
 	piece.port = port;

@@ -275,9 +275,22 @@ static __always_inline struct connection *follow(struct sock *sk, struct shared 
 	return c;
 }
 
+/* The highest bit that is set. Not static: verified once, and not for each path to it. */
+__noinline u32 highest(u64 bits)
+{
+	u32 at = 0;
+
+	if (bits >> 32) { bits >>= 32; at += 32; }
+	if (bits >> 16) { bits >>= 16; at += 16; }
+	if (bits >> 8) { bits >>= 8; at += 8; }
+	if (bits >> 4) { bits >>= 4; at += 4; }
+	if (bits >> 2) { bits >>= 2; at += 2; }
+	return at + (bits >> 1);
+}
+
 static __always_inline void count_end(struct connection *c, struct shared *all)
 {
-	u64 us, bucket = 0;
+	u32 bucket;
 
 	count(all->closed);
 	if (c->flags & RESET_RECEIVED)
@@ -289,13 +302,7 @@ static __always_inline void count_end(struct connection *c, struct shared *all)
 	/* An answer may be short: what is no work is a connection on which nothing was asked, or nothing answered. */
 	if (c->totals[READ] == c->totals_before[READ] || c->totals[WRITE] == c->totals_before[WRITE])
 		count(all->little_work);
-	us = (c->ended - c->opened) / 1000;
-	if (us >> 32) { us >>= 32; bucket += 32; }
-	if (us >> 16) { us >>= 16; bucket += 16; }
-	if (us >> 8) { us >>= 8; bucket += 8; }
-	if (us >> 4) { us >>= 4; bucket += 4; }
-	if (us >> 2) { us >>= 2; bucket += 2; }
-	if (us >> 1) bucket += 1;
+	bucket = highest((c->ended - c->opened) / 1000);
 	if (bucket < 40)
 		count(all->lives[bucket]);
 }

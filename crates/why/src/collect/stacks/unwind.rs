@@ -206,6 +206,25 @@ fn by_frame_pointer(at: Registers, memory: &Copied<'_>, module: Option<u32>, inn
     }
 }
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzz {
+    use std::{fs::File, os::unix::fs::FileExt as _};
+
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+
+    /// A program's file, and an offset in its code.
+    pub fn unwind_tables(bytes: &[u8]) {
+        let Some((offset, file)) = bytes.split_first_chunk() else { return };
+        let Ok(memory) = memfd_create("program", MemfdFlags::CLOEXEC).map(File::from) else { return };
+        let tables = memory.write_all_at(file, 0).ok().and_then(|()| Tables::read(&memory));
+        if let Some(tables) = tables {
+            std::hint::black_box(row(&tables, u64::from(u16::from_le_bytes(*offset)), &mut UnwindContext::new()));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -272,7 +272,7 @@ OWN u64 place_of(u64 ip, u64 sp, u64 bp, u32 grain)
 	return hash;
 }
 
-static __always_inline s32 poll_call(u64 nr)
+OWN s32 poll_call(u64 nr)
 {
 	switch (nr) {
 	case NR_epoll_wait:
@@ -532,16 +532,16 @@ OWN int use(u32 fd, bool ended)
 	return 0;
 }
 
-/* What the call did to the descriptor in its first argument. */
-static __always_inline void used(struct pt_regs *regs, u64 nr, s64 result)
+/* What a call did to the descriptor in its first argument, of which `asked` bytes were to be read. */
+OWN int used(u64 nr, u32 fd, u64 asked, s64 result)
 {
 	bool reads = false;
 	switch (nr) {
 	case NR_read:
 	case NR_recvfrom:
 		/* Nothing asked for, nothing got. */
-		if (!result && !regs->dx)
-			return;
+		if (!result && !asked)
+			return 0;
 		reads = true;
 		break;
 	case NR_readv:
@@ -551,8 +551,8 @@ static __always_inline void used(struct pt_regs *regs, u64 nr, s64 result)
 	case NR_accept:
 	case NR_accept4:
 		if (result >= 0)
-			use((u32)regs->di, false);
-		return;
+			use(fd, false);
+		return 0;
 	case NR_write:
 	case NR_writev:
 	case NR_sendto:
@@ -563,15 +563,16 @@ static __always_inline void used(struct pt_regs *regs, u64 nr, s64 result)
 	case NR_splice:
 		break;
 	default:
-		return;
+		return 0;
 	}
 	if (result > 0)
-		use((u32)regs->di, false);
+		use(fd, false);
 	else if (!result && reads)
-		use((u32)regs->di, true);
+		use(fd, true);
+	return 0;
 }
 
-static __always_inline bool is_rare(u64 nr)
+OWN int is_rare(u64 nr)
 {
 	switch (nr) {
 	case NR_connect: case NR_accept: case NR_accept4: case NR_socket: case NR_open: case NR_openat: case NR_openat2:
@@ -585,7 +586,7 @@ static __always_inline bool is_rare(u64 nr)
 }
 
 /* Whether the first argument is a descriptor. */
-static __always_inline bool takes_fd(u64 nr)
+OWN int takes_fd(u64 nr)
 {
 	switch (nr) {
 	case NR_connect: case NR_accept: case NR_accept4: case NR_close: case NR_bind: case NR_listen: case NR_dup:
@@ -692,7 +693,7 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 		polled(regs, nr, call, result, tid, opened_ns);
 	else if (is_rare(nr))
 		rare(regs, nr, result, tid);
-	used(regs, nr, result);
+	used(nr, regs->di, regs->dx, result);
 	return 0;
 }
 
