@@ -11,6 +11,7 @@ mod connections;
 mod cpu;
 mod fds;
 mod go;
+mod lookups;
 mod polling;
 mod process;
 mod sockets;
@@ -26,6 +27,7 @@ pub use connections::{
 pub use cpu::{Cpu, HotStack, Throttling};
 pub use fds::{FdKind, Fds, Opener, PeerFds, Reading};
 pub use go::{Go, GoroutineGroup, GoroutineState};
+pub use lookups::{Lookup, Lookups};
 pub use polling::{PollCall, PollLoop, Polling, ReadyFd, Timeouts};
 pub use process::{Process, Runtime};
 pub use sockets::{Backlog, HalfOpen, HostTcp, Listener, Sockets, TcpSocket, TcpTimer, TimerKind};
@@ -58,6 +60,9 @@ pub struct Observation {
     pub connections: Option<Connections>,
     /// Its goroutines.
     pub go: Option<Go>,
+    /// Lookups of names by its C library, where somebody asked for probes.
+    #[serde(default)]
+    pub lookups: Option<Lookups>,
     /// What could not be seen.
     pub not_visible: Vec<Hidden>,
     /// What the watching cost.

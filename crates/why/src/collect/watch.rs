@@ -18,7 +18,9 @@ use super::{
     clock::{self, us},
     cpu, fds,
     go::Goroutines,
-    join, process, sockets, threads,
+    join,
+    lookups::Lookups,
+    process, sockets, threads,
     waiting::Waiting,
     window::Overlap,
 };
@@ -31,12 +33,15 @@ pub struct Options {
     pub for_: Duration,
     /// From one look to the next. A collector for which a look is dear looks more rarely.
     pub every: Duration,
+    /// Whether functions of the process itself are probed: lookups of names by the C library. It costs the process some
+    /// microseconds for each call of them.
+    pub uprobes: bool,
 }
 
 impl Default for Options {
     /// Ten seconds, with four looks in each.
     fn default() -> Self {
-        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250) }
+        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250), uprobes: false }
     }
 }
 
@@ -122,6 +127,8 @@ pub struct Watch {
     cpu: Option<cpu::Collector>,
     waiting: Option<Waiting>,
     go: Option<Goroutines>,
+    kernel: Option<Kernel>,
+    lookups: Option<Lookups>,
     windows: Windows,
     /// When the window that is told of began, and the one after it, in microseconds since the watch began.
     begun_us: Overlap<u64>,
@@ -144,6 +151,8 @@ impl Watch {
         hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
         let waiting = kernel.as_ref().and_then(|kernel| seen(Waiting::attach(kernel, &target), &mut hidden));
         let go = seen(Goroutines::attach(&target), &mut hidden).flatten();
+        let probed = kernel.as_ref().filter(|_| options.uprobes);
+        let lookups = probed.and_then(|kernel| seen(Lookups::attach(kernel, &target), &mut hidden));
         // Loading programs takes a while. The window begins when that is done: what the others see first is its beginning.
         let clock = Clock::start();
         connections.iter_mut().for_each(Connections::begin);
@@ -156,6 +165,8 @@ impl Watch {
             connections,
             waiting,
             go,
+            kernel,
+            lookups,
             windows: Windows::default(),
             begun_us: Overlap::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
@@ -214,6 +225,7 @@ impl Watch {
         self.cpu.iter_mut().for_each(|cpu| cpu.turn(begin_us));
         self.connections.iter_mut().for_each(|connections| connections.turn(begin_us));
         self.uncounted(|waiting| waiting.turn(begin_us));
+        self.lookups.iter_mut().for_each(Lookups::turn);
     }
 
     /// Does something for which no system calls must be counted, and goes on counting where they were.
@@ -269,7 +281,12 @@ impl Watch {
         // Another program: perhaps one of Go now.
         if self.process.seen().exec_at_us != before {
             self.go = Goroutines::attach(&self.target).ok().flatten();
+            // Probes are in a file, whoever maps it: they stay where the new program has the same library.
+            if let (None, Some(kernel), true) = (&self.lookups, &self.kernel, self.options.uprobes) {
+                self.lookups = Lookups::attach(kernel, &self.target).ok();
+            }
         }
+        self.lookups.iter_mut().for_each(Lookups::look);
         self.go.iter_mut().for_each(|go| go.look(at_us));
         self.fds.iter_mut().for_each(|fds| fds.look(at_us));
         self.sockets.iter_mut().for_each(|sockets| sockets.look(at_us));
@@ -338,14 +355,18 @@ impl Watch {
             self.process.set_runtime(Runtime::Go { version: go.version().to_owned() });
             seen.go = Some(go.observed(begin_us));
         }
+        let ago_us = self.clock.at_us().saturating_sub(begin_us);
+        seen.lookups = self.lookups.as_mut().map(|lookups| lookups.observed(ago_us, seen.window_us));
+        let lookups_lost = seen.lookups.as_ref().map_or(0, |lookups| lookups.lost);
+        let lookups_bytes = self.lookups.as_ref().map_or(0, Lookups::map_bytes);
         seen.process = self.process.observed(begin_us, &mut hidden);
         seen.not_visible.extend(hidden);
         seen.overhead = Overhead {
             cpu_us: clock::own_cpu_us().saturating_sub(self.cpu_before_us),
             rss_bytes: peak_rss(),
             attach_us: self.attach_us,
-            dropped_events: seen.overhead.dropped_events.saturating_add(dropped),
-            map_bytes: seen.overhead.map_bytes.saturating_add(map_bytes),
+            dropped_events: seen.overhead.dropped_events.saturating_add(dropped).saturating_add(lookups_lost),
+            map_bytes: seen.overhead.map_bytes.saturating_add(map_bytes).saturating_add(lookups_bytes),
             ..seen.overhead
         };
         seen

@@ -1,7 +1,9 @@
 //! The first table of the catalogue, as far as it is seen from outside of the caller.
 
 use super::*;
-use crate::observation::{Backlog, BlockedIn, Call, DnsExchange, HttpHead, Listener, Moment, Side, TlsHandshake};
+use crate::observation::{
+    Backlog, BlockedIn, Call, DnsExchange, HttpHead, Listener, Lookup, Lookups, Moment, Side, TlsHandshake,
+};
 
 fn blocked(seen: Observation, call: &str, cookie: u64, us: u64) -> Observation {
     seen.thread(|thread| {
@@ -241,4 +243,29 @@ fn a_call_that_its_caller_gave_up() {
     let finding = only(&late(Side::Server, None), Cause::DeadlineIgnored);
     assert!(finding.verdict.summary.contains("still runs"), "{}", finding.verdict.summary);
     nothing(&late(Side::Server, Some(Moment::At(250_000))));
+}
+
+#[test]
+fn lookups_that_were_probed() {
+    let lookup = |took_us: u64, result: Option<i32>| {
+        let name = "api.test".to_owned();
+        let lookups = vec![Lookup { name, tid: 7, at_us: 1_000, took_us, result }];
+        Observation { lookups: Some(Lookups { lookups, ..Lookups::default() }), ..idle() }
+    };
+    only(&lookup(3_000_000, None), Cause::DnsNoAnswer);
+    only(&lookup(3_000_000, Some(0)), Cause::DnsSlow);
+    only(&lookup(5_000_000, Some(-3)), Cause::DnsNoAnswer);
+    let missing = only(&lookup(2_000, Some(-2)), Cause::DnsFailed);
+    assert!(missing.verdict.evidence[0].text.contains("EAI_NONAME"), "{:?}", missing.verdict.evidence);
+    nothing(&lookup(900_000, Some(0)));
+    // The queries themselves tell more.
+    let mut seen = lookup(3_000_000, None);
+    let query =
+        DnsExchange { name: "api.test".to_owned(), sent: 3, answered_us: Some(5_000), ..DnsExchange::default() };
+    seen.connections.as_mut().unwrap().dns.push(query);
+    nothing(&seen);
+    // A search through domains, which then found what it looked for.
+    let mut seen = lookup(2_000, Some(-2));
+    seen.connections.as_mut().unwrap().opened = 1;
+    nothing(&seen);
 }
