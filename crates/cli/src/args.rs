@@ -205,6 +205,11 @@ pub(crate) struct Why {
     #[arg(long = "for", value_name = "DUR", default_value = "5s", value_parser = window, conflicts_with = "replay")]
     pub(crate) window: Duration,
 
+    /// Probe functions of its C library, too: lookups of names (`getaddrinfo`), whomever it asks. Each call of them then
+    /// takes some microseconds longer. Needs root
+    #[arg(long, conflicts_with = "replay")]
+    pub(crate) uprobes: bool,
+
     /// One JSON object on stdout (`overdue.report/1`) instead of text
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,

@@ -33,10 +33,11 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
+    let options = Options { for_: flags.window, uprobes: flags.uprobes, ..Options::default() };
     let (seen, interrupted) = match (&flags.replay, flags.pid) {
         (Some(file), _) => (replay(file)?, false),
-        (None, Some(pid)) => watch(pid, flags.window, None)?,
-        (None, None) => run_and_watch(&flags.command, flags.window)?,
+        (None, Some(pid)) => watch(pid, options, None)?,
+        (None, None) => run_and_watch(&flags.command, options)?,
     };
     // What was seen is not lost when it cannot be written.
     let recorded = flags.record.as_ref().map(|file| record(file, &seen));
@@ -70,13 +71,13 @@ fn record(file: &Path, seen: &Observation) -> anyhow::Result<()> {
 }
 
 /// Watches until the time is over, the process ends or Ctrl-C. `go` is what lets a command begin.
-fn watch(pid: u32, window: Duration, go: Option<Box<dyn FnOnce() + Send>>) -> anyhow::Result<(Observation, bool)> {
+fn watch(pid: u32, options: Options, go: Option<Box<dyn FnOnce() + Send>>) -> anyhow::Result<(Observation, bool)> {
     interrupt::run(Threads::One, |interrupt| async move {
         let stop = Interrupt::new().context("no descriptor is left")?;
         let raised = stop.clone();
         let context = interrupt.context().clone();
         let watching = tokio::task::spawn_blocking(move || -> anyhow::Result<Observation> {
-            let options = Options { for_: window, from_start: go.is_some(), ..Options::default() };
+            let options = Options { from_start: go.is_some(), ..options };
             let mut watch = Watch::attach(pid, options)?;
             if let Some(go) = go {
                 go();
@@ -95,8 +96,9 @@ fn watch(pid: u32, window: Duration, go: Option<Box<dyn FnOnce() + Send>>) -> an
 }
 
 /// Starts a command so that it is watched from its first instruction on.
-fn run_and_watch(command: &[OsString], window: Duration) -> anyhow::Result<(Observation, bool)> {
+fn run_and_watch(command: &[OsString], options: Options) -> anyhow::Result<(Observation, bool)> {
     let Some((program, _)) = command.split_first() else { bail!("which command?") };
+    let window = options.for_;
     let mut started = Started::stopped(command)?;
     let pid = started.child.id();
     let go = Box::new(move || {
@@ -105,7 +107,7 @@ fn run_and_watch(command: &[OsString], window: Duration) -> anyhow::Result<(Obse
             _ = kill_process(pid, Signal::CONT);
         }
     });
-    let (seen, interrupted) = watch(pid, window, Some(go))?;
+    let (seen, interrupted) = watch(pid, options, Some(go))?;
     match started.end()? {
         Some(status) if status.code() == Some(NOT_STARTED) && seen.process.exec_at_us.is_none() => {
             bail!("{} could not be started", program.display())

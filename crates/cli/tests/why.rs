@@ -158,6 +158,32 @@ fn spawned(command: &mut Command) -> Child {
 }
 
 /// Ctrl-C ends the watch, what was seen is told, and the command is gone.
+/// The C library reads the hosts file first. This one never ends, so no name server is asked, and only a probe can tell
+/// what the program waits for.
+#[test]
+fn a_lookup_that_asks_nobody_on_the_network_is_seen_by_a_probe() {
+    let hosts = Scratch::new("hosts");
+    let why = env!("CARGO_BIN_EXE_overdue");
+    let script = format!(
+        "mkfifo {hosts} && mount --bind {hosts} /etc/hosts && exec {why} why --uprobes --json --for 4s -- \
+         python3 -c 'import socket; socket.getaddrinfo(\"stuck.example\", 80)'",
+        hosts = hosts.path(),
+    );
+    let mut own_mounts = Command::new("unshare");
+    let output = own_mounts.args(["--mount", "sh", "-c", &script]).stdin(Stdio::null()).output().unwrap();
+    if stderr(&output).contains("unshare") {
+        assert!(env::var_os("CI").is_none(), "no mount namespace: {output:?}");
+        println!("skipped: no mount namespace: {}", stderr(&output));
+        return;
+    }
+    assert_exit(&output, 1);
+    let report = json(&output);
+    assert_eq!(report["cause"], "dns-no-answer", "{report:#}");
+    let evidence = report["verdicts"][0]["evidence"][0]["text"].as_str().unwrap();
+    assert!(evidence.starts_with("getaddrinfo(stuck.example) on thread "), "{evidence}");
+    assert!(evidence.contains("has not returned; no query of it"), "{evidence}");
+}
+
 #[test]
 fn an_interrupt_leaves_nothing_behind() {
     let mut child = spawned(&mut overdue(&["why", "--for", "60s", "--", "sh", "-c", "echo $$ >&2; exec sleep 100"]));

@@ -1,9 +1,9 @@
 //! Watching a process: everything that fills an [`Observation`](crate::Observation).
 //!
 //! One folder a topic, with the C of its BPF program beside its decoder. Each collector is made for one [`Target`], is
-//! asked to look now and then, and hands over its part of the observation in the end. One that cannot see says so
-//! ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others. [`Watch`] makes, asks
-//! and ends them all.
+//! asked to look now and then, and hands over its part of the observation when it is asked for that. One that cannot see
+//! says so ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others. [`Watch`] makes and
+//! asks them all, and tells them when a window begins.
 
 mod bpf;
 mod clock;
@@ -13,6 +13,7 @@ mod descriptors;
 pub mod fds;
 pub mod go;
 mod join;
+mod lookups;
 mod patience;
 pub mod process;
 pub mod sockets;
@@ -24,12 +25,13 @@ pub mod threads;
 pub mod tiers;
 mod waiting;
 mod watch;
+mod window;
 
 pub use bpf::Kernel;
 pub use clock::Clock;
 pub use connections::Connections;
 pub use target::{Gone, Target};
-pub use watch::{AttachError, Ended, Interrupt, Options, Watch};
+pub use watch::{AttachError, Ended, Interrupt, Options, SIGHT, Watch};
 
 #[cfg(fuzzing)]
 pub(crate) mod fuzz {

@@ -1,8 +1,9 @@
 //! What was seen of one process in one window: plain data, the judge's input and the content of a recording.
 //!
 //! A field that is `None`, or a table that is absent, was not observed; that is not the same as zero, and no rule
-//! treats it as zero. Why it is absent stands in [`Observation::not_visible`]. Times are microseconds since the watch
-//! began (`at_us`) or lengths (`_us`); wall-clock time is nowhere. Every text comes from the process, its peers or the
+//! treats it as zero. Why it is absent stands in [`Observation::not_visible`]. Times are microseconds since the window
+//! began (`at_us`) or lengths (`_us`); wall-clock time is nowhere. The window is all of the watch, or the last part of one
+//! that goes on; what is then said of one connection, socket, thread or wait may go back to before it. Every text comes from the process, its peers or the
 //! kernel and is untrusted: it may hold control characters, and whoever shows it must make it printable.
 
 mod calls;
@@ -10,6 +11,7 @@ mod connections;
 mod cpu;
 mod fds;
 mod go;
+mod lookups;
 mod polling;
 mod process;
 mod sockets;
@@ -25,6 +27,7 @@ pub use connections::{
 pub use cpu::{Cpu, HotStack, Throttling};
 pub use fds::{FdKind, Fds, Opener, PeerFds, Reading};
 pub use go::{Go, GoroutineGroup, GoroutineState};
+pub use lookups::{Lookup, Lookups};
 pub use polling::{PollCall, PollLoop, Polling, ReadyFd, Timeouts};
 pub use process::{Process, Runtime};
 pub use sockets::{Backlog, HalfOpen, HostTcp, Listener, Sockets, TcpSocket, TcpTimer, TimerKind};
@@ -57,6 +60,9 @@ pub struct Observation {
     pub connections: Option<Connections>,
     /// Its goroutines.
     pub go: Option<Go>,
+    /// Lookups of names by its C library, where somebody asked for probes.
+    #[serde(default)]
+    pub lookups: Option<Lookups>,
     /// What could not be seen.
     pub not_visible: Vec<Hidden>,
     /// What the watching cost.

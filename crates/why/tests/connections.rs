@@ -107,7 +107,7 @@ fn watch_command(command: &mut Command, script: &str) -> Option<Seen> {
     script.go_on();
     script.wait_for("done");
     watch.look(0);
-    let seen = watch.finish();
+    let seen = watch.observed(0);
     script.go_on();
     Some(seen)
 }
@@ -452,7 +452,7 @@ watched()",
     timeout(40);
     watch.window(false);
     watch.look(750_000);
-    let seen = watch.finish();
+    let seen = watch.observed(0);
     let watched = seen.transfers_us.unwrap();
     assert!((200_000..600_000).contains(&watched), "{watched}");
     // Bytes are complete all the same, and nothing that was missed is taken for silence.

@@ -20,14 +20,14 @@ use std::{
 
 use aya::{Btf, Ebpf, EbpfLoader, Pod, maps::Map};
 
-use super::{Target, connections, waiting};
+use super::{Target, connections, lookups, waiting};
 use crate::observation::Hidden;
 
 /// The inode of the first pid namespace (`PROC_PID_INIT_INO`).
 const FIRST_PIDNS: u64 = 0xEFFF_FFFC;
 
 /// All programs: what they ask of the kernel's types is what is kept of those.
-const OBJECTS: [&[u8]; 2] = [connections::OBJECT, waiting::OBJECT];
+const OBJECTS: [&[u8]; 3] = [connections::OBJECT, lookups::OBJECT, waiting::OBJECT];
 
 /// The running kernel, as BPF programs are fitted to it.
 #[derive(Clone, Copy, Debug)]

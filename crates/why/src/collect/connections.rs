@@ -27,6 +27,7 @@ use self::{
 use super::{
     Target,
     bpf::{Kernel, maps_bytes, refused},
+    window::Overlap,
 };
 use crate::observation::{self, Hidden};
 
@@ -98,6 +99,16 @@ enum Transfers {
     Windows,
 }
 
+/// When a window began.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    counts: Option<Shared>,
+    /// For how long reads and writes had been watched, in nanoseconds.
+    watched: u64,
+    /// There was a time in the window when they were not.
+    gaps: bool,
+}
+
 /// Watches the connections of one process. When it is dropped, everything is detached and freed.
 pub struct Connections {
     ebpf: Ebpf,
@@ -107,8 +118,6 @@ pub struct Connections {
     watching: Array<MapData, Watch>,
     counter: PerCpuArray<MapData, u64>,
     transfers: Transfers,
-    /// They were not watched all the time.
-    gaps: bool,
     links: Vec<(&'static str, BtfTracePointLinkId)>,
     /// When the programs for reads and writes were attached, and how many there had been by then.
     since: u64,
@@ -116,6 +125,7 @@ pub struct Connections {
     /// For how long they were, before that, in nanoseconds.
     watched: u64,
     lives: Lives,
+    first: Overlap<First>,
     /// The monotonic clock when the watch began, in nanoseconds: the earliest that any look implies.
     epoch: u64,
     /// Memory of all maps.
@@ -142,12 +152,12 @@ impl Connections {
             counter: PerCpuArray::try_from(counter).map_err(refused)?,
             ebpf,
             transfers: Transfers::Always,
-            gaps: false,
             links: Vec::new(),
             since: 0,
             counted: 0,
             watched: 0,
             lives: Lives::default(),
+            first: Overlap::new(First { counts: None, watched: 0, gaps: false }),
             epoch: now(),
             bytes,
             hidden: Vec::new(),
@@ -189,7 +199,7 @@ impl Connections {
         self.epoch = self.epoch.min(now().saturating_sub(at_us.saturating_mul(1000)));
         if self.transfers == Transfers::Always && self.rate().is_some_and(|rate| rate > TRANSFERS_MAX) {
             self.transfers = Transfers::Windows;
-            self.gaps = true;
+            self.first.both().for_each(|window| window.gaps = true);
             self.detach_transfers();
         }
         self.drain();
@@ -240,21 +250,33 @@ impl Connections {
         self.bytes
     }
 
-    /// Ends the watch and hands over what was seen, the worst connections first.
-    #[must_use]
-    pub fn finish(mut self) -> observation::Connections {
-        let held = self.held().unwrap_or_default();
-        self.detach_transfers();
+    /// Another window begins. What ended before `begin_us`, when the one that is shown now began, is forgotten.
+    pub(super) fn turn(&mut self, begin_us: u64) {
         self.drain();
-        let transfers_us = (self.transfers != Transfers::Unseen).then_some(self.watched / 1000);
-        let all_transfers = !self.gaps && self.transfers == Transfers::Always;
-        let Self { shared, ports, lives, epoch, .. } = self;
+        let held = self.held().unwrap_or_default();
+        let counts = self.shared.get(&0, 0).ok();
+        let gaps = self.transfers != Transfers::Always;
+        self.first.turn(First { counts, watched: self.watched(), gaps });
+        self.lives.turn(&held, self.at(begin_us));
+    }
+
+    /// What was seen in a window that began at `begin_us`, the worst connections first.
+    #[must_use]
+    pub fn observed(&mut self, begin_us: u64) -> observation::Connections {
+        let held = self.held().unwrap_or_default();
+        self.drain();
+        let now = now();
+        let first = *self.first.shown();
+        let watched = self.watched().saturating_sub(first.watched);
+        let transfers_us = (self.transfers != Transfers::Unseen).then_some(watched / 1000);
+        let all_transfers = !first.gaps && self.transfers == Transfers::Always;
         let is_listener = |port: u16| {
-            let word = ports.get(&u32::from(port >> 6), 0).unwrap_or(0);
+            let word = self.ports.get(&u32::from(port >> 6), 0).unwrap_or(0);
             word >> (port & 63) & 1 == 1
         };
-        let seen = lives.finish(held, now(), Epoch(epoch), is_listener, all_transfers);
-        let Ok(counts) = shared.get(&0, 0) else { return seen };
+        let seen = self.lives.observed(held, now, Epoch(self.at(begin_us)), is_listener, all_transfers);
+        let Ok(counts) = self.shared.get(&0, 0) else { return seen };
+        let counts = first.counts.map_or(counts, |first| counts.since(&first));
         observation::Connections {
             opened: counts.opened,
             accepted: counts.accepted,
@@ -269,6 +291,16 @@ impl Connections {
             transfers_us,
             ..seen
         }
+    }
+
+    /// A time of the watch on the monotonic clock, in nanoseconds.
+    const fn at(&self, at_us: u64) -> u64 {
+        self.epoch.saturating_add(at_us.saturating_mul(1000))
+    }
+
+    /// For how long reads and writes have been watched, in nanoseconds.
+    fn watched(&self) -> u64 {
+        self.watched + if self.links.is_empty() { 0 } else { now().saturating_sub(self.since) }
     }
 
     fn drain(&mut self) {
@@ -339,6 +371,32 @@ fn missing(what: &str) -> Hidden {
     refused(std::io::Error::other(format!("a {what} is missing in the object")))
 }
 
+impl Shared {
+    /// What was counted since; but for what is counted of this moment (`followed`, `budgets`).
+    fn since(mut self, first: &Self) -> Self {
+        let Self { opened, accepted, closed, reset_by_peer, reset_by_us, little_work, .. } = first;
+        let Self { dropped, untold, unseen, unfollowed, .. } = first;
+        for (now, before) in [
+            (&mut self.opened, opened),
+            (&mut self.accepted, accepted),
+            (&mut self.closed, closed),
+            (&mut self.reset_by_peer, reset_by_peer),
+            (&mut self.reset_by_us, reset_by_us),
+            (&mut self.little_work, little_work),
+            (&mut self.dropped, dropped),
+            (&mut self.untold, untold),
+            (&mut self.unseen, unseen),
+            (&mut self.unfollowed, unfollowed),
+        ]
+        .into_iter()
+        .chain(self.lives.iter_mut().zip(&first.lives))
+        {
+            *now = now.saturating_sub(*before);
+        }
+        self
+    }
+}
+
 /// The middle of a histogram whose bucket n holds 2^n up to 2^(n+1) microseconds, to the precision of the bucket.
 fn median(buckets: &[u64]) -> Option<u64> {
     let all: u64 = buckets.iter().sum();
@@ -371,7 +429,7 @@ pub(crate) mod fuzz {
                 lives.take(event);
             }
         }
-        let seen = lives.finish(Vec::new(), 1_000_000_000, Epoch(1000), |port| port == 443, false);
+        let seen = lives.observed(Vec::new(), 1_000_000_000, Epoch(1000), |port| port == 443, false);
         for connection in &seen.connections {
             std::hint::black_box(crate::timeline::stages(connection, 1_000_000));
         }

@@ -9,6 +9,7 @@ use super::{
     Target,
     fds::Readings,
     stat::{self, Stat},
+    window::{self, Overlap},
 };
 use crate::observation::{Cpu, Hidden, Throttling};
 
@@ -16,13 +17,19 @@ use crate::observation::{Cpu, Hidden, Throttling};
 #[derive(Debug)]
 pub struct Collector {
     target: Target,
-    first: Stat,
+    first: Overlap<First>,
     last: Stat,
     groups: Vec<Group>,
     affinity: Option<u32>,
-    pressure_first_us: Option<u64>,
-    pressure_last_us: Option<u64>,
+    pressure_us: Option<u64>,
     rss: Readings,
+}
+
+/// When a window began.
+#[derive(Clone, Debug)]
+struct First {
+    stat: Stat,
+    pressure_us: Option<u64>,
 }
 
 impl Collector {
@@ -38,15 +45,14 @@ impl Collector {
         })?;
         let cgroup = target.read_text("cgroup", 64 * 1024).unwrap_or_default();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let pressure = pressure_us();
+        let pressure_us = pressure_us();
         let mut this = Self {
             target: target.clone(),
             last: first.clone(),
-            first,
+            first: Overlap::new(First { stat: first, pressure_us }),
             groups: groups::of(&cgroup, &mounts),
             affinity: None,
-            pressure_first_us: pressure,
-            pressure_last_us: pressure,
+            pressure_us,
             rss: Readings::default(),
         };
         this.look(0);
@@ -62,16 +68,23 @@ impl Collector {
         }
         self.last = stat;
         self.groups.iter_mut().for_each(Group::look);
-        self.pressure_last_us = pressure_us().or(self.pressure_last_us);
+        self.pressure_us = pressure_us().or(self.pressure_us);
         let status = self.target.read_text("status", 16 * 1024).ok();
         self.affinity = status.as_deref().and_then(parse_affinity).or(self.affinity);
     }
 
-    /// The last look, and what was seen. How long threads waited for a processor is theirs to say.
+    /// Another window begins. What was read before `begin_us`, when the one that is shown now began, is forgotten.
+    pub(super) fn turn(&mut self, begin_us: u64) {
+        self.first.turn(First { stat: self.last.clone(), pressure_us: self.pressure_us });
+        self.groups.iter_mut().for_each(Group::turn);
+        window::forget(&mut self.rss.readings, begin_us);
+    }
+
+    /// What was seen in a window that began at `begin_us`. How long threads waited for a processor is theirs to say.
     #[must_use]
-    pub fn finish(mut self, at_us: u64) -> Cpu {
-        self.look(at_us);
-        let ticks = |of: fn(&Stat) -> u64| stat::ticks_us(of(&self.last).saturating_sub(of(&self.first)));
+    pub fn observed(&self, begin_us: u64) -> Cpu {
+        let first = self.first.shown();
+        let ticks = |of: fn(&Stat) -> u64| stat::ticks_us(of(&self.last).saturating_sub(of(&first.stat)));
         let quota = self.groups.iter().filter_map(Group::processors).fold(f64::INFINITY, f64::min);
         let affinity = self.affinity.map_or(f64::INFINITY, f64::from);
         let processors = quota.min(affinity);
@@ -82,11 +95,8 @@ impl Collector {
             // Neither was there to read: all that the watcher has.
             processors: if processors.is_finite() { processors } else { own_processors() },
             throttling: self.throttling(),
-            pressure_us: self
-                .pressure_first_us
-                .zip(self.pressure_last_us)
-                .map(|(first, last)| last.saturating_sub(first)),
-            rss_bytes: self.rss.readings,
+            pressure_us: first.pressure_us.zip(self.pressure_us).map(|(first, last)| last.saturating_sub(first)),
+            rss_bytes: window::since(self.rss.readings.clone(), begin_us),
             hot: None,
             samples: 0,
         }

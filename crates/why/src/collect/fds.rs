@@ -9,6 +9,7 @@ use super::{
     Target,
     clock::Pace,
     descriptors::{self, Named},
+    window::{self, Overlap},
 };
 use crate::observation::{FdKind, Fds, Hidden, Reading};
 
@@ -23,7 +24,7 @@ pub struct Collector {
     target: Target,
     limits: Limits,
     open: Readings,
-    first: Kinds,
+    first: Overlap<Kinds>,
     last: Kinds,
     /// The protocols of sockets by inode: an inode is one socket as long as it is open.
     protocols: HashMap<u64, &'static str>,
@@ -44,7 +45,7 @@ impl Collector {
             target: target.clone(),
             limits: Limits::default(),
             open: Readings::default(),
-            first: Kinds::new(),
+            first: Overlap::default(),
             last: Kinds::new(),
             protocols: HashMap::new(),
             counting: Pace::default(),
@@ -53,7 +54,7 @@ impl Collector {
         this.classifying.begin(0);
         this.classify(0).map_err(|err| hidden(target, &err))?;
         this.classifying.end(0);
-        this.first.clone_from(&this.last);
+        this.first = Overlap::new(this.last.clone());
         this.read_limits();
         Ok(this)
     }
@@ -72,28 +73,38 @@ impl Collector {
         }
     }
 
-    /// The last look, and what was seen. Of a process that has ended that is what the last looks saw.
-    #[must_use]
-    pub fn finish(mut self, at_us: u64) -> Fds {
+    /// A look at each, whatever it costs.
+    pub fn look_at_all(&mut self, at_us: u64) {
         if self.target.is_alive() {
             let _ = self.classify(at_us);
             self.read_limits();
         }
+    }
+
+    /// Another window begins. What was read before `begin_us`, when the one that is shown now began, is forgotten.
+    pub(super) fn turn(&mut self, begin_us: u64) {
+        self.first.turn(self.last.clone());
+        window::forget(&mut self.open.readings, begin_us);
+    }
+
+    /// What was seen in a window that began at `begin_us`. Of a process that has ended that is what the last looks saw.
+    #[must_use]
+    pub fn observed(&self, begin_us: u64) -> Fds {
         let mut kinds: BTreeMap<&str, FdKind> = BTreeMap::new();
-        for (kind, (count, example)) in self.last {
-            kinds.insert(kind, FdKind { kind: kind.to_owned(), first: 0, last: count, example });
+        for (kind, (count, example)) in &self.last {
+            kinds.insert(kind, FdKind { kind: (*kind).to_owned(), first: 0, last: *count, example: example.clone() });
         }
-        for (kind, (count, example)) in self.first {
-            let entry = kinds.entry(kind).or_insert_with(|| FdKind { kind: kind.to_owned(), ..FdKind::default() });
-            entry.first = count;
-            entry.example = entry.example.take().or(example);
+        for (kind, (count, example)) in self.first.shown() {
+            let entry = kinds.entry(kind).or_insert_with(|| FdKind { kind: (*kind).to_owned(), ..FdKind::default() });
+            entry.first = *count;
+            entry.example = entry.example.take().or_else(|| example.clone());
         }
         let mut by_kind: Vec<FdKind> = kinds.into_values().collect();
         by_kind.sort_by_key(|kind| std::cmp::Reverse((kind.last, kind.first)));
         Fds {
             soft_limit: self.limits.soft,
             hard_limit: self.limits.hard,
-            open: self.open.readings,
+            open: window::since(self.open.readings.clone(), begin_us),
             by_kind,
             by_peer: Vec::new(),
             openers: None,

@@ -5,7 +5,7 @@
 //! and where things are changes with each release of Go. So nothing that is read is believed before it was checked, and a
 //! release whose layout is neither in the program's debug information nor in the table here is not guessed.
 
-use std::{cmp::Reverse, collections::HashMap, fs::File, io, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, fs::File, io, sync::Arc, time::Duration};
 
 use rustix::{
     fs::{Mode, OFlags, openat},
@@ -23,7 +23,10 @@ use self::{
     runtime::Runtime,
     sample::{Place, Reader, Sample},
 };
-use super::{Target, clock};
+use super::{
+    Target, clock,
+    window::{self, Overlap},
+};
 use crate::observation::{Frame, Go, GoroutineGroup, Hidden, Reading, Stack};
 
 mod binary;
@@ -57,7 +60,7 @@ const SEARCH_MAX: u64 = 16 << 20;
 ///
 /// A look costs some 50 microseconds: it reads the runtime's counters. The first one reads goroutines too (10,000 of them
 /// at most, one of each so many where there are more: half a millisecond for a hundred, 40 for 10,000, never much more than
-/// 300), and so does one now and then, so that 2 % of the time goes into it at most, and [`finish`](Self::finish).
+/// 300), and so does one now and then, so that 2 % of the time goes into it at most, and [`look_at_all`](Self::look_at_all).
 #[derive(Debug)]
 pub struct Goroutines {
     target: Target,
@@ -66,8 +69,8 @@ pub struct Goroutines {
     code: Code,
     runtime: Runtime,
     reader: Reader,
-    first: Option<Sample>,
-    last: Option<Sample>,
+    first: Overlap<Option<Arc<Sample>>>,
+    last: Option<Arc<Sample>>,
     /// When goroutines were read last, and what that cost.
     read_at: Option<(Duration, Duration)>,
     seen: Go,
@@ -126,7 +129,7 @@ impl Goroutines {
         let same = Target::new(target.pid()).ok().filter(|_| target.is_alive());
         let target = same.ok_or_else(|| hidden("the process has ended", ""))?;
         let seen = Go { version: version.clone(), ..Go::default() };
-        let (reader, first, last) = (Reader::default(), None, None);
+        let (reader, first, last) = (Reader::default(), Overlap::default(), None);
         Ok(Some(Self { target, version, memory, code, runtime, reader, first, last, read_at: None, seen }))
     }
 
@@ -162,22 +165,37 @@ impl Goroutines {
         }
     }
 
-    /// Reads goroutines a last time, and hands over what was seen.
-    #[must_use]
-    pub fn finish(mut self) -> Go {
+    /// Reads goroutines, whatever it costs.
+    pub fn look_at_all(&mut self) {
         self.read_goroutines();
-        let mut seen = std::mem::take(&mut self.seen);
-        let Some(last) = self.last.take().or_else(|| self.first.take()) else { return seen };
-        let first = self.first.as_ref().unwrap_or(&last);
+    }
+
+    /// Another window begins. What was read before `begin_us`, when the one that is shown now began, is forgotten.
+    pub(super) fn turn(&mut self, begin_us: u64) {
+        self.first.turn(self.last.clone());
+        for readings in readings(&mut self.seen) {
+            window::forget(readings, begin_us);
+        }
+    }
+
+    /// What was seen in a window that began at `begin_us`.
+    #[must_use]
+    pub fn observed(&self, begin_us: u64) -> Go {
+        let mut seen = self.seen.clone();
+        for readings in readings(&mut seen) {
+            *readings = window::since(std::mem::take(readings), begin_us);
+        }
+        let Some(last) = self.last.as_deref() else { return seen };
+        let first = self.first.shown().as_deref().unwrap_or(last);
         seen.unreadable = last.unreadable;
         seen.read_in_full = last.members.len() as u64;
-        let stayed = stayed(first, &last);
+        let stayed = stayed(first, last);
         let count = |sample: &Sample, place: &Place| {
             sample.places.get(place).map_or(0, |members| members.count.saturating_mul(sample.stride))
         };
         let mut places: Vec<_> = last.places.keys().chain(first.places.keys()).copied().collect();
         places.sort_by_key(|place| {
-            let (first, last) = (count(first, place), count(&last, place));
+            let (first, last) = (count(first, place), count(last, place));
             (Reverse(last.max(first)), place.stack, place.created_at, place.reason, place.state as u8)
         });
         places.dedup();
@@ -191,7 +209,7 @@ impl Goroutines {
                 stack: self.stack(&place),
                 created_by: self.created_by(place.created_at),
                 first: count(first, &place),
-                last: count(&last, &place),
+                last: count(last, &place),
                 stayed: stayed.get(&place).copied().unwrap_or(0),
                 oldest_wait_us: oldest.and_then(|oldest| now.checked_sub(oldest)).map(|wait_ns| wait_ns / 1000),
             }
@@ -209,7 +227,9 @@ impl Goroutines {
         self.read_at = Some((ended, ended.saturating_sub(began)));
         // What was read of a process that ended meanwhile may be of another that has its number.
         let Some(sample) = sample.filter(|sample| !sample.places.is_empty() && self.target.is_alive()) else { return };
-        if self.first.is_none() { self.first = Some(sample) } else { self.last = Some(sample) }
+        let sample = Arc::new(sample);
+        self.first.both().filter(|first| first.is_none()).for_each(|first| *first = Some(Arc::clone(&sample)));
+        self.last = Some(sample);
     }
 
     fn stack(&self, place: &Place) -> Stack {
@@ -241,6 +261,12 @@ fn stayed(first: &Sample, last: &Sample) -> HashMap<Place, u64> {
         }
     }
     stayed
+}
+
+/// All that is read over time.
+fn readings(seen: &mut Go) -> [&mut Vec<Reading>; 6] {
+    let Go { goroutines, heap_bytes, live_bytes, collections, idle_ps, run_queue, .. } = seen;
+    [goroutines, heap_bytes, live_bytes, collections, idle_ps, run_queue]
 }
 
 /// Drops every second reading; the first and the last stay.

@@ -52,6 +52,7 @@ impl Collector {
 
     /// What the process is now; the first time, and after each `execve`.
     fn identify(&mut self) {
+        self.not_visible.clear();
         let target = self.target.clone();
         let read = patiently("command line and program", patience::LIMIT, move || {
             let exe = readlinkat(target.folder(), target.shared("exe"), Vec::new());
@@ -103,12 +104,17 @@ impl Collector {
         &self.seen
     }
 
-    /// Ends the looking.
+    /// What is known of it, in a window that began at `begin_us`.
     #[must_use]
-    pub fn finish(mut self, not_visible: &mut Vec<Hidden>) -> Process {
-        self.seen.children = children(&self.target);
-        not_visible.append(&mut self.not_visible);
-        self.seen
+    pub fn observed(&mut self, begin_us: u64, not_visible: &mut Vec<Hidden>) -> Process {
+        not_visible.extend(self.not_visible.iter().cloned());
+        Process {
+            age_us: self.seen.age_us.map(|age| age.saturating_add(begin_us)),
+            ended_at_us: self.seen.ended_at_us.map(|at| at.saturating_sub(begin_us)),
+            exec_at_us: self.seen.exec_at_us.and_then(|at| at.checked_sub(begin_us)),
+            children: children(&self.target),
+            ..self.seen.clone()
+        }
     }
 }
 

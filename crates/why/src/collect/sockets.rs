@@ -26,8 +26,8 @@ use self::{
     source::Source,
     tracked::{Connection, Listening},
 };
-use super::{Target, clock::Pace};
-use crate::observation::{HalfOpen, Hidden, HostTcp, PeerFds, Sockets};
+use super::{Target, clock::Pace, window::Overlap};
+use crate::observation::{HalfOpen, Hidden, HostTcp, PeerFds, Sockets, TcpSocket};
 
 /// Connections that are followed.
 const FOLLOWED: usize = 100_000;
@@ -54,20 +54,30 @@ pub struct Collector {
     listeners: HashMap<u64, Listening>,
     /// The other ends of the connections, as they would be seen in a dump: own end first.
     other_ends: HashSet<(SocketAddr, SocketAddr)>,
-    peers_first: BTreeMap<String, u64>,
-    peers_last: BTreeMap<String, u64>,
-    counters_first: Option<HostTcp>,
-    counters_last: Option<HostTcp>,
+    first: Overlap<First>,
+    peers: BTreeMap<String, u64>,
+    counters: Option<HostTcp>,
+    /// Who holds the other ends, by inode; `None`: nobody was found.
+    holders: HashMap<u32, Option<u32>>,
     counted_us: u64,
     descriptors: Own,
     /// Sockets of the whole namespace at the last round, and of the process.
     host: usize,
     own: usize,
-    left_out: u64,
     round: u32,
     pace: Pace,
+    searching: Pace,
     /// What kept the last round from being whole.
     trouble: Option<io::Error>,
+}
+
+/// When a window began, and what it left out.
+#[derive(Clone, Debug, Default)]
+struct First {
+    peers: BTreeMap<String, u64>,
+    counters: Option<HostTcp>,
+    rounds: u32,
+    left_out: u64,
 }
 
 impl Collector {
@@ -84,17 +94,17 @@ impl Collector {
             connections: HashMap::new(),
             listeners: HashMap::new(),
             other_ends: HashSet::new(),
-            peers_first: BTreeMap::new(),
-            peers_last: BTreeMap::new(),
-            counters_first: None,
-            counters_last: None,
+            first: Overlap::default(),
+            peers: BTreeMap::new(),
+            counters: None,
+            holders: HashMap::new(),
             counted_us: 0,
             descriptors: Own::default(),
             host: 0,
             own: 0,
-            left_out: 0,
             round: 0,
             pace: Pace::default(),
+            searching: Pace::default(),
             trouble: None,
         };
         this.pace.begin(0);
@@ -104,8 +114,10 @@ impl Collector {
             how: "run as the same user, or as root (CAP_SYS_PTRACE)".to_owned(),
         })?;
         this.pace.end(0);
-        this.counters_first = this.counters_last;
-        this.peers_first.clone_from(&this.peers_last);
+        let (peers, counters) = (this.peers.clone(), this.counters);
+        for first in this.first.both() {
+            *first = First { peers: peers.clone(), counters, rounds: 0, left_out: first.left_out };
+        }
         Ok(this)
     }
 
@@ -120,10 +132,10 @@ impl Collector {
     /// Connections by peer, when the watch began and now.
     fn by_peer(&self) -> Vec<PeerFds> {
         let mut all: BTreeMap<&str, PeerFds> = BTreeMap::new();
-        for (peer, &count) in &self.peers_first {
+        for (peer, &count) in &self.first.shown().peers {
             all.insert(peer, PeerFds { peer: peer.clone(), first: count, last: 0 });
         }
-        for (peer, &count) in &self.peers_last {
+        for (peer, &count) in &self.peers {
             all.entry(peer).or_insert_with(|| PeerFds { peer: peer.clone(), first: 0, last: 0 }).last = count;
         }
         let mut all: Vec<PeerFds> = all.into_values().collect();
@@ -132,14 +144,49 @@ impl Collector {
         all
     }
 
-    /// The last round, and what was seen: the sockets, and how many of them go to which peer.
-    #[must_use]
-    pub fn finish(mut self, at_us: u64, not_visible: &mut Vec<Hidden>) -> (Sockets, Vec<PeerFds>) {
+    /// A round that takes nothing for granted, whatever it costs.
+    pub fn look_at_all(&mut self, at_us: u64) {
         if self.target.is_alive() {
             self.trouble = self.round(at_us, true).err();
         }
-        not_visible.extend(self.less.take());
-        if let Some(err) = self.trouble.take().filter(|_| self.target.is_alive()) {
+        self.search();
+    }
+
+    /// Another window begins. What was gone before `begin_us`, when the one that is shown now began, is forgotten.
+    pub(super) fn turn(&mut self, begin_us: u64) {
+        self.first.turn(First { peers: self.peers.clone(), counters: self.counters, rounds: self.round, left_out: 0 });
+        let round = self.round;
+        self.connections.retain(|_, connection| {
+            connection.first.turn(connection.socket.last);
+            connection.round + 1 >= round || connection.socket.last_seen_us >= begin_us
+        });
+        self.listeners.retain(|_, listening| {
+            listening.turn();
+            listening.round + 1 >= round || listening.last_seen_us >= begin_us
+        });
+        let wanted: HashSet<u32> = self.connections.values().filter_map(|connection| connection.peer_inode).collect();
+        // Those that nobody was found for are looked for again.
+        self.holders.retain(|inode, holder| holder.is_some() && wanted.contains(inode));
+    }
+
+    /// Looks for those who hold the other ends.
+    fn search(&mut self) {
+        let inodes = self.connections.values().filter_map(|connection| connection.peer_inode);
+        let inodes: HashSet<u32> = inodes.filter(|inode| !self.holders.contains_key(inode)).collect();
+        let found = neighbours::holders(inodes.clone());
+        self.holders.extend(inodes.into_iter().map(|inode| (inode, found.get(&inode).copied())));
+    }
+
+    /// What was seen in a window that lasts from `begin_us` until `at_us`: the sockets, and how many of them go to which
+    /// peer.
+    #[must_use]
+    pub fn observed(&mut self, begin_us: u64, at_us: u64, not_visible: &mut Vec<Hidden>) -> (Sockets, Vec<PeerFds>) {
+        if self.searching.begin(at_us) {
+            self.search();
+            self.searching.end(at_us);
+        }
+        not_visible.extend(self.less.iter().cloned());
+        if let Some(err) = self.trouble.as_ref().filter(|_| self.target.is_alive()) {
             not_visible.push(Hidden {
                 what: "the last look at sockets".to_owned(),
                 why: err.to_string(),
@@ -147,16 +194,17 @@ impl Collector {
             });
         }
         let by_peer = self.by_peer();
-        let inodes = self.connections.values().filter_map(|connection| connection.peer_inode).collect();
-        let holders = neighbours::holders(inodes);
         let ports = self.ports();
-        let mut tcp: Vec<_> = self
-            .connections
-            .into_values()
-            .map(|mut connection| {
-                connection.socket.inbound |= ports.contains(&connection.socket.local.port());
-                connection.socket.peer_pid = connection.peer_inode.and_then(|inode| holders.get(&inode)).copied();
-                connection.socket
+        let holder = |inode: u32| self.holders.get(&inode).copied().flatten();
+        let connections = self.connections.values();
+        let connections = connections.filter(|it| it.round + 1 >= self.round || it.socket.last_seen_us >= begin_us);
+        let mut tcp: Vec<TcpSocket> = connections
+            .map(|connection| TcpSocket {
+                inbound: connection.socket.inbound || ports.contains(&connection.socket.local.port()),
+                first: *connection.first.shown(),
+                last_seen_us: connection.socket.last_seen_us.saturating_sub(begin_us),
+                peer_pid: connection.peer_inode.and_then(holder),
+                ..connection.socket.clone()
             })
             .collect();
         // What has nothing to tell last: established, read, and nothing on the way.
@@ -164,13 +212,13 @@ impl Collector {
             let dull = socket.state == TcpState::Established && socket.unread_bytes == 0 && socket.unsent_bytes == 0;
             (dull, Reverse(socket.last_seen_us), Reverse(socket.in_state_us), socket.cookie)
         });
-        let left_out = self.left_out + u64::try_from(tcp.len().saturating_sub(SHOWN)).unwrap_or_default();
+        let first = self.first.shown();
+        let left_out = first.left_out + u64::try_from(tcp.len().saturating_sub(SHOWN)).unwrap_or_default();
         tcp.truncate(SHOWN);
-        let mut listeners: Vec<_> = self.listeners.into_values().map(|listening| listening.listener).collect();
+        let mut listeners: Vec<_> = self.listeners.values().map(Listening::observed).collect();
         listeners.sort_by_key(|listener| (listener.local, listener.cookie));
-        let host = self.counters_first.zip(self.counters_last);
-        let host = host.map(|(first, last)| counters::since(&first, &last));
-        (Sockets { tcp, listeners, host, rounds: self.round, left_out }, by_peer)
+        let host = first.counters.zip(self.counters).map(|(first, last)| counters::since(&first, &last));
+        (Sockets { tcp, listeners, host, rounds: self.round - first.rounds, left_out }, by_peer)
     }
 
     /// `whole`: the first or the last round, which takes nothing for granted.
@@ -223,7 +271,8 @@ impl Collector {
             }
             self.own += 1;
             if seen.state == TcpState::Listen {
-                self.listeners.entry(seen.cookie).or_insert_with(|| Listening::new(&seen)).see(&seen, fd);
+                let listening = self.listeners.entry(seen.cookie).or_insert_with(|| Listening::new(&seen));
+                listening.see(&seen, fd, at_us, self.round);
             } else {
                 let seen = if lean { self.source.one(&seen).unwrap_or(seen) } else { seen };
                 self.see(seen, fd, at_us);
@@ -234,7 +283,7 @@ impl Collector {
         self.count_peers();
         self.forget();
         if whole || at_us.saturating_sub(self.counted_us) >= COUNT_EVERY_US {
-            self.counters_last = counters::read(&self.target).or(self.counters_last);
+            self.counters = counters::read(&self.target).or(self.counters);
             self.counted_us = at_us;
         }
         self.round += 1;
@@ -247,7 +296,7 @@ impl Collector {
             return;
         }
         if self.connections.len() >= FOLLOWED && !self.connections.contains_key(&seen.cookie) {
-            self.left_out += 1;
+            self.first.both().for_each(|window| window.left_out += 1);
             return;
         }
         let round = self.round;
@@ -290,10 +339,12 @@ impl Collector {
                 *sources.entry(*source).or_default() += count;
             }
             let last = sources.values().sum();
-            let first = if self.round == 0 { last } else { listening.listener.half_open.first };
             let top = sources.iter().max_by_key(|&(source, count)| (count, source));
+            if self.round == 0 {
+                listening.window.both().for_each(|window| window.half_open = last);
+            }
             listening.listener.half_open = HalfOpen {
-                first,
+                first: 0,
                 last,
                 sources: u32::try_from(sources.len()).unwrap_or(u32::MAX),
                 top: top.map(|(source, &count)| (source.to_string(), count)),
@@ -323,7 +374,7 @@ impl Collector {
         }
         let inbound = inbound.into_iter().map(|(peer, count)| (peer.to_string(), count));
         let outbound = outbound.into_iter().map(|(peer, count)| (peer.to_string(), count));
-        self.peers_last = inbound.chain(outbound).collect();
+        self.peers = inbound.chain(outbound).collect();
     }
 
     /// Of the connections that are gone, keeps the latest.
@@ -341,7 +392,7 @@ impl Collector {
         ended.sort_unstable();
         for &(_, cookie) in ended.iter().rev().skip(GONE) {
             self.connections.remove(&cookie);
-            self.left_out += 1;
+            self.first.both().for_each(|window| window.left_out += 1);
         }
     }
 }

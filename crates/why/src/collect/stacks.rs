@@ -12,13 +12,18 @@ mod unwind;
 #[cfg(fuzzing)]
 pub(super) use unwind::fuzz;
 
-use std::{collections::HashMap, fs::File, os::unix::fs::FileExt as _, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    os::unix::fs::FileExt as _,
+    time::Duration,
+};
 
 use rustix::fs::{Mode, OFlags, openat};
 
-use self::modules::Modules;
 pub(crate) use self::unwind::Registers;
 use self::unwind::{Copied, Cut, Unwinder};
+use self::{modules::Modules, symbols::Names};
 use super::Target;
 use crate::observation::Stack;
 
@@ -53,7 +58,9 @@ pub(crate) struct Stacks {
     modules: Modules,
     unwinder: Unwinder,
     ids: HashMap<Chain, StackId>,
-    chains: Vec<Chain>,
+    chains: HashMap<StackId, Chain>,
+    next: u32,
+    names: Names,
     /// Stacks that there was no room for.
     lost: u64,
 }
@@ -68,7 +75,9 @@ impl Stacks {
             modules,
             unwinder: Unwinder::new(),
             ids: HashMap::new(),
-            chains: Vec::new(),
+            chains: HashMap::new(),
+            next: 0,
+            names: Names::default(),
             lost: 0,
         }
     }
@@ -119,12 +128,13 @@ impl Stacks {
         if let Some(id) = self.ids.get(&chain) {
             return Some(*id);
         }
-        let id = u32::try_from(self.chains.len()).ok().filter(|_| self.chains.len() < STACKS_MAX).map(StackId);
-        let Some(id) = id else {
+        let next = self.next.checked_add(1).filter(|_| self.chains.len() < STACKS_MAX);
+        let Some(next) = next else {
             self.lost += 1;
             return None;
         };
-        self.chains.push(chain.clone());
+        let id = StackId(std::mem::replace(&mut self.next, next));
+        self.chains.insert(id, chain.clone());
         self.ids.insert(chain, id);
         Some(id)
     }
@@ -134,12 +144,25 @@ impl Stacks {
         self.lost
     }
 
+    /// Whether there will soon be no room for others.
+    pub(crate) fn are_many(&self) -> bool {
+        self.chains.len() > STACKS_MAX / 2
+    }
+
+    /// Forgets all others.
+    pub(crate) fn retain(&mut self, wanted: &HashSet<StackId>) {
+        self.chains.retain(|id, _| wanted.contains(id));
+        self.ids.retain(|_, id| wanted.contains(id));
+        self.unwinder = Unwinder::new();
+        self.names = Names::default();
+    }
+
     /// Names those stacks, the important ones first. What takes longer than `limit` is left as files and offsets.
-    pub(crate) fn name(&self, wanted: &[StackId], limit: Duration) -> HashMap<StackId, Stack> {
-        let chains = wanted.iter().filter_map(|id| Some((*id, self.chains.get(usize::try_from(id.0).ok()?)?)));
+    pub(crate) fn name(&mut self, wanted: &[StackId], limit: Duration) -> HashMap<StackId, Stack> {
+        let chains = wanted.iter().filter_map(|id| Some((*id, self.chains.get(id)?)));
         let chains: Vec<(StackId, &Chain)> = chains.collect();
-        let names =
-            symbols::names(&self.modules, &self.target, chains.iter().flat_map(|(_, chain)| &chain.code), limit);
+        self.names.learn(&self.modules, &self.target, chains.iter().flat_map(|(_, chain)| &chain.code), limit);
+        let names = &self.names;
         let stack = |chain: &Chain| Stack {
             frames: chain.code.iter().flat_map(|code| names.frames(&self.modules, *code)).collect(),
             cut: chain.cut.map(|cut| cut.text(&self.modules)),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use self::sample::{Changed, Counts, Look};
-use super::{Target, clock::Pace, patience::patiently};
+use super::{Target, clock::Pace, patience::patiently, window::Overlap};
 use crate::observation::{Hidden, Thread, ThreadState, Threads};
 
 /// Threads that are looked at; the others are counted.
@@ -24,7 +24,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(2);
 pub struct Collector {
     target: Target,
     threads: BTreeMap<u32, Record>,
-    first: u64,
+    first: Overlap<u64>,
     last: u64,
     left_out: u64,
     round: u32,
@@ -38,10 +38,20 @@ pub struct Collector {
 struct Record {
     thread: Thread,
     round: u32,
-    /// At its first look: 0 of one that began during the watch.
-    before: (Counts, (u64, u64)),
-    runs: u64,
+    counts: Counts,
+    switches: (u64, u64),
+    window: Overlap<Window>,
     since_us: u64,
+}
+
+/// What is counted of one thread in a window.
+#[derive(Clone, Debug, Default)]
+struct Window {
+    /// When the window began: 0 of a thread that began in it.
+    counts: Counts,
+    switches: (u64, u64),
+    looks: u32,
+    calls: Vec<(String, u32)>,
 }
 
 impl Collector {
@@ -53,7 +63,7 @@ impl Collector {
         let mut this = Self {
             target: target.clone(),
             threads: BTreeMap::new(),
-            first: 0,
+            first: Overlap::default(),
             last: 0,
             left_out: 0,
             round: 0,
@@ -68,7 +78,7 @@ impl Collector {
             how: "run as the same user, or as root".to_owned(),
         })?;
         this.pace.end(0);
-        this.first = this.last;
+        this.first = Overlap::new(this.last);
         Ok(this)
     }
 
@@ -80,16 +90,29 @@ impl Collector {
         }
     }
 
-    /// The last look, and what was seen.
-    #[must_use]
-    pub fn finish(mut self, at_us: u64, not_visible: &mut Vec<Hidden>) -> Threads {
+    /// A look at all, whatever it costs.
+    pub fn look_at_all(&mut self, at_us: u64) {
         if self.target.is_alive() {
             let _ = self.round(at_us);
         }
-        not_visible.extend(self.hidden);
-        let mut threads: Vec<Thread> = self.threads.into_values().map(|record| record.thread).collect();
+    }
+
+    /// Another window begins.
+    pub(super) fn turn(&mut self) {
+        self.first.turn(self.last);
+        for record in self.threads.values_mut() {
+            let Record { counts, switches, .. } = *record;
+            record.window.turn(Window { counts, switches, ..Window::default() });
+        }
+    }
+
+    /// What was seen in the window.
+    #[must_use]
+    pub fn observed(&self, not_visible: &mut Vec<Hidden>) -> Threads {
+        not_visible.extend(self.hidden.iter().cloned());
+        let mut threads: Vec<Thread> = self.threads.values().map(Record::observed).collect();
         threads.sort_by_key(|thread| (Reverse(thread.blocked_us), thread.tid));
-        Threads { first: self.first, last: self.last, threads, left_out: self.left_out, waits: None }
+        Threads { first: *self.first.shown(), last: self.last, threads, left_out: self.left_out, waits: None }
     }
 
     fn round(&mut self, at_us: u64) -> io::Result<()> {
@@ -130,7 +153,7 @@ impl Collector {
             .threads
             .iter()
             .filter(|(_, record)| record.sleeps())
-            .map(|(&tid, record)| (tid, record.runs))
+            .map(|(&tid, record)| (tid, record.counts.runs))
             .collect();
         if !self.calls {
             return sample::look(&self.target, &asleep, false, THREADS);
@@ -157,12 +180,16 @@ impl Collector {
     fn see(&mut self, tid: u32, changed: Changed, at_us: u64) {
         let round = self.round;
         let is_first = round == 0;
-        let record = self.threads.entry(tid).or_insert_with(|| Record {
-            thread: Thread { tid, runqueue_us: changed.counts.runqueue_us.map(|_| 0), ..Thread::default() },
-            round,
-            before: if is_first { (changed.counts, changed.switches) } else { (Counts::default(), (0, 0)) },
-            runs: 0,
-            since_us: at_us,
+        let record = self.threads.entry(tid).or_insert_with(|| {
+            let (counts, switches) = if is_first { (changed.counts, changed.switches) } else { Default::default() };
+            Record {
+                thread: Thread { tid, ..Thread::default() },
+                round,
+                counts,
+                switches,
+                window: Overlap::new(Window { counts, switches, ..Window::default() }),
+                since_us: at_us,
+            }
         });
         record.round = round;
         record.see(changed, at_us, round);
@@ -177,41 +204,52 @@ impl Record {
 
     /// It has not run since the look before.
     fn stays(&mut self, at_us: u64) {
-        self.thread.looks += 1;
         self.thread.looks_in_state += 1;
-        count_call(&mut self.thread);
+        self.count_look();
         self.thread.blocked_us = at_us.saturating_sub(self.since_us);
     }
 
     fn see(&mut self, changed: Changed, at_us: u64, round: u32) {
         let state = changed.stat.thread_state();
-        let (before, (voluntary, involuntary)) = self.before;
         // It was asleep between two looks, or is now: in either case not where it was.
         self.since_us = at_us;
-        self.runs = changed.counts.runs;
+        self.counts = changed.counts;
+        self.switches = changed.switches;
         let thread = &mut self.thread;
-        thread.looks += 1;
         thread.looks_in_state = if thread.state == state { thread.looks_in_state + 1 } else { 1 };
         thread.state = state;
         thread.name = changed.stat.name;
         thread.wchan = changed.wchan;
         thread.blocked_in = changed.blocked_in;
-        count_call(thread);
         thread.blocked_us = 0;
         thread.since_before = round == 0 && matches!(state, ThreadState::Sleeping | ThreadState::Uninterruptible);
-        thread.cpu_us = changed.counts.cpu_us.saturating_sub(before.cpu_us);
-        thread.runqueue_us =
-            changed.counts.runqueue_us.map(|us| us.saturating_sub(before.runqueue_us.unwrap_or_default()));
-        thread.voluntary_switches = changed.switches.0.saturating_sub(voluntary);
-        thread.involuntary_switches = changed.switches.1.saturating_sub(involuntary);
+        self.count_look();
     }
-}
 
-/// Counts the look for the call that it found.
-fn count_call(thread: &mut Thread) {
-    let Some(blocked) = &thread.blocked_in else { return };
-    match thread.calls.iter_mut().find(|(call, _)| *call == blocked.call) {
-        Some((_, looks)) => *looks += 1,
-        None => thread.calls.push((blocked.call.clone(), 1)),
+    /// Counts a look, and the call that it found.
+    fn count_look(&mut self) {
+        for window in self.window.both() {
+            window.looks += 1;
+            let Some(blocked) = &self.thread.blocked_in else { continue };
+            match window.calls.iter_mut().find(|(call, _)| *call == blocked.call) {
+                Some((_, looks)) => *looks += 1,
+                None => window.calls.push((blocked.call.clone(), 1)),
+            }
+        }
+    }
+
+    fn observed(&self) -> Thread {
+        let window = self.window.shown();
+        let waited_us = |us: u64| us.saturating_sub(window.counts.runqueue_us.unwrap_or_default());
+        Thread {
+            looks: window.looks,
+            looks_in_state: self.thread.looks_in_state.min(window.looks),
+            calls: window.calls.clone(),
+            cpu_us: self.counts.cpu_us.saturating_sub(window.counts.cpu_us),
+            runqueue_us: self.counts.runqueue_us.map(waited_us),
+            voluntary_switches: self.switches.0.saturating_sub(window.switches.0),
+            involuntary_switches: self.switches.1.saturating_sub(window.switches.1),
+            ..self.thread.clone()
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! ([`Waiting::window`]); only while the whole machine makes few system calls they stay. Waits are looked at now and then
 //! ([`Waiting::look`]), and samples are taken all the time, which is cheap.
 
+mod counted;
 mod epoll;
 mod openers;
 mod records;
@@ -15,7 +16,12 @@ mod threads;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, fs::File, os::fd::AsFd as _, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    os::fd::AsFd as _,
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
@@ -28,11 +34,19 @@ use aya::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-use self::{epoll::Registered, openers::Openers, records::Snapshot, tables::Tables, threads::Looks};
+use self::{
+    counted::Counted,
+    epoll::Registered,
+    openers::Openers,
+    records::{PollKey, Snapshot},
+    tables::Tables,
+    threads::Looks,
+};
 use super::{
     Target,
     bpf::{Kernel, TaskIterator, refused},
     stacks::{Registers, StackId, Stacks},
+    window::Overlap,
 };
 use crate::observation::{Hidden, Observation};
 
@@ -46,6 +60,8 @@ const SAMPLES_HZ: u64 = 99;
 const QUIET: u64 = 5_000;
 /// How often tables are looked through in between.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// The kernel's half knows twice as many places at most.
+const PLACES_MANY: usize = 2048;
 /// Names of functions take no longer than this.
 const NAMING: Duration = Duration::from_secs(3);
 
@@ -58,12 +74,15 @@ pub(crate) struct Waiting {
     iterator: Option<TaskIterator>,
     samples: bool,
     windows: Windows,
+    counted: Overlap<Counted>,
     looks: Looks,
     stacks: Stacks,
     places: HashMap<u64, StackId>,
     registered: Registered,
     openers: Openers,
     tended_ns: u64,
+    /// Entries that there was no room for, of all windows.
+    lost: u64,
     hidden: Vec<Hidden>,
 }
 
@@ -72,10 +91,6 @@ pub(crate) struct Waiting {
 struct Windows {
     usable: bool,
     open: Option<Open>,
-    /// All windows together.
-    looked_ns: u64,
-    /// Time inside of polls that were still going on when a window closed: by thread and call.
-    inside_ns: HashMap<(u32, u32), u64>,
 }
 
 struct Open {
@@ -120,12 +135,14 @@ impl Waiting {
             iterator,
             samples: samples.is_some(),
             windows: Windows { usable: usable.is_some(), ..Windows::default() },
+            counted: Overlap::default(),
             looks: Looks::default(),
             stacks: Stacks::new(target),
             places: HashMap::new(),
             registered: Registered::default(),
             openers: Openers::default(),
             tended_ns: 0,
+            lost: 0,
             hidden,
         })
     }
@@ -158,13 +175,64 @@ impl Waiting {
         }
     }
 
-    /// Ends the watch, names what was seen and enters it. Call it after the collectors that fill sockets, descriptors
-    /// and threads: what is said there of descriptors and threads is used and added to.
-    pub(crate) fn finish(mut self, observation: &mut Observation) {
+    /// Whether calls are being counted.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.windows.open.is_some()
+    }
+
+    /// Names what was seen and enters it. It ends counting calls until that is asked for again. Call it after the
+    /// collectors that fill sockets, descriptors and threads: what is said there of descriptors and threads is used and
+    /// added to.
+    pub(crate) fn observed(&mut self, observation: &mut Observation) {
+        self.take();
+        report::fill(self, observation);
+    }
+
+    /// Another window begins, at `at_us`; the one that is shown from now on began at `begin_us`. It ends counting calls
+    /// until that is asked for again.
+    pub(crate) fn turn(&mut self, begin_us: u64) {
+        self.take();
+        self.counted.turn(Counted { samples_before: self.tables.tally().samples, ..Counted::default() });
+        self.looks.turn(begin_us);
+        // A program may register something else under what it used before.
+        self.registered = Registered::default();
+        self.forget();
+    }
+
+    /// Takes out of the tables what was counted.
+    fn take(&mut self) {
         self.close();
         self.drain();
         self.tend(true);
-        report::fill(self, observation);
+        self.lost += Counted::take(&mut self.counted, &mut self.tables, &mut self.registered, &self.target);
+    }
+
+    /// Makes room in the tables that are never taken out.
+    fn forget(&mut self) {
+        let ended: Vec<u32> = self.tables.inside.keys().flatten().filter(|tid| !self.looks.is_there(*tid)).collect();
+        for tid in ended {
+            let _ = self.tables.inside.remove(&tid);
+        }
+        let closed = self.tables.opened.keys().flatten().filter(|fd| openers::link(*fd, &self.target).is_none());
+        for fd in closed.collect::<Vec<u32>>() {
+            let _ = self.tables.opened.remove(&fd);
+        }
+        if self.places.len() < PLACES_MANY && !self.stacks.are_many() {
+            return;
+        }
+        // What is met again is sent again.
+        let mut wanted: HashSet<u64> = self.openers.places().collect();
+        wanted.extend(self.tables.failures.iter().flatten().map(|(_, failure)| failure.place));
+        for window in self.counted.both() {
+            wanted.extend(window.polls.values().map(|poll| poll.place));
+            wanted.extend(window.samples.keys().map(|sample| sample.place));
+        }
+        for place in self.tables.places.keys().flatten().filter(|place| !wanted.contains(place)).collect::<Vec<u64>>() {
+            let _ = self.tables.places.remove(&place);
+        }
+        self.places.retain(|place, _| wanted.contains(place));
+        let wanted: HashSet<StackId> = self.places.values().copied().chain(self.looks.stacks()).collect();
+        self.stacks.retain(&wanted);
     }
 
     fn open(&mut self) {
@@ -198,7 +266,7 @@ impl Waiting {
         let Some(mut open) = self.windows.open.take() else { return };
         let until_ns = now_ns();
         let _ = self.tables.open(0);
-        self.windows.looked_ns += until_ns.saturating_sub(open.since_ns);
+        self.counted.both().for_each(|window| window.looked_ns += until_ns.saturating_sub(open.since_ns));
         for (name, link) in [("enter", open.enter.take()), ("leave", open.leave.take())] {
             let program = self.ebpf.program_mut(name).and_then(|program| <&mut BtfTracePoint>::try_from(program).ok());
             if let (Some(program), Some(link)) = (program, link) {
@@ -214,7 +282,10 @@ impl Waiting {
                 _ if polls_now.is_some_and(|call| call as u32 == inside.call) => open.since_ns,
                 _ => continue,
             };
-            *self.windows.inside_ns.entry((tid, inside.call)).or_default() += until_ns.saturating_sub(since_ns);
+            let key = PollKey { tid, call: inside.call };
+            for window in self.counted.both() {
+                *window.inside_ns.entry(key).or_default() += until_ns.saturating_sub(since_ns);
+            }
         }
     }
 

@@ -18,8 +18,11 @@ use super::{
     clock::{self, us},
     cpu, fds,
     go::Goroutines,
-    join, process, sockets, threads,
+    join,
+    lookups::Lookups,
+    process, sockets, threads,
     waiting::Waiting,
+    window::Overlap,
 };
 use crate::observation::{Hidden, Observation, Overhead, Runtime};
 
@@ -33,12 +36,15 @@ pub struct Options {
     /// The process does nothing before the watch: what it does first is its purpose, and happens once. Every system call
     /// is counted then, not those of short windows alone.
     pub from_start: bool,
+    /// Whether functions of the process itself are probed: lookups of names by the C library. It costs the process some
+    /// microseconds for each call of them.
+    pub uprobes: bool,
 }
 
 impl Default for Options {
     /// Ten seconds, with four looks in each.
     fn default() -> Self {
-        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250), from_start: false }
+        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250), from_start: false, uprobes: false }
     }
 }
 
@@ -89,6 +95,10 @@ pub enum Ended {
     Interrupted,
 }
 
+/// What [`Watch::next`] tells of goes back so far at least, once the watch has gone on for as long, and twice as far at
+/// most: rules look for growth, and for states that last a second.
+pub const SIGHT: Duration = Duration::from_secs(5);
+
 /// How long every system call of the process is counted at a time: long enough for forty polls of a millisecond.
 const WINDOW: Duration = Duration::from_millis(40);
 /// How long the first window lasts of a process that begins with the watch.
@@ -124,7 +134,11 @@ pub struct Watch {
     cpu: Option<cpu::Collector>,
     waiting: Option<Waiting>,
     go: Option<Goroutines>,
+    kernel: Option<Kernel>,
+    lookups: Option<Lookups>,
     windows: Windows,
+    /// When the window that is told of began, and the one after it, in microseconds since the watch began.
+    begun_us: Overlap<u64>,
 }
 
 impl Watch {
@@ -144,6 +158,8 @@ impl Watch {
         hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
         let waiting = kernel.as_ref().and_then(|kernel| seen(Waiting::attach(kernel, &target), &mut hidden));
         let go = seen(Goroutines::attach(&target), &mut hidden).flatten();
+        let probed = kernel.as_ref().filter(|_| options.uprobes);
+        let lookups = probed.and_then(|kernel| seen(Lookups::attach(kernel, &target), &mut hidden));
         // Loading programs takes a while. The window begins when that is done: what the others see first is its beginning.
         let clock = Clock::start();
         connections.iter_mut().for_each(Connections::begin);
@@ -156,7 +172,10 @@ impl Watch {
             connections,
             waiting,
             go,
+            kernel,
+            lookups,
             windows: Windows { begun: !options.from_start, ..Windows::default() },
+            begun_us: Overlap::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
             target,
             clock,
@@ -180,9 +199,56 @@ impl Watch {
 
     /// Looks again and again until the time is over, the process has ended, or it is interrupted.
     pub fn run(&mut self, interrupt: &Interrupt) -> Ended {
+        self.run_until(self.options.for_, interrupt)
+    }
+
+    /// Goes on for another while, and tells of the time until then: of all of it in the beginning, later of the last
+    /// [`SIGHT`] at least. Each observation is what a watch would have seen that began with its window; but what is said
+    /// of one connection, socket, thread or wait (its age, its first bytes, what it carried) goes back to before it.
+    ///
+    /// To be called again and again, as long as the time is what ended it.
+    pub fn next(&mut self, for_: Duration, interrupt: &Interrupt) -> (Ended, Observation) {
+        let ended = self.run_until(self.clock.elapsed().saturating_add(for_), interrupt);
+        let at_us = self.clock.at_us();
+        if at_us.saturating_sub(self.newest_us()) >= us(SIGHT) {
+            self.turn(at_us);
+        }
+        (ended, self.observed())
+    }
+
+    fn newest_us(&mut self) -> u64 {
+        self.begun_us.both().fold(0, |newest, begun_us| newest.max(*begun_us))
+    }
+
+    /// Another window begins, and the one that began before is told of from now on.
+    fn turn(&mut self, at_us: u64) {
+        self.look();
+        self.begun_us.turn(at_us);
+        let begin_us = *self.begun_us.shown();
+        self.go.iter_mut().for_each(|go| go.turn(begin_us));
+        self.fds.iter_mut().for_each(|fds| fds.turn(begin_us));
+        self.sockets.iter_mut().for_each(|sockets| sockets.turn(begin_us));
+        self.threads.iter_mut().for_each(threads::Collector::turn);
+        self.cpu.iter_mut().for_each(|cpu| cpu.turn(begin_us));
+        self.connections.iter_mut().for_each(|connections| connections.turn(begin_us));
+        self.uncounted(|waiting| waiting.turn(begin_us));
+        self.lookups.iter_mut().for_each(Lookups::turn);
+    }
+
+    /// Does something for which no system calls must be counted, and goes on counting where they were.
+    fn uncounted(&mut self, work: impl FnOnce(&mut Waiting)) {
+        let Some(waiting) = &mut self.waiting else { return };
+        let was_open = waiting.is_open();
+        work(waiting);
+        if was_open {
+            (self.windows.open, self.windows.due) = (false, self.clock.elapsed());
+        }
+    }
+
+    fn run_until(&mut self, until: Duration, interrupt: &Interrupt) -> Ended {
         loop {
             let elapsed = self.clock.elapsed();
-            let Some(left) = self.options.for_.checked_sub(elapsed).filter(|left| !left.is_zero()) else {
+            let Some(left) = until.checked_sub(elapsed).filter(|left| !left.is_zero()) else {
                 return Ended::Time;
             };
             // Looks fall on multiples of the period, however long each takes.
@@ -223,7 +289,12 @@ impl Watch {
         // Another program: perhaps one of Go now.
         if self.process.seen().exec_at_us != before {
             self.go = Goroutines::attach(&self.target).ok().flatten();
+            // Probes are in a file, whoever maps it: they stay where the new program has the same library.
+            if let (None, Some(kernel), true) = (&self.lookups, &self.kernel, self.options.uprobes) {
+                self.lookups = Lookups::attach(kernel, &self.target).ok();
+            }
         }
+        self.lookups.iter_mut().for_each(Lookups::look);
         self.go.iter_mut().for_each(|go| go.look(at_us));
         self.fds.iter_mut().for_each(|fds| fds.look(at_us));
         self.sockets.iter_mut().for_each(|sockets| sockets.look(at_us));
@@ -250,47 +321,60 @@ impl Watch {
         is_ready(0).then_some(Ended::Interrupted)
     }
 
-    /// Ends it: the last look, and all that was seen.
+    /// Ends it: the last look, at everything, and what was seen.
     #[must_use]
     pub fn finish(mut self) -> Observation {
         let at_us = self.clock.at_us();
+        self.fds.iter_mut().for_each(|fds| fds.look_at_all(at_us));
+        self.sockets.iter_mut().for_each(|sockets| sockets.look_at_all(at_us));
+        self.threads.iter_mut().for_each(|threads| threads.look_at_all(at_us));
+        self.cpu.iter_mut().for_each(|cpu| cpu.look(at_us));
+        self.go.iter_mut().for_each(Goroutines::look_at_all);
+        self.observed()
+    }
+
+    /// What was seen in the window that is told of.
+    fn observed(&mut self) -> Observation {
+        let at_us = self.clock.at_us();
+        let begin_us = *self.begun_us.shown();
         if !self.target.is_alive() {
             self.process.ended(at_us);
         }
-        let mut hidden = self.not_visible;
-        let mut seen = Observation { window_us: at_us, ..Observation::default() };
-        seen.fds = self.fds.map(|fds| fds.finish(at_us));
-        if let Some(sockets) = self.sockets {
-            let (sockets, by_peer) = sockets.finish(at_us, &mut hidden);
+        let mut hidden = self.not_visible.clone();
+        let mut seen = Observation { window_us: at_us.saturating_sub(begin_us), ..Observation::default() };
+        seen.fds = self.fds.as_ref().map(|fds| fds.observed(begin_us));
+        if let Some(sockets) = &mut self.sockets {
+            let (sockets, by_peer) = sockets.observed(begin_us, at_us, &mut hidden);
             seen.sockets = Some(sockets);
             seen.fds.iter_mut().for_each(|fds| fds.by_peer.clone_from(&by_peer));
         }
-        seen.threads = self.threads.map(|threads| threads.finish(at_us, &mut hidden));
+        seen.threads = self.threads.as_ref().map(|threads| threads.observed(&mut hidden));
         let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
         let map_bytes = self.connections.as_ref().map_or(0, Connections::map_bytes);
-        seen.connections = self.connections.map(Connections::finish);
-        seen.cpu = self.cpu.map(|cpu| cpu.finish(at_us));
+        seen.connections = self.connections.as_mut().map(|connections| connections.observed(begin_us));
+        seen.cpu = self.cpu.as_ref().map(|cpu| cpu.observed(begin_us));
         if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
             cpu.runqueue_us = threads.threads.iter().map(|thread| thread.runqueue_us).sum();
         }
         join::once(&mut seen);
         join::join(&mut seen, &self.target);
-        if let Some(waiting) = self.waiting {
-            waiting.finish(&mut seen);
+        self.uncounted(|waiting| waiting.observed(&mut seen));
+        if let Some(go) = &self.go {
+            self.process.set_runtime(Runtime::Go { version: go.version().to_owned() });
+            seen.go = Some(go.observed(begin_us));
         }
-        if let Some(go) = self.go {
-            let version = go.version().to_owned();
-            self.process.set_runtime(Runtime::Go { version });
-            seen.go = Some(go.finish());
-        }
-        seen.process = self.process.finish(&mut hidden);
+        let ago_us = self.clock.at_us().saturating_sub(begin_us);
+        seen.lookups = self.lookups.as_mut().map(|lookups| lookups.observed(ago_us, seen.window_us));
+        let lookups_lost = seen.lookups.as_ref().map_or(0, |lookups| lookups.lost);
+        let lookups_bytes = self.lookups.as_ref().map_or(0, Lookups::map_bytes);
+        seen.process = self.process.observed(begin_us, &mut hidden);
         seen.not_visible.extend(hidden);
         seen.overhead = Overhead {
             cpu_us: clock::own_cpu_us().saturating_sub(self.cpu_before_us),
             rss_bytes: peak_rss(),
             attach_us: self.attach_us,
-            dropped_events: seen.overhead.dropped_events.saturating_add(dropped),
-            map_bytes: seen.overhead.map_bytes.saturating_add(map_bytes),
+            dropped_events: seen.overhead.dropped_events.saturating_add(dropped).saturating_add(lookups_lost),
+            map_bytes: seen.overhead.map_bytes.saturating_add(map_bytes).saturating_add(lookups_bytes),
             ..seen.overhead
         };
         seen

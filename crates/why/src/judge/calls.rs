@@ -83,6 +83,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     let mut troubles: Vec<Trouble> = known.iter().flat_map(|known| diagnose(seen, known)).collect();
     troubles.extend(names::names(seen));
     troubles.extend(names::lookups(seen));
+    troubles.extend(names::probed(seen));
     troubles.extend(failures::refused_by_the_kernel(seen));
     // A connection of which no first byte was seen waits for the same as those to the same peer that were seen to.
     let tls: Vec<String> = troubles

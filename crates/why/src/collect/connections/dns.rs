@@ -9,6 +9,8 @@ use crate::observation::DnsExchange;
 
 const EXCHANGES_MAX: usize = 512;
 const ADDRESSES_MAX: usize = 32;
+/// Nobody waits longer for an answer, in nanoseconds: `resolv.conf` allows 30 s for one server.
+const GIVEN_UP_AFTER: u64 = 30_000_000_000;
 /// Names longer than this are not names (RFC 1035).
 const NAME_MAX: usize = 255;
 const A: u16 = 1;
@@ -181,6 +183,12 @@ impl Exchanges {
         self.all.values()
     }
 
+    /// Drops what ended before, so that only what may belong to a later window is kept.
+    pub(crate) fn forget_before(&mut self, begin: u64) {
+        self.all.retain(|_, exchange| exchange.ends_at() >= begin);
+        self.open.retain(|_, id| self.all.contains_key(id));
+    }
+
     /// Makes room: who was answered quickest goes first, then the oldest.
     fn forget(&mut self) {
         if self.all.len() > EXCHANGES_MAX {
@@ -196,6 +204,11 @@ impl Exchanges {
 }
 
 impl Exchange {
+    /// When it is over for who asked, in nanoseconds of the monotonic clock.
+    pub(crate) fn ends_at(&self) -> u64 {
+        self.answered.unwrap_or_else(|| self.sent.saturating_add(GIVEN_UP_AFTER))
+    }
+
     /// The longer it took, the more; one without a good answer most.
     pub(crate) fn worth(&self) -> u64 {
         match self.answered {

@@ -1,7 +1,7 @@
 //! From events to connections: what was seen of each, kept within bounds, the worst of them in the end.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -15,6 +15,7 @@ use super::{
     redis,
     tls::Handshake,
 };
+use crate::collect::window::Overlap;
 use crate::observation::{
     Connection, Connections, DnsExchange, Gaps, HttpHead, Moment, Resolved, Side, SourceHandshakes, TlsHandshake,
 };
@@ -35,10 +36,31 @@ const LOOKUP_MAX_AGE: u64 = 5_000_000_000;
 pub(crate) struct Lives {
     heads: HashMap<u64, Heads>,
     ended: Vec<(RawConnection, Heads)>,
-    sources: HashMap<IpAddr, SourceHandshakes>,
+    sources: Overlap<HashMap<IpAddr, SourceHandshakes>>,
+    /// Of connections that were there when a window began: their silences until then.
+    before: Overlap<HashMap<u64, Silences>>,
     dns: Exchanges,
     /// Not kept, as there were too many.
     pub(crate) left_out: u64,
+}
+
+/// The silences of a connection, counted since it is watched: of reads and of writes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Silences {
+    read: Silence,
+    write: Silence,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Silence {
+    total: u64,
+    count: u32,
+}
+
+impl Silence {
+    const fn of(way: &RawWay) -> Self {
+        Self { total: way.gaps, count: way.turns }
+    }
 }
 
 /// What the first bytes of a connection said.
@@ -153,7 +175,7 @@ impl Lives {
             return;
         }
         let heads = self.heads.remove(&raw.cookie).unwrap_or_default();
-        self.count_handshake(&heads, true);
+        self.sources.both().for_each(|sources| self.left_out += count_handshake(sources, &heads, true));
         self.ended.push((raw, heads));
         if self.ended.len() >= ENDED_MAX {
             self.ended.sort_by_cached_key(|(raw, heads)| std::cmp::Reverse(badness(raw, heads, raw.ended)));
@@ -162,71 +184,109 @@ impl Lives {
         }
     }
 
-    fn count_handshake(&mut self, heads: &Heads, ended: bool) {
-        let Some(tls) = heads.tls.as_deref().filter(|tls| heads.accepted && !tls.is_client() && tls.hello_at.is_some())
-        else {
-            return;
-        };
-        let Some(remote) = heads.remote else { return };
-        if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&remote) {
-            self.left_out += 1;
-            return;
-        }
-        let source = self
-            .sources
-            .entry(remote)
-            .or_insert_with(|| SourceHandshakes { source: remote.to_string(), ..SourceHandshakes::default() });
-        source.begun += 1;
-        let failed = tls.alert_hidden || (tls.alert.is_some() && tls.done_at.is_none());
-        if failed || (ended && tls.done_at.is_none()) {
-            source.failed += 1;
-        } else if tls.done_at.is_some() {
-            source.completed += 1;
-        }
-        if let Some(name) = tls.hello().and_then(|hello| hello.sni.as_ref()) {
-            source.sni = Some(name.clone());
-        }
-        if let Some((code, _)) = tls.alert.filter(|_| tls.done_at.is_none()) {
-            source.alert = Some(code);
-        }
+    /// Another window begins; `open` are the connections that the process holds. What ended before `begin`, when the one
+    /// that is shown now began, is forgotten.
+    pub(crate) fn turn(&mut self, open: &[RawConnection], begin: u64) {
+        self.sources.turn(HashMap::new());
+        let silences = |raw: &RawConnection| Silences { read: Silence::of(&raw.read), write: Silence::of(&raw.write) };
+        self.before.turn(open.iter().map(|raw| (raw.cookie, silences(raw))).collect());
+        self.ended.retain(|(raw, _)| raw.ended >= begin);
+        self.dns.forget_before(begin);
+        // Of some the end was not told.
+        let open: HashSet<u64> = open.iter().map(|raw| raw.cookie).collect();
+        self.heads.retain(|cookie, heads| heads.last_at >= begin || open.contains(cookie));
     }
 
-    /// The end of the watch: `open` are the connections that the process still holds; `is_listener` tells whether the
-    /// process listens on a port.
-    pub(crate) fn finish(
-        mut self,
+    /// What was seen in a window that began at `epoch`: `open` are the connections that the process still holds;
+    /// `is_listener` tells whether the process listens on a port.
+    pub(crate) fn observed(
+        &self,
         open: Vec<RawConnection>,
         now: u64,
         epoch: Epoch,
         is_listener: impl Fn(u16) -> bool,
         all_transfers: bool,
     ) -> Connections {
-        let mut all = std::mem::take(&mut self.ended);
+        let mut sources = self.sources.shown().clone();
+        let nothing = Heads::default();
+        let mut all: Vec<(RawConnection, &Heads)> = Vec::with_capacity(self.ended.len() + open.len());
+        all.extend(self.ended.iter().filter(|(raw, _)| raw.ended >= epoch.0).map(|(raw, heads)| (*raw, heads)));
         for raw in open {
             if raw.has(ENDED) {
                 // Its end was told of, or it was one too many to tell of.
-                if all.iter().any(|(known, _)| same(known, &raw)) {
+                if self.ended.iter().any(|(known, _)| same(known, &raw)) {
                     continue;
                 }
             }
-            let heads = self.heads.remove(&raw.cookie).unwrap_or_default();
-            self.count_handshake(&heads, raw.has(ENDED));
+            let heads = self.heads.get(&raw.cookie).unwrap_or(&nothing);
+            if heads.tls.as_deref().and_then(|tls| tls.hello_at).is_some_and(|at| at >= epoch.0) {
+                // One that there is no room for is counted when it ends.
+                count_handshake(&mut sources, heads, raw.has(ENDED));
+            }
             all.push((raw, heads));
         }
-        if !all_transfers {
-            all.iter_mut().for_each(|(raw, _)| raw.complete(now));
+        let before = self.before.shown();
+        for (raw, _) in &mut all {
+            if !all_transfers {
+                raw.complete(now);
+            }
+            let before = before.get(&raw.cookie).copied().unwrap_or_default();
+            raw.read.silences_since(before.read, epoch.0);
+            raw.write.silences_since(before.write, epoch.0);
         }
         all.sort_by_cached_key(|(raw, heads)| std::cmp::Reverse(badness(raw, heads, now)));
         all.truncate(KEPT);
         let connections =
             all.iter().map(|(raw, heads)| connection(raw, heads, epoch, &is_listener, &self.dns)).collect();
-        let mut handshakes: Vec<SourceHandshakes> = self.sources.into_values().collect();
+        let mut handshakes: Vec<SourceHandshakes> = sources.into_values().collect();
         handshakes.sort_by(|a, b| (b.failed, b.begun, &a.source).cmp(&(a.failed, a.begun, &b.source)));
         handshakes.truncate(SOURCES_KEPT);
-        let dns =
-            self.dns.all().map(|exchange| DnsExchange { sent_us: epoch.us(exchange.sent), ..exchange.seen.clone() });
+        let dns = self.dns.all().filter(|exchange| exchange.ends_at() >= epoch.0);
+        let dns = dns.map(|exchange| DnsExchange { sent_us: epoch.us(exchange.sent), ..exchange.seen.clone() });
         Connections { connections, handshakes, dns: dns.collect(), ..Connections::default() }
     }
+}
+
+impl RawWay {
+    /// Leaves of its silences those of a window. Where one before was longer than all in it, nobody knows the longest of
+    /// these: it is as long as the mean of them, at least.
+    fn silences_since(&mut self, before: Silence, begin: u64) {
+        self.gaps = self.gaps.saturating_sub(before.total);
+        if self.longest_gap_from.saturating_add(self.longest_gap) < begin {
+            let count = u64::from(self.turns.saturating_sub(before.count));
+            self.longest_gap = self.gaps.checked_div(count).unwrap_or(0);
+            self.longest_gap_from = begin;
+        }
+    }
+}
+
+/// Counts a handshake for its source; says how many were left out because there are too many sources.
+fn count_handshake(sources: &mut HashMap<IpAddr, SourceHandshakes>, heads: &Heads, ended: bool) -> u64 {
+    let Some(tls) = heads.tls.as_deref().filter(|tls| heads.accepted && !tls.is_client() && tls.hello_at.is_some())
+    else {
+        return 0;
+    };
+    let Some(remote) = heads.remote else { return 0 };
+    if sources.len() >= SOURCES_MAX && !sources.contains_key(&remote) {
+        return 1;
+    }
+    let source = sources
+        .entry(remote)
+        .or_insert_with(|| SourceHandshakes { source: remote.to_string(), ..SourceHandshakes::default() });
+    source.begun += 1;
+    let failed = tls.alert_hidden || (tls.alert.is_some() && tls.done_at.is_none());
+    if failed || (ended && tls.done_at.is_none()) {
+        source.failed += 1;
+    } else if tls.done_at.is_some() {
+        source.completed += 1;
+    }
+    if let Some(name) = tls.hello().and_then(|hello| hello.sni.as_ref()) {
+        source.sni = Some(name.clone());
+    }
+    if let Some((code, _)) = tls.alert.filter(|_| tls.done_at.is_none()) {
+        source.alert = Some(code);
+    }
+    0
 }
 
 impl Heads {
@@ -441,7 +501,8 @@ fn resolved(raw: &RawConnection, epoch: Epoch, dns: &Exchanges) -> Option<Resolv
     let together = || same_name().filter(|exchange| exchange.sent.abs_diff(last) < 50_000_000);
     let sent = together().map(|exchange| exchange.sent).min()?;
     let answered = together().filter_map(|exchange| exchange.answered).max()?;
-    Some(Resolved { name: name.clone(), sent_us: epoch.us(sent), duration_us: answered.saturating_sub(sent) / 1000 })
+    let duration_us = epoch.us(answered).saturating_sub(epoch.us(sent));
+    Some(Resolved { name: name.clone(), sent_us: epoch.us(sent), duration_us })
 }
 
 #[cfg(test)]

@@ -5,18 +5,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::observation::Throttling;
+use crate::{collect::window::Overlap, observation::Throttling};
 
 /// Groups above each other that are looked at.
 const DEPTH: usize = 32;
 
 /// A group with the counters of its first reading.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Group {
     path: String,
     folder: PathBuf,
     version: Version,
-    first: Counters,
+    first: Overlap<Counters>,
     last: Counters,
     quota: Quota,
 }
@@ -57,15 +57,21 @@ impl Group {
         Some(ratio(self.quota.quota_us?, self.quota.period_us.filter(|&period| period > 0)?))
     }
 
-    /// What it took away since the first reading.
+    /// Another window begins.
+    pub(super) fn turn(&mut self) {
+        self.first.turn(self.last);
+    }
+
+    /// What it took away in the window.
     pub(super) fn throttling(&self) -> Throttling {
+        let first = self.first.shown();
         Throttling {
             group: self.path.clone(),
             quota_us: self.quota.quota_us,
             period_us: self.quota.period_us,
-            periods: self.last.periods.saturating_sub(self.first.periods),
-            throttled_periods: self.last.throttled.saturating_sub(self.first.throttled),
-            throttled_us: self.last.throttled_us.saturating_sub(self.first.throttled_us),
+            periods: self.last.periods.saturating_sub(first.periods),
+            throttled_periods: self.last.throttled.saturating_sub(first.throttled),
+            throttled_us: self.last.throttled_us.saturating_sub(first.throttled_us),
         }
     }
 }
@@ -89,7 +95,7 @@ pub(super) fn of(cgroup: &str, mounts: &str) -> Vec<Group> {
                     path: format!("/{}", relative.display()),
                     folder,
                     version,
-                    first: counters,
+                    first: Overlap::new(counters),
                     last: counters,
                     quota,
                 });
@@ -214,7 +220,7 @@ mod tests {
         let groups = of("1:cpuacct,cpu:/\n", &mounts);
         fs::remove_dir_all(&root).unwrap();
         let [group] = groups.as_slice() else { panic!("{groups:?}") };
-        assert_eq!((group.processors(), group.first.throttled_us), (None, 2));
+        assert_eq!((group.processors(), group.first.shown().throttled_us), (None, 2));
     }
 
     proptest! {

@@ -103,6 +103,12 @@ impl Drop for Program {
 }
 
 /// A running peer; it ends when it is dropped.
+/// The last look, and all that was seen.
+fn finish(goroutines: &mut Goroutines) -> Go {
+    goroutines.look_at_all();
+    goroutines.observed(0)
+}
+
 struct Peer {
     child: Child,
     orders: ChildStdin,
@@ -188,7 +194,7 @@ fn read_one_build(go: &Path, how: Build) {
     let look = || {
         let mut goroutines = peer.attach();
         goroutines.look(7);
-        goroutines.finish()
+        finish(&mut goroutines)
     };
     // One may be on its way to where it waits.
     let seen = (0..50).map(|_| look()).find(|seen| seen.unreadable == 0).expect("nobody moves for long");
@@ -264,7 +270,7 @@ fn a_leak_a_backlog_and_coming_and_going_are_told_apart() {
             peer.order(order);
         }
         goroutines.look(3);
-        goroutines.finish()
+        finish(&mut goroutines)
     };
     let grows = |readings: &[Reading], by: u64| readings.array_windows().all(|[a, b]| b.value > a.value + by);
 
@@ -293,7 +299,7 @@ fn of_many_goroutines_some_are_read_and_all_are_counted() {
     peer.order("backlog 30000");
     let mut goroutines = peer.attach();
     goroutines.look(0);
-    let seen = goroutines.finish();
+    let seen = finish(&mut goroutines);
     assert_eq!(values(&seen.goroutines), [30_001]);
     // A quarter of them, or fewer where the machine is slow.
     let read = seen.read_in_full + seen.unreadable;
@@ -340,7 +346,7 @@ fn one_that_ends_while_it_is_read_adds_nothing() {
     }
     peer.child.wait().unwrap();
     goroutines.look(200);
-    let seen = goroutines.finish();
+    let seen = finish(&mut goroutines);
     assert!(seen.goroutines.iter().all(|reading| reading.at_us < 200 && reading.value == 2001), "{seen:#?}");
     assert_eq!(group(&seen, "main.enter").first, 2000);
     assert_eq!(Goroutines::attach(&target).unwrap_err().why, "the process has ended");
@@ -369,7 +375,7 @@ fn goroutines_that_come_and_go_while_they_are_read_do_no_harm() {
     let read = last.members.len() as u64 * last.stride;
     assert!(read >= 400, "{read}");
     goroutines.read_goroutines();
-    let seen = goroutines.finish();
+    let seen = finish(&mut goroutines);
     assert!((450..=550).contains(&group(&seen, "main.enter").last), "{seen:#?}");
     drop(peer);
 }
@@ -463,7 +469,7 @@ fn what_a_look_costs() {
             let hundred = now();
             goroutines.read_goroutines();
             let read = now();
-            let seen = goroutines.finish();
+            let seen = finish(&mut goroutines);
             eprintln!(
                 "{} {count}: attach {:?}, first look {:?}, a look {:?}, all goroutines {:?}, finish {:?}; {} read",
                 seen.version,

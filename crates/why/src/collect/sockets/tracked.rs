@@ -1,13 +1,21 @@
 //! What is remembered of one socket from round to round.
 
-use overdue_core::{facts::TcpState, kernel::netlink::InetSocket};
+use overdue_core::{
+    facts::{TcpInfo, TcpState},
+    kernel::netlink::InetSocket,
+};
 
-use crate::observation::{HalfOpen, Listener, TcpSocket, TcpTimer, TimerKind};
+use crate::{
+    collect::window::Overlap,
+    observation::{HalfOpen, Listener, TcpSocket, TcpTimer, TimerKind},
+};
 
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// But for `first`, which is another one in each window.
     pub(super) socket: TcpSocket,
+    pub(super) first: Overlap<Option<TcpInfo>>,
     /// When it was first seen in its state.
     state_since_us: u64,
     /// Since when there are unread bytes of which the reader took none.
@@ -41,7 +49,7 @@ impl Connection {
                 unread_for_us: 0,
                 unsent_bytes: 0,
                 timer: TcpTimer::default(),
-                first: seen.info,
+                first: None,
                 last: None,
                 last_seen_us: at_us,
                 peer_listener: None,
@@ -49,6 +57,7 @@ impl Connection {
                 peer_unsent_bytes: None,
                 peer_pid: None,
             },
+            first: Overlap::new(seen.info),
             state_since_us: at_us,
             unread_since_us: None,
             taken: None,
@@ -93,9 +102,7 @@ impl Connection {
         socket.unread_for_us = self.unread_since_us.map_or(0, |since| at_us.saturating_sub(since));
         if seen.info.is_some() {
             socket.last = seen.info;
-            if socket.first.is_none() {
-                socket.first = seen.info;
-            }
+            self.first.both().filter(|first| first.is_none()).for_each(|first| *first = seen.info);
         }
     }
 }
@@ -115,7 +122,21 @@ fn timer(seen: &InetSocket) -> TcpTimer {
 #[derive(Debug)]
 pub(super) struct Listening {
     pub(super) listener: Listener,
-    drops_before: Option<u32>,
+    pub(super) window: Overlap<Window>,
+    drops: Option<u32>,
+    pub(super) last_seen_us: u64,
+    pub(super) round: u32,
+}
+
+/// What is counted of a listener in a window.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Window {
+    queued_max: u32,
+    full_rounds: u32,
+    /// When the window began.
+    drops: Option<u32>,
+    /// When the window began.
+    pub(super) half_open: u32,
 }
 
 impl Listening {
@@ -132,21 +153,43 @@ impl Listening {
                 drops: None,
                 half_open: HalfOpen::default(),
             },
-            drops_before: seen.drops,
+            window: Overlap::new(Window { drops: seen.drops, ..Window::default() }),
+            drops: seen.drops,
+            last_seen_us: 0,
+            round: 0,
         }
     }
 
     /// It is there.
-    pub(super) fn see(&mut self, seen: &InetSocket, fd: Option<u32>) {
+    pub(super) fn see(&mut self, seen: &InetSocket, fd: Option<u32>, at_us: u64, round: u32) {
+        (self.last_seen_us, self.round) = (at_us, round);
+        self.drops = seen.drops;
         let listener = &mut self.listener;
         listener.fd = fd;
         listener.backlog = seen.wqueue;
         listener.queued_last = seen.rqueue;
-        listener.queued_max = listener.queued_max.max(seen.rqueue);
-        listener.full_rounds += u32::from(seen.rqueue > seen.wqueue);
-        if let (Some(before), Some(now)) = (self.drops_before, seen.drops) {
-            listener.drops = Some(now.wrapping_sub(before).into());
+        for window in self.window.both() {
+            window.queued_max = window.queued_max.max(seen.rqueue);
+            window.full_rounds += u32::from(seen.rqueue > seen.wqueue);
+            window.drops = window.drops.or(seen.drops);
         }
+    }
+
+    /// Another window begins.
+    pub(super) fn turn(&mut self) {
+        let (queued_max, half_open) = (self.listener.queued_last, self.listener.half_open.last);
+        self.window.turn(Window { queued_max, full_rounds: 0, drops: self.drops, half_open });
+    }
+
+    /// What was seen in the window.
+    pub(super) fn observed(&self) -> Listener {
+        let window = self.window.shown();
+        let mut listener = self.listener.clone();
+        listener.queued_max = window.queued_max;
+        listener.full_rounds = window.full_rounds;
+        listener.drops = window.drops.zip(self.drops).map(|(before, now)| now.wrapping_sub(before).into());
+        listener.half_open.first = window.half_open;
+        listener
     }
 }
 

@@ -9,6 +9,8 @@ use crate::collect::Target;
 
 /// How much of `/proc/PID/maps` is read.
 const MAPS_MAX: usize = 8 << 20;
+/// How many are remembered.
+const MODULES_MAX: usize = 8192;
 /// How many files are kept open.
 const FILES_MAX: usize = 512;
 /// Memory for unwind tables of all files together.
@@ -88,7 +90,7 @@ impl Modules {
         if let Some(known) = self.by_identity.get(&key) {
             return Some(*known);
         }
-        let index = u32::try_from(self.list.len()).ok()?;
+        let index = u32::try_from(self.list.len()).ok().filter(|_| self.list.len() < MODULES_MAX)?;
         let file = (mapping.identity.1 != 0 && self.files < FILES_MAX).then(|| open(mapping, target)).flatten();
         self.files += usize::from(file.is_some());
         self.list.push(Module { path: mapping.path.clone(), file: file.map(Arc::new), tables: None });

@@ -6,7 +6,7 @@ use std::{
     os::fd::AsRawFd as _,
     sync::{
         Arc,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
     time::Duration,
@@ -32,7 +32,8 @@ struct Named {
     at: Option<String>,
 }
 
-/// What is known of addresses: for each the functions, the innermost (inlined) first.
+/// What is known of addresses: for each the functions, the innermost (inlined) first. None of one that has no name.
+#[derive(Default)]
 pub(super) struct Names(HashMap<Code, Vec<Named>>);
 
 impl Names {
@@ -54,6 +55,45 @@ impl Names {
             }
         }
     }
+
+    /// Looks up addresses that are not known yet, the earlier ones first. What takes longer than `limit` is left.
+    pub(super) fn learn<'a>(
+        &mut self,
+        modules: &Modules,
+        target: &Target,
+        codes: impl Iterator<Item = &'a Code>,
+        limit: Duration,
+    ) {
+        let mut work: Vec<Work> = Vec::new();
+        let mut made = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        for code in codes {
+            if self.0.contains_key(code) || !seen.insert(*code) {
+                continue;
+            }
+            let Some((index, module)) = code.module.and_then(|index| Some((index, modules.get(index)?))) else {
+                continue;
+            };
+            let Some(file) = &module.file else {
+                made.insert(*code);
+                continue;
+            };
+            match work.iter_mut().find(|work| work.module == index) {
+                Some(work) => work.offsets.push(code.at),
+                None => work.push(Work { module: index, file: Arc::clone(file), offsets: vec![code.at] }),
+            }
+        }
+        self.0.extend(by_perf_map(target, &made));
+        if !work.is_empty() {
+            let (sender, receiver) = channel();
+            let begun = thread::Builder::new().name("overdue-names".to_owned()).spawn(move || look_up(&work, &sender));
+            if begun.is_err() || !receive(&receiver, limit, &mut self.0) {
+                return;
+            }
+        }
+        // They were looked for, and have none.
+        seen.into_iter().for_each(|code| _ = self.0.entry(code).or_default());
+    }
 }
 
 /// One file and the offsets in it that want names.
@@ -63,48 +103,19 @@ struct Work {
     offsets: Vec<u64>,
 }
 
-/// Looks addresses up; the earlier ones first. What takes longer than `limit` has no name.
-pub(super) fn names<'a>(
-    modules: &Modules,
-    target: &Target,
-    codes: impl Iterator<Item = &'a Code>,
-    limit: Duration,
-) -> Names {
-    let mut work: Vec<Work> = Vec::new();
-    let mut made = BTreeSet::new();
-    let mut seen = BTreeSet::new();
-    for code in codes {
-        if !seen.insert(*code) {
-            continue;
-        }
-        let Some((index, module)) = code.module.and_then(|index| Some((index, modules.get(index)?))) else { continue };
-        let Some(file) = &module.file else {
-            made.insert(*code);
-            continue;
-        };
-        match work.iter_mut().find(|work| work.module == index) {
-            Some(work) => work.offsets.push(code.at),
-            None => work.push(Work { module: index, file: Arc::clone(file), offsets: vec![code.at] }),
-        }
-    }
-    let mut names = by_perf_map(target, &made);
-    let (sender, receiver) = channel();
-    let begun = thread::Builder::new().name("overdue-names".to_owned()).spawn(move || look_up(&work, &sender));
-    if begun.is_ok() {
-        receive(&receiver, limit, &mut names);
-    }
-    Names(names)
-}
-
 type Found = (Code, Vec<Named>);
 
-fn receive(receiver: &Receiver<Vec<Found>>, limit: Duration, names: &mut HashMap<Code, Vec<Named>>) {
+/// Whether all was done before the time was up.
+fn receive(receiver: &Receiver<Vec<Found>>, limit: Duration, names: &mut HashMap<Code, Vec<Named>>) -> bool {
     let begun = now();
     while let Some(left) = limit.checked_sub(now().saturating_sub(begun)) {
-        // An error: all is done, or time is up.
-        let Ok(found) = receiver.recv_timeout(left) else { return };
-        names.extend(found);
+        match receiver.recv_timeout(left) {
+            Ok(found) => names.extend(found),
+            Err(RecvTimeoutError::Disconnected) => return true,
+            Err(RecvTimeoutError::Timeout) => return false,
+        }
     }
+    false
 }
 
 fn now() -> Duration {

@@ -36,12 +36,17 @@ impl Openers {
         }
     }
 
+    /// Where from.
+    pub(super) fn places(&self) -> impl Iterator<Item = u64> {
+        self.seen.values().map(|seen| seen.opened.place)
+    }
+
     /// What is still open, by place and system call. Of a process that has ended: what was when last looked at.
-    pub(super) fn still_open(self, target: &Target) -> HashMap<(u64, u32), u64> {
+    pub(super) fn still_open(&self, target: &Target) -> HashMap<(u64, u32), u64> {
         let alive = target.is_alive();
         let mut count = HashMap::new();
-        for (fd, Seen { opened, link: was }) in self.seen {
-            if !alive || link(fd, target) == Some(was) {
+        for (fd, Seen { opened, link: was }) in &self.seen {
+            if !alive || link(*fd, target).as_ref() == Some(was) {
                 *count.entry((opened.place, opened.number)).or_default() += 1;
             }
         }

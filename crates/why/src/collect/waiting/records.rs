@@ -37,7 +37,7 @@ pub(super) struct PollKey {
     pub(super) call: u32,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct Poll {
     pub(super) returns: u64,
@@ -60,26 +60,44 @@ pub(super) struct ReadyKey {
     pub(super) epfd: i32,
 }
 
+impl std::ops::AddAssign for Poll {
+    /// Where it was last polled from stands for all.
+    fn add_assign(&mut self, other: Self) {
+        *self = Self {
+            returns: self.returns + other.returns,
+            empty: self.empty + other.empty,
+            failed: self.failed + other.failed,
+            partial: self.partial + other.partial,
+            zero: self.zero + other.zero,
+            brief: self.brief + other.brief,
+            lengthy: self.lengthy + other.lengthy,
+            unlimited: self.unlimited + other.unlimited,
+            inside_ns: self.inside_ns + other.inside_ns,
+            place: if other.place == 0 { self.place } else { other.place },
+        };
+    }
+}
+
 /// [`ReadyKey::epfd`] of `poll`.
 pub(super) const BY_POLL: i32 = -1;
 /// [`ReadyKey::epfd`] of `select`.
 pub(super) const BY_SELECT: i32 = -2;
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct Ready {
     pub(super) times: u64,
     pub(super) events: u64,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct Use {
     pub(super) used: u64,
     pub(super) ends: u64,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(C)]
 pub(super) struct CallKey {
     pub(super) tid: u32,
@@ -114,7 +132,7 @@ pub(super) struct Opened {
     pub(super) tid: u32,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(C)]
 pub(super) struct SampleKey {
     pub(super) place: u64,

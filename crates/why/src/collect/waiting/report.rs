@@ -8,7 +8,7 @@ use std::{
 use super::{
     NAMING, Waiting,
     openers::link,
-    records::{BY_POLL, BY_SELECT, FailureKey, Poll, PollKey, Ready, ReadyKey},
+    records::{FailureKey, Poll, PollKey, Ready},
     threads::poll_call,
 };
 use crate::{
@@ -28,24 +28,24 @@ const LOOPS_MAX: usize = 256;
 const HOT_MAX: usize = 4096;
 
 /// Enters all.
-pub(super) fn fill(mut waiting: Waiting, observation: &mut Observation) {
+pub(super) fn fill(waiting: &mut Waiting, observation: &mut Observation) {
     let tally = waiting.tables.tally();
     observation.overhead.map_bytes += waiting.tables.bytes;
-    observation.overhead.dropped_events += tally.lost_entries + tally.lost_stacks + waiting.stacks.lost();
-    observation.not_visible.append(&mut waiting.hidden);
+    observation.overhead.dropped_events +=
+        tally.lost_entries + tally.lost_stacks + waiting.stacks.lost() + waiting.lost;
+    observation.not_visible.extend(waiting.hidden.iter().cloned());
 
-    let looked_us = waiting.windows.looked_ns / 1000;
+    let looked_us = waiting.counted.shown().looked_ns / 1000;
     let mut loops = Vec::new();
     let mut counts = Vec::new();
     let mut openers = Vec::new();
     if looked_us > 0 {
-        loops = self::loops(&waiting, observation);
-        counts = self::counts(&waiting);
-        let open = std::mem::take(&mut waiting.openers).still_open(&waiting.target);
-        openers = self::openers(&waiting, open);
+        loops = self::loops(waiting, observation);
+        counts = self::counts(waiting);
+        openers = self::openers(waiting, waiting.openers.still_open(&waiting.target));
     }
-    let hot = hot(&waiting);
-    let waits = waits(&waiting);
+    let hot = hot(waiting);
+    let waits = waits(waiting);
 
     // All stacks are named together, what is reported first.
     let mut wanted: Vec<StackId> = Vec::new();
@@ -71,11 +71,11 @@ pub(super) fn fill(mut waiting: Waiting, observation: &mut Observation) {
     }
     if waiting.samples {
         let cpu = observation.cpu.get_or_insert_with(Cpu::default);
-        cpu.samples = tally.samples;
+        cpu.samples = tally.samples.saturating_sub(waiting.counted.shown().samples_before);
         cpu.hot = Some(merged(hot, &or_empty));
     }
     if waiting.iterator.is_some() && waiting.looks.looks > 0 {
-        let first_last = (waiting.looks.first, waiting.looks.last);
+        let first_last = (*waiting.looks.first.shown(), waiting.looks.last);
         let fresh = || Threads { first: first_last.0, last: first_last.1, ..Threads::default() };
         let threads = observation.threads.get_or_insert_with(fresh);
         let waits = waits.into_iter().take(STACKS_MAX);
@@ -99,24 +99,25 @@ fn name_of(waiting: &Waiting, tid: u32) -> String {
 }
 
 fn loops(waiting: &Waiting, observation: &Observation) -> Vec<(PollLoop, Option<StackId>)> {
-    let mut polls: BTreeMap<(u32, u32), Poll> =
-        waiting.tables.polls.iter().flatten().map(|(key, poll)| ((key.tid, key.call), poll)).collect();
-    for (key, inside_ns) in &waiting.windows.inside_ns {
+    let counted = waiting.counted.shown();
+    let mut polls: BTreeMap<PollKey, Poll> = counted.polls.iter().map(|(key, poll)| (*key, *poll)).collect();
+    for (key, inside_ns) in &counted.inside_ns {
         polls.entry(*key).or_default().inside_ns += inside_ns;
     }
     // One that never returned while anybody looked was inside all the time, as far as looks tell.
     for (tid, thread) in &waiting.looks.threads {
-        for (call, looks) in &thread.in_poll {
-            if *looks == thread.looks && *looks > 1 {
-                let fresh = || Poll { inside_ns: waiting.windows.looked_ns, ..Poll::default() };
-                polls.entry((*tid, *call)).or_insert_with(fresh);
+        let looked = thread.looked.shown();
+        for (call, looks) in &looked.in_poll {
+            if *looks == looked.looks && *looks > 1 {
+                let fresh = || Poll { inside_ns: counted.looked_ns, ..Poll::default() };
+                polls.entry(PollKey { tid: *tid, call: *call }).or_insert_with(fresh);
             }
         }
     }
     let mut ready = ready(waiting, observation);
     let mut others = others(waiting);
     let mut loops: Vec<(PollLoop, Option<StackId>)> = Vec::new();
-    for ((tid, call), poll) in polls {
+    for (PollKey { tid, call }, poll) in polls {
         let Some(kind) = call_of(call) else { continue };
         let (other_calls, failed_calls) = others.remove(&tid).unwrap_or_default();
         others.insert(tid, (other_calls.clone(), failed_calls.clone()));
@@ -133,7 +134,7 @@ fn loops(waiting: &Waiting, observation: &Observation) -> Vec<(PollLoop, Option<
             empty: poll.empty,
             failed: poll.failed,
             timeouts: Timeouts { zero: poll.zero, short: poll.brief, long: poll.lengthy, unlimited: poll.unlimited },
-            inside_us: poll.inside_ns.min(waiting.windows.looked_ns) / 1000,
+            inside_us: poll.inside_ns.min(counted.looked_ns) / 1000,
             ready: ready.remove(&PollKey { tid, call }).unwrap_or_default(),
             other_calls,
             failed_calls,
@@ -153,18 +154,8 @@ fn call_of(call: u32) -> Option<PollCall> {
 
 /// What was ready, by loop.
 fn ready(waiting: &Waiting, observation: &Observation) -> HashMap<PollKey, Vec<ReadyFd>> {
-    let uses: HashMap<u32, _> = waiting.tables.uses.iter().flatten().collect();
-    let mut by_fd: HashMap<PollKey, HashMap<Option<u32>, Ready>> = HashMap::new();
-    for (ReadyKey { data, tid, epfd }, ready) in waiting.tables.ready.iter().flatten() {
-        let (call, fd) = match epfd {
-            BY_POLL => (PollCall::Poll, u32::try_from(data).ok()),
-            BY_SELECT => (PollCall::Select, u32::try_from(data).ok()),
-            _ => (PollCall::EpollWait, waiting.registered.fd(epfd, data)),
-        };
-        let sum = by_fd.entry(PollKey { tid, call: call as u32 }).or_default().entry(fd).or_default();
-        sum.times += ready.times;
-        sum.events |= ready.events;
-    }
+    let counted = waiting.counted.shown();
+    let uses = &counted.uses;
     let one = |(fd, ready): (Option<u32>, Ready)| {
         let used = fd.map(|fd| uses.get(&fd).copied().unwrap_or_default());
         let (what, cookie) = fd.map(|fd| about(fd, waiting, observation)).unwrap_or_default();
@@ -178,11 +169,11 @@ fn ready(waiting: &Waiting, observation: &Observation) -> HashMap<PollKey, Vec<R
             ends: used.map(|used| used.ends),
         }
     };
-    let all = by_fd.into_iter().map(|(key, fds)| {
-        let mut fds: Vec<(Option<u32>, Ready)> = fds.into_iter().collect();
+    let all = counted.ready.iter().map(|(key, fds)| {
+        let mut fds: Vec<(Option<u32>, Ready)> = fds.iter().map(|(fd, ready)| (*fd, *ready)).collect();
         fds.sort_by_key(|(_, ready)| std::cmp::Reverse(ready.times));
         fds.truncate(READY_MAX);
-        (key, fds.into_iter().map(one).collect())
+        (*key, fds.into_iter().map(one).collect())
     });
     all.collect()
 }
@@ -219,13 +210,13 @@ fn others(waiting: &Waiting) -> HashMap<u32, Others> {
     let mut failed: HashMap<u32, Vec<(String, i32, u64)>> = HashMap::new();
     let name =
         |number: u16| syscalls::name(u64::from(number)).map_or_else(|| format!("system call {number}"), str::to_owned);
-    for (key, times) in waiting.tables.calls.iter().flatten() {
+    for (key, times) in &waiting.counted.shown().calls {
         if poll_call(u64::from(key.number)).is_some() {
             continue;
         }
         *made.entry(key.tid).or_default().entry(key.number).or_default() += times;
         if key.error != 0 {
-            failed.entry(key.tid).or_default().push((name(key.number), i32::from(key.error), times));
+            failed.entry(key.tid).or_default().push((name(key.number), i32::from(key.error), *times));
         }
     }
     let all = made.into_iter().map(|(tid, calls)| {
@@ -260,7 +251,7 @@ fn counted(number: u16) -> Option<Call> {
 
 fn counts(waiting: &Waiting) -> Vec<(CallCount, Option<StackId>)> {
     let mut counts: HashMap<(Call, i32), (CallCount, Option<StackId>)> = HashMap::new();
-    for (key, times) in waiting.tables.calls.iter().flatten() {
+    for (key, times) in &waiting.counted.shown().calls {
         let Some(call) = counted(key.number) else { continue };
         let errno = i32::from(key.error);
         let fresh = || (CallCount { call, errno, ..CallCount::default() }, None);
@@ -320,7 +311,7 @@ fn openers(waiting: &Waiting, open: HashMap<(u64, u32), u64>) -> Vec<(Opener, Op
 
 fn hot(waiting: &Waiting) -> Vec<(HotStack, Option<StackId>)> {
     let mut sums: HashMap<(Option<StackId>, String), u64> = HashMap::new();
-    for (key, samples) in waiting.tables.samples.iter().flatten() {
+    for (key, samples) in &waiting.counted.shown().samples {
         let stack = waiting.places.get(&key.place).copied();
         *sums.entry((stack, name_of(waiting, key.tid))).or_default() += samples;
     }
@@ -357,7 +348,7 @@ fn waits(waiting: &Waiting) -> Vec<(WaitStack, Option<StackId>)> {
         };
         (wait, Some(*stack))
     };
-    let mut waits: Vec<_> = waiting.looks.waits.iter().map(wait).collect();
+    let mut waits: Vec<_> = waiting.looks.waits.shown().iter().map(wait).collect();
     waits.sort_by_key(|(it, stack)| (std::cmp::Reverse(it.waited_us), *stack));
     waits
 }

@@ -20,6 +20,7 @@ pub(super) struct Tables {
     pub(super) uses: HashMap<MapData, u32, Use>,
     pub(super) failures: HashMap<MapData, FailureKey, Failure>,
     pub(super) opened: HashMap<MapData, u32, Opened>,
+    pub(super) places: HashMap<MapData, u64, u8>,
     pub(super) samples: HashMap<MapData, SampleKey, u64>,
     pub(super) snapshots: RingBuf<MapData>,
     /// Memory of all of them.
@@ -41,6 +42,7 @@ impl Tables {
             uses: take("uses")?.try_into()?,
             failures: take("failures")?.try_into()?,
             opened: take("opened")?.try_into()?,
+            places: take("places")?.try_into()?,
             samples: take("samples")?.try_into()?,
             snapshots: take("snapshots")?.try_into()?,
             bytes,

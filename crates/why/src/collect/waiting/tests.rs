@@ -130,7 +130,7 @@ fn watch(program: &Program, rounds: u64) -> Option<Observation> {
     }
     waiting.look(rounds * 200_000);
     let mut observation = Observation::default();
-    waiting.finish(&mut observation);
+    waiting.observed(&mut observation);
     Some(observation)
 }
 
@@ -284,7 +284,7 @@ fn windows_count_what_fell_into_them() {
         waiting.close();
     }
     let mut observation = Observation::default();
-    waiting.finish(&mut observation);
+    waiting.observed(&mut observation);
     let looked_us = observation.polling.as_ref().unwrap().looked_us;
     let it = loop_of(&observation, PollCall::EpollWait);
     // Nearly all of the time is spent inside, and not more than all of it, whatever was cut at either end.
@@ -400,7 +400,7 @@ fn one_that_dies_or_becomes_another_is_no_problem() {
     waiting.look(300_000);
     waiting.window(false);
     let mut observation = Observation::default();
-    waiting.finish(&mut observation);
+    waiting.observed(&mut observation);
     let waits = observation.threads.unwrap().waits.unwrap();
     has(waits.iter().map(|it| &it.stack).find(|it| it.functions().any(|name| name == "read")), &["read", "main"]);
     has(waits.iter().map(|it| &it.stack).find(|it| it.functions().any(|name| name == "pause")), &["pause", "main"]);

@@ -8,7 +8,10 @@ use std::{
 
 use super::records::SeenThread;
 use crate::{
-    collect::stacks::{Registers, StackId, Stacks},
+    collect::{
+        stacks::{Registers, StackId, Stacks},
+        window::Overlap,
+    },
     observation::PollCall,
 };
 
@@ -23,15 +26,21 @@ pub(super) struct Tracked {
     pub(super) name: String,
     /// Where it waits, or waited last.
     pub(super) stack: Option<StackId>,
-    /// Looks that found it, and those that found it inside of such a call.
-    pub(super) looks: u32,
-    pub(super) in_poll: BTreeMap<u32, u32>,
+    pub(super) looked: Overlap<Looked>,
     /// The call it was in at the last look, when it waited then.
     pub(super) polls_now: Option<PollCall>,
     /// What tells one wait from the next.
     wait: Option<Wait>,
     waited_us: u64,
     last_us: u64,
+}
+
+/// Looks at one thread in a window.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Looked {
+    /// Those that found it, and those that found it inside of such a call.
+    pub(super) looks: u32,
+    pub(super) in_poll: BTreeMap<u32, u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,10 +63,10 @@ pub(super) struct Waited {
 #[derive(Default)]
 pub(super) struct Looks {
     pub(super) threads: HashMap<u32, Tracked>,
-    pub(super) waits: HashMap<(StackId, String), Waited>,
+    pub(super) waits: Overlap<HashMap<(StackId, String), Waited>>,
     pub(super) looks: u32,
-    /// How many threads there were at the first look and at the last.
-    pub(super) first: u64,
+    /// How many threads there were when the window began and at the last look.
+    pub(super) first: Overlap<u64>,
     pub(super) last: u64,
     last_us: u64,
 }
@@ -84,9 +93,29 @@ impl Looks {
         }
         self.last = threads.len() as u64;
         if self.looks == 0 {
-            self.first = self.last;
+            self.first = Overlap::new(self.last);
         }
         self.looks += 1;
+    }
+
+    /// Another window begins. Threads that had ended before `begin_us`, when the one that is shown now began, are
+    /// forgotten.
+    pub(super) fn turn(&mut self, begin_us: u64) {
+        self.waits.turn(HashMap::new());
+        self.first.turn(self.last);
+        self.threads.retain(|_, thread| thread.last_us == self.last_us || thread.last_us >= begin_us);
+        self.threads.values_mut().for_each(|thread| thread.looked.turn(Looked::default()));
+    }
+
+    /// Whether the last look found that thread, as far as they were looked at.
+    pub(super) fn is_there(&self, tid: u32) -> bool {
+        self.looks == 0 || self.threads.get(&tid).is_some_and(|thread| thread.last_us == self.last_us)
+    }
+
+    /// All that are of use yet.
+    pub(super) fn stacks(&mut self) -> impl Iterator<Item = StackId> {
+        let waits = self.waits.both().flat_map(|waits| waits.keys()).map(|(stack, _)| *stack);
+        waits.chain(self.threads.values().filter_map(|thread| thread.stack))
     }
 
     fn enter(
@@ -101,8 +130,9 @@ impl Looks {
         }
         let thread = self.threads.entry(seen.tid).or_default();
         // One that was not there at the look before began to wait some time since.
-        let since_us = if thread.last_us == before_us && thread.looks > 0 { before_us } else { at_us };
-        thread.looks += 1;
+        let is_known = thread.looked.shown().looks > 0 || thread.wait.is_some();
+        let since_us = if thread.last_us == before_us && is_known { before_us } else { at_us };
+        thread.looked.both().for_each(|window| window.looks += 1);
         thread.last_us = at_us;
         thread.name = seen.name();
         thread.polls_now = None;
@@ -113,7 +143,7 @@ impl Looks {
         }
         if let Some(call) = poll_call(seen.call) {
             thread.polls_now = Some(call);
-            *thread.in_poll.entry(call as u32).or_default() += 1;
+            thread.looked.both().for_each(|window| *window.in_poll.entry(call as u32).or_default() += 1);
         }
         let wait = Wait { ip: seen.ip, sp: seen.sp, bp: seen.bp, switches: seen.voluntary };
         let is_new = thread.wait != Some(wait);
@@ -126,10 +156,13 @@ impl Looks {
         let Some(stack) = thread.stack else { return };
         let waited_us = at_us.saturating_sub(since_us);
         thread.waited_us += waited_us;
-        let total = self.waits.entry((stack, thread.name.clone())).or_default();
-        total.waited_us += waited_us;
-        total.times += u64::from(is_new);
-        total.longest_us = total.longest_us.max(thread.waited_us);
+        for waits in self.waits.both() {
+            let total = waits.entry((stack, thread.name.clone())).or_default();
+            total.waited_us += waited_us;
+            // One that began before the window is met in it, too.
+            total.times = (total.times + u64::from(is_new)).max(1);
+            total.longest_us = total.longest_us.max(thread.waited_us);
+        }
     }
 }
 
@@ -183,9 +216,10 @@ mod tests {
         see(&mut looks, 200, 300, &thread(1, 5));
         see(&mut looks, 300, 400, &thread(0, 5));
         see(&mut looks, 400, 500, &thread(1, 6));
-        let waited = looks.waits.values().next().unwrap();
+        let waited = looks.waits.shown().values().next().unwrap();
         assert_eq!(*waited, Waited { waited_us: 300, times: 2, longest_us: 200 });
         let tracked = &looks.threads[&7];
-        assert_eq!((tracked.looks, tracked.in_poll[&(PollCall::EpollWait as u32)]), (5, 4));
+        let looked = tracked.looked.shown();
+        assert_eq!((looked.looks, looked.in_poll[&(PollCall::EpollWait as u32)]), (5, 4));
     }
 }

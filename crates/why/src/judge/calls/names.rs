@@ -1,5 +1,7 @@
 //! Names that are not resolved.
 
+use std::collections::HashSet;
+
 use overdue_core::{
     Confidence, LimitName, Stage,
     facts::{DnsFacts, DnsFailure, Failure},
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::{
     Observation,
-    judge::{SETTLED_US, proc, time},
+    judge::{SETTLED_US, bpf, proc, time},
     observation::{Connection, Connections, DnsExchange},
 };
 
@@ -100,6 +102,86 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
         troubles.push(Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) });
     }
     troubles
+}
+
+/// Lookups by the C library that took long, or failed, where their queries were not seen: it asked a resolver on this
+/// machine over a socket of another kind, or over TCP.
+pub(super) fn probed(seen: &Observation) -> Vec<Trouble> {
+    let Some(lookups) = &seen.lookups else { return Vec::new() };
+    let queries = seen.connections.iter().flat_map(|connections| &connections.dns);
+    let queried: HashSet<&str> = queries.map(|query| query.name.trim_end_matches('.')).collect();
+    let opened = seen.connections.as_ref().map_or(0, |connections| connections.opened);
+    let over_udp = if seen.connections.is_some() { "; no query of it to a name server was seen over UDP" } else { "" };
+    let mut told: HashSet<&str> = HashSet::new();
+    let mut troubles = Vec::new();
+    for lookup in &lookups.lookups {
+        let failure = match lookup.result {
+            // A failure after long is late first of all.
+            None | Some(0 | EAI_AGAIN) if lookup.took_us >= SETTLED_US => {
+                passed(LimitName::Stage(Stage::Resolve), lookup.took_us)
+            }
+            Some(error @ (EAI_NONAME | EAI_AGAIN | EAI_FAIL | EAI_NODATA)) if opened == 0 => Failure::Dns {
+                reason: match error {
+                    EAI_NONAME => DnsFailure::NoSuchName,
+                    EAI_NODATA => DnsFailure::NoAddress,
+                    _ => DnsFailure::ServerError,
+                },
+                text: format!("getaddrinfo failed with {}", eai(error)),
+            },
+            _ => continue,
+        };
+        let name = lookup.name.trim_end_matches('.');
+        if queried.contains(name) || !told.insert(name) {
+            continue;
+        }
+        let waits = matches!(failure, Failure::DeadlinePassed(_));
+        let mut facts = facts(&Known::default(), Stage::Resolve, lookup.took_us, failure);
+        let answers = u32::from(lookup.result == Some(0));
+        facts.dns = Some(DnsFacts {
+            name: lookup.name.clone(),
+            servers: vec![RESOLVER.to_owned()],
+            answers: Some(answers),
+            ..DnsFacts::default()
+        });
+        let mut trouble = Trouble::of(&Known::default(), &facts, lookup.took_us);
+        let end = match lookup.result {
+            None => "has not returned".to_owned(),
+            Some(0) => "then had an answer".to_owned(),
+            Some(error) => format!("then failed with {}", eai(error)),
+        };
+        trouble.verdict.evidence.insert(
+            0,
+            bpf(format!(
+                "getaddrinfo({}) on thread {} took {} and {end}{over_udp}",
+                lookup.name,
+                lookup.tid,
+                time(lookup.took_us)
+            ))
+            .with("took_us", lookup.took_us),
+        );
+        trouble.verdict.confidence = Confidence::Medium;
+        troubles.push(Trouble { peer: lookup.name.clone(), waits, ..trouble });
+    }
+    troubles
+}
+
+/// Who was asked, where that is all that is known of it.
+const RESOLVER: &str = "the system's resolver";
+
+/// Errors of `getaddrinfo`, of glibc and musl alike.
+const EAI_NONAME: i32 = -2;
+const EAI_AGAIN: i32 = -3;
+const EAI_FAIL: i32 = -4;
+const EAI_NODATA: i32 = -5;
+
+fn eai(error: i32) -> String {
+    match error {
+        EAI_NONAME => "EAI_NONAME (no such name)".to_owned(),
+        EAI_AGAIN => "EAI_AGAIN (no answer, or a temporary failure)".to_owned(),
+        EAI_FAIL => "EAI_FAIL (the name server failed)".to_owned(),
+        EAI_NODATA => "EAI_NODATA (the name has no address)".to_owned(),
+        other => format!("error {other}"),
+    }
 }
 
 /// Threads that wait for a name server, where the query was before the watch or nobody saw it.

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::observation::{
-    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, Listener, Moment, Resolved, Side, TlsHandshake,
+    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
+    TlsHandshake,
 };
 
 fn blocked(seen: Observation, call: &str, cookie: u64, us: u64) -> Observation {
@@ -497,4 +498,28 @@ fn waits_that_may_be_meant() {
     let mut started = kept(|_| {});
     started.process.exec_at_us = Some(250_000);
     only(&started, Cause::ServerSlow);
+}
+#[test]
+fn lookups_that_were_probed() {
+    let lookup = |took_us: u64, result: Option<i32>| {
+        let name = "api.test".to_owned();
+        let lookups = vec![Lookup { name, tid: 7, at_us: 1_000, took_us, result }];
+        Observation { lookups: Some(Lookups { lookups, ..Lookups::default() }), ..idle() }
+    };
+    only(&lookup(3_000_000, None), Cause::DnsNoAnswer);
+    only(&lookup(3_000_000, Some(0)), Cause::DnsSlow);
+    only(&lookup(5_000_000, Some(-3)), Cause::DnsNoAnswer);
+    let missing = only(&lookup(2_000, Some(-2)), Cause::DnsFailed);
+    assert!(missing.verdict.evidence[0].text.contains("EAI_NONAME"), "{:?}", missing.verdict.evidence);
+    nothing(&lookup(900_000, Some(0)));
+    // The queries themselves tell more.
+    let mut seen = lookup(3_000_000, None);
+    let query =
+        DnsExchange { name: "api.test".to_owned(), sent: 3, answered_us: Some(5_000), ..DnsExchange::default() };
+    seen.connections.as_mut().unwrap().dns.push(query);
+    nothing(&seen);
+    // A search through domains, which then found what it looked for.
+    let mut seen = lookup(2_000, Some(-2));
+    seen.connections.as_mut().unwrap().opened = 1;
+    nothing(&seen);
 }

@@ -1,0 +1,229 @@
+//! Lookups of names by the C library, however it asks: from a file, a socket of a resolver on this machine, or the
+//! network. Probes in the process tell of them, which cost it two traps a lookup; so only when somebody asks.
+
+use std::{num::NonZeroU32, path::PathBuf};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, RingBuf},
+    programs::{UProbe, uprobe::UProbeScope},
+};
+
+use rustix::time::ClockId;
+
+use super::{
+    Target,
+    bpf::{Kernel, maps_bytes, refused},
+    clock,
+    window::Overlap,
+};
+use crate::observation::{Hidden, Lookup, Lookups as Seen};
+
+/// The program; `cargo xtask bpf` builds it.
+pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("lookups/lookups.bpf.o");
+
+const FUNCTION: &str = "getaddrinfo";
+/// Lookups that are kept of each window: the longest.
+const KEPT: usize = 256;
+/// How much of `/proc/PID/maps` is read.
+const MAPS_MAX: usize = 8 << 20;
+
+/// `struct asked` of `lookups.bpf.c`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Asked {
+    at_ns: u64,
+    tid: u32,
+    result: i32,
+    took_ns: u64,
+    name: [u8; 256],
+}
+
+#[expect(unsafe_code, reason = "promises that any bytes are a value, and that none is padding")]
+// SAFETY: integers only, laid out without padding.
+unsafe impl aya::Pod for Asked {}
+
+/// Watches lookups of one process. Dropping it detaches and frees everything.
+pub(super) struct Lookups {
+    /// Holds the programs and their links.
+    _ebpf: Ebpf,
+    asking: HashMap<MapData, u32, Asked>,
+    answers: RingBuf<MapData>,
+    lost: Array<MapData, u64>,
+    /// Those that ended, with when they began by the kernel's clock; and how many there were in all.
+    ended: Overlap<(Vec<Asked>, u64)>,
+    map_bytes: u64,
+}
+
+impl Lookups {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// When BPF is not allowed, or the process has no C library that is a file of its own.
+    pub(super) fn attach(kernel: &Kernel, target: &Target) -> Result<Self, Hidden> {
+        let named = |why: Hidden| Hidden { what: "lookups by the C library".to_owned(), ..why };
+        if !cfg!(target_arch = "x86_64") {
+            return Err(named(Hidden {
+                what: String::new(),
+                why: "the programs know the registers of x86-64 only".to_owned(),
+                how: "watch on such a machine".to_owned(),
+            }));
+        }
+        let library = library(target).ok_or_else(|| {
+            named(Hidden {
+                what: String::new(),
+                why: "the process has no C library mapped: it is linked statically, or resolves names itself"
+                    .to_owned(),
+                how: "its queries to name servers are seen without probes".to_owned(),
+            })
+        })?;
+        let mut ebpf = kernel.load(OBJECT, target).map_err(named)?;
+        let map_bytes = maps_bytes(&ebpf);
+        let pid = NonZeroU32::new(target.pid());
+        // What is left of a call whose beginning was not seen is nothing; so first the end.
+        for name in ["answered", "ask"] {
+            let program = ebpf.program_mut(name).and_then(|program| <&mut UProbe>::try_from(program).ok());
+            let (Some(program), Some(pid)) = (program, pid) else {
+                return Err(named(refused(std::io::Error::other(format!("the object has no program {name}")))));
+            };
+            program.load().map_err(|error| named(refused(error)))?;
+            program.attach(FUNCTION, &library, UProbeScope::OneProcess(pid)).map_err(|error| named(refused(error)))?;
+        }
+        let mut take = |name: &str| {
+            let missing = || named(refused(std::io::Error::other(format!("the object has no map {name}"))));
+            ebpf.take_map(name).ok_or_else(missing)
+        };
+        let wrong = |error: aya::maps::MapError| named(refused(error));
+        let (asking, answers, lost) = (take("asking")?, take("answers")?, take("lost")?);
+        Ok(Self {
+            asking: asking.try_into().map_err(wrong)?,
+            answers: answers.try_into().map_err(wrong)?,
+            lost: lost.try_into().map_err(wrong)?,
+            _ebpf: ebpf,
+            ended: Overlap::default(),
+            map_bytes,
+        })
+    }
+
+    /// Takes what came.
+    pub(super) fn look(&mut self) {
+        while let Some(item) = self.answers.next() {
+            let Some(asked) = Asked::read(&item) else { continue };
+            for (longest, count) in self.ended.both() {
+                *count += 1;
+                let at = longest.partition_point(|other| other.took_ns >= asked.took_ns);
+                longest.insert(at, asked);
+                longest.truncate(KEPT);
+            }
+        }
+    }
+
+    /// Another window begins.
+    pub(super) fn turn(&mut self) {
+        self.look();
+        self.ended.turn(Default::default());
+    }
+
+    /// What was seen in the window that began `ago_us` before now and is `window_us` long.
+    pub(super) fn observed(&mut self, ago_us: u64, window_us: u64) -> Seen {
+        self.look();
+        let now_ns = u64::try_from(clock::read(ClockId::Monotonic).as_nanos()).unwrap_or(u64::MAX);
+        let begun_ns = now_ns.saturating_sub(ago_us.saturating_mul(1_000));
+        let end_ns = begun_ns.saturating_add(window_us.saturating_mul(1_000));
+        let (ended, count) = self.ended.shown();
+        let going_on = self.asking.iter().flatten().map(|(_, asked)| Asked { took_ns: 0, ..asked });
+        let mut lookups: Vec<Lookup> = going_on
+            .filter(|asked| asked.at_ns > 0)
+            .take(KEPT)
+            .map(|asked| asked.told(begun_ns, None, end_ns.saturating_sub(asked.at_ns)))
+            .chain(ended.iter().map(|asked| asked.told(begun_ns, Some(asked.result), asked.took_ns)))
+            .collect();
+        lookups.sort_by_key(|lookup| std::cmp::Reverse(lookup.took_us));
+        lookups.truncate(KEPT);
+        Seen { lookups, ended: *count, lost: self.lost.get(&0, 0).unwrap_or_default() }
+    }
+
+    /// Memory of the maps, bytes.
+    pub(super) const fn map_bytes(&self) -> u64 {
+        self.map_bytes
+    }
+}
+
+impl Asked {
+    /// An entry of the ring.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let word = |at: usize| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+        let half = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+        Some(Self {
+            at_ns: word(0)?,
+            tid: half(8)?,
+            result: half(12)?.cast_signed(),
+            took_ns: word(16)?,
+            name: *bytes.get(24..)?.first_chunk()?,
+        })
+    }
+
+    fn told(&self, begun_ns: u64, result: Option<i32>, took_ns: u64) -> Lookup {
+        let name = self.name.split(|byte| *byte == 0).next().unwrap_or_default();
+        Lookup {
+            name: String::from_utf8_lossy(name).into_owned(),
+            tid: self.tid,
+            at_us: self.at_ns.saturating_sub(begun_ns) / 1_000,
+            took_us: took_ns / 1_000,
+            result,
+        }
+    }
+}
+
+/// The C library of the process, by a path that leads to the very file, whatever the process sees as its root.
+fn library(target: &Target) -> Option<PathBuf> {
+    let maps = target.read_text("maps", MAPS_MAX).ok()?;
+    let path = maps.lines().find_map(c_library)?;
+    Some(PathBuf::from(format!("/proc/{}/root{path}", target.pid())))
+}
+
+/// The path of a line of `/proc/PID/maps` where that is a C library's: glibc has `libc.so.6` or `libc-2.31.so`, musl
+/// `ld-musl-x86_64.so.1`.
+fn c_library(line: &str) -> Option<&str> {
+    let path = line.get(line.find('/')?..)?;
+    let name = path.rsplit('/').next()?;
+    let is_one = name == "libc.so.6"
+        || name.starts_with("ld-musl-")
+        || name.starts_with("libc.musl-")
+        || (name.starts_with("libc-2.") && name.ends_with(".so"));
+    is_one.then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_c_library_is_known_by_its_name() {
+        let line = |path: &str| format!("7f1c00000000-7f1c00100000 r-xp 00000000 fe:00 12  {path}");
+        for path in ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc-2.31.so", "/lib/ld-musl-x86_64.so.1"] {
+            assert_eq!(c_library(&line(path)), Some(path));
+        }
+        for other in ["/usr/lib/libcurl.so.4", "/tmp/libc.so.6 (deleted)", "[vdso]", "/lib/libc-client.so.2007", ""] {
+            assert_eq!(c_library(&line(other)), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_lookup() {
+        let mut asked = Asked { at_ns: 5_000, tid: 7, result: -2, took_ns: 9_000, name: [0; 256] };
+        asked.name[..4].copy_from_slice(b"a\xffb\0");
+        let told = asked.told(2_000, Some(-2), 9_000);
+        assert_eq!((told.name.as_str(), told.at_us, told.took_us, told.result), ("a\u{fffd}b", 3, 9, Some(-2)));
+        assert_eq!(asked.told(9_000, None, 9_000).at_us, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_entry_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert_eq!(Asked::read(&bytes).is_some(), bytes.len() >= size_of::<Asked>());
+        }
+    }
+}
