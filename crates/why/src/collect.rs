@@ -13,6 +13,7 @@ mod descriptors;
 pub mod fds;
 pub mod go;
 mod join;
+pub mod machine;
 mod patience;
 pub mod process;
 pub mod sockets;
