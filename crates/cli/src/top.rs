@@ -154,12 +154,7 @@ impl Session {
         Ok(())
     }
 
-    fn go_on(
-        &mut self,
-        inbox: &Receiver<Mail>,
-        terminal: &mut Terminal,
-        palette: Palette,
-    ) -> anyhow::Result<Exit> {
+    fn go_on(&mut self, inbox: &Receiver<Mail>, terminal: &mut Terminal, palette: Palette) -> anyhow::Result<Exit> {
         let clock = Clock::start();
         loop {
             if terminal.draw(|frame| draw::draw(&self.model, palette, frame)).is_err() {

@@ -89,7 +89,8 @@ fn page(frame: &mut Frame<'_>, area: Rect, palette: Palette, lines: &[String], s
     let height = usize::from(area.height);
     let scroll = scroll.min(lines.len().saturating_sub(height));
     let styled = |line: &String| {
-        let is_title = line.split(' ').next().is_some_and(|word| word.len() > 1 && word.chars().all(char::is_uppercase));
+        let is_title =
+            line.split(' ').next().is_some_and(|word| word.len() > 1 && word.chars().all(char::is_uppercase));
         let style = match is_title {
             true if line.starts_with("VERDICT") || line.starts_with("STALLED") => palette.tone(Tone::Bad),
             true => Palette::bold(),
@@ -152,8 +153,8 @@ fn process(
     let [top, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(below);
     bar(frame, top, palette.bar(has_keys), &title, &others.join("  "));
     grid(frame, rest, palette, table, has_keys);
-    let back = if has_list { "Esc list   " } else { "" };
-    let keys = format!("{back}Enter look closely   Tab pane   / filter   s sort   p hold   ? help   q quit");
+    let back = if has_list { "Esc list  " } else { "" };
+    let keys = format!("{back}Enter open  Tab pane  / filter  s sort  p hold  ? help  q quit");
     footer(frame, foot, model, table, &keys);
 }
 
@@ -294,9 +295,10 @@ fn freshness<'a>(palette: Palette, model: &Model, watched: &Watched) -> Line<'a>
 fn findings_pane(frame: &mut Frame<'_>, area: Rect, palette: Palette, watched: &Watched) {
     let [top, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
     let has_keys = watched.focus == Focus::Verdicts;
-    let (verdicts, also) = watched.picture.as_ref().map_or((0, 0), |picture| {
-        (picture.judgement.verdicts.len(), picture.judgement.advisories.len())
-    });
+    let (verdicts, also) = watched
+        .picture
+        .as_ref()
+        .map_or((0, 0), |picture| (picture.judgement.verdicts.len(), picture.judgement.advisories.len()));
     let title = match (verdicts, also) {
         (count, 0) => format!("v:VERDICTS {count}"),
         (count, also) => format!("v:VERDICTS {count}, also {also}"),
@@ -339,7 +341,7 @@ fn processes(frame: &mut Frame<'_>, area: Rect, foot: Rect, palette: Palette, mo
 fn unseen<'a>(seen: &Processes, palette: Palette, age: Duration, paused: bool) -> Line<'a> {
     let mut parts = Vec::new();
     if seen.hidden > 0 {
-        parts.push(format!("{} of other users not visible: run as root to see them", seen.hidden));
+        parts.push(format!("{} not visible to this user: run as root (CAP_SYS_PTRACE)", seen.hidden));
     }
     if seen.left_out > 0 {
         parts.push(format!("{} more that there was no time for", seen.left_out));

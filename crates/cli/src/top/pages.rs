@@ -177,7 +177,10 @@ fn kernel(page: &mut Lines, socket: &TcpSocket) {
     page.fact("unread", &format!("{} bytes, for {}", socket.unread_bytes, long(socket.unread_for_us)));
     page.fact("unsent", &format!("{} bytes that the peer has not acknowledged", socket.unsent_bytes));
     let timer = format!("{:?}", socket.timer.kind).to_lowercase();
-    page.fact("timer", &format!("{timer}, fires in {} ms, fired {} times", socket.timer.expires_ms, socket.timer.fired));
+    page.fact(
+        "timer",
+        &format!("{timer}, fires in {} ms, fired {} times", socket.timer.expires_ms, socket.timer.fired),
+    );
     if let Some(info) = &socket.last {
         let TcpInfo { rtt_us, rto_us, unacked, lost, total_retrans, backoff, probes, .. } = info;
         page.fact("round trip", &format!("{}, retransmit after {}", long((*rtt_us).into()), long((*rto_us).into())));

@@ -23,7 +23,7 @@ pub(crate) const CONNECTIONS: &[Column] = &[
     left("STATE", 10, 1),
     left("STAGE", 8, 2),
     right("FOR", 7, 2),
-    right("STALLED", 7, 0),
+    right("STALLED", 8, 0),
     left("CAUSE", 17, 1),
     right("B/S", 6, 6),
     right("RTT", 7, 7),
@@ -37,7 +37,7 @@ pub(crate) const THREADS: &[Column] = &[
     left("THREAD", 16, 0),
     right("TID", 7, 3),
     left("STATE", 7, 1),
-    right("BLOCKED", 8, 0),
+    right("BLOCKED", 9, 0),
     left("IN", 14, 0),
     left("ON", 24, 2),
     right("CPU%", 5, 1),
@@ -45,12 +45,8 @@ pub(crate) const THREADS: &[Column] = &[
 ];
 pub(crate) const BLOCKED: usize = 3;
 
-pub(crate) const DESCRIPTORS: &[Column] = &[
-    left("KIND OR PEER", 28, 0),
-    right("OPEN", 7, 0),
-    right("GREW BY", 8, 0),
-    left("EXAMPLE", 30, 1),
-];
+pub(crate) const DESCRIPTORS: &[Column] =
+    &[left("KIND OR PEER", 28, 0), right("OPEN", 7, 0), right("GREW", 8, 0), left("EXAMPLE", 30, 1)];
 pub(crate) const OPEN: usize = 1;
 
 /// What is shown of a process at one time.
@@ -154,9 +150,8 @@ fn rates(seen: &Observation, before: &Before, elapsed: Option<f64>) -> Rates {
         Some(u64::from(last.total_retrans.saturating_sub(first.total_retrans)))
     };
     let watched = counts.and_then(|counts| counts.transfers_us).map(|us| us as f64 / 1e6 / window);
-    let turned: u64 = lives(seen)
-        .filter_map(|it| Some(u64::from(it.turns.saturating_sub(*before.turns.get(&it.cookie)?))))
-        .sum();
+    let turned: u64 =
+        lives(seen).filter_map(|it| Some(u64::from(it.turns.saturating_sub(*before.turns.get(&it.cookie)?)))).sum();
     Rates {
         opened: counts.map(|counts| each_second(counts.opened)),
         accepted: counts.map(|counts| each_second(counts.accepted)),
@@ -166,9 +161,7 @@ fn rates(seen: &Observation, before: &Before, elapsed: Option<f64>) -> Rates {
         turns: elapsed.zip(watched).map(|(elapsed, watched)| turned as f64 / elapsed / watched.clamp(0.01, 1.0)),
         estimated: watched.is_some_and(|watched| watched < 0.9),
         processors: seen.cpu.as_ref().map(|cpu| cpu.used_us() as f64 / 1e6 / window),
-        cost: elapsed.map_or(0.0, |elapsed| {
-            seen.overhead.cpu_us.saturating_sub(before.cost_us) as f64 / 1e6 / elapsed
-        }),
+        cost: elapsed.map_or(0.0, |elapsed| seen.overhead.cpu_us.saturating_sub(before.cost_us) as f64 / 1e6 / elapsed),
     }
 }
 
@@ -213,6 +206,9 @@ fn connections(seen: &Observation, stalls: &[Stall], before: &Before, elapsed: O
         };
         let stage = life.and_then(|it| stage(it, seen.window_us));
         let stage = stage.or_else(|| stall.map(|stall| (stall.stage, stall.stalled_us)));
+        // One that is established may be as long as it likes.
+        let settled = socket.filter(|it| !closed && it.state != TcpState::Established);
+        let state_us = settled.map(|it| it.in_state_us);
         let info = socket.and_then(|it| it.last.as_ref());
         let rate = socket.zip(elapsed).and_then(|(socket, elapsed)| {
             #[expect(clippy::cast_precision_loss, reason = "a rate, for the eye")]
@@ -231,7 +227,7 @@ fn connections(seen: &Observation, stalls: &[Stall], before: &Before, elapsed: O
                 Cell::text(side),
                 Cell::text(state).tone(tone),
                 stage.map_or_else(Cell::none, |(stage, _)| Cell::text(stage)),
-                stage.map_or_else(Cell::none, |(_, us)| length(us)),
+                stage.map(|(_, us)| us).or(state_us).map_or_else(Cell::none, length),
                 stall.map_or_else(Cell::none, |stall| length(stall.stalled_us).tone(Tone::Bad)),
                 stall.map_or_else(Cell::none, |stall| cause(stall.cause)),
                 rate.map_or_else(Cell::none, |rate| Cell::number(rate, amount(rate))),
@@ -333,7 +329,7 @@ pub(crate) fn amount(number: f64) -> String {
         n if n >= 1e4 => (n / 1e3, "k"),
         n => (n, ""),
     };
-    let decimals = usize::from(scaled < 100.0 && (!unit.is_empty() || (scaled > 0.0 && scaled < 10.0)));
+    let decimals = usize::from(scaled < 100.0 && (!unit.is_empty() || (scaled.fract() > 0.0 && scaled < 10.0)));
     format!("{scaled:.decimals$}{unit}")
 }
 

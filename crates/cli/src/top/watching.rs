@@ -61,7 +61,8 @@ fn watch_on(pid: u32, interrupt: &Interrupt, tell: impl Fn(Input) -> bool) {
     let mut before = Before::default();
     loop {
         let (ended, seen) = watch.next(EVERY, interrupt);
-        if ended == Ended::Interrupted || !tell(Input::Seen(Box::new(Picture::of(seen, &mut before, clock.elapsed())))) {
+        if ended == Ended::Interrupted || !tell(Input::Seen(Box::new(Picture::of(seen, &mut before, clock.elapsed()))))
+        {
             return;
         }
         if ended == Ended::Process {

@@ -245,7 +245,8 @@ mod tests {
     fn a_process_with_a_socket_is_listed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port().to_string();
-        let program = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); sys.stdin.read()";
+        let program =
+            "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); sys.stdin.read()";
         let mut child = std::process::Command::new("python3")
             .args(["-c", program, &port])
             .stdin(std::process::Stdio::piped())
