@@ -21,6 +21,7 @@ Examples:
   overdue demo
   overdue get https://example.com/ --total 2s
   overdue why --pid 4242
+  overdue top
   overdue explain server-slow
 
 Exit codes: 0 nothing wrong, 1 a verdict was reached, 2 wrong usage or
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Get(Box<Get>),
     /// Watch a process, and say what it waits for and why
     Why(Why),
+    /// Watch live: all processes that have sockets, or one with its connections, stages and verdicts
+    Top(Top),
     /// Show the whole story on loopback: eight faults that a log calls by one name
     Demo,
     /// Faults made on purpose, with the truth about them
@@ -216,6 +219,34 @@ pub(crate) struct Why {
     /// Write what was seen to this file, to be judged again with `--replay`
     #[arg(long, value_name = "FILE", help_heading = "Output", conflicts_with = "replay")]
     pub(crate) record: Option<PathBuf>,
+}
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  overdue top                  all processes with sockets; Enter watches one
+  overdue top --pid 4242       one process
+
+Keys:
+  arrows j k PgUp PgDn g G     move
+  Tab, or v c t d              verdicts, connections, threads, descriptors
+  Enter                        look closely     Esc   back
+  /                            filter           s r   sort by another column, reverse
+  p Space                      hold             ?     all keys
+  q Ctrl-C                     quit
+
+It needs a terminal; `overdue why` prints the same for a file or a program.
+Nothing is changed in a process, and none is stopped. Without root only own
+processes are seen, and less of them.
+
+Exit codes: 0 quit by a key, 2 wrong usage or environment, 130 ended by a
+signal.";
+
+#[derive(Parser, Debug)]
+#[command(after_help = TOP_EXAMPLES)]
+pub(crate) struct Top {
+    /// Watch the process with this number
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
 }
 
 /// Long enough to see something happen twice, short enough to be what somebody meant.

@@ -14,6 +14,7 @@ mod render;
 mod screen;
 mod sink;
 mod tally;
+mod top;
 mod truth;
 mod verify;
 mod why;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Get(flags) => get::run(&flags),
         Command::Why(flags) => why::run(&flags),
+        Command::Top(flags) => top::run(&flags),
         Command::Become { command } => why::become_command(&command),
         Command::Demo => demo::run(),
         Command::Lab(Lab::List) => lab::list(),

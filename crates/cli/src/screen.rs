@@ -46,6 +46,16 @@ impl Screen {
         Self { columns: columns.clamp(40, 200), styled }
     }
 
+    /// Plain text for a screen that is drawn, whatever its width.
+    pub(crate) const fn text(columns: usize) -> Self {
+        Self { columns, styled: false }
+    }
+
+    /// Whether there are styles.
+    pub(crate) const fn is_styled(self) -> bool {
+        self.styled
+    }
+
     /// Plain text of this width.
     #[cfg(test)]
     pub(crate) const fn plain(columns: usize) -> Self {

@@ -14,6 +14,7 @@ pub mod fds;
 pub mod go;
 mod join;
 mod lookups;
+pub mod machine;
 mod patience;
 pub mod process;
 pub mod sockets;

@@ -68,7 +68,7 @@ fn headline(screen: Screen, report: &Report) -> String {
 }
 
 /// The cause, what was seen of it, what it rests on, what to do, and what follows from it.
-fn verdict(screen: Screen, finding: &Finding) -> String {
+pub(crate) fn verdict(screen: Screen, finding: &Finding) -> String {
     let verdict = &finding.verdict;
     let share = if verdict.share >= 0.005 {
         format!(", {:.0} % of {}", verdict.share * 100.0, finding.share_of.as_str())

@@ -112,7 +112,7 @@ impl Collector {
     }
 
     fn read_limits(&mut self) {
-        if let Some(limits) = self.target.read_text("limits", 8192).ok().as_deref().and_then(Limits::parse) {
+        if let Some(limits) = Limits::of(&self.target) {
             self.limits = limits;
         }
     }
@@ -180,12 +180,17 @@ fn kind_of_socket(protocol: Option<&str>) -> &'static str {
 
 /// The limit of open descriptors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Limits {
-    soft: u64,
+pub(super) struct Limits {
+    pub(super) soft: u64,
     hard: u64,
 }
 
 impl Limits {
+    /// Those of a process.
+    pub(super) fn of(target: &Target) -> Option<Self> {
+        target.read_text("limits", 8192).ok().as_deref().and_then(Self::parse)
+    }
+
     /// Reads `/proc/PID/limits`.
     fn parse(text: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;

@@ -20,10 +20,10 @@ use std::{
 
 use overdue_core::{facts::TcpState, kernel::netlink::InetSocket};
 
+pub(super) use self::source::Source;
 use self::{
     neighbours::{Listeners, OtherEnd},
     own::Own,
-    source::Source,
     tracked::{Connection, Listening},
 };
 use super::{Target, clock::Pace, window::Overlap};

@@ -170,3 +170,22 @@ impl Stacks {
         chains.into_iter().map(|(id, chain)| (id, stack(chain))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_again_when_others_are_forgotten() {
+        let mut stacks = Stacks::new(&Target::new(std::process::id()).unwrap());
+        let ids: Vec<StackId> = (1..=STACKS_MAX as u64).map(|at| stacks.by_addresses(&[at]).unwrap()).collect();
+        assert!(stacks.are_many());
+        assert_eq!((stacks.by_addresses(&[u64::MAX]), stacks.lost()), (None, 1));
+        let kept = ids[7];
+        stacks.retain(&HashSet::from([kept]));
+        assert!(!stacks.are_many());
+        assert_eq!(stacks.by_addresses(&[8]), Some(kept), "it is the same stack yet");
+        let new = stacks.by_addresses(&[u64::MAX]).unwrap();
+        assert!(!ids.contains(&new), "no number is given twice");
+    }
+}

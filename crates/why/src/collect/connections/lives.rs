@@ -522,6 +522,87 @@ mod tests {
         *heads.http.unwrap()
     }
 
+    /// The life of a connection that an hour of them consists of: a request, and its end.
+    fn live(lives: &mut Lives, cookie: u64, at: u64) {
+        lives.take(Event::Piece(Piece { cookie, ..told(Way::Write, at, REQUEST) }));
+        let read = RawWay { gaps: 10, longest_gap: 10, longest_gap_from: at, turns: 1, ..RawWay::default() };
+        let (opened, ended) = (at, at + 1_000);
+        lives.take(Event::Ended(Box::new(RawConnection {
+            cookie,
+            opened,
+            established: opened,
+            ended,
+            read,
+            flags: OPENED | ENDED,
+            ..RawConnection::default()
+        })));
+    }
+
+    #[test]
+    fn hours_of_short_connections_need_no_more_room_than_a_window() {
+        const WINDOW: u64 = 5_000_000_000;
+        let mut lives = Lives::default();
+        let mut cookie = 0;
+        let mut left_out = 0;
+        for window in 0..15 {
+            for _ in 0..3_000 {
+                cookie += 1;
+                live(&mut lives, cookie, window * WINDOW + cookie % WINDOW);
+                // And one whose end is never told.
+                let lost = Piece { cookie: u64::MAX - cookie, ..told(Way::Write, window * WINDOW, REQUEST) };
+                lives.take(Event::Piece(lost));
+            }
+            // What is told of from now on began with the window before this one.
+            let begin = window * WINDOW;
+            lives.turn(&[], begin);
+            assert!(lives.ended.len() < ENDED_MAX && lives.heads.len() <= FOLLOWED_MAX, "{}", lives.heads.len());
+            let seen = lives.observed(Vec::new(), begin + WINDOW, Epoch(begin), |_| false, true);
+            assert_eq!(seen.connections.len(), KEPT);
+            let in_window = |moment: Option<Moment>| matches!(moment, Some(Moment::At(us)) if us <= WINDOW / 1_000);
+            assert!(seen.connections.iter().all(|it| in_window(it.opened) && in_window(it.closed)));
+            assert!(lives.left_out > left_out, "what there was no room for is counted");
+            left_out = lives.left_out;
+        }
+    }
+
+    #[test]
+    fn a_connection_that_goes_on_is_told_from_before_the_window() {
+        let mut lives = Lives::default();
+        lives.take(Event::Piece(told(Way::Write, 2_000_000, REQUEST)));
+        let mut raw = RawConnection {
+            cookie: 7,
+            opened: 1_000_000,
+            established: 1_000_000,
+            flags: OPENED,
+            read: RawWay {
+                last: 9_000_000,
+                gaps: 7_000_000,
+                longest_gap: 6_000_000,
+                longest_gap_from: 2_000_000,
+                turns: 2,
+                bytes: 5,
+                ..RawWay::default()
+            },
+            ..RawConnection::default()
+        };
+        let told = |lives: &Lives, raw: &RawConnection, begin| {
+            lives.observed(vec![*raw], 30_000_000, Epoch(begin), |_| false, true).connections.remove(0)
+        };
+        let first = told(&lives, &raw, 0);
+        assert_eq!((first.opened, first.last_read), (Some(Moment::At(1_000)), Some(Moment::At(9_000))));
+        assert_eq!((first.read_gaps.total_us, first.read_gaps.longest_us), (7_000, 6_000));
+
+        // Two windows later it has waited twice more, each time for less.
+        lives.turn(&[raw], 0);
+        lives.turn(&[raw], 10_000_000);
+        (raw.read.gaps, raw.read.turns, raw.read.last, raw.read.bytes) = (10_000_000, 4, 20_000_000, 9);
+        let later = told(&lives, &raw, 10_000_000);
+        assert_eq!((later.opened, later.last_read), (Some(Moment::Before), Some(Moment::At(10_000))));
+        assert_eq!((later.read_gaps.total_us, later.read_gaps.longest_us), (3_000, 1_500), "the mean, at least");
+        let http = later.http.unwrap();
+        assert_eq!((http.request.as_str(), http.requested, later.read_bytes), ("GET /", Some(Moment::Before), 9));
+    }
+
     /// One thread writes, another reads: the event of the write may be the later one.
     #[test]
     fn an_answer_may_be_told_before_its_request() {

@@ -39,7 +39,7 @@ const TABLE_BYTES: usize = 40 * 1024 * 1024;
 
 /// A reader of all TCP sockets of one network namespace.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(in crate::collect) enum Source {
     /// `sock_diag`.
     Diag(Diag),
     /// The tables in `/proc/PID/net`, which say less.
@@ -51,7 +51,7 @@ impl Source {
     ///
     /// # Errors
     /// When it cannot be told which namespace the target is in.
-    pub(super) fn of(target: &Target) -> Result<(Self, Option<Hidden>), Hidden> {
+    pub(in crate::collect) fn of(target: &Target) -> Result<(Self, Option<Hidden>), Hidden> {
         let hidden = |why: String, how: &str| Hidden { what: "sockets".to_owned(), why, how: how.to_owned() };
         let own = readlink("/proc/thread-self/ns/net", Vec::new());
         let theirs = readlinkat(target.folder(), target.shared("ns/net"), Vec::new());
@@ -78,7 +78,7 @@ impl Source {
     }
 
     /// Hands every socket to `take`, with its `TCP_INFO` and memory when `full`.
-    pub(super) fn each(&mut self, full: bool, mut take: impl FnMut(InetSocket)) -> io::Result<()> {
+    pub(in crate::collect) fn each(&mut self, full: bool, mut take: impl FnMut(InetSocket)) -> io::Result<()> {
         match self {
             Self::Diag(diag) => {
                 let with = if full { netlink::WITH_TCP_INFO | netlink::WITH_MEMORY } else { 0 };
@@ -125,7 +125,7 @@ const ENTER: &str = "run as root (CAP_SYS_ADMIN), or inside the namespace: nsent
 
 /// A `sock_diag` socket. It asks about the namespace that it was made in, wherever its user is.
 #[derive(Debug)]
-pub(super) struct Diag {
+pub(in crate::collect) struct Diag {
     socket: OwnedFd,
     sequence: u32,
     /// Whether the kernel knows the request for both families; not once it refused it.

@@ -1,0 +1,108 @@
+//! The threads that look: at one process, or at all of them. They end when nobody is interested any more.
+
+use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use overdue_why::collect::{Clock, Ended, Interrupt, Options, Watch, machine::Machine};
+
+use super::{
+    Mail, beside,
+    model::Input,
+    picture::{Before, Picture},
+};
+
+/// From one picture to the next.
+const EVERY: Duration = Duration::from_secs(1);
+/// From one look at all processes to the next.
+const LIST_EVERY: Duration = Duration::from_secs(2);
+/// How long the end of a watch is waited for. The kernel takes everything down when this process ends, at the latest.
+const DETACH_WITHIN: Duration = Duration::from_secs(3);
+
+/// A watch that goes on beside. Dropping it detaches.
+pub(crate) struct Watching {
+    interrupt: Interrupt,
+    /// Nothing is ever sent: it is closed when everything is detached.
+    detached: Receiver<()>,
+}
+
+impl Watching {
+    pub(crate) fn begin(watch: u64, pid: u32, post: &Sender<Mail>) -> anyhow::Result<Self> {
+        let interrupt = Interrupt::new().context("no descriptor is left")?;
+        let raised = interrupt.clone();
+        let (until, detached) = sync_channel::<()>(0);
+        beside("overdue-watch", post, move |post| {
+            watch_on(pid, &raised, |input| post.send(Mail::Watched(watch, input)).is_ok());
+            drop(until);
+        })?;
+        Ok(Self { interrupt, detached })
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.interrupt.raise();
+        _ = self.detached.recv_timeout(DETACH_WITHIN);
+    }
+}
+
+/// `tell` is false when nobody listens.
+fn watch_on(pid: u32, interrupt: &Interrupt, tell: impl Fn(Input) -> bool) {
+    let mut watch = match Watch::attach(pid, Options::default()) {
+        Ok(watch) => watch,
+        Err(error) => {
+            tell(Input::Failed(error.to_string()));
+            return;
+        }
+    };
+    let clock = Clock::start();
+    let mut before = Before::default();
+    loop {
+        let (ended, seen) = watch.next(EVERY, interrupt);
+        if ended == Ended::Interrupted || !tell(Input::Seen(Box::new(Picture::of(seen, &mut before, clock.elapsed()))))
+        {
+            return;
+        }
+        if ended == Ended::Process {
+            tell(Input::Ended);
+            return;
+        }
+    }
+}
+
+/// Looks at all processes that go on beside. Dropping it ends them.
+pub(crate) struct Listing {
+    /// Closed when it is dropped.
+    _interested: Sender<()>,
+}
+
+impl Listing {
+    pub(crate) fn begin(post: &Sender<Mail>) -> anyhow::Result<Self> {
+        let (interested, until) = channel();
+        beside("overdue-list", post, move |post| list(&until, &post))?;
+        Ok(Self { _interested: interested })
+    }
+}
+
+fn list(until: &Receiver<()>, post: &Sender<Mail>) {
+    let mut machine = match Machine::new() {
+        Ok(machine) => machine,
+        Err(hidden) => {
+            let why = format!("{}: {}; {}", hidden.what, hidden.why, hidden.how);
+            _ = post.send(Mail::Input(Input::Processes(Err(why))));
+            return;
+        }
+    };
+    loop {
+        let seen = machine.look().map_err(|error| format!("processes cannot be listed: {error}"));
+        if post.send(Mail::Input(Input::Processes(seen))).is_err() {
+            return;
+        }
+        match until.recv_timeout(LIST_EVERY) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}

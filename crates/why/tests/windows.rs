@@ -1,0 +1,147 @@
+//! A watch that goes on, told of again and again: what is said is of its last window, and nothing is lost between two.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use overdue_why::{
+    Observation,
+    collect::{Ended, Interrupt, Options, SIGHT, Watch},
+    observation::{Connection, Moment},
+};
+
+/// On each line from its input it opens so many connections, closes all but one, and opens as many files to keep.
+const PROGRAM: &str = "
+import socket, sys
+port, kept = int(sys.argv[1]), []
+print('ready', flush=True)
+for line in sys.stdin:
+    for _ in range(int(line)):
+        s = socket.create_connection(('127.0.0.1', port))
+        s.sendall(b'GET /x HTTP/1.1\\r\\nhost: h\\r\\n\\r\\n')
+        s.recv(100)
+        kept.append(open('/dev/null'))
+        s.close()
+    kept.append(socket.create_connection(('127.0.0.1', port)))
+    print('done', flush=True)
+";
+
+struct Client {
+    child: Child,
+    said: BufReader<std::process::ChildStdout>,
+}
+
+impl Client {
+    fn new(port: u16) -> Self {
+        let mut python = Command::new("python3");
+        python.args(["-c", PROGRAM, &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let mut client = Self { child, said };
+        client.hear("ready\n");
+        client
+    }
+
+    fn hear(&mut self, expected: &str) {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        assert_eq!(line, expected);
+    }
+
+    fn order(&mut self, count: u32) {
+        writeln!(self.child.stdin.as_ref().unwrap(), "{count}").unwrap();
+        self.hear("done\n");
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// Answers everybody until the test ends.
+fn server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming().flatten() {
+            _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            kept.push(stream);
+        }
+    });
+    port
+}
+
+fn grown(seen: &Observation) -> u64 {
+    let fds = seen.fds.as_ref().unwrap();
+    assert_eq!(fds.open.first().unwrap().at_us, 0, "the window begins with what was true then");
+    fds.open.last().unwrap().value - fds.open.first().unwrap().value
+}
+
+#[test]
+fn what_is_told_is_of_the_last_seconds_and_nothing_is_lost() {
+    let mut client = Client::new(server());
+    let mut watch = Watch::attach(client.child.id(), Options::default()).unwrap();
+    let interrupt = Interrupt::new().unwrap();
+    let mut next = |for_ms: u64| {
+        let (ended, seen) = watch.next(Duration::from_millis(for_ms), &interrupt);
+        assert_eq!(ended, Ended::Time);
+        seen
+    };
+    next(100);
+    client.order(20);
+    let first = next(1_000);
+    let has_bpf = first.connections.is_some();
+    assert!(has_bpf || std::env::var_os("CI").is_none(), "{:?}", first.not_visible);
+    assert_eq!(grown(&first), 21);
+    if let Some(connections) = &first.connections {
+        assert_eq!((connections.opened, connections.closed), (21, 20));
+    }
+
+    // Each second, for three windows: those of the beginning are never told of twice, and go when their window does.
+    let sight_us = u64::try_from(SIGHT.as_micros()).unwrap();
+    let mut seen = first;
+    for _ in 0..11 {
+        seen = next(1_000);
+        assert!(seen.window_us <= 2 * sight_us + 1_500_000, "{}", seen.window_us);
+    }
+    assert!(seen.window_us >= sight_us, "{}", seen.window_us);
+    assert_eq!(grown(&seen), 0);
+    let fds = seen.fds.as_ref().unwrap();
+    let files = fds.by_kind.iter().find(|kind| kind.kind == "device").unwrap();
+    assert_eq!((files.first, files.last >= 20), (files.last, true), "{fds:?}");
+    let kept = &seen.sockets.as_ref().unwrap().tcp;
+    assert_eq!(kept.len(), 1, "only what is open yet: {kept:?}");
+    assert!(seen.threads.as_ref().unwrap().threads.iter().all(|thread| thread.looks <= 45));
+    if let Some(connections) = &seen.connections {
+        assert_eq!((connections.opened, connections.closed), (0, 0));
+        let [Connection { opened, read_bytes, .. }] = &connections.connections[..] else {
+            panic!("{:?}", connections.connections);
+        };
+        assert_eq!((*opened, *read_bytes), (Some(Moment::Before), 0));
+        assert_eq!(seen.overhead.dropped_events, 0);
+        assert!(seen.polling.is_some_and(|polling| polling.looked_us > 0));
+    }
+
+    // And what comes then is told of at once, as a fresh watch would.
+    client.order(5);
+    seen = next(1_000);
+    assert_eq!(grown(&seen), 6);
+    if let Some(connections) = &seen.connections {
+        assert_eq!((connections.opened, connections.closed), (6, 5));
+        let requests = connections.connections.iter().filter(|it| it.http.is_some());
+        assert_eq!(requests.count(), 5);
+    }
+    drop(client);
+    let (ended, last) = watch.next(Duration::from_secs(5), &interrupt);
+    assert_eq!(ended, Ended::Process);
+    assert!(last.process.ended_at_us.is_some_and(|at_us| at_us <= last.window_us), "{:?}", last.process);
+}
