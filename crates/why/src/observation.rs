@@ -10,6 +10,7 @@ mod connections;
 mod cpu;
 mod fds;
 mod go;
+mod history;
 mod polling;
 mod process;
 mod sockets;
@@ -25,6 +26,7 @@ pub use connections::{
 pub use cpu::{Cpu, HotStack, Throttling};
 pub use fds::{FdKind, Fds, Opener, PeerFds, Reading};
 pub use go::{Go, GoroutineGroup, GoroutineState};
+pub use history::{History, Look, TcpCounts, ThreadCounts};
 pub use polling::{PollCall, PollLoop, Polling, ReadyFd, Timeouts};
 pub use process::{Process, Runtime};
 pub use sockets::{Backlog, HalfOpen, HostTcp, Listener, Sockets, TcpSocket, TcpTimer, TimerKind};
@@ -57,6 +59,9 @@ pub struct Observation {
     pub connections: Option<Connections>,
     /// Its goroutines.
     pub go: Option<Go>,
+    /// What changed from look to look.
+    #[serde(default)]
+    pub history: Option<History>,
     /// What could not be seen.
     pub not_visible: Vec<Hidden>,
     /// What the watching cost.

@@ -2,13 +2,15 @@
 //! infers from outside. Pure.
 
 use overdue_core::Stage;
+use serde::{Serialize, Serializer};
 
 use crate::observation::{Connection, Moment, Side};
 
 /// A part of a connection's life. Only the current or last exchange is shown of those that had many.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Phase {
     /// Which.
+    #[serde(serialize_with = "word")]
     pub stage: Stage,
     /// When it began, in microseconds since the watch began; 0 when that was before.
     pub start_us: u64,
@@ -18,6 +20,10 @@ pub struct Phase {
     pub partial: bool,
     /// Where it ends, or begins, was not seen itself.
     pub inferred: bool,
+}
+
+fn word<S: Serializer>(stage: &Stage, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(stage.as_str())
 }
 
 /// The stages of a connection that was watched for `window_us` microseconds, in order, without overlap. What no stage

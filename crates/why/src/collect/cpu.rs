@@ -67,6 +67,12 @@ impl Collector {
         self.affinity = status.as_deref().and_then(parse_affinity).or(self.affinity);
     }
 
+    /// Processor time since the first look.
+    pub(super) fn used_us(&self) -> u64 {
+        let ticks = |stat: &Stat| stat.user_ticks.saturating_add(stat.system_ticks);
+        stat::ticks_us(ticks(&self.last).saturating_sub(ticks(&self.first)))
+    }
+
     /// The last look, and what was seen. How long threads waited for a processor is theirs to say.
     #[must_use]
     pub fn finish(mut self, at_us: u64) -> Cpu {

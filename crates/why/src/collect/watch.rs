@@ -21,7 +21,7 @@ use super::{
     join, process, sockets, threads,
     waiting::Waiting,
 };
-use crate::observation::{Hidden, Observation, Overhead, Runtime};
+use crate::observation::{Hidden, History, Look, Observation, Overhead, Runtime};
 
 /// How to watch.
 #[derive(Clone, Debug)]
@@ -118,6 +118,7 @@ pub struct Watch {
     waiting: Option<Waiting>,
     go: Option<Goroutines>,
     windows: Windows,
+    history: History,
 }
 
 impl Watch {
@@ -150,6 +151,7 @@ impl Watch {
             waiting,
             go,
             windows: Windows::default(),
+            history: History::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
             target,
             clock,
@@ -161,6 +163,7 @@ impl Watch {
         if let (Some(connections), Some(sockets)) = (&mut watch.connections, &watch.sockets) {
             sockets.ports().into_iter().for_each(|port| connections.listens_on(port));
         }
+        watch.remember(0);
         watch.attach_us = asked.at_us();
         Ok(watch)
     }
@@ -223,6 +226,17 @@ impl Watch {
         self.cpu.iter_mut().for_each(|cpu| cpu.look(at_us));
         self.waiting.iter_mut().for_each(|waiting| waiting.look(at_us));
         self.connections.iter_mut().for_each(|connections| connections.look(at_us));
+        self.remember(at_us);
+    }
+
+    /// Enters what the collectors saw last.
+    fn remember(&mut self, at_us: u64) {
+        self.history.push(Look {
+            at_us,
+            tcp: self.sockets.as_ref().map(|sockets| sockets.counts().clone()),
+            threads: self.threads.as_ref().map(threads::Collector::counts),
+            cpu_us: self.cpu.as_ref().map(cpu::Collector::used_us),
+        });
     }
 
     fn wait(&mut self, interrupt: &Interrupt, at_most: Duration) -> Option<Ended> {
@@ -276,6 +290,7 @@ impl Watch {
             seen.go = Some(go.finish());
         }
         seen.process = self.process.finish(&mut hidden);
+        seen.history = Some(self.history);
         seen.not_visible.extend(hidden);
         seen.overhead = Overhead {
             cpu_us: clock::own_cpu_us().saturating_sub(self.cpu_before_us),
