@@ -44,14 +44,25 @@ impl Chart {
         }
         let x = |at_us: u64| (at_us as f64 / window_us.max(1) as f64).clamp(0.0, 1.0) * WIDTH;
         let y = |value: f64| HEIGHT - (value / max).clamp(0.0, 1.0) * HEIGHT;
-        let lines = self.series.iter().enumerate().map(|(place, series)| {
+        let steps = |series: &Series| {
             let mut path = String::new();
-            for (first, &(at_us, value)) in series.points.iter().enumerate() {
+            for (place, &(at_us, value)) in series.points.iter().enumerate() {
                 let (x, y) = (x(at_us), y(value));
-                path += &if first == 0 { format!("M{x:.1} {y:.1}") } else { format!("H{x:.1}V{y:.1}") };
+                path += &if place == 0 { format!("M{x:.1} {y:.1}") } else { format!("H{x:.1}V{y:.1}") };
             }
-            el("path").class(format!("line c{}", place % 6)).with("d", path)
-        });
+            path
+        };
+        let lines = self.series.iter().enumerate();
+        let lines =
+            lines.map(|(place, series)| el("path").class(format!("line c{}", place % 6)).with("d", steps(series)));
+        // What is below the only line is its own.
+        let area = match self.series.as_slice() {
+            [only] => only.points.first().map(|first| {
+                let path = format!("{}V{HEIGHT}H{:.1}Z", steps(only), x(first.0));
+                el("path").class("area").with("d", path)
+            }),
+            _ => None,
+        };
         let limit =
             self.limit.map(|limit| el("path").class("limit").with("d", format!("M0 {y:.1}H{WIDTH}", y = y(limit))));
         let grid = [0.0, HEIGHT / 2.0, HEIGHT].map(|y| el("path").class("grid").with("d", format!("M0 {y}H{WIDTH}")));
@@ -62,18 +73,19 @@ impl Chart {
             .with("role", "img")
             .with("aria-label", self.in_words())
             .children(grid)
+            .children(area)
             .children(limit)
             .children(lines);
         let times = el("p")
             .class("times")
             .with("aria-hidden", "true")
             .children([("0".to_owned()), time(window_us)].map(|text| el("span").text(text)));
-        let top = el("span").class("top").with("aria-hidden", "true").text((self.unit)(max));
+        let scale = el("small").text(format!("0 to {}", (self.unit)(max)));
         Some(
             el("figure")
                 .class("chart")
-                .child(el("figcaption").text(self.title))
-                .child(el("div").class("plot-area").child(top).child(plot).child(self.labels(max)))
+                .child(el("figcaption").text(self.title).child(scale))
+                .child(el("div").class("plot-area").child(plot).child(self.labels(max)))
                 .child(times),
         )
     }

@@ -17,7 +17,7 @@ const LEAST: usize = 6;
 /// How many ticks the axis has.
 const TICKS: u64 = 5;
 /// Bars are labelled from this part of the axis on; shorter ones have no room.
-const LABELLED: usize = 70;
+const LABELLED: usize = 150;
 
 /// The section, where there are connections.
 pub(super) fn section(report: &Report) -> Option<Element> {
@@ -81,7 +81,9 @@ fn tick_text(us: u64) -> String {
 }
 
 fn row(line: &ConnectionLine, window_us: u64) -> Element {
-    let who = el("span").class("who").child(el("b").text(peer(line))).child(el("small").text(detail(line)));
+    let detail = detail(line);
+    let who =
+        el("span").class("who").child(el("b").text(peer(line))).child(el("small").with("title", &detail).text(&detail));
     let stall = line.stall.as_ref().map(|stall| {
         let stalled = if stall.stalled_us > 0 { time(stall.stalled_us) } else { "failed".to_owned() };
         el("span").class("stall").child(el("b").text(stalled)).child(el("small").text(stall.cause.id()))
@@ -100,7 +102,6 @@ fn bar(line: &ConnectionLine, window_us: u64) -> Element {
     bar = bar.children(ticks);
     for (phase, place) in line.timeline.iter().zip(places(&line.timeline, window_us, COLUMNS, LEAST)) {
         let (began_before, goes_on) = open_ends(phase, window_us);
-        let inferred = if phase.inferred { " inferred" } else { "" };
         let stage = phase.stage.as_str();
         let whole = |name: &'static str| el(name).with("width", "100%").with("height", "100%");
         let mut part = el("svg")
@@ -114,7 +115,7 @@ fn bar(line: &ConnectionLine, window_us: u64) -> Element {
         }
         if place.len() >= LABELLED {
             let label = format!("{stage} {}", time(phase.duration_us));
-            part = part.child(el("text").class(format!("on{inferred}")).with("x", "8").with("y", "15").text(label));
+            part = part.child(el("text").with("x", "12").with("y", "15").text(label));
         }
         // What lies outside of the watch on either side.
         let edge = |x: &str, text: &str, anchor: &str| {
@@ -161,7 +162,8 @@ fn detail(line: &ConnectionLine) -> String {
     };
     let mut parts = vec![line.state.to_owned(), from.to_owned()];
     parts.extend(line.request.clone());
-    parts.extend(line.name.clone());
+    // Said already.
+    parts.extend(line.name.clone().filter(|name| line.peer.as_ref() != Some(name)));
     parts.extend(line.status.map(|status| format!("status {status}")));
     parts.join(" · ")
 }

@@ -48,12 +48,10 @@ fn card(finding: &Finding) -> Element {
         ]);
         el("span").class("badge").child(bar).text(text)
     });
-    let stage = (verdict.stage != "any").then(|| el("span").class("badge").text(format!("in {}", verdict.stage)));
     let confidence = format!("{} confidence", verdict.confidence);
     let badges = el("p")
         .class("badges")
         .child(el("span").class(format!("badge {}", verdict.confidence)).text(confidence))
-        .children(stage)
         .children(share);
     el("article")
         .class("card verdict")

@@ -24,7 +24,7 @@ const TABLE_FRAMES: usize = 6;
 
 /// The graphs that there is something to draw for.
 pub(super) fn sections(seen: &Observation) -> Vec<Element> {
-    [waits(seen), computing(seen), goroutines(seen)].into_iter().flatten().collect()
+    [goroutines(seen), waits(seen), computing(seen)].into_iter().flatten().collect()
 }
 
 fn waits(seen: &Observation) -> Option<Element> {

@@ -61,9 +61,13 @@ pub(super) fn connections(screen: Screen, report: &Report) -> String {
     }
     out.push_str(&screen.ink(Ink::Dim, &screen.hanging("  ", &legend.to_string())));
     let more = report.connections_stalled.saturating_sub(rows.len() as u64);
-    let also = if more > 0 { format!("{more} more like these, ") } else { String::new() };
     let rest = all.saturating_sub(report.connections_stalled);
-    _ = writeln!(out, "  {}", screen.ink(Ink::Dim, &format!("{also}{rest} without a stall")));
+    let counted = [(more, "more like these"), (rest, "without a stall")];
+    let counted = counted.iter().filter(|(many, _)| *many > 0).map(|(many, what)| format!("{many} {what}"));
+    let counted: Vec<_> = counted.collect();
+    if !counted.is_empty() {
+        _ = writeln!(out, "  {}", screen.ink(Ink::Dim, &counted.join(", ")));
+    }
     out
 }
 
@@ -87,7 +91,8 @@ fn detail(line: &ConnectionLine) -> String {
     let some = |count: Option<u32>, what: &str| count.filter(|count| *count > 0).map(|count| format!("{count} {what}"));
     let mut parts = vec![line.state.to_owned()];
     parts.extend(line.tls.as_deref().map(short));
-    parts.extend(line.name.as_deref().map(short));
+    // Said already.
+    parts.extend(line.name.as_deref().filter(|name| line.peer.as_deref() != Some(name)).map(short));
     parts.extend(line.request.as_deref().map(short));
     parts.extend(line.status.map(|status| format!("status {status}")));
     parts.extend(some(line.unread_bytes, "bytes unread"));
