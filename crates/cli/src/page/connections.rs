@@ -36,8 +36,8 @@ pub(super) fn section(report: &Report) -> Option<Element> {
         (all, stalled) => format!("{all} connections, of which {stalled} stalled; the longest first."),
     };
     let mut note = format!(
-        "{counted} Shown is the current or last exchange of each, as it was seen from outside; \
-         a stage that is very short is drawn wider than it was."
+        "{counted} Shown is the current or last exchange of each and the longest silence before it, as far as they were \
+         seen from outside; a stage that is very short is drawn wider than it was."
     );
     if rows.len() as u64 != all {
         note = format!("{note} {} of {all} are drawn, {} are in the table.", rows.len(), report.connections.len());
