@@ -42,7 +42,9 @@ fn document(report: &Report, seen: &Observation, whole: bool) -> Element {
         .child(el("meta").with("name", "color-scheme").with("content", "light dark"))
         .child(el("meta").with("name", "referrer").with("content", "no-referrer"))
         .child(el("title").text(format!("{cause}: {name} (pid {})", report.process.pid)))
-        .child(el("style").own(STYLE));
+        .child(el("style").own(STYLE))
+        // Before all that there may be too much of.
+        .child(el("script").own(SCRIPT));
     let cut = el("p").class("card also").text(format!(
         "There was too much to show: what comes last is left out, so that this page is no larger than {} MiB.",
         MAX_BYTES >> 20
@@ -56,7 +58,7 @@ fn document(report: &Report, seen: &Observation, whole: bool) -> Element {
         .children(flame::sections(seen))
         .children(about::not_visible(report))
         .child(about::watching(report, seen));
-    let body = el("body").child(patterns()).child(about::headline(report)).child(main).child(el("script").own(SCRIPT));
+    let body = el("body").child(patterns()).child(about::headline(report)).child(main);
     el("html").with("lang", "en").child(head).child(body)
 }
 

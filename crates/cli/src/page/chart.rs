@@ -1,4 +1,5 @@
-//! A small chart of numbers over time: steps, since what was seen holds until the next look, and labels at their ends.
+//! A small chart of numbers over time: steps, since what was seen holds until the next look or the end of the watch, and
+//! labels at their ends.
 
 use super::html::{Element, el};
 use crate::render::time;
@@ -50,7 +51,7 @@ impl Chart {
                 let (x, y) = (x(at_us), y(value));
                 path += &if place == 0 { format!("M{x:.1} {y:.1}") } else { format!("H{x:.1}V{y:.1}") };
             }
-            path
+            format!("{path}H{WIDTH:.1}")
         };
         let lines = self.series.iter().enumerate();
         let lines =
@@ -146,8 +147,8 @@ mod tests {
 
     #[test]
     fn steps_go_from_the_bottom_to_the_most() {
-        let svg = chart(&[&[0.0, 4.0, 2.0]]).draw(20).unwrap().render(10_000).0;
-        assert!(svg.contains("M0.0 100.0H500.0V0.0H1000.0V50.0"), "{svg}");
+        let svg = chart(&[&[0.0, 4.0, 2.0]]).draw(40).unwrap().render(10_000).0;
+        assert!(svg.contains("M0.0 100.0H250.0V0.0H500.0V50.0H1000.0"), "{svg}");
         assert!(svg.contains("t: x from 0 to 2, at most 4"), "{svg}");
     }
 

@@ -26,7 +26,7 @@ pub(super) fn section(report: &Report) -> Option<Element> {
         return None;
     }
     let stalled = report.connections.iter().filter(|line| line.stall.is_some()).take(STALLED);
-    let others = report.connections.iter().filter(|line| line.stall.is_none());
+    let others = report.connections.iter().filter(|line| line.stall.is_none() && !line.timeline.is_empty());
     let mut rows: Vec<&ConnectionLine> = stalled.collect();
     rows.extend(others.take(ROWS.saturating_sub(rows.len())));
     let counted = match (all, report.connections_stalled) {
@@ -50,8 +50,8 @@ pub(super) fn section(report: &Report) -> Option<Element> {
             .child(el("h2").with("id", "connections").text("Connections"))
             .child(el("p").class("note").text(note))
             .children(legend(&rows, window))
-            .child(axis(window))
-            .child(waterfall)
+            .children((!rows.is_empty()).then(|| axis(window)))
+            .children((!rows.is_empty()).then_some(waterfall))
             .child(table(report)),
     )
 }

@@ -1,6 +1,6 @@
 'use strict';
 // Flame graphs: one frame in the full width, by click or Enter; the arrow keys go from frame to frame.
-for (const graph of document.querySelectorAll('svg.flame')) {
+const zoomable = (graph) => {
   const frames = [...graph.children].map((element) => ({
     element,
     x: parseFloat(element.getAttribute('x')),
@@ -54,7 +54,9 @@ for (const graph of document.querySelectorAll('svg.flame')) {
     else return;
     event.preventDefault();
   });
-}
+};
+
+addEventListener('DOMContentLoaded', () => document.querySelectorAll('svg.flame').forEach(zoomable));
 
 // What is folded is printed, too.
 let folded = [];

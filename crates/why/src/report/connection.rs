@@ -61,7 +61,7 @@ pub struct ConnectionLine {
 
 /// The first of all connections.
 pub(super) struct Listed {
-    /// The longest stalled first.
+    /// The longest stalled first, then those of which a stage was seen.
     pub(super) lines: Vec<ConnectionLine>,
     pub(super) not_listed: u64,
     pub(super) stalled: u64,
@@ -85,8 +85,12 @@ pub(super) fn listed(seen: &Observation) -> Listed {
     let mut stalls: HashMap<u64, Stall> = judge::stalls(seen).into_iter().map(|stall| (stall.cookie, stall)).collect();
     let stalled = known.keys().filter(|cookie| stalls.contains_key(cookie)).count() as u64;
     let mut all: Vec<(u64, Known<'_>)> = known.into_iter().collect();
-    // One that failed at once has stalled for no time, and comes before those that have not stalled.
-    all.sort_by_key(|(cookie, _)| (Reverse(stalls.get(cookie).map(|stall| stall.stalled_us)), *cookie));
+    // One that failed at once has stalled for no time, and comes before those that have not stalled. Of these, those of
+    // which something was seen come first.
+    all.sort_by_cached_key(|(cookie, known)| {
+        let stalled_us = stalls.get(cookie).map(|stall| stall.stalled_us);
+        (Reverse(stalled_us), stages(*known, seen.window_us).is_empty(), *cookie)
+    });
     let not_listed = all.len().saturating_sub(LISTED) as u64;
     all.truncate(LISTED);
     let lines = all.into_iter().map(|(cookie, known)| line(cookie, known, stalls.remove(&cookie), seen.window_us));
@@ -97,7 +101,7 @@ fn line(cookie: u64, known: Known<'_>, stall: Option<Stall>, window_us: u64) -> 
     let Known { socket, life } = known;
     let http = life.and_then(|life| life.http.as_ref());
     let tls = life.and_then(|life| life.tls.as_ref());
-    let mut timeline = life.map(|life| timeline::stages(life, window_us)).unwrap_or_default();
+    let mut timeline = stages(known, window_us);
     if timeline.is_empty() {
         timeline.extend(socket.zip(stall.as_ref()).and_then(|(socket, stall)| stalled_stage(stall, socket, window_us)));
     }
@@ -132,6 +136,10 @@ fn line(cookie: u64, known: Known<'_>, stall: Option<Stall>, window_us: u64) -> 
         rtt_us: socket.and_then(|socket| socket.last).map(|info| info.rtt_us).filter(|rtt| *rtt > 0),
         retransmits: socket.and_then(|socket| socket.last).map(|info| info.total_retrans).max(resent_while_watched),
     }
+}
+
+fn stages(known: Known<'_>, window_us: u64) -> Vec<Phase> {
+    known.life.map(|life| timeline::stages(life, window_us)).unwrap_or_default()
 }
 
 fn side(known: Known<'_>) -> &'static str {

@@ -24,8 +24,8 @@ pub(super) fn connections(screen: Screen, report: &Report) -> String {
     if rows.is_empty() {
         let quiet = match all {
             0 => return String::new(),
-            1 => "It has 1 connection, which has not stalled.".to_owned(),
-            many => format!("It has {many} connections, and none has stalled."),
+            1 => "Its one connection has not stalled.".to_owned(),
+            many => format!("Of its {many} connections none has stalled."),
         };
         return format!("\n{}\n", screen.ink(Ink::Dim, &quiet));
     }
@@ -116,7 +116,8 @@ impl Legend {
     /// stalled is in red.
     fn bar(&mut self, screen: Screen, row: &Row<'_>, window_us: u64, columns: usize) -> String {
         let phases = &row.line.timeline;
-        let stalled = phases.iter().rposition(|phase| phase.stage.as_str() == row.stall.stage);
+        let stalled = phases.iter().enumerate().filter(|(_, phase)| phase.stage.as_str() == row.stall.stage);
+        let stalled = stalled.max_by_key(|(_, phase)| phase.duration_us).map(|(place, _)| place);
         let (mut out, mut at, mut after) = (" ".to_owned(), 0, "");
         for (place, (phase, columns)) in phases.iter().zip(places(phases, window_us, columns, 1)).enumerate() {
             let (began_before, goes_on) = open_ends(phase, window_us);
