@@ -2,7 +2,7 @@
 
 use overdue_why::{ConnectionLine, Report, timeline::Phase};
 
-use super::html::{Element, el};
+use super::html::{Element, el, folded_table};
 use crate::render::{
     time,
     why::connections::{open_ends, places},
@@ -213,7 +213,6 @@ fn table(report: &Report) -> Element {
         "bytes read / written",
         "unread / unsent",
     ];
-    let head = |text: &&str| el("th").with("scope", "col").text(*text);
     let rows = report.connections.iter().map(|line| {
         let number = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
         let stall =
@@ -237,15 +236,5 @@ fn table(report: &Report) -> Element {
         let peer = el("th").with("scope", "row").text(peer(line));
         el("tr").child(peer).children(cells.into_iter().map(|cell| el("td").text(cell)))
     });
-    let table = el("table")
-        .child(el("thead").child(el("tr").children(HEADS.iter().map(head))))
-        .child(el("tbody").children(rows));
-    el("details").child(el("summary").text("The same as a table")).child(
-        el("div")
-            .class("scroll")
-            .with("tabindex", "0")
-            .with("role", "region")
-            .with("aria-label", "Connections as a table")
-            .child(table),
-    )
+    folded_table("The same as a table", &HEADS, rows)
 }

@@ -8,7 +8,7 @@ use overdue_why::{
     observation::{Frame, Stack},
 };
 
-use super::html::{Element, el};
+use super::html::{Element, el, folded_table};
 use crate::render::time;
 
 /// Frames of one graph; what is narrower than the least part of the whole is left out anyway.
@@ -220,12 +220,8 @@ fn table(graph: &Graph, all: u64) -> Element {
             .child(el("td").class("code").text(frames.join(" ← ")))
             .child(el("td").text(stack.note.clone()))
     });
-    let head = ["", "part", "thread or state", "stack, innermost first", ""]
-        .map(|text| el("th").with("scope", "col").text(text));
-    let table = el("table").child(el("thead").child(el("tr").children(head))).child(el("tbody").children(rows));
-    let scroll = el("div").class("scroll").with("tabindex", "0").with("role", "region");
-    let scroll = scroll.with("aria-label", format!("{} as a table", graph.title)).child(table);
-    el("details").child(el("summary").text("The heaviest stacks as a table")).child(scroll)
+    let heads = ["weight", "part", "thread or state", "stack, innermost first", "note"];
+    folded_table("The heaviest stacks as a table", &heads, rows)
 }
 
 #[cfg(test)]

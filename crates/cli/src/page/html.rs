@@ -33,6 +33,14 @@ pub(super) const fn el(name: &'static str) -> Element {
     Element { name, attributes: Vec::new(), children: Vec::new() }
 }
 
+/// Rows under these heads, which are shown when asked for.
+pub(super) fn folded_table(title: &'static str, heads: &[&str], rows: impl Iterator<Item = Element>) -> Element {
+    let heads = heads.iter().map(|text| el("th").with("scope", "col").text(*text));
+    let table = el("table").child(el("thead").child(el("tr").children(heads))).child(el("tbody").children(rows));
+    let scroll = el("div").class("scroll").with("tabindex", "0").with("role", "region").with("aria-label", title);
+    el("details").class("numbers").child(el("summary").text(title)).child(scroll.child(table))
+}
+
 impl Element {
     /// With this attribute.
     pub(super) fn with(mut self, attribute: &'static str, value: impl Display) -> Self {

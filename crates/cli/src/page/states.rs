@@ -8,7 +8,7 @@ use overdue_why::{
 
 use super::{
     chart::{Chart, Series},
-    html::{Element, el},
+    html::{Element, el, folded_table},
 };
 use crate::render::time;
 
@@ -186,10 +186,6 @@ fn table(looks: &[Look]) -> Option<Element> {
             .child(count(threads.map(|threads| threads.uninterruptible)))
             .child(cell(look.cpu_us.map_or_else(|| "?".to_owned(), time)))
     };
-    let heads = heads.into_iter().map(|text| el("th").with("scope", "col").text(text));
     let rows = looks.iter().step_by(looks.len().div_ceil(TABLE)).map(row);
-    let table = el("table").child(el("thead").child(el("tr").children(heads))).child(el("tbody").children(rows));
-    let scroll = el("div").class("scroll").with("tabindex", "0").with("role", "region");
-    let scroll = scroll.with("aria-label", "States as a table").child(table);
-    Some(el("details").child(el("summary").text("The same as a table")).child(scroll))
+    Some(folded_table("The same as a table", &heads, rows))
 }
