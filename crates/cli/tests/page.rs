@@ -213,8 +213,8 @@ fn texts(value: &Value, place: &mut String, places: &mut Vec<String>) {
 #[test]
 fn a_page_is_never_too_large() {
     let mut seen = observation();
-    let long = "'\"<>".repeat(1_000);
-    seen.process.command = vec![long.clone(); 256];
+    let long = "'\"<>".repeat(600);
+    seen.process.command = vec![long.clone(); 64];
     seen.not_visible = vec![Hidden { what: long.clone(), why: long.clone(), how: long.clone() }; 200];
     let connections = seen.connections.as_mut().unwrap();
     let first = connections.connections[0].clone();
@@ -227,9 +227,9 @@ fn a_page_is_never_too_large() {
         })
         .collect();
     let reading = |at: u64| Reading { at_us: at * 10, value: at };
-    seen.fds.as_mut().unwrap().open = (0..20_000).map(reading).collect();
+    seen.fds.as_mut().unwrap().open = (0..5_000).map(reading).collect();
     let look = seen.history.as_ref().unwrap().looks[0].clone();
-    seen.history.as_mut().unwrap().looks = (0..5_000).map(|at_us| Look { at_us, ..look.clone() }).collect();
+    seen.history.as_mut().unwrap().looks = (0..1_000).map(|at_us| Look { at_us, ..look.clone() }).collect();
     let wait = seen.threads.as_ref().unwrap().waits.as_ref().unwrap()[0].clone();
     let frame = |at: u32| Frame { function: Some(format!("{at} {long}")), ..Frame::default() };
     let stack = |of: u32| Stack { frames: (0..40).map(|at| frame(of * 100 + at)).collect(), cut: None };

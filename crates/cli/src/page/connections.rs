@@ -5,7 +5,7 @@ use overdue_why::{ConnectionLine, Report, timeline::Phase};
 use super::html::{Element, el, folded_table};
 use crate::render::{
     time,
-    why::connections::{open_ends, places},
+    why::connections::{open_ends, places, stalled_phase},
 };
 
 /// Rows of the waterfall: those that stalled, and of the others as many as are left of the second. The table has more.
@@ -100,7 +100,9 @@ fn bar(line: &ConnectionLine, window_us: u64) -> Element {
         el("line").class("tick").with("x1", &x).with("x2", x).with("y1", "0").with("y2", "100%")
     });
     bar = bar.children(ticks);
-    for (phase, place) in line.timeline.iter().zip(places(&line.timeline, window_us, COLUMNS, LEAST)) {
+    let stalled = stalled_phase(line);
+    let placed = line.timeline.iter().zip(places(&line.timeline, window_us, COLUMNS, LEAST));
+    for (at, (phase, place)) in placed.enumerate() {
         let (began_before, goes_on) = open_ends(phase, window_us);
         let stage = phase.stage.as_str();
         let whole = |name: &'static str| el(name).with("width", "100%").with("height", "100%");
@@ -113,13 +115,16 @@ fn bar(line: &ConnectionLine, window_us: u64) -> Element {
         if phase.inferred {
             part = part.child(whole("rect").with("fill", "url(#inferred)"));
         }
+        if stalled == Some(at) {
+            part = part.child(el("rect").class("stalled").with("y", "18").with("width", "100%").with("height", "4"));
+        }
         if place.len() >= LABELLED {
             let label = format!("{stage} {}", time(phase.duration_us));
-            part = part.child(el("text").with("x", "12").with("y", "15").text(label));
+            part = part.child(el("text").with("x", "12").with("y", "14").text(label));
         }
         // What lies outside of the watch on either side.
         let edge = |x: &str, text: &str, anchor: &str| {
-            el("text").class("edge").with("x", x).with("y", "15").with("text-anchor", anchor).text(text)
+            el("text").class("edge").with("x", x).with("y", "14").with("text-anchor", anchor).text(text)
         };
         part = part.children(began_before.then(|| edge("1", "‹", "start")));
         part = part.children(goes_on.then(|| edge("99.5%", "›", "end")));
@@ -186,12 +191,21 @@ fn legend(rows: &[&ConnectionLine], window_us: u64) -> Option<Element> {
     let inferred = phases().any(|phase| phase.inferred).then(|| {
         item(swatch(vec![whole().class("stage"), whole().with("fill", "url(#inferred)")]), "hatched: inferred")
     });
+    let stalled = rows.iter().any(|line| stalled_phase(line).is_some()).then(|| {
+        let below = el("rect").class("stalled").with("y", "10").with("width", "100%").with("height", "4");
+        item(swatch(vec![whole().class("stage"), below]), "the stall")
+    });
     let marks = [
         (phases().any(|phase| open_ends(phase, window_us).0), "‹ began before the watch"),
         (phases().any(|phase| open_ends(phase, window_us).1), "› still going on at its end"),
     ];
     let marks = marks.into_iter().filter(|(there, _)| *there).map(|(_, text)| el("li").text(text));
-    let list = el("ul").class("legend").children(stages.iter().map(stage)).children(inferred).children(marks);
+    let list = el("ul")
+        .class("legend")
+        .children(stages.iter().map(stage))
+        .children(stalled)
+        .children(inferred)
+        .children(marks);
     (!stages.is_empty()).then_some(list)
 }
 

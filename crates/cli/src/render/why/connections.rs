@@ -116,8 +116,7 @@ impl Legend {
     /// stalled is in red.
     fn bar(&mut self, screen: Screen, row: &Row<'_>, window_us: u64, columns: usize) -> String {
         let phases = &row.line.timeline;
-        let stalled = phases.iter().enumerate().filter(|(_, phase)| phase.stage.as_str() == row.stall.stage);
-        let stalled = stalled.max_by_key(|(_, phase)| phase.duration_us).map(|(place, _)| place);
+        let stalled = stalled_phase(row.line);
         let (mut out, mut at, mut after) = (" ".to_owned(), 0, "");
         for (place, (phase, columns)) in phases.iter().zip(places(phases, window_us, columns, 1)).enumerate() {
             let (began_before, goes_on) = open_ends(phase, window_us);
@@ -183,6 +182,13 @@ fn capital(stage: Stage) -> char {
 fn letter(phase: &Phase) -> char {
     let letter = capital(phase.stage);
     if phase.inferred { letter.to_ascii_lowercase() } else { letter }
+}
+
+/// Which of its phases is the one that stalled.
+pub(crate) fn stalled_phase(line: &ConnectionLine) -> Option<usize> {
+    let stage = line.stall.as_ref()?.stage;
+    let same = line.timeline.iter().enumerate().filter(|(_, phase)| phase.stage.as_str() == stage);
+    same.max_by_key(|(_, phase)| phase.duration_us).map(|(place, _)| place)
 }
 
 /// Whether it began before the watch, and whether it went on when the watch ended.
