@@ -186,6 +186,7 @@ Examples:
   overdue why -- curl -s http://api.test/
   overdue why --pid 4242 --record stall.overdue     for somebody else to judge
   overdue why --replay stall.overdue --json
+  overdue why --pid 4242 --html stall.html          a page to look at and to send
 
 Exit codes: 0 nothing wrong (advisories may be printed), 1 a verdict was
 reached, 2 wrong usage or environment, 130 interrupted.";
@@ -216,6 +217,9 @@ pub(crate) struct Why {
     /// One JSON object on stdout (`overdue.report/1`) instead of text
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
+    /// Write the report to this file as one page for a browser, with charts; it needs nothing else, and no network
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) html: Option<PathBuf>,
     /// Write what was seen to this file, to be judged again with `--replay`
     #[arg(long, value_name = "FILE", help_heading = "Output", conflicts_with = "replay")]
     pub(crate) record: Option<PathBuf>,

@@ -9,6 +9,7 @@ mod explain;
 mod get;
 mod interrupt;
 mod lab;
+mod page;
 mod plan;
 mod render;
 mod screen;

@@ -25,7 +25,7 @@ use crate::{
     args,
     exit::Exit,
     interrupt::{self, Threads},
-    render,
+    page, render,
     screen::{Screen, harmless},
 };
 
@@ -39,9 +39,10 @@ pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
         (None, Some(pid)) => watch(pid, options, None)?,
         (None, None) => run_and_watch(&flags.command, options)?,
     };
-    // What was seen is not lost when it cannot be written.
+    // What was seen is told even where a file cannot be written.
     let recorded = flags.record.as_ref().map(|file| record(file, &seen));
     let report = Report::of(&seen);
+    let drawn = flags.html.as_ref().map(|file| draw(file, &report, &seen));
     let mut out = io::stdout();
     let text = if flags.json {
         serde_json::to_string(&report)? + "\n"
@@ -50,6 +51,7 @@ pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
     };
     out.write_all(text.as_bytes())?;
     recorded.transpose()?;
+    drawn.transpose()?;
     Ok(match (interrupted, report.verdicts.is_empty()) {
         (true, _) => Exit::Interrupted,
         (false, true) => Exit::Fine,
@@ -67,6 +69,12 @@ fn record(file: &Path, seen: &Observation) -> anyhow::Result<()> {
     let out = File::create(file).with_context(failed)?;
     recording::write(BufWriter::new(out), seen).with_context(failed)?;
     say(&format!("what was seen is in {} (`overdue why --replay`)", file.display()));
+    Ok(())
+}
+
+fn draw(file: &Path, report: &Report, seen: &Observation) -> anyhow::Result<()> {
+    page::file::write(file, &page::html(report, seen))?;
+    say(&format!("the page is {}", file.display()));
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod connections;
 mod cpu;
 mod fds;
 mod go;
+mod history;
 mod lookups;
 mod polling;
 mod process;
@@ -27,6 +28,7 @@ pub use connections::{
 pub use cpu::{Cpu, HotStack, Throttling};
 pub use fds::{FdKind, Fds, Opener, PeerFds, Reading};
 pub use go::{Go, GoroutineGroup, GoroutineState};
+pub use history::{History, Look, TcpCounts, ThreadCounts};
 pub use lookups::{Lookup, Lookups};
 pub use polling::{PollCall, PollLoop, Polling, ReadyFd, Timeouts};
 pub use process::{Process, Runtime};
@@ -63,6 +65,9 @@ pub struct Observation {
     /// Lookups of names by its C library, where somebody asked for probes.
     #[serde(default)]
     pub lookups: Option<Lookups>,
+    /// What changed from look to look.
+    #[serde(default)]
+    pub history: Option<History>,
     /// What could not be seen.
     pub not_visible: Vec<Hidden>,
     /// What the watching cost.

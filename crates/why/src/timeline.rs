@@ -2,13 +2,16 @@
 //! infers from outside. Pure.
 
 use overdue_core::Stage;
+use serde::{Serialize, Serializer};
 
 use crate::observation::{Connection, Moment, Side};
 
-/// A part of a connection's life. Only the current or last exchange is shown of those that had many.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A part of a connection's life. Of many exchanges the current or last is shown, and of those before it the longest
+/// silence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Phase {
     /// Which.
+    #[serde(serialize_with = "word")]
     pub stage: Stage,
     /// When it began, in microseconds since the watch began; 0 when that was before.
     pub start_us: u64,
@@ -18,6 +21,10 @@ pub struct Phase {
     pub partial: bool,
     /// Where it ends, or begins, was not seen itself.
     pub inferred: bool,
+}
+
+fn word<S: Serializer>(stage: &Stage, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(stage.as_str())
 }
 
 /// The stages of a connection that was watched for `window_us` microseconds, in order, without overlap. What no stage
@@ -48,6 +55,7 @@ pub fn stages(connection: &Connection, window_us: u64) -> Vec<Phase> {
     let (first_read, last_read) = (after(connection.first_read), connection.last_read);
     let (last_write, last_read) = (after(last_write), after(last_read));
     let reading = us(last_read) > us(last_write);
+    phases.longest_before(connection, [first_write, last_write, first_read, last_read]);
     if connection.side == Side::Server {
         if reading || last_write.is_none() {
             // The request came, and is not answered yet.
@@ -84,6 +92,19 @@ struct Phases {
 }
 
 impl Phases {
+    /// The longest silence, where it is over and lies before the exchange of which these moments are.
+    fn longest_before(&mut self, connection: &Connection, exchange: [Option<Moment>; 4]) {
+        let (stage, gaps) = match connection.side {
+            Side::Server => (Stage::Handle, connection.write_gaps),
+            Side::Client | Side::Unknown => (Stage::Wait, connection.read_gaps),
+        };
+        let end_us = gaps.longest_at_us.saturating_add(gaps.longest_us);
+        let begins = exchange.into_iter().flatten().map(at).min();
+        if gaps.longest_us > 0 && begins.is_some_and(|begins| end_us <= begins) {
+            self.add(stage, Some(Moment::At(gaps.longest_at_us)), Some(Moment::At(end_us)));
+        }
+    }
+
     /// One from `start` to `end`; without an end it lasted until the connection closed, or still does.
     fn add(&mut self, stage: Stage, start: Option<Moment>, end: Option<Moment>) {
         let Some(start) = start else { return };
@@ -122,7 +143,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::observation::{Resolved, TlsHandshake};
+    use crate::observation::{Gaps, Resolved, TlsHandshake};
 
     fn at(us: u64) -> Option<Moment> {
         Some(Moment::At(us))
@@ -213,6 +234,27 @@ mod tests {
         assert_eq!(shown(&connection), [("receive", 2000, 0, false, false), ("handle", 2000, 8000, true, false)]);
     }
 
+    #[test]
+    fn the_longest_silence_is_shown_beside_the_last_exchange() {
+        let mut connection = Connection {
+            side: Side::Client,
+            opened: Some(Moment::Before),
+            established: Some(Moment::Before),
+            first_write: at(8000),
+            last_write: at(8100),
+            first_read: at(7000),
+            last_read: at(7000),
+            read_gaps: Gaps { total_us: 4000, longest_us: 3000, longest_at_us: 1000 },
+            ..Connection::default()
+        };
+        let exchange = [("send", 8000, 100, false, false), ("wait", 8100, 1900, true, false)];
+        assert_eq!(shown(&connection)[0], ("wait", 1000, 3000, false, false));
+        assert_eq!(shown(&connection)[1..], exchange);
+        // It is the one of the last exchange itself.
+        connection.read_gaps.longest_at_us = 5000;
+        assert_eq!(shown(&connection), exchange);
+    }
+
     fn moment() -> impl Strategy<Value = Option<Moment>> {
         prop_oneof![
             Just(None),
@@ -229,12 +271,15 @@ mod tests {
             moments in proptest::array::uniform10(moment()),
             side in 0..3_u8,
             tls: bool,
+            gaps in (any::<u64>(), 0..20_000_u64),
         ) {
             let [opened, established, closed, first_write, last_write, first_read, last_read, hello, answered, done] = moments;
             let side = match side { 0 => Side::Client, 1 => Side::Server, _ => Side::Unknown };
             let tls = tls.then(|| TlsHandshake { hello, answered, done, ..TlsHandshake::default() });
             let connection = Connection {
                 side, opened, established, closed, first_write, last_write, first_read, last_read, tls,
+                read_gaps: Gaps { longest_us: gaps.0, longest_at_us: gaps.1, ..Gaps::default() },
+                write_gaps: Gaps { longest_us: gaps.1, longest_at_us: gaps.0, ..Gaps::default() },
                 ..Connection::default()
             };
             let mut end = 0;

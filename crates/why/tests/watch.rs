@@ -14,7 +14,7 @@ use overdue_core::facts::TcpState;
 use overdue_why::{
     Observation,
     collect::{AttachError, Ended, Interrupt, Options, Target, Watch, cpu, fds, sockets, threads},
-    observation::TcpSocket,
+    observation::{Look, TcpSocket},
 };
 
 fn watch(pid: u32, ms: u64) -> Observation {
@@ -117,7 +117,17 @@ sys.stdin.read()",
     let input = churning.0.stdin.as_mut().unwrap();
     input.write_all(b"go\n").unwrap();
     assert_eq!(watch.run(&Interrupt::new().unwrap()), Ended::Time);
-    let seen = watch.finish().sockets.unwrap();
+    let seen = watch.finish();
+    let looks = seen.history.unwrap().looks;
+    let established = |look: &Look| {
+        let states = &look.tcp.as_ref().unwrap().states;
+        states.iter().find(|(state, _)| *state == TcpState::Established).map_or(0, |(_, count)| *count)
+    };
+    let counts: Vec<u64> = looks.iter().map(established).collect();
+    assert_eq!((counts.first(), counts.iter().max()), (Some(&1), Some(&2)), "{looks:?}");
+    assert!(looks.first().unwrap().at_us == 0 && looks.windows(2).all(|pair| pair[0].cpu_us <= pair[1].cpu_us));
+    assert!(looks.iter().all(|look| look.threads.is_some_and(|threads| threads.running + threads.sleeping == 1)));
+    let seen = seen.sockets.unwrap();
     let mut fds: Vec<_> = seen.tcp.iter().filter(|socket| socket.fd.is_some()).collect();
     fds.sort_by_key(|socket| (socket.since_before, socket.in_state_us));
     let [last, replacing_file] = fds.as_slice() else { panic!("{seen:?}") };

@@ -1,16 +1,13 @@
 //! A report of a process as text: what a tired reader needs first, then what it rests on.
 
+pub(crate) mod connections;
+
 use std::fmt::Write as _;
 
-use overdue_why::{ConnectionLine, Report, judge::Finding, observation::Runtime};
+use overdue_why::{Report, judge::Finding, observation::Runtime};
 
 use super::{fix, section, time};
 use crate::screen::{Ink, Screen, harmless};
-
-/// Connections that are shown; the JSON has more.
-const SHOWN: usize = 8;
-/// The least and the most of a line that a bar takes.
-const BAR_COLUMNS: (usize, usize) = (4, 30);
 
 /// All that a report says.
 pub(crate) fn report(screen: Screen, report: &Report) -> String {
@@ -29,7 +26,7 @@ pub(crate) fn report(screen: Screen, report: &Report) -> String {
         out.push_str(&section(screen, &title, &verdict.summary));
         out.push_str(&screen.hanging("  fix: ", &verdict.fix));
     }
-    out.push_str(&connections(screen, report));
+    out.push_str(&connections::connections(screen, report));
     out.push_str(&not_visible(screen, report));
     out.push_str(&cost(screen, report));
     if let Some(cause) = report.cause {
@@ -105,35 +102,6 @@ fn effects(screen: Screen, finding: &Finding, before: &str, out: &mut String) {
     }
 }
 
-/// The connections that stalled, the longest first.
-fn connections(screen: Screen, report: &Report) -> String {
-    let stalled = |line: &&ConnectionLine| line.stall.is_some();
-    let lines: Vec<_> = report.connections.iter().filter(stalled).take(SHOWN).collect();
-    let Some(longest) = lines.iter().filter_map(|line| line.stall.as_ref()).map(|stall| stall.stalled_us).max() else {
-        return String::new();
-    };
-    let peer = |line: &ConnectionLine| line.peer.clone().unwrap_or_else(|| "?".to_owned());
-    let peers = lines.iter().map(|line| peer(line).len()).max().unwrap_or(0);
-    let fixed = 2 + peers + 2 + "ESTABLISHED".len() + 2 + 7 + 2 + "peer-not-reading".len() + 2;
-    let columns = screen.columns.saturating_sub(fixed).clamp(BAR_COLUMNS.0, BAR_COLUMNS.1);
-    let mut out = format!("\n{}\n", screen.ink(Ink::Bold, "CONNECTIONS, by stalled time"));
-    for line in &lines {
-        let Some(stall) = &line.stall else { continue };
-        let filled = stall.stalled_us.saturating_mul(columns as u64).checked_div(longest).unwrap_or(0);
-        let bar = "█".repeat(usize::try_from(filled).unwrap_or(0).clamp(1, columns));
-        let cause = stall.cause.id();
-        let us = if stall.stalled_us > 0 { time(stall.stalled_us) } else { "-".to_owned() };
-        let (peer, state) = (peer(line), line.state);
-        _ = writeln!(out, "  {peer:peers$}  {state:11}  {us:>7}  {cause:16}  {}", screen.ink(Ink::Red, &bar));
-    }
-    let stalled = report.connections.iter().filter(stalled).count();
-    let rest = report.connections.len().saturating_sub(stalled) as u64 + report.connections_not_listed;
-    let more = stalled.saturating_sub(lines.len());
-    let also = if more > 0 { format!("{more} more like these, ") } else { String::new() };
-    _ = writeln!(out, "  {}", screen.ink(Ink::Dim, &format!("{also}{rest} without a stall")));
-    out
-}
-
 fn not_visible(screen: Screen, report: &Report) -> String {
     if report.not_visible.is_empty() {
         return String::new();
@@ -163,3 +131,6 @@ fn cost(screen: Screen, report: &Report) -> String {
     );
     format!("\n{}", screen.ink(Ink::Dim, &screen.hanging("", &text)))
 }
+
+#[cfg(test)]
+mod tests;

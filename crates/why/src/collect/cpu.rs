@@ -80,6 +80,11 @@ impl Collector {
         window::forget(&mut self.rss.readings, begin_us);
     }
 
+    /// Processor time that the process has ever used.
+    pub(super) fn used_us(&self) -> u64 {
+        stat::ticks_us(self.last.user_ticks.saturating_add(self.last.system_ticks))
+    }
+
     /// What was seen in a window that began at `begin_us`. How long threads waited for a processor is theirs to say.
     #[must_use]
     pub fn observed(&self, begin_us: u64) -> Cpu {

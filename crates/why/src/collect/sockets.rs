@@ -27,7 +27,7 @@ use self::{
     tracked::{Connection, Listening},
 };
 use super::{Target, clock::Pace, window::Overlap};
-use crate::observation::{HalfOpen, Hidden, HostTcp, PeerFds, Sockets, TcpSocket};
+use crate::observation::{HalfOpen, Hidden, HostTcp, PeerFds, Sockets, TcpCounts, TcpSocket};
 
 /// Connections that are followed.
 const FOLLOWED: usize = 100_000;
@@ -56,6 +56,7 @@ pub struct Collector {
     other_ends: HashSet<(SocketAddr, SocketAddr)>,
     first: Overlap<First>,
     peers: BTreeMap<String, u64>,
+    counts: TcpCounts,
     counters: Option<HostTcp>,
     /// Who holds the other ends, by inode; `None`: nobody was found.
     holders: HashMap<u32, Option<u32>>,
@@ -96,6 +97,7 @@ impl Collector {
             other_ends: HashSet::new(),
             first: Overlap::default(),
             peers: BTreeMap::new(),
+            counts: TcpCounts::default(),
             counters: None,
             holders: HashMap::new(),
             counted_us: 0,
@@ -127,6 +129,11 @@ impl Collector {
             self.trouble = self.round(at_us, false).err();
             self.pace.end(at_us);
         }
+    }
+
+    /// The connections at the last round.
+    pub(super) const fn counts(&self) -> &TcpCounts {
+        &self.counts
     }
 
     /// Connections by peer, when the watch began and now.
@@ -281,6 +288,7 @@ impl Collector {
         self.join(&ends, &host_listeners);
         self.count_handshakes(&handshakes);
         self.count_peers();
+        self.count_states();
         self.forget();
         if whole || at_us.saturating_sub(self.counted_us) >= COUNT_EVERY_US {
             self.counters = counters::read(&self.target).or(self.counters);
@@ -375,6 +383,20 @@ impl Collector {
         let inbound = inbound.into_iter().map(|(peer, count)| (peer.to_string(), count));
         let outbound = outbound.into_iter().map(|(peer, count)| (peer.to_string(), count));
         self.peers = inbound.chain(outbound).collect();
+    }
+
+    fn count_states(&mut self) {
+        let mut states: HashMap<TcpState, u64> = HashMap::new();
+        let mut counts = TcpCounts::default();
+        for connection in self.connections.values().filter(|connection| connection.round == self.round) {
+            let socket = &connection.socket;
+            *states.entry(socket.state).or_default() += 1;
+            counts.unread_bytes += u64::from(socket.unread_bytes);
+            counts.unsent_bytes += u64::from(socket.unsent_bytes);
+        }
+        counts.states = states.into_iter().collect();
+        counts.states.sort_by_key(|&(state, count)| (Reverse(count), state as u8));
+        self.counts = counts;
     }
 
     /// Of the connections that are gone, keeps the latest.

@@ -12,7 +12,7 @@ use std::{
 
 use self::sample::{Changed, Counts, Look};
 use super::{Target, clock::Pace, patience::patiently, window::Overlap};
-use crate::observation::{Hidden, Thread, ThreadState, Threads};
+use crate::observation::{Hidden, Thread, ThreadCounts, ThreadState, Threads};
 
 /// Threads that are looked at; the others are counted.
 const THREADS: usize = 2_000;
@@ -88,6 +88,20 @@ impl Collector {
             let _ = self.round(at_us);
             self.pace.end(at_us);
         }
+    }
+
+    /// What the threads did at the last look.
+    pub(super) fn counts(&self) -> ThreadCounts {
+        let mut counts = ThreadCounts { other: self.left_out, ..ThreadCounts::default() };
+        for record in self.threads.values() {
+            *match record.thread.state {
+                ThreadState::Running => &mut counts.running,
+                ThreadState::Sleeping => &mut counts.sleeping,
+                ThreadState::Uninterruptible => &mut counts.uninterruptible,
+                ThreadState::Stopped | ThreadState::Zombie | ThreadState::Other => &mut counts.other,
+            } += 1;
+        }
+        counts
     }
 
     /// A look at all, whatever it costs.

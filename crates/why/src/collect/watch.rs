@@ -24,7 +24,7 @@ use super::{
     waiting::Waiting,
     window::Overlap,
 };
-use crate::observation::{Hidden, Observation, Overhead, Runtime};
+use crate::observation::{Hidden, History, Look, Observation, Overhead, Runtime};
 
 /// How to watch.
 #[derive(Clone, Debug)]
@@ -137,6 +137,7 @@ pub struct Watch {
     kernel: Option<Kernel>,
     lookups: Option<Lookups>,
     windows: Windows,
+    history: History,
     /// When the window that is told of began, and the one after it, in microseconds since the watch began.
     begun_us: Overlap<u64>,
 }
@@ -175,6 +176,7 @@ impl Watch {
             kernel,
             lookups,
             windows: Windows { begun: !options.from_start, ..Windows::default() },
+            history: History::default(),
             begun_us: Overlap::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
             target,
@@ -187,6 +189,7 @@ impl Watch {
         if let (Some(connections), Some(sockets)) = (&mut watch.connections, &watch.sockets) {
             sockets.ports().into_iter().for_each(|port| connections.listens_on(port));
         }
+        watch.remember(0);
         watch.attach_us = asked.at_us();
         Ok(watch)
     }
@@ -233,6 +236,7 @@ impl Watch {
         self.connections.iter_mut().for_each(|connections| connections.turn(begin_us));
         self.uncounted(|waiting| waiting.turn(begin_us));
         self.lookups.iter_mut().for_each(Lookups::turn);
+        self.history.forget_before(begin_us);
     }
 
     /// Does something for which no system calls must be counted, and goes on counting where they were.
@@ -302,6 +306,17 @@ impl Watch {
         self.cpu.iter_mut().for_each(|cpu| cpu.look(at_us));
         self.waiting.iter_mut().for_each(|waiting| waiting.look(at_us));
         self.connections.iter_mut().for_each(|connections| connections.look(at_us));
+        self.remember(at_us);
+    }
+
+    /// Enters what the collectors saw last.
+    fn remember(&mut self, at_us: u64) {
+        self.history.push(Look {
+            at_us,
+            tcp: self.sockets.as_ref().map(|sockets| sockets.counts().clone()),
+            threads: self.threads.as_ref().map(threads::Collector::counts),
+            cpu_us: self.cpu.as_ref().map(cpu::Collector::used_us),
+        });
     }
 
     fn wait(&mut self, interrupt: &Interrupt, at_most: Duration) -> Option<Ended> {
@@ -368,6 +383,7 @@ impl Watch {
         let lookups_lost = seen.lookups.as_ref().map_or(0, |lookups| lookups.lost);
         let lookups_bytes = self.lookups.as_ref().map_or(0, Lookups::map_bytes);
         seen.process = self.process.observed(begin_us, &mut hidden);
+        seen.history = Some(self.history.since(begin_us));
         seen.not_visible.extend(hidden);
         seen.overhead = Overhead {
             cpu_us: clock::own_cpu_us().saturating_sub(self.cpu_before_us),

@@ -1,0 +1,146 @@
+use overdue_core::facts::TcpState;
+use overdue_why::{
+    Observation,
+    observation::{Connection, Connections, HttpHead, Moment, Side, Sockets, TcpSocket, TcpTimer, TlsHandshake},
+};
+
+use super::*;
+
+const WINDOW_US: u64 = 5_000_000;
+
+fn at(us: u64) -> Option<Moment> {
+    Some(Moment::At(us))
+}
+
+fn socket(cookie: u64, remote: &str) -> TcpSocket {
+    TcpSocket {
+        cookie,
+        fd: Some(7),
+        local: "10.0.0.2:40000".parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        state: TcpState::Established,
+        in_state_us: 3_000_000,
+        since_before: false,
+        inbound: false,
+        unread_bytes: 0,
+        fin_unread: false,
+        unread_for_us: 0,
+        unsent_bytes: 0,
+        timer: TcpTimer::default(),
+        first: None,
+        last: None,
+        last_seen_us: WINDOW_US,
+        peer_listener: None,
+        peer_unread_bytes: None,
+        peer_unsent_bytes: None,
+        peer_pid: None,
+    }
+}
+
+/// A request that is not answered, a handshake that hangs, and a connection that rests.
+fn stalled() -> Observation {
+    let asked = Connection {
+        cookie: 1,
+        side: Side::Client,
+        opened: Some(Moment::Before),
+        established: Some(Moment::Before),
+        first_write: at(500_000),
+        last_write: at(500_100),
+        first_read: Some(Moment::Before),
+        http: Some(HttpHead {
+            request: "GET /slow\u{1b}[2J".to_owned(),
+            host: Some("api.test".to_owned()),
+            requested: at(500_000),
+            ..HttpHead::default()
+        }),
+        ..Connection::default()
+    };
+    let shaking = Connection {
+        cookie: 2,
+        side: Side::Client,
+        opened: at(1_000_000),
+        established: Some(Moment::Inferred(1_500_000)),
+        tls: Some(TlsHandshake { client: true, hello: at(1_500_000), ..TlsHandshake::default() }),
+        first_write: at(1_500_000),
+        last_write: at(1_500_000),
+        ..Connection::default()
+    };
+    Observation {
+        window_us: WINDOW_US,
+        sockets: Some(Sockets {
+            tcp: vec![socket(1, "10.0.0.7:80"), socket(2, "10.0.0.9:8443"), socket(3, "10.0.0.7:80")],
+            ..Sockets::default()
+        }),
+        connections: Some(Connections { connections: vec![asked, shaking], ..Connections::default() }),
+        ..Observation::default()
+    }
+}
+
+fn shown(columns: usize, seen: &Observation) -> String {
+    connections::connections(Screen::plain(columns), &Report::of(seen))
+}
+
+#[test]
+fn connections_are_lines_on_one_axis() {
+    assert_eq!(
+        shown(80, &stalled()),
+        "
+CONNECTIONS, by stalled time               0 ─────────────────────────────── 5s
+  10.0.0.7:80       4.5s  server-slow         SWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW>
+    ESTABLISHED, api.test, GET /slow?[2J
+  10.0.0.9:8443     3.5s  tls-peer-silent         cccTTTTTTTTTTTTTTTTTTTTTTTTTT>
+    ESTABLISHED, TLS
+  S send, W wait, C connect, T tls, small letters: inferred, > goes on
+  1 without a stall
+"
+    );
+}
+
+#[test]
+fn what_began_before_and_what_lies_between_is_marked() {
+    let mut seen = stalled();
+    let Some(connections) = &mut seen.connections else { return };
+    connections.connections.truncate(1);
+    let asked = &mut connections.connections[0];
+    (asked.established, asked.opened) = (at(300_000), Some(Moment::Before));
+    let text = shown(80, &seen);
+    assert!(text.contains("<CC··SWWW"), "{text}");
+    assert!(text.contains("< began before, > goes on, · none of these"), "{text}");
+    assert!(text.contains("2 without a stall"), "{text}");
+}
+
+#[test]
+fn on_a_narrow_screen_bars_have_lines_of_their_own() {
+    for columns in [40, 60, 80, 120, 200] {
+        let text = shown(columns, &stalled());
+        let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        assert!(widest <= columns, "{columns}:\n{text}");
+    }
+    let text = shown(44, &stalled());
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[3], "  10.0.0.7:80 4.5s server-slow");
+    assert!(lines[4].starts_with("        SWWWW") && lines[4].ends_with('>'), "{text}");
+}
+
+#[test]
+fn connections_without_a_stall_are_counted_only() {
+    let mut seen = stalled();
+    seen.connections = None;
+    assert_eq!(shown(80, &seen), "\nOf its 3 connections none has stalled.\n");
+    seen.sockets = None;
+    assert_eq!(shown(80, &seen), "");
+}
+
+#[test]
+fn more_than_fit_are_counted() {
+    let mut seen = stalled();
+    let (Some(sockets), Some(connections)) = (&mut seen.sockets, &mut seen.connections) else { return };
+    for cookie in 10..30 {
+        sockets.tcp.push(socket(cookie, "10.0.0.7:80"));
+        connections.connections.push(Connection { cookie, ..connections.connections[0].clone() });
+    }
+    let text = shown(80, &seen);
+    assert!(text.contains("14 more like these, 1 without a stall"), "{text}");
+    // What is the same for all is said once.
+    assert_eq!(text.matches("GET /slow").count(), 1, "{text}");
+}
