@@ -24,6 +24,7 @@ fn watched(name: &str) -> &'static str {
     match name {
         "no-keepalive" => WATCHED_IDLE,
         _ if name.starts_with("waits-upstream") || name.starts_with("deadline-ignored") => WATCHED_SLOW,
+        "healthy-long-poll" | "healthy-worker" => WATCHED_SLOW,
         _ => WATCHED,
     }
 }
@@ -249,4 +250,6 @@ targets! {
     healthy_workers: "healthy-workers",
     healthy_subscriber: "healthy-subscriber",
     healthy_calls: "healthy-calls",
+    healthy_long_poll: "healthy-long-poll",
+    healthy_worker: "healthy-worker",
 }

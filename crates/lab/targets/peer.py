@@ -272,6 +272,18 @@ def answer(after_ms):
     serve(handle)
 
 
+def jobs():
+    """Speaks as Redis does: a pop that waits finds nothing for two seconds, all else is answered at once."""
+
+    def handle(connection):
+        while words := connection.recv(4096):
+            waits = b"BRPOP" in words
+            time.sleep(2 if waits else 0)
+            connection.sendall(b"*-1\r\n" if waits else b"+OK\r\n")
+
+    serve(handle)
+
+
 def half_body():
     """Announces a body and sends the half of it."""
 
@@ -435,6 +447,7 @@ SERVERS = (
     silent,
     broker,
     answer,
+    jobs,
     half_body,
     flood,
     never_read,

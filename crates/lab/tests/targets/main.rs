@@ -295,6 +295,14 @@ checks! {
         waits_for_peer(seen, 1);
         assert!(seen.tcp().iter().all(|socket| socket.has_timer));
     };
+    healthy_long_poll "healthy-long-poll" |seen| {
+        waits_for_peer(seen, 1);
+        assert!(seen.tcp().iter().all(|socket| socket.has_timer));
+    };
+    healthy_worker "healthy-worker" |seen| {
+        waits_for_peer(seen, 1);
+        assert!(seen.tcp().iter().all(|socket| socket.has_timer));
+    };
     healthy_calls "healthy-calls" |seen| {
         seen.eventually("a connection", |seen| seen.count(State::Established) == 1);
         seen.rests(|seen| seen.count(State::Established));

@@ -56,7 +56,7 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     }
     let over = connection.closed.is_some() || connection.fin_received.is_some();
     if let Some(text) = connection.http.as_ref().and_then(|http| http.not_http.as_ref()).filter(|_| over) {
-        let text = format!("the answer to its request of HTTP/1 begins with {text:?}");
+        let text = format!("the answer to its request of HTTP/1 begins with \"{text}\"");
         return Some(Trouble {
             waits: false,
             ..Trouble::of(known, &facts(known, Stage::Wait, life, Failure::Protocol(text)), life)
@@ -111,68 +111,79 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     }
     None
 }
+
+/// What was due when the process closed the connection.
+enum Due {
+    /// Not a byte of it had come.
+    All,
+    /// A part of a handshake or of a head had come.
+    Rest,
+    /// So many bytes of a body had not.
+    Body(u64),
+}
+
 /// The process closed the connection while something of the peer was due: how its caller's limit looks from outside,
 /// whoever set it. What took most of the call's time is what is to blame.
 pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
-    let connection =
-        known.connection.filter(|connection| connection.closed_by_us && connection.side == Side::Client)?;
-    let (opened, established) = (connection.opened, connection.established.and_then(at));
-    let closed = at(connection.closed?)?;
+    let ours = |connection: &&Connection| connection.closed_by_us && connection.side == Side::Client;
+    let connection = known.connection.filter(ours)?;
     let mut stages = Stages::new();
-    let first = connection.turns == 0 || connection.turns == 1 && answered(connection);
     // Who waits for a connection waits for its name, too; later requests wait for neither.
-    if first && let Some(begun) = opened.and_then(at) {
+    let is_first = connection.turns == 0 || connection.turns == 1 && answered(connection);
+    let is_in_handshake = connection.tls.as_ref().is_some_and(|tls| tls.done.is_none());
+    if (is_first || is_in_handshake)
+        && let Some(opened) = connection.opened.and_then(at)
+    {
         if let Some(name) = &connection.resolved {
             stages.add(Stage::Resolve, name.sent_us, name.sent_us.saturating_add(name.duration_us));
         }
-        stages.add(Stage::Connect, begun, established?);
+        stages.add(Stage::Connect, opened, connection.established.and_then(at)?);
     }
-    let tls = connection.tls.as_ref().filter(|tls| tls.client);
-    let http = connection.http.as_ref();
-    let mut read = None;
-    let (mut response_bytes, mut body_bytes, mut body_expected) = (0, 0, None);
-    if let Some(hello) = tls.filter(|tls| tls.done.is_none()).and_then(|tls| tls.hello) {
-        if tls.is_none_or(|tls| tls.alert.is_some() || tls.alert_hidden) {
-            return None;
-        }
-        stages.add(Stage::Tls, at(hello)?, closed);
-        response_bytes = if tls?.answered.is_some() { connection.read_bytes.max(1) } else { 0 };
-        read = connection.last_read.and_then(at);
-    } else {
-        let http = http?;
-        let requested = http.requested?;
-        let begun = at(requested)?;
-        match http.answered.and_then(at) {
-            None if came_since(known, requested) || may_be_answered(seen, known, requested) => return None,
-            None => stages.add(Stage::Wait, begun, closed),
-            Some(_) if http.half_head => {
-                stages.add(Stage::Wait, begun, closed);
-                response_bytes = connection.read_bytes;
-                read = connection.last_read.and_then(at);
-            }
-            Some(answered) => {
-                let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
-                stages.add(Stage::Wait, begun, answered);
-                stages.add(Stage::Receive, answered, closed);
-                response_bytes = connection.read_bytes;
-                body_bytes = connection.read_bytes.max(1);
-                body_expected = Some(body_bytes.saturating_add(missing));
-                read = connection.last_read.and_then(at);
-            }
-        }
-    }
+    let due = due(seen, known, connection, &mut stages)?;
     let life = stages.life_us();
     if life < GIVEN_UP_US {
         return None;
     }
-    let mut facts = stages.facts(known, given_up(life), read);
-    facts.exchange.response_bytes = response_bytes;
-    (facts.exchange.body_bytes, facts.exchange.body_expected) = (body_bytes, body_expected);
+    let came = connection.read_bytes.max(1);
+    let last_read = connection.last_read.and_then(at).filter(|_| !matches!(due, Due::All));
+    let mut facts = stages.facts(known, given_up(life), last_read);
+    let exchange = &mut facts.exchange;
+    exchange.response_bytes = if matches!(due, Due::All) { 0 } else { came };
+    if let Due::Body(missing) = due {
+        (exchange.body_bytes, exchange.body_expected) = (came, Some(came.saturating_add(missing)));
+    }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
     trouble.verdict.evidence.push(
         bpf(format!("the process closed the connection {} after the call began", time(life))).with("given_up_us", life),
     );
     Some(trouble)
+}
+
+/// What was due, and the stages that were under way for it.
+fn due(seen: &Observation, known: &Known<'_>, connection: &Connection, stages: &mut Stages) -> Option<Due> {
+    let closed = at(connection.closed?)?;
+    if let Some(tls) = connection.tls.as_ref().filter(|tls| tls.client && tls.done.is_none()) {
+        // Who refuses a certificate says so and leaves.
+        if tls.alert.is_some() || tls.alert_hidden {
+            return None;
+        }
+        stages.add(Stage::Tls, at(tls.hello?)?, closed);
+        return Some(if tls.answered.is_some() { Due::Rest } else { Due::All });
+    }
+    let http = connection.http.as_ref()?;
+    let requested = http.requested?;
+    let (begun, answered) = (at(requested)?, http.answered.and_then(at));
+    let Some(answered) = answered.filter(|_| !http.half_head) else {
+        if answered.is_none() && (came_since(known, requested) || may_be_answered(seen, known, requested)) {
+            return None;
+        }
+        stages.add(Stage::Wait, begun, closed);
+        return Some(if answered.is_some() { Due::Rest } else { Due::All });
+    };
+    let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
+    stages.add(Stage::Wait, begun, answered);
+    stages.add(Stage::Receive, answered, closed);
+    Some(Due::Body(missing))
 }
 
 /// The codes of RFC 9113, section 7.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Observation,
-    judge::{SETTLED_US, bpf, proc, time},
+    judge::{GIVEN_UP_US, SETTLED_US, bpf, proc, time},
     observation::{Connection, Connections, DnsExchange},
 };
 
@@ -46,20 +46,18 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
     let mut troubles = Vec::new();
     let mut told: Vec<&str> = Vec::new();
     for query in &connections.dns {
-        let waited = query.answered_us.unwrap_or_else(|| seen.window_us.saturating_sub(query.sent_us));
-        let again = || over_tcp(connections, &query.server);
-        let mut waited = waited;
+        let mut waited = query.answered_us.unwrap_or_else(|| seen.window_us.saturating_sub(query.sent_us));
         let failure = match (query.answered_us, bad(&query)) {
             // Asked again over TCP, and there it was refused, or nothing came.
             (Some(_), _) if query.truncated => {
-                let Some(last) = again().last() else { continue };
+                let Some(last) = over_tcp(connections, &query.server).last() else { continue };
                 let end = last.closed.and_then(at).unwrap_or(seen.window_us);
                 waited = end.saturating_sub(query.sent_us);
                 match last.errno {
                     Some(errno) => Failure::Dns {
                         reason: DnsFailure::Unusable,
                         text: format!(
-                            "{} answered that its answer does not fit UDP, and refused TCP (os error {errno})",
+                            "{}: the answer does not fit UDP, and over TCP it failed (os error {errno})",
                             query.server
                         ),
                     },
@@ -69,7 +67,10 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
                     None => continue,
                 }
             }
-            (None, _) if waited >= SETTLED_US => passed(LimitName::Stage(Stage::Resolve), waited),
+            // Whoever ended meanwhile gave it up.
+            (None, _) if waited >= SETTLED_US || (seen.process.ended_at_us.is_some() && waited >= GIVEN_UP_US) => {
+                passed(LimitName::Stage(Stage::Resolve), waited)
+            }
             // Searching through domains gives answers that there is no such name, and goes on.
             (Some(_), true) if all_failed && connections.opened == 0 => Failure::Dns {
                 reason: match (query.rcode, query.answers) {

@@ -230,8 +230,8 @@ pub(super) fn slow_stages(known: &Known<'_>) -> Vec<Trouble> {
 /// Whether a wait may be what the connection is for: a subscriber waits for news, a long poll for an event, a worker for
 /// work. From outside it looks like a server that is slow, unless something shows that it is not meant.
 fn may_be_meant(seen: &Observation, known: &Known<'_>, waited: u64) -> bool {
-    // Whoever starts a command to be watched wants to know what it waits for.
-    if is_watched_from_start(seen) {
+    // It began under the watch: whoever starts a command to see what it does wants to know what it waits for.
+    if seen.process.exec_at_us.is_some() {
         return false;
     }
     let http = known.connection.and_then(|connection| connection.http.as_ref());
@@ -254,11 +254,6 @@ fn is_usually_quick(known: &Known<'_>, waited: u64) -> bool {
     let others = u64::from(connection.turns).saturating_sub(itself);
     let took = gaps.total_us.saturating_sub(if itself == 1 { gaps.longest_us } else { 0 });
     others >= USUAL_ANSWERS && (took / others).saturating_mul(10) <= waited
-}
-
-/// Whether the watch began with the process, or with its program.
-fn is_watched_from_start(seen: &Observation) -> bool {
-    seen.process.exec_at_us.is_some() || seen.process.age_us.is_some_and(|age| age < SETTLED_US)
 }
 
 /// Whether bytes were read since then: of an answer whose head was missed, perhaps.

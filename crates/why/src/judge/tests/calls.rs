@@ -214,6 +214,11 @@ fn query(change: impl FnOnce(&mut DnsExchange)) -> Observation {
 #[test]
 fn names() {
     only(&query(|_| {}), Cause::DnsNoAnswer);
+    // A query that is under way, and one that its process did not live to see answered.
+    nothing(&query(|query| query.sent_us = WINDOW - 600_000));
+    let mut ended = query(|query| query.sent_us = WINDOW - 600_000);
+    ended.process.ended_at_us = Some(WINDOW);
+    only(&ended, Cause::DnsNoAnswer);
     only(
         &query(|query| (query.answered_us, query.rcode, query.answers) = (Some(900), Some(3), Some(0))),
         Cause::DnsFailed,
