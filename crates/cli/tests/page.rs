@@ -1,6 +1,6 @@
 //! The page of `overdue why --html`: what a browser gets, whatever the names, paths and bytes were that it shows.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
 
 use std::{
     env, fs,
@@ -215,10 +215,10 @@ fn a_page_is_never_too_large() {
     let mut seen = observation();
     let long = "'\"<>".repeat(600);
     seen.process.command = vec![long.clone(); 64];
-    seen.not_visible = vec![Hidden { what: long.clone(), why: long.clone(), how: long.clone() }; 200];
+    seen.not_visible = vec![Hidden { what: long.clone(), why: long.clone(), how: long.clone() }; 80];
     let connections = seen.connections.as_mut().unwrap();
     let first = connections.connections[0].clone();
-    connections.connections = (0..200)
+    connections.connections = (0..80)
         .map(|cookie| {
             let mut one = Connection { cookie, ..first.clone() };
             let http = one.http.as_mut().unwrap();
@@ -232,8 +232,8 @@ fn a_page_is_never_too_large() {
     seen.history.as_mut().unwrap().looks = (0..1_000).map(|at_us| Look { at_us, ..look.clone() }).collect();
     let wait = seen.threads.as_ref().unwrap().waits.as_ref().unwrap()[0].clone();
     let frame = |at: u32| Frame { function: Some(format!("{at} {long}")), ..Frame::default() };
-    let stack = |of: u32| Stack { frames: (0..40).map(|at| frame(of * 100 + at)).collect(), cut: None };
-    let waits = (0..40).map(|at| WaitStack { stack: stack(at), ..wait.clone() });
+    let stack = |of: u32| Stack { frames: (0..25).map(|at| frame(of * 100 + at)).collect(), cut: None };
+    let waits = (0..25).map(|at| WaitStack { stack: stack(at), ..wait.clone() });
     seen.threads.as_mut().unwrap().waits = Some(waits.collect());
     let html = page_of("large", &seen);
     check(&html);

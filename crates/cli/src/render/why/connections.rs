@@ -184,11 +184,11 @@ fn letter(phase: &Phase) -> char {
     if phase.inferred { letter.to_ascii_lowercase() } else { letter }
 }
 
-/// Which of its phases is the one that stalled.
+/// Which of its phases is the one that stalled: of two of that stage, the one that took as long.
 pub(crate) fn stalled_phase(line: &ConnectionLine) -> Option<usize> {
-    let stage = line.stall.as_ref()?.stage;
-    let same = line.timeline.iter().enumerate().filter(|(_, phase)| phase.stage.as_str() == stage);
-    same.max_by_key(|(_, phase)| phase.duration_us).map(|(place, _)| place)
+    let Stall { stage, stalled_us, .. } = line.stall.as_ref()?;
+    let same = line.timeline.iter().enumerate().filter(|(_, phase)| phase.stage.as_str() == *stage);
+    same.min_by_key(|(_, phase)| phase.duration_us.abs_diff(*stalled_us)).map(|(place, _)| place)
 }
 
 /// Whether it began before the watch, and whether it went on when the watch ended.

@@ -144,3 +144,22 @@ fn more_than_fit_are_counted() {
     // What is the same for all is said once.
     assert_eq!(text.matches("GET /slow").count(), 1, "{text}");
 }
+
+/// Of two waits the one that took as long as the stall is in red.
+#[test]
+fn the_stage_that_stalled_stands_out() {
+    let mut report = Report::of(&stalled());
+    let line = &mut report.connections[0];
+    let now = line.timeline[1];
+    line.timeline.insert(0, overdue_why::timeline::Phase { start_us: 0, duration_us: 400_000, partial: false, ..now });
+    let red = |report: &Report| {
+        let text = connections::connections(Screen::styled(80), report);
+        let (before, _) = text.split_once("W\u{1b}[0m>").map_or(("", ""), |parts| parts);
+        before.contains("\u{1b}[1mWW\u{1b}[0m") && before.trim_end_matches('W').ends_with("\u{1b}[1;31m")
+    };
+    assert!(red(&report));
+    if let Some(stall) = &mut report.connections[0].stall {
+        stall.stalled_us = 300_000;
+    }
+    assert!(!red(&report));
+}
