@@ -13,8 +13,8 @@ use ratatui::{
         cursor::Show,
         execute,
         terminal::{
-            BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
-            disable_raw_mode, enable_raw_mode,
+            BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate, EnterAlternateScreen,
+            LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
         },
     },
 };
@@ -36,10 +36,9 @@ impl Terminal {
             }));
         });
         enable_raw_mode()?;
-        let entered = execute!(io::stdout(), EnterAlternateScreen).and_then(|()| {
-            let mut inner = ratatui::Terminal::new(CrosstermBackend::new(BufWriter::new(io::stdout())))?;
-            inner.clear()?;
-            Ok(Self { inner })
+        // The terminal is asked nothing: one that does not answer would keep everybody waiting.
+        let entered = execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All)).and_then(|()| {
+            Ok(Self { inner: ratatui::Terminal::new(CrosstermBackend::new(BufWriter::new(io::stdout())))? })
         });
         if entered.is_err() {
             give_back();
