@@ -71,6 +71,7 @@ fn socket(cookie: u64, state: TcpState, in_state_us: u64) -> TcpSocket {
         last_seen_us: 8_000_000,
         peer_listener: None,
         peer_unread_bytes: None,
+        peer_unsent_bytes: None,
         peer_pid: None,
     }
 }

@@ -209,6 +209,7 @@ mod tests {
             last_seen_us: 5_000_000,
             peer_listener: None,
             peer_unread_bytes: None,
+            peer_unsent_bytes: None,
             peer_pid: None,
         }
     }
