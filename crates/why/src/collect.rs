@@ -5,9 +5,11 @@
 //! ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others. [`Watch`] makes, asks
 //! and ends them all.
 
+pub mod aid;
 mod bpf;
 mod clock;
 mod connections;
+mod cost;
 pub mod cpu;
 mod descriptors;
 pub mod fds;

@@ -83,8 +83,14 @@ pub struct Overhead {
     pub rss_bytes: u64,
     /// Memory of BPF maps.
     pub map_bytes: u64,
-    /// Time spent in BPF programs, in all processes, where the kernel counts it.
+    /// Time spent in and around BPF programs that wait for events, in all processes: measured in slices of the watch,
+    /// and carried over to the whole of it. Of none where the kernel does not count for this watcher.
     pub bpf_us: Option<u64>,
+    /// By how much that slowed the process, in millionths of the processor time that it used: an estimate, from the same
+    /// slices. What caches and branch predictors lose is not in it. Of none where nothing was measured, or it used too
+    /// little to tell.
+    #[serde(default)]
+    pub slowdown_ppm: Option<u64>,
     /// Events that were lost because a buffer or a table was full.
     pub dropped_events: u64,
     /// From the beginning until all that could be attached was.

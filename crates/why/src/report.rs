@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     Observation,
+    aid::{self, FirstAid},
     judge::{self, Finding, Stall},
     observation::{Hidden, Overhead, Process},
 };
@@ -36,6 +37,8 @@ pub struct Report {
     pub connections: Vec<ConnectionLine>,
     /// Connections beside those.
     pub connections_not_listed: u64,
+    /// What could be done at once, from outside, and what of it was done.
+    pub first_aid: Vec<FirstAid>,
     /// What could not be seen.
     pub not_visible: Vec<Hidden>,
     /// What the watching cost.
@@ -64,6 +67,7 @@ impl Report {
     #[must_use]
     pub fn of(seen: &Observation) -> Self {
         let judgement = judge::judge(seen);
+        let first_aid = aid::plan(seen, &judgement);
         let first = judgement.verdicts.first();
         let mut connections = connections(seen);
         let not_listed = connections.len().saturating_sub(LISTED);
@@ -79,6 +83,7 @@ impl Report {
             advisories: judgement.advisories,
             connections,
             connections_not_listed: not_listed as u64,
+            first_aid,
             not_visible: seen.not_visible.clone(),
             overhead: seen.overhead.clone(),
         }

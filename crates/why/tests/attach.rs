@@ -162,7 +162,7 @@ fn attach_and_detach(times: u32, budget: Duration) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let server = Server::start();
     let clients = Clients::start(server.address);
-    let options = Options { for_: Duration::from_millis(60), every: Duration::from_millis(20) };
+    let options = Options { for_: Duration::from_millis(60), every: Duration::from_millis(20), ..Options::default() };
     let once = || {
         let mut watch = Watch::attach(server.child.id(), options.clone()).unwrap();
         watch.run(&Interrupt::new().unwrap());

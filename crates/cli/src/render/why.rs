@@ -154,8 +154,14 @@ fn cost(screen: Screen, report: &Report) -> String {
         0 => "nothing dropped".to_owned(),
         many => format!("{many} events dropped"),
     };
+    let slowed = match cost.slowdown_ppm {
+        Some(ppm) if ppm < 100 => "; slowed it by less than 0.01 % (estimated)".to_owned(),
+        Some(ppm) if ppm < 10_000 => format!("; slowed it by about {:.2} % (estimated)", ppm as f64 / 1e4),
+        Some(ppm) => format!("; slowed it by about {:.1} % (estimated)", ppm as f64 / 1e4),
+        None => String::new(),
+    };
     let text = format!(
-        "Watching cost {} of processor time{in_kernel}, {} (maps {}); attached in {}; {dropped}.",
+        "Watching cost {} of processor time{in_kernel}{slowed}, {} (maps {}); attached in {}; {dropped}.",
         time(cost.cpu_us),
         megabytes(cost.rss_bytes),
         megabytes(cost.map_bytes),

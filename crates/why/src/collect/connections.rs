@@ -25,6 +25,7 @@ use self::{
 use super::{
     Target,
     bpf::{Kernel, maps_bytes, refused},
+    cost::{Count, Part},
 };
 use crate::observation::{self, Hidden};
 
@@ -94,6 +95,8 @@ enum Transfers {
     Always,
     /// They are too many: in windows.
     Windows,
+    /// No more: even that cost too much.
+    GivenUp,
 }
 
 /// Watches the connections of one process. When it is dropped, everything is detached and freed.
@@ -236,6 +239,35 @@ impl Connections {
     #[must_use]
     pub const fn map_bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What the kernel has counted of its programs.
+    pub(super) fn counts(&self) -> [Count; 2] {
+        // What is rare is taken to be the process's, all of it.
+        let rare = Count::of(Part::Lives, &self.ebpf, &RARE.map(|(name, _)| name), None);
+        let transfers = TRANSFERS.map(|(name, _)| name);
+        [rare, Count::of(Part::Transfers, &self.ebpf, &transfers, Some(self.transferred()))]
+    }
+
+    /// Detaches what costs too much, for good. What was seen so far is kept.
+    pub(super) fn give_up(&mut self, part: Part) {
+        match part {
+            Part::Transfers => {
+                self.detach_transfers();
+                self.gaps = true;
+                if self.transfers != Transfers::Unseen {
+                    self.transfers = Transfers::GivenUp;
+                }
+            }
+            Part::Lives => {
+                for (name, _) in RARE {
+                    if let Ok(program) = self.program::<BtfTracePoint>(name) {
+                        let _ = program.unload();
+                    }
+                }
+            }
+            Part::Calls | Part::Samples => {}
+        }
     }
 
     /// Ends the watch and hands over what was seen, the worst connections first.

@@ -7,7 +7,7 @@
 mod counters;
 mod neighbours;
 mod own;
-mod source;
+pub(super) mod source;
 pub(super) mod text;
 mod tracked;
 
@@ -27,7 +27,7 @@ use self::{
     tracked::{Connection, Listening},
 };
 use super::{Target, clock::Pace};
-use crate::observation::{HalfOpen, Hidden, HostTcp, PeerFds, Sockets};
+use crate::observation::{HalfOpen, Hidden, HostTcp, PeerFds, Sockets, TcpSocket};
 
 /// Connections that are followed.
 const FOLLOWED: usize = 100_000;
@@ -68,6 +68,13 @@ pub struct Collector {
     pace: Pace,
     /// What kept the last round from being whole.
     trouble: Option<io::Error>,
+}
+
+/// One connection as it is now, whatever it was before.
+pub(super) fn as_seen(seen: &InetSocket, fd: u32) -> TcpSocket {
+    let mut connection = Connection::new(seen, 0, 0);
+    connection.see(seen, Some(fd), 0, 0);
+    connection.socket
 }
 
 impl Collector {
@@ -225,7 +232,8 @@ impl Collector {
             if seen.state == TcpState::Listen {
                 self.listeners.entry(seen.cookie).or_insert_with(|| Listening::new(&seen)).see(&seen, fd);
             } else {
-                let seen = if lean { self.source.one(&seen).unwrap_or(seen) } else { seen };
+                let seen =
+                    if lean { self.source.one(seen.local, seen.remote, seen.cookie).unwrap_or(seen) } else { seen };
                 self.see(seen, fd, at_us);
             }
         }

@@ -32,6 +32,7 @@ use self::{epoll::Registered, openers::Openers, records::Snapshot, tables::Table
 use super::{
     Target,
     bpf::{Kernel, TaskIterator, refused},
+    cost::{Count, Part},
     stacks::{Registers, StackId, Stacks},
 };
 use crate::observation::{Hidden, Observation};
@@ -155,6 +156,31 @@ impl Waiting {
         let run: Option<File> = self.iterator.as_ref().and_then(|iterator| iterator.run().ok());
         if let Some(mut run) = run {
             self.looks.look(at_us, &mut run, &mut self.stacks);
+        }
+    }
+
+    /// What the kernel has counted of its programs.
+    pub(super) fn counts(&self) -> [Count; 2] {
+        let own = self.tables.calls.iter().flatten().map(|(_, times)| times).sum::<u64>();
+        // Each call runs two programs.
+        let calls = Count::of(Part::Calls, &self.ebpf, &["enter", "leave"], Some(own.saturating_mul(2)));
+        let samples = Some(self.tables.tally().samples);
+        [calls, Count::of(Part::Samples, &self.ebpf, &["sample"], samples)]
+    }
+
+    /// Detaches what costs too much, for good. What was seen so far is kept.
+    pub(super) fn give_up(&mut self, part: Part) {
+        match part {
+            Part::Calls => {
+                self.close();
+                self.windows.usable = false;
+            }
+            Part::Samples => {
+                if let Ok(program) = program::<&mut PerfEvent>(&mut self.ebpf, "sample") {
+                    let _ = program.unload();
+                }
+            }
+            Part::Transfers | Part::Lives => {}
         }
     }
 

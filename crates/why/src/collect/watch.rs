@@ -16,12 +16,13 @@ use rustix::{
 use super::{
     Clock, Connections, Gone, Kernel, Target,
     clock::{self, us},
+    cost::{Meter, OwnCost},
     cpu, fds,
     go::Goroutines,
     join, process, sockets, threads,
     waiting::Waiting,
 };
-use crate::observation::{Hidden, Observation, Overhead, Runtime};
+use crate::observation::{Cpu, Hidden, Observation, Overhead, Runtime};
 
 /// How to watch.
 #[derive(Clone, Debug)]
@@ -30,12 +31,15 @@ pub struct Options {
     pub for_: Duration,
     /// From one look to the next. A collector for which a look is dear looks more rarely.
     pub every: Duration,
+    /// What its programs in the kernel may cost: a share of the processor time that the process uses, or of one processor
+    /// where it uses less. What is too dear is detached. `None` is no limit.
+    pub budget: Option<f64>,
 }
 
 impl Default for Options {
-    /// Ten seconds, with four looks in each.
+    /// Ten seconds, with four looks in each, for a fiftieth of the processor time.
     fn default() -> Self {
-        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250) }
+        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250), budget: Some(0.02) }
     }
 }
 
@@ -84,6 +88,8 @@ pub enum Ended {
     Process,
     /// It was interrupted.
     Interrupted,
+    /// The watcher held too much memory.
+    Memory,
 }
 
 /// How long every system call of the process is counted at a time: long enough for forty polls of a millisecond.
@@ -91,11 +97,21 @@ const WINDOW: Duration = Duration::from_millis(40);
 /// How long it is left in peace then. Together they cost a busy server less than a hundredth of its throughput.
 const BETWEEN_WINDOWS: Duration = Duration::from_millis(435);
 
-/// The windows in which every system call is counted.
+/// Whether a window is open in which every system call is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Window {
+    #[default]
+    Closed,
+    Open,
+    /// Closed, while what the rest of the programs cost is measured.
+    Measuring,
+}
+
+/// The windows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Windows {
-    open: bool,
-    /// When to open or close it next, since the watch began.
+    now: Window,
+    /// What is next, and when, since the watch began.
     due: Duration,
 }
 
@@ -118,6 +134,8 @@ pub struct Watch {
     waiting: Option<Waiting>,
     go: Option<Goroutines>,
     windows: Windows,
+    meter: Meter,
+    own: OwnCost,
 }
 
 impl Watch {
@@ -151,6 +169,8 @@ impl Watch {
             go,
             windows: Windows::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
+            meter: Meter::new(&target, options.budget),
+            own: OwnCost::begin(),
             target,
             clock,
             options,
@@ -179,7 +199,7 @@ impl Watch {
                 return Ended::Time;
             };
             // Looks fall on multiples of the period, however long each takes.
-            let period_us = us(self.options.every).max(1000);
+            let period_us = us(self.own.period(self.options.every, elapsed)).max(1000);
             let look = Duration::from_micros(period_us - us(elapsed) % period_us);
             let window = self.windows.due.saturating_sub(elapsed);
             if let Some(ended) = self.wait(interrupt, look.min(window).min(left)) {
@@ -189,22 +209,45 @@ impl Watch {
                 self.turn_window();
             } else if look < left {
                 self.look();
+                if let Some(hidden) = OwnCost::too_much() {
+                    self.not_visible.push(hidden);
+                    return Ended::Memory;
+                }
             }
         }
     }
 
-    /// Opens or closes the window in which every system call is counted.
+    /// Opens or closes the window in which every system call is counted, and measures what that costs.
     fn turn_window(&mut self) {
-        let open = !self.windows.open;
-        if let Some(waiting) = &mut self.waiting {
-            waiting.window(open);
-        }
-        if let Some(connections) = &mut self.connections {
-            connections.window(open);
-        }
-        self.windows.open = open;
+        let (waiting, connections) = (&mut self.waiting, &mut self.connections);
+        let counts = |waiting: &Option<Waiting>, connections: &Option<Connections>| {
+            let waiting = waiting.iter().flat_map(Waiting::counts);
+            waiting.chain(connections.iter().flat_map(Connections::counts)).collect::<Vec<_>>()
+        };
+        let (next, after) = match self.windows.now {
+            Window::Closed => {
+                waiting.iter_mut().for_each(|waiting| waiting.window(true));
+                connections.iter_mut().for_each(|connections| connections.window(true));
+                self.meter.opened(|| counts(waiting, connections));
+                (Window::Open, WINDOW)
+            }
+            Window::Open => {
+                self.meter.closing(|| counts(waiting, connections));
+                waiting.iter_mut().for_each(|waiting| waiting.window(false));
+                connections.iter_mut().for_each(|connections| connections.window(false));
+                if self.meter.measuring() { (Window::Measuring, WINDOW) } else { (Window::Closed, BETWEEN_WINDOWS) }
+            }
+            Window::Measuring => {
+                if let Some(dropped) = self.meter.after(|| counts(waiting, connections)) {
+                    waiting.iter_mut().for_each(|waiting| waiting.give_up(dropped.part));
+                    connections.iter_mut().for_each(|connections| connections.give_up(dropped.part));
+                    self.not_visible.push(dropped.hidden);
+                }
+                (Window::Closed, BETWEEN_WINDOWS.saturating_sub(WINDOW))
+            }
+        };
         // Opening takes a while itself: what counts is how long it then is open.
-        self.windows.due = self.clock.elapsed() + if open { WINDOW } else { BETWEEN_WINDOWS };
+        self.windows = Windows { now: next, due: self.clock.elapsed() + after };
     }
 
     /// One look.
@@ -275,6 +318,8 @@ impl Watch {
             self.process.set_runtime(Runtime::Go { version });
             seen.go = Some(go.finish());
         }
+        let used_us = seen.cpu.as_ref().map(Cpu::used_us);
+        self.meter.finish(&mut seen.overhead, used_us, &mut hidden);
         seen.process = self.process.finish(&mut hidden);
         seen.not_visible.extend(hidden);
         seen.overhead = Overhead {
@@ -308,7 +353,7 @@ fn seen<T>(attached: Result<T, Hidden>, hidden: &mut Vec<Hidden>) -> Option<T> {
 
 /// A descriptor of the process itself. Its number may have been given to another since the target was found: that one
 /// still being there after tells that it was not.
-fn pidfd(target: &Target) -> Option<OwnedFd> {
+pub(super) fn pidfd(target: &Target) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(target.pid()).ok()?)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     target.is_alive().then_some(pidfd)
