@@ -15,7 +15,9 @@ const LABEL: usize = 10;
 
 /// What could be done, and how to have it done. Empty where no verdict calls for it.
 pub(crate) fn planned(screen: Screen, report: &Report) -> String {
-    let Some(possible) = report.first_aid.iter().find(|aid| aid.withheld.is_none()) else { return String::new() };
+    if report.first_aid.iter().all(|aid| aid.withheld.is_some()) {
+        return String::new();
+    }
     let mut out = format!("\n{}\n", screen.ink(Ink::Bold, "FIRST AID, to buy time"));
     for aid in &report.first_aid {
         out.push_str(&screen.hanging("  - ", &aid.plan));
@@ -24,8 +26,7 @@ pub(crate) fn planned(screen: Screen, report: &Report) -> String {
         }
     }
     let command = format!("overdue why --pid {} --allow-changes", report.process.pid);
-    let does = if possible.means.contains("reset") { "does it, for what is still as it was" } else { "does it" };
-    out + &screen.hanging("  ", &format!("`{command}` {does}, and says what that means first."))
+    out + &screen.hanging("  ", &format!("`{command}` does it, and says first what that means."))
 }
 
 /// Gives it, one step after the other. What cannot be said is not done either.

@@ -217,8 +217,9 @@ pub(crate) struct Why {
     pub(crate) window: Duration,
 
     /// What the programs in the kernel may cost: so many percent of the processor time that the process uses, or of one
-    /// processor where it uses less; `none` is no limit. What is too dear is detached, and listed
-    #[arg(long, value_name = "PERCENT", default_value = "2", value_parser = budget, conflicts_with = "replay")]
+    /// processor where it uses less; `none` is no limit. What is too dear is detached, and listed. Most often it is far
+    /// below 1; a process that does nothing but system calls comes to 3
+    #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = budget, conflicts_with = "replay")]
     pub(crate) budget: Budget,
 
     /// Give first aid to the running process where a verdict calls for it. Each step is said before it is done

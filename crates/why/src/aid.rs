@@ -301,16 +301,25 @@ fn close(seen: &Observation, finding: &Finding) -> Option<FirstAid> {
     Some(FirstAid::new(finding, step, plan, meaning(cause)))
 }
 
+/// What `tcp_abort` does in each state: tried in the tests of `collect::aid`.
 fn meaning(cause: Cause) -> String {
+    let reads = match cause {
+        Cause::CloseWaitPileup => {
+            "Reading goes on to give 0; the next write fails with ECONNABORTED (then EPIPE), and a poller reports EPOLLERR \
+             and EPOLLHUP."
+        }
+        _ => {
+            "The program's next read or write on each fails with ECONNABORTED (then read gives 0, write EPIPE), and a \
+             poller reports EPOLLERR and EPOLLHUP: a thread that waits there goes on."
+        }
+    };
     let lost = match cause {
         Cause::PeerNotReading | Cause::PathLost => " What it had written and the peer did not get is lost.",
         _ => "",
     };
     format!(
-        "The peers get a reset. The program's next read or write on each fails with ECONNABORTED (then read gives 0, \
-         write EPIPE), and a poller reports EPOLLERR and EPOLLHUP: a thread that waits there goes on.{lost} The kernel's \
-         memory is free at once, but the descriptor stays taken until the program closes it: if it never looks, only a \
-         restart gives it back."
+        "The peers get a reset, as far as they are there. {reads}{lost} The kernel's memory is free at once, but the \
+         descriptor stays taken until the program closes it: if it never looks, only a restart gives it back."
     )
 }
 

@@ -86,9 +86,12 @@ pub struct Overhead {
     /// Time spent in and around BPF programs that wait for events, in all processes: measured in slices of the watch,
     /// and carried over to the whole of it. Of none where the kernel does not count for this watcher.
     pub bpf_us: Option<u64>,
-    /// By how much that slowed the process, in millionths of the processor time that it used: an estimate, from the same
-    /// slices. What caches and branch predictors lose is not in it. Of none where nothing was measured, or it used too
-    /// little to tell.
+    /// The part of it in which the process itself went no further: an estimate, from the same slices. What caches and
+    /// branch predictors lose is not in it.
+    #[serde(default)]
+    pub lost_us: Option<u64>,
+    /// The same in millionths of the processor time that the process would have used without. Of none where nothing was
+    /// measured, or it used too little to tell.
     #[serde(default)]
     pub slowdown_ppm: Option<u64>,
     /// Events that were lost because a buffer or a table was full.

@@ -154,18 +154,26 @@ fn cost(screen: Screen, report: &Report) -> String {
         0 => "nothing dropped".to_owned(),
         many => format!("{many} events dropped"),
     };
-    let slowed = match cost.slowdown_ppm {
-        Some(ppm) if ppm < 100 => "; slowed it by less than 0.01 % (estimated)".to_owned(),
-        Some(ppm) if ppm < 10_000 => format!("; slowed it by about {:.2} % (estimated)", ppm as f64 / 1e4),
-        Some(ppm) => format!("; slowed it by about {:.1} % (estimated)", ppm as f64 / 1e4),
+    // Of the process it is said apart: a share of little processor time is no delay.
+    let slowed = match cost.lost_us.zip(cost.slowdown_ppm) {
+        Some((us, ppm)) => format!(" It cost the process some {} (estimated), {} of its own.", time(us), percent(ppm)),
         None => String::new(),
     };
     let text = format!(
-        "Watching cost {} of processor time{in_kernel}{slowed}, {} (maps {}); attached in {}; {dropped}.",
+        "Watching cost {} of processor time{in_kernel}, {} (maps {}); attached in {}; {dropped}.{slowed}",
         time(cost.cpu_us),
         megabytes(cost.rss_bytes),
         megabytes(cost.map_bytes),
         time(cost.attach_us),
     );
     format!("\n{}", screen.ink(Ink::Dim, &screen.hanging("", &text)))
+}
+
+/// Millionths for a reader.
+fn percent(ppm: u64) -> String {
+    match ppm {
+        0..100 => "less than 0.01 %".to_owned(),
+        100..10_000 => format!("{:.2} %", ppm as f64 / 1e4),
+        _ => format!("{:.1} %", ppm as f64 / 1e4),
+    }
 }

@@ -22,6 +22,7 @@ use super::{
     descriptors::{self, Named},
     fds::Limits,
     sockets::{self, source::Source},
+    stat,
     watch::pidfd,
 };
 use crate::aid::{FirstAid, State, Step, Stuck, is_stuck};
@@ -122,7 +123,13 @@ fn close(target: &Target, aid: &mut FirstAid, sockets: &[Stuck], silent_ms: u32)
     let mut failed: HashMap<String, u64> = HashMap::new();
     let mut ended: Vec<InetSocket> = Vec::new();
     match holders(target, ready.iter().map(|socket| socket.inode).collect()) {
-        Ok(others) => {
+        Ok((others, unseen)) => {
+            if unseen > 0 {
+                left.push(format!(
+                    "{unseen} other process{} could not be looked into: none of its family",
+                    if unseen == 1 { "" } else { "es" }
+                ));
+            }
             for socket in ready {
                 if others.contains_key(&socket.inode) {
                     shared += 1;
@@ -209,12 +216,16 @@ fn of(named: &Named<'_>, inodes: &HashSet<u32>) -> Option<u32> {
     u32::try_from(*inode).ok().filter(|inode| inodes.contains(inode))
 }
 
-/// Which other processes hold these sockets. An error where some could not be looked into: then nobody can tell.
-fn holders(target: &Target, inodes: HashSet<u32>) -> Result<HashMap<u32, Vec<u32>>, String> {
+/// Which other processes hold these sockets. Connections are shared by forking, most of all: an error where some process
+/// of the family could not be looked into. Of others that could not it is told how many there are.
+fn holders(target: &Target, inodes: HashSet<u32>) -> Result<(HashMap<u32, Vec<u32>>, u64), String> {
     let mut found: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut unseen = 0;
     if inodes.is_empty() {
-        return Ok(found);
+        return Ok((found, unseen));
     }
+    let read = |process: &Target| stat::parse(&process.read_text("stat", 4096).ok()?);
+    let own = read(target).ok_or_else(|| "the process has ended".to_owned())?;
     let unknown = |why: String| format!("whether other processes hold them, too, cannot be told: {why}");
     let began_us = clock::thread_cpu_us();
     let pids = fs::read_dir("/proc").map_err(|err| unknown(format!("/proc: {err}")))?;
@@ -238,13 +249,19 @@ fn holders(target: &Target, inodes: HashSet<u32>) -> Result<HashMap<u32, Vec<u32
             Ok(number) if number > DESCRIPTORS as u64 => {
                 return Err(unknown(format!("process {pid} has {number} descriptors")));
             }
-            Err(err) if process.is_alive() => {
-                return Err(unknown(format!("process {pid} may not be looked into ({err}); run as root")));
+            Err(err) => {
+                let Some(its) = read(&process).filter(|its| !its.has_ended()) else { continue };
+                // The first process takes orphans over, and forked none of them.
+                let is_parent = pid == own.parent && pid != 1;
+                if is_parent || its.parent == target.pid() || its.session == own.session {
+                    return Err(unknown(format!("process {pid} may not be looked into ({err}); run as root")));
+                }
+                unseen += 1;
             }
-            _ => {}
+            Ok(_) => {}
         }
     }
-    Ok(found)
+    Ok((found, unseen))
 }
 
 fn open(target: &Target) -> Option<u64> {
@@ -257,5 +274,248 @@ fn refusal(err: &io::Error) -> String {
         Some(Errno::OPNOTSUPP) => "this kernel cannot (CONFIG_INET_DIAG_DESTROY)".to_owned(),
         Some(Errno::NOENT | Errno::STALE) => "it ended meanwhile".to_owned(),
         _ => err.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+        os::fd::AsRawFd as _,
+        process::{Child, Command, Stdio},
+    };
+
+    use overdue_core::facts::TcpState;
+
+    use super::*;
+    use crate::collect::tiers::Watcher;
+
+    fn may(capability: &str) -> bool {
+        Watcher::here().has(capability)
+    }
+
+    fn own() -> Target {
+        Target::new(std::process::id()).unwrap()
+    }
+
+    /// Our end of a connection whose peer has closed, as a step would name it.
+    fn closed_by_the_peer() -> (TcpStream, Stuck) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        drop(listener.accept().unwrap());
+        let stuck = stuck(&ours, TcpState::CloseWait);
+        (ours, stuck)
+    }
+
+    fn stuck(stream: &TcpStream, state: TcpState) -> Stuck {
+        Stuck {
+            cookie: rustix::net::sockopt::socket_cookie(stream).unwrap(),
+            fd: u32::try_from(stream.as_raw_fd()).unwrap(),
+            local: stream.local_addr().unwrap(),
+            remote: stream.peer_addr().unwrap(),
+            state,
+        }
+    }
+
+    fn step(cause: Cause, step: Step) -> FirstAid {
+        FirstAid {
+            cause,
+            plan: String::new(),
+            means: String::new(),
+            lasting: String::new(),
+            step,
+            withheld: None,
+            done: false,
+            error: None,
+            result: None,
+            before: None,
+            after: None,
+        }
+    }
+
+    fn closing(sockets: Vec<Stuck>, silent_ms: u32) -> FirstAid {
+        step(Cause::CloseWaitPileup, Step::CloseSockets { sockets, silent_ms, more: 0 })
+    }
+
+    #[test]
+    fn a_stuck_connection_is_closed_and_what_its_owner_reads_is_what_was_said() {
+        if !may("CAP_NET_ADMIN") {
+            return;
+        }
+        let (mut ours, doomed) = closed_by_the_peer();
+        let (mut other, _) = closed_by_the_peer();
+        let mut aid = closing(vec![doomed], 0);
+        give(&own(), &mut aid);
+        assert!(aid.done, "{aid:?}");
+        // The end of what the peer sent stays what it was.
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+        assert_eq!(ours.write(b"x").unwrap_err().raw_os_error(), Some(Errno::CONNABORTED.raw_os_error()));
+        assert_eq!(ours.write(b"x").unwrap_err().raw_os_error(), Some(Errno::PIPE.raw_os_error()));
+        // It still holds the descriptor, and that is said.
+        assert!(aid.result.as_ref().unwrap().contains("still holds all"), "{aid:?}");
+        assert_eq!((aid.before.unwrap().stuck, aid.after.unwrap().stuck), (Some(1), Some(0)));
+        // Nobody else's.
+        assert_eq!(other.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn whoever_waits_goes_on_and_gives_the_descriptor_back() {
+        if !may("CAP_NET_ADMIN") {
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_peer, _) = listener.accept().unwrap();
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        let doomed = stuck(&ours, TcpState::FinWait2);
+        // The acknowledgement of the FIN may be delayed.
+        let (mut source, _) = Source::of(&own()).unwrap();
+        while one(&mut source, &doomed).unwrap().state != TcpState::FinWait2 {
+            std::thread::yield_now();
+        }
+        let reader = std::thread::spawn(move || {
+            let mut ours = ours;
+            ours.read(&mut [0]).unwrap_err().raw_os_error()
+        });
+        let mut aid = step(Cause::FinWait2Pileup, Step::CloseSockets { sockets: vec![doomed], silent_ms: 0, more: 0 });
+        give(&own(), &mut aid);
+        assert!(aid.done, "{aid:?}");
+        assert_eq!(reader.join().unwrap(), Some(Errno::CONNABORTED.raw_os_error()));
+        assert!(aid.result.as_ref().unwrap().contains("closed all their descriptors"), "{aid:?}");
+    }
+
+    /// In another state, in use, another socket, another descriptor, a listener.
+    #[test]
+    fn what_is_not_as_it_was_seen_is_left_alone() {
+        let (mut ours, as_seen) = closed_by_the_peer();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let healthy = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_peer, _) = listener.accept().unwrap();
+        let remote = "0.0.0.0:0".parse().unwrap();
+        let local = listener.local_addr().unwrap();
+        let cookie = rustix::net::sockopt::socket_cookie(&listener).unwrap();
+        let fd = u32::try_from(listener.as_raw_fd()).unwrap();
+        for (wrong, silent_ms) in [
+            (Stuck { state: TcpState::FinWait2, ..as_seen }, 0),
+            (as_seen, 600_000),
+            (Stuck { cookie: as_seen.cookie + 1, ..as_seen }, 0),
+            (Stuck { fd, ..as_seen }, 0),
+            (stuck(&healthy, TcpState::Established), 0),
+            (stuck(&healthy, TcpState::CloseWait), 0),
+            (Stuck { cookie, fd, local, remote, state: TcpState::Listen }, 0),
+            (Stuck { cookie, fd, local, remote, state: TcpState::CloseWait }, 0),
+        ] {
+            let mut aid = closing(vec![wrong], silent_ms);
+            give(&own(), &mut aid);
+            assert!(!aid.done && aid.error.as_ref().unwrap().contains("no longer as"), "{aid:?}");
+        }
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+        TcpStream::connect(local).unwrap();
+    }
+
+    /// The kernel itself compares the cookie.
+    #[test]
+    fn another_socket_between_the_same_ends_is_not_meant() {
+        if !may("CAP_NET_ADMIN") {
+            return;
+        }
+        let (mut ours, doomed) = closed_by_the_peer();
+        let (mut source, _) = Source::of(&own()).unwrap();
+        let mut socket = source.one(doomed.local, doomed.remote, doomed.cookie).unwrap();
+        socket.cookie += 1;
+        assert!(source.end(&socket).is_err());
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    }
+
+    /// A child that has the same socket, until its input ends.
+    struct Sharer(Child);
+
+    impl Sharer {
+        fn of(stream: &TcpStream) -> Self {
+            let shared = stream.try_clone().unwrap();
+            let mut command = Command::new("sh");
+            // Once more as its stdout: that is inherited.
+            command
+                .args(["-c", "read line"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::from(std::os::fd::OwnedFd::from(shared)));
+            Self(command.spawn().unwrap())
+        }
+    }
+
+    impl Drop for Sharer {
+        fn drop(&mut self) {
+            self.0.kill().ok();
+            self.0.wait().ok();
+        }
+    }
+
+    #[test]
+    fn what_another_process_holds_too_is_left_alone() {
+        let (mut ours, doomed) = closed_by_the_peer();
+        let sharer = Sharer::of(&ours);
+        let mut aid = closing(vec![doomed], 0);
+        give(&own(), &mut aid);
+        let pid = sharer.0.id().to_string();
+        assert!(!aid.done && aid.error.as_ref().unwrap().contains(&pid), "{aid:?}");
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    }
+
+    /// A child of ours, with a limit of its own.
+    fn limited(soft: u64, hard: u64) -> Sharer {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -Sn {soft}; ulimit -Hn {hard}; echo ready; read line");
+        let mut child = command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
+        Sharer(child)
+    }
+
+    fn raising(soft: u64, hard: u64, to: u64, hard_to: Option<u64>) -> FirstAid {
+        step(Cause::FdLeak, Step::RaiseFdLimit { soft, hard, to, hard_to })
+    }
+
+    #[test]
+    fn a_limit_is_raised_in_the_running_process() {
+        let child = limited(64, 128);
+        let target = Target::new(child.0.id()).unwrap();
+        let mut aid = raising(64, 128, 100, None);
+        give(&target, &mut aid);
+        assert!(aid.done && aid.error.is_none(), "{aid:?}");
+        let after = aid.after.unwrap();
+        assert_eq!(
+            (aid.before.unwrap().soft_limit, after.soft_limit, after.hard_limit),
+            (Some(64), Some(100), Some(128))
+        );
+
+        // What was seen is not what is there any more.
+        let mut stale = raising(64, 128, 90, None);
+        give(&target, &mut stale);
+        assert!(!stale.done && stale.error.unwrap().contains("meanwhile"));
+        assert_eq!(limits(&target).unwrap().soft_limit, Some(100));
+
+        let mut hard = raising(100, 128, 256, Some(256));
+        give(&target, &mut hard);
+        if may("CAP_SYS_RESOURCE") {
+            assert_eq!(hard.after.unwrap().hard_limit, Some(256));
+        } else {
+            assert!(!hard.done && hard.error.unwrap().contains("CAP_SYS_RESOURCE"));
+            assert_eq!(limits(&target).unwrap().hard_limit, Some(128));
+        }
+        // The step may be withheld.
+        let mut withheld = FirstAid { withheld: Some("not this one".to_owned()), ..raising(100, 128, 110, None) };
+        give(&target, &mut withheld);
+        assert_eq!((withheld.done, withheld.before), (false, None));
+    }
+
+    #[test]
+    fn of_one_that_is_gone_nothing_is_changed() {
+        let child = limited(64, 128);
+        let target = Target::new(child.0.id()).unwrap();
+        drop(child);
+        for mut aid in [raising(64, 128, 100, None), closing(vec![closed_by_the_peer().1], 0)] {
+            give(&target, &mut aid);
+            assert!(!aid.done && aid.error.is_some(), "{aid:?}");
+        }
     }
 }

@@ -329,6 +329,7 @@ impl Meter {
             return;
         }
         overhead.bpf_us = Some(whole(self.spent.all / 1000.0));
+        overhead.lost_us = Some(whole(self.spent.own / 1000.0));
         overhead.slowdown_ppm = used_us.and_then(|used_us| slowdown_ppm(self.spent.own / 1000.0, used_us));
     }
 

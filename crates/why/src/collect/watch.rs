@@ -37,9 +37,9 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Ten seconds, with four looks in each, for a fiftieth of the processor time.
+    /// Ten seconds, with four looks in each, for a twentieth of the processor time at most.
     fn default() -> Self {
-        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250), budget: Some(0.02) }
+        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250), budget: Some(0.05) }
     }
 }
 
