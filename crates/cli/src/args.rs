@@ -223,7 +223,7 @@ pub(crate) struct Why {
     pub(crate) budget: Budget,
 
     /// Give first aid to the running process where a verdict calls for it. Each step is said before it is done
-    #[arg(long, requires = "pid", help_heading = "Changes")]
+    #[arg(long, conflicts_with_all = ["replay", "command"], help_heading = "Changes")]
     pub(crate) allow_changes: bool,
 
     /// One JSON object on stdout (`overdue.report/1`) instead of text

@@ -26,7 +26,7 @@ pub use cpu::{Cpu, HotStack, Throttling};
 pub use fds::{FdKind, Fds, Opener, PeerFds, Reading};
 pub use go::{Go, GoroutineGroup, GoroutineState};
 pub use polling::{PollCall, PollLoop, Polling, ReadyFd, Timeouts};
-pub use process::{Process, Runtime};
+pub use process::{Child, Process, Runtime};
 pub use sockets::{Backlog, HalfOpen, HostTcp, Listener, Sockets, TcpSocket, TcpTimer, TimerKind};
 pub use stack::{Frame, Stack};
 pub use threads::{BlockedIn, Thread, ThreadState, Threads, WaitStack, WaitsFor};

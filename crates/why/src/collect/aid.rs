@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
+    net::{Ipv4Addr, TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -46,6 +47,30 @@ pub fn give(target: &Target, aid: &mut FirstAid) {
             raise(target, aid, (soft, hard), (to, hard_to.unwrap_or(hard)))
         }
         Step::CloseSockets { sockets, silent_ms, .. } => close(target, aid, &sockets, silent_ms),
+    }
+}
+
+/// Whether this watcher may close connections of its own network namespace: it makes one between two sockets of its own,
+/// and closes that.
+///
+/// # Errors
+/// Why it may not.
+pub fn try_closing() -> Result<(), String> {
+    let said = |err: io::Error| refusal(&err);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
+    let ours = TcpStream::connect(listener.local_addr().map_err(said)?).map_err(said)?;
+    let target = Target::new(std::process::id()).map_err(|gone| gone.to_string())?;
+    let (mut source, less) = Source::of(&target).map_err(|hidden| hidden.why)?;
+    if let Some(less) = less {
+        return Err(less.why);
+    }
+    let cookie = rustix::net::sockopt::socket_cookie(&ours).map_err(|errno| said(errno.into()))?;
+    let ends = (ours.local_addr().map_err(said)?, ours.peer_addr().map_err(said)?);
+    let socket = source.one(ends.0, ends.1, cookie).ok_or("sock_diag does not show a socket of our own")?;
+    source.end(&socket).map_err(said)?;
+    match ours.take_error() {
+        Ok(Some(_)) => Ok(()),
+        _ => Err("the kernel said that it was done, and the connection is as it was".to_owned()),
     }
 }
 

@@ -321,6 +321,7 @@ impl Watch {
         let used_us = seen.cpu.as_ref().map(Cpu::used_us);
         self.meter.finish(&mut seen.overhead, used_us, &mut hidden);
         seen.process = self.process.finish(&mut hidden);
+        seen.process.only_waits_for_children = join::only_waits_for_children(&seen);
         seen.not_visible.extend(hidden);
         seen.overhead = Overhead {
             cpu_us: clock::own_cpu_us().saturating_sub(self.cpu_before_us),
