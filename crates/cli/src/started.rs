@@ -15,7 +15,7 @@ use overdue_core::DurationText;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid},
+    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitpid},
 };
 
 /// How long this program itself may take to begin once more.
@@ -94,7 +94,16 @@ impl Started {
         if let Some(status) = self.child.try_wait()? {
             return Ok(End::Itself(status));
         }
+        // Whom it started would go on without it.
+        let started = descendants(self.id());
         _ = kill_process(self.pid, Signal::TERM);
+        started.iter().for_each(|pidfd| _ = pidfd_send_signal(pidfd, Signal::TERM));
+        let ended = self.ended_at_last();
+        started.iter().for_each(|pidfd| _ = pidfd_send_signal(pidfd, Signal::KILL));
+        ended
+    }
+
+    fn ended_at_last(&mut self) -> anyhow::Result<End> {
         if !self.has_ended(GRACE) && !self.kill() {
             return Ok(End::Never(format!(
                 "did not end within {} of being killed: {}; it is left behind (`overdue why --pid {}` while it lasts)",
@@ -137,6 +146,30 @@ impl Started {
             _ => format!("its state is {state}"),
         }
     }
+}
+
+/// All that a process started, and those: so many at most.
+fn descendants(pid: u32) -> Vec<OwnedFd> {
+    const MANY: usize = 256;
+    let mut found = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+        for thread in threads {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            for child in children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()) {
+                if found.len() == MANY {
+                    return found;
+                }
+                let number = i32::try_from(child).ok().and_then(Pid::from_raw);
+                if let Some(pidfd) = number.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+                    found.push(pidfd);
+                    parents.push(child);
+                }
+            }
+        }
+    }
+    found
 }
 
 impl Drop for Started {
