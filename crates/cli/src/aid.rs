@@ -58,7 +58,7 @@ pub(crate) fn give(
             after.push_str(&screen.hanging(&format!("  {}     ", screen.ink(Ink::Green, "done:")), result));
         }
         if let Some(error) = &step.error {
-            let what = if step.done { "left:" } else { "not done:" };
+            let what = if step.done { "besides:" } else { "not done:" };
             let space = " ".repeat(LABEL.saturating_sub(what.len()));
             after.push_str(&screen.hanging(&format!("  {}{space}", screen.ink(Ink::Yellow, what)), error));
         }

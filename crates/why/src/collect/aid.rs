@@ -150,9 +150,9 @@ fn close(target: &Target, aid: &mut FirstAid, sockets: &[Stuck], silent_ms: u32)
     match holders(target, ready.iter().map(|socket| socket.inode).collect()) {
         Ok((others, unseen)) => {
             if unseen > 0 {
+                let processes = if unseen == 1 { "process" } else { "processes" };
                 left.push(format!(
-                    "{unseen} other process{} could not be looked into: none of its family",
-                    if unseen == 1 { "" } else { "es" }
+                    "{unseen} other {processes}, none of its family, could not be asked whether they hold them"
                 ));
             }
             for socket in ready {
