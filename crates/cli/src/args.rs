@@ -177,8 +177,17 @@ pub(crate) struct Get {
 }
 
 const WHY_EXAMPLES: &str = "\
-It changes nothing in the process and does not stop it. As root it sees most;
-without, it sees less of the user's own processes, and lists what is missing.
+It changes nothing in the process and does not stop it, unless --allow-changes
+is given: then, after the report, it gives first aid to the running process,
+for what a verdict names and nothing else. It raises the soft limit of open
+descriptors, and closes connections that are stuck. Without the flag the report
+says what would be done; with it each step is said before it is done, nothing
+more is asked, and what changed is said after. First aid buys time: the fix is
+in the report.
+
+As root it sees most; without, it sees less of the user's own processes, and
+lists what is missing. What its programs in the kernel cost is measured while it
+watches, and those that cost more than --budget are detached.
 
 Examples:
   overdue why --pid 4242
@@ -187,6 +196,8 @@ Examples:
   overdue why --pid 4242 --record stall.overdue     for somebody else to judge
   overdue why --replay stall.overdue --json
   overdue why --pid 4242 --html stall.html          a page to look at and to send
+  overdue why --pid 4242 --allow-changes            first aid, as root
+  overdue why --pid 4242 --budget 0.5               at most half a percent
 
 Exit codes: 0 nothing wrong (advisories may be printed), 1 a verdict was
 reached, 2 wrong usage or environment, 130 interrupted.";
@@ -213,6 +224,15 @@ pub(crate) struct Why {
     /// takes some microseconds longer. Needs root
     #[arg(long, conflicts_with = "replay")]
     pub(crate) uprobes: bool,
+    /// What the programs in the kernel may cost: so many percent of the processor time that the process uses, or of one
+    /// processor where it uses less; `none` is no limit. What is too dear is detached, and listed. Most often it is far
+    /// below 1; a process that does nothing but system calls comes to 3
+    #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = budget, conflicts_with = "replay")]
+    pub(crate) budget: Budget,
+
+    /// Give first aid to the running process where a verdict calls for it. Each step is said before it is done
+    #[arg(long, conflicts_with_all = ["replay", "command"], help_heading = "Changes")]
+    pub(crate) allow_changes: bool,
 
     /// One JSON object on stdout (`overdue.report/1`) instead of text
     #[arg(long, help_heading = "Output")]
@@ -251,6 +271,18 @@ pub(crate) struct Top {
     /// Watch the process with this number
     #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pid: Option<u32>,
+}
+
+/// A share, or `None` for one without a limit. The name keeps clap from seeing two options.
+pub(crate) type Budget = Option<f64>;
+
+fn budget(text: &str) -> Result<Budget, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let wrong = "write a number of percent above 0, such as 2 or 0.5, or `none`";
+    let percent: f64 = text.trim_end_matches('%').parse().map_err(|_| wrong.to_owned())?;
+    if percent.is_finite() && percent > 0.0 { Ok(Some(percent / 100.0)) } else { Err(wrong.to_owned()) }
 }
 
 /// Long enough to see something happen twice, short enough to be what somebody meant.
@@ -392,6 +424,16 @@ mod tests {
         ] {
             let error = limit(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn budgets_are_read() {
+        for (text, share) in [("2", Some(0.02)), ("0.5%", Some(0.005)), ("none", None)] {
+            assert_eq!(budget(text).unwrap(), share, "{text}");
+        }
+        for text in ["0", "-1", "NaN", "inf", "two", ""] {
+            assert!(budget(text).unwrap_err().contains("percent"), "{text}");
         }
     }
 

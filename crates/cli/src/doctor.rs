@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 use overdue::{Client, TlsOptions};
 use overdue_core::{Limit, LimitName, Report, Source, Stage};
-use overdue_why::collect::{Connections, Kernel, Target, tiers::Watcher};
+use overdue_why::collect::{Connections, Kernel, Target, aid, tiers::Watcher};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
@@ -66,7 +66,18 @@ pub(crate) fn run(json: bool) -> anyhow::Result<Exit> {
     // Forks, so before there are threads.
     let namespace = namespace();
     let mut checks = interrupt::run(Threads::One, |interrupt| async move { look_at_a_call(&interrupt).await })?;
-    checks.extend([resolver(), roots(), descriptors(), namespace, nft(), processes(), btf(), events()]);
+    checks.extend([
+        resolver(),
+        roots(),
+        descriptors(),
+        namespace,
+        nft(),
+        processes(),
+        btf(),
+        events(),
+        closing(),
+        limits(),
+    ]);
 
     let uname = rustix::system::uname();
     let kernel = format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy());
@@ -278,4 +289,29 @@ fn events() -> Check {
         }
         Err((why, how)) => Check::missing(WHAT, FOR, why, how),
     }
+}
+
+/// Closes a connection of this very process, from outside as it were.
+fn closing() -> Check {
+    const WHAT: &str = "closing connections";
+    const FOR: &str = "`overdue why --allow-changes`: ends connections of a process that are stuck";
+    match aid::try_closing() {
+        Ok(()) => Check::seen(WHAT, FOR, "one between two sockets of this process was closed through sock_diag"),
+        Err(why) => {
+            let how = "run as root (CAP_NET_ADMIN in the network namespace of the process)";
+            Check::missing(WHAT, FOR, why, how)
+        }
+    }
+}
+
+/// Whose limits may be raised.
+fn limits() -> Check {
+    const WHAT: &str = "raising limits";
+    const FOR: &str = "`overdue why --allow-changes`: more descriptors for a process that runs out of them";
+    let watcher = Watcher::here();
+    if watcher.has("CAP_SYS_RESOURCE") {
+        return Check::seen(WHAT, FOR, "of any process, soft and hard ones");
+    }
+    let mine = format!("user {} may raise soft limits of its own processes, up to the hard ones", watcher.uid);
+    Check::missing(WHAT, FOR, mine, "run with CAP_SYS_RESOURCE, which root has unless a container took it")
 }

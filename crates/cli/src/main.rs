@@ -1,5 +1,6 @@
 //! The command `overdue`: calls that explain themselves.
 
+mod aid;
 mod args;
 mod demo;
 mod doctor;
@@ -14,6 +15,7 @@ mod plan;
 mod render;
 mod screen;
 mod sink;
+mod started;
 mod tally;
 mod top;
 mod truth;

@@ -4,52 +4,66 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{self, BufReader, BufWriter, Write as _},
-    os::{
-        fd::AsFd as _,
-        unix::process::{CommandExt as _, ExitStatusExt as _},
-    },
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
+    process::{Command, ExitStatus},
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
+use overdue_core::DurationText;
 use overdue_why::{
     Observation, Report,
-    collect::{Interrupt, Options, Watch},
+    collect::{Interrupt, Options, Target, Watch},
     recording,
 };
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
+use rustix::process::{Signal, getpid, kill_process};
 
 use crate::{
-    args,
+    aid, args,
     exit::Exit,
     interrupt::{self, Threads},
     page, render,
     screen::{Screen, harmless},
+    started::{End, Started},
 };
 
-/// How long a command that is ended has for it.
-const GRACE: Duration = Duration::from_secs(2);
+/// What was watched.
+struct Seen {
+    observation: Observation,
+    /// The process, where it may go on after the watch.
+    target: Option<Target>,
+    interrupted: bool,
+}
 
 pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
-    let options = Options { for_: flags.window, uprobes: flags.uprobes, ..Options::default() };
-    let (seen, interrupted) = match (&flags.replay, flags.pid) {
-        (Some(file), _) => (replay(file)?, false),
+    let options = Options { for_: flags.window, uprobes: flags.uprobes, budget: flags.budget, ..Options::default() };
+    let Seen { observation, target, interrupted } = match (&flags.replay, flags.pid) {
+        (Some(file), _) => Seen { observation: replay(file)?, target: None, interrupted: false },
         (None, Some(pid)) => watch(pid, options, None)?,
         (None, None) => run_and_watch(&flags.command, options)?,
     };
     // What was seen is told even where a file cannot be written.
-    let recorded = flags.record.as_ref().map(|file| record(file, &seen));
-    let report = Report::of(&seen);
-    let drawn = flags.html.as_ref().map(|file| draw(file, &report, &seen));
+    let recorded = flags.record.as_ref().map(|file| record(file, &observation));
+    let mut report = Report::of(&observation);
+    let drawn = flags.html.as_ref().map(|file| draw(file, &report, &observation));
+    // Whoever interrupts wants nothing more to happen.
+    let aided = target.filter(|_| flags.allow_changes && !interrupted);
     let mut out = io::stdout();
-    let text = if flags.json {
-        serde_json::to_string(&report)? + "\n"
+    let screen = Screen::of(&out);
+    if flags.json {
+        if let Some(target) = &aided {
+            // The result alone is for stdout.
+            aid::give(target, &mut report.first_aid, Screen::of(&io::stderr()), &mut io::stderr())?;
+        }
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
-        render::why::report(Screen::of(&out), &report)
-    };
-    out.write_all(text.as_bytes())?;
+        out.write_all(render::why::report(screen, &report).as_bytes())?;
+        match &aided {
+            Some(target) => aid::give(target, &mut report.first_aid, screen, &mut out)?,
+            None if flags.pid.is_some() => out.write_all(aid::planned(screen, &report).as_bytes())?,
+            None => {}
+        }
+    }
     recorded.transpose()?;
     drawn.transpose()?;
     Ok(match (interrupted, report.verdicts.is_empty()) {
@@ -79,59 +93,60 @@ fn draw(file: &Path, report: &Report, seen: &Observation) -> anyhow::Result<()> 
 }
 
 /// Watches until the time is over, the process ends or Ctrl-C. `go` is what lets a command begin.
-fn watch(pid: u32, options: Options, go: Option<Box<dyn FnOnce() + Send>>) -> anyhow::Result<(Observation, bool)> {
+fn watch(pid: u32, options: Options, go: Option<Box<dyn FnOnce() + Send>>) -> anyhow::Result<Seen> {
     interrupt::run(Threads::One, |interrupt| async move {
         let stop = Interrupt::new().context("no descriptor is left")?;
         let raised = stop.clone();
         let context = interrupt.context().clone();
-        let watching = tokio::task::spawn_blocking(move || -> anyhow::Result<Observation> {
+        let watching = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
             let options = Options { from_start: go.is_some(), ..options };
             let mut watch = Watch::attach(pid, options)?;
             if let Some(go) = go {
                 go();
             }
             watch.run(&stop);
-            Ok(watch.finish())
+            let target = watch.target().clone();
+            Ok((watch.finish(), target))
         });
         let cancelled = tokio::spawn(async move {
             context.cancelled().await;
             raised.raise();
         });
-        let seen = watching.await.context("the watch broke")??;
+        let (observation, target) = watching.await.context("the watch broke")??;
         cancelled.abort();
-        Ok((seen, interrupt.context().is_cancelled()))
+        Ok(Seen { observation, target: Some(target), interrupted: interrupt.context().is_cancelled() })
     })
 }
 
 /// Starts a command so that it is watched from its first instruction on.
-fn run_and_watch(command: &[OsString], options: Options) -> anyhow::Result<(Observation, bool)> {
+fn run_and_watch(command: &[OsString], options: Options) -> anyhow::Result<Seen> {
     let Some((program, _)) = command.split_first() else { bail!("which command?") };
+    let program = harmless(&program.to_string_lossy());
     let window = options.for_;
     let mut started = Started::stopped(command)?;
-    let pid = started.child.id();
+    let pid = started.pid();
     let go = Box::new(move || {
-        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-            // It cannot fail: the child waits for it, and is not reaped before the end.
-            _ = kill_process(pid, Signal::CONT);
-        }
+        // It cannot fail: the child waits for it, and is not reaped before the end.
+        _ = kill_process(pid, Signal::CONT);
     });
-    let (seen, interrupted) = watch(pid, options, Some(go))?;
+    let seen = watch(started.id(), options, Some(go))?;
     match started.end()? {
-        Some(status) if status.code() == Some(NOT_STARTED) && seen.process.exec_at_us.is_none() => {
-            bail!("{} could not be started", program.display())
+        End::Itself(status) if status.code() == Some(NOT_STARTED) && seen.observation.process.exec_at_us.is_none() => {
+            bail!("{program} could not be started")
         }
-        Some(status) => {
+        End::Itself(status) => {
             if let Some(how) = badly(status) {
-                say(&format!("{} {how}", program.display()));
+                say(&format!("{program} {how}"));
             }
         }
-        None => say(&format!(
-            "{} still ran after {} and was ended (--for is how long it may run)",
-            program.display(),
-            overdue_core::DurationText(window)
+        End::Killed => say(&format!(
+            "{program} still ran after {} and was ended (--for is how long it may run)",
+            DurationText(window)
         )),
+        End::Never(why) => say(&format!("{program} still ran after {}, and {why}", DurationText(window))),
     }
-    Ok((seen, interrupted))
+    // Whatever becomes of it, it is no longer what was watched.
+    Ok(Seen { target: None, ..seen })
 }
 
 fn badly(status: ExitStatus) -> Option<String> {
@@ -140,69 +155,6 @@ fn badly(status: ExitStatus) -> Option<String> {
         (Some(code), _) => Some(format!("ended with exit code {code}")),
         (None, Some(signal)) => Some(format!("was ended by signal {signal}")),
         (None, None) => None,
-    }
-}
-
-/// A command as a child, ended with its owner.
-struct Started {
-    child: Child,
-}
-
-impl Started {
-    /// This program again, which stops itself and becomes the command when it is let go on: so nothing that the command
-    /// does comes before the watch.
-    fn stopped(command: &[OsString]) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("cannot find this program's own file")?;
-        let stdout = io::stderr().as_fd().try_clone_to_owned().context("no descriptor is left")?;
-        let child = Command::new(own)
-            .arg("become")
-            .arg("--")
-            .args(command)
-            // stdout carries the report only.
-            .stdout(Stdio::from(stdout))
-            .spawn()
-            .context("cannot start another process")?;
-        let mut started = Self { child };
-        match waitpid(started.pid(), WaitOptions::UNTRACED)? {
-            Some((_, status)) if status.stopped() => Ok(started),
-            _ => {
-                started.kill();
-                Err(anyhow!("the command's process ended before it began"))
-            }
-        }
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
-    }
-
-    /// Its exit status; `None` when it still ran and was ended now.
-    fn end(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        if let Some(status) = self.child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if let Some(pid) = self.pid() {
-            _ = kill_process(pid, Signal::TERM);
-            // A pidfd is readable when the process has ended.
-            if let Ok(ended) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-                let mut fds = [rustix::event::PollFd::new(&ended, rustix::event::PollFlags::IN)];
-                let grace = rustix::event::Timespec::try_from(GRACE)?;
-                _ = rustix::event::poll(&mut fds, Some(&grace));
-            }
-        }
-        self.kill();
-        Ok(None)
-    }
-
-    fn kill(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -135,6 +135,9 @@ fn wrong_usage_and_nobody_to_watch() {
         (&["why", "--pid", "1", "--for", "5"], "unit"),
         (&["why", "--pid", "1", "--for", "1ms"], "a second"),
         (&["why", "--replay", "/nowhere/at/all"], "/nowhere/at/all"),
+        (&["why", "--replay", "/nowhere/at/all", "--allow-changes"], "--allow-changes"),
+        (&["why", "--allow-changes", "--", "true"], "--allow-changes"),
+        (&["why", "--pid", "1", "--budget", "0"], "percent"),
         (&["why", "--", "/nowhere/at/all"], "/nowhere/at/all"),
     ] {
         let output = run(args);
@@ -253,4 +256,92 @@ fn within_no_privilege() {
     let hidden = report["not_visible"].as_array().unwrap();
     assert!(hidden.iter().any(|gap| gap["how"].as_str().unwrap().contains("root")), "{report:#}");
     drop(running);
+}
+
+fn soft_limit(pid: u32) -> u64 {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Without the flag it is only said; with it, it is said and done.
+#[test]
+fn a_leak_gets_room_when_that_is_allowed() {
+    let running = Target::named("fd-leak").unwrap().start().unwrap();
+    let pid = running.pid().to_string();
+    let text = run(&["why", "--for", "3s", "--pid", &pid]);
+    assert_exit(&text, 1);
+    let said = stdout(&text);
+    assert!(said.contains("FIRST AID") && said.contains("--allow-changes"), "{said}");
+    assert_eq!(soft_limit(running.pid()), 256, "{said}");
+
+    let given = run(&["why", "--for", "3s", "--pid", &pid, "--allow-changes"]);
+    assert_exit(&given, 1);
+    let said = stdout(&given);
+    let raised = soft_limit(running.pid());
+    assert!(raised > 256, "{said}");
+    let at = |part: &str| said.find(part).unwrap_or_else(|| panic!("no {part:?} in\n{said}"));
+    // First the verdict, then what will be done, then what was.
+    assert!(at("VERDICT fd-leak") < at("raise the soft limit") && at("raise the soft limit") < at("done:"), "{said}");
+    assert!(said.contains("used up in") && said.contains("for good:"), "{said}");
+    assert!(said.contains(&format!("the soft limit is {raised} now")), "{said}");
+    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+}
+
+/// A server that forgot its connections more than half a minute ago, and has new ones.
+#[test]
+fn connections_that_are_stuck_are_closed_and_no_others() {
+    let running = Target::named("close-wait-pileup").unwrap().start().unwrap();
+    let pid = running.pid().to_string();
+    // They have been silent for long enough in the end.
+    let output = run(&["why", "--json", "--for", "32s", "--pid", &pid, "--allow-changes"]);
+    let report = json(&output);
+    assert_eq!(report["cause"], "close-wait-pileup", "{report:#}");
+    let aids = report["first_aid"].as_array().unwrap();
+    let closing = aids.iter().find(|aid| aid["action"] == "close-sockets").unwrap_or_else(|| panic!("{report:#}"));
+    let planned = closing["sockets"].as_array().unwrap().len();
+    assert!((1..200).contains(&planned), "{closing:#}");
+    let told = stderr(&output);
+    assert!(told.contains(&format!("close {planned} connections of pid {pid} in CLOSE_WAIT")), "{told}");
+    if closing["done"] != true {
+        // Without the right to it, that is said.
+        assert!(closing["error"].as_str().unwrap().contains("CAP_NET_ADMIN"), "{closing:#}");
+        return;
+    }
+    assert_eq!(closing["after"]["stuck"], 0, "{closing:#}");
+    assert!(closing["result"].as_str().unwrap().contains("still holds all"), "{closing:#}");
+    // Those that are younger are as they were.
+    let again = json(&run(&["why", "--json", "--for", "3s", "--pid", &pid]));
+    assert_eq!(again["cause"], "close-wait-pileup", "{again:#}");
+    let cookies = |aids: &Value| -> Vec<u64> {
+        let sockets = aids.as_array().unwrap().iter().filter_map(|aid| aid["sockets"].as_array()).flatten();
+        sockets.map(|socket| socket["cookie"].as_u64().unwrap()).collect()
+    };
+    let closed = cookies(&report["first_aid"]);
+    assert!(cookies(&again["first_aid"]).iter().all(|cookie| !closed.contains(cookie)), "{again:#}");
+}
+
+/// Nothing is wrong: nothing is changed, and that is said.
+#[test]
+fn who_is_well_gets_no_first_aid() {
+    let running = Target::named("idle-c").unwrap().start().unwrap();
+    let output = run(&["why", "--for", "2s", "--pid", &running.pid().to_string(), "--allow-changes"]);
+    assert_exit(&output, 0);
+    assert!(stdout(&output).contains("no verdict calls for anything"), "{output:?}");
+}
+
+/// A shell that only waits says who works, and how to watch that one.
+#[test]
+fn a_shell_points_to_its_child() {
+    let server = silent_server();
+    let script = format!("exec 3<>/dev/tcp/{}; read -t 20 line <&3", server.replace(':', "/"));
+    let output = run(&["why", "--for", "2s", "--", "sh", "-c", &format!("bash -c '{script}'; true")]);
+    let said = stdout(&output);
+    let head = said.split("\n\n").next().unwrap();
+    for part in ["nothing but wait for its children", "overdue why --pid ", "exec ...", " bash (", " socket"] {
+        assert!(head.contains(part), "no {part:?} in\n{said}");
+    }
+    // And it was ended with its parent: it has no memory any more, if anything is left of it.
+    let child = said.split_once("overdue why --pid ").unwrap().1.split('`').next().unwrap();
+    assert!(fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default().is_empty(), "{child} is left behind");
 }

@@ -5,9 +5,11 @@
 //! says so ([`Hidden`](crate::observation::Hidden)) and leaves its part out; it never fails the others. [`Watch`] makes and
 //! asks them all, and tells them when a window begins.
 
+pub mod aid;
 mod bpf;
 mod clock;
 mod connections;
+mod cost;
 pub mod cpu;
 mod descriptors;
 pub mod fds;

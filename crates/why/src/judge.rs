@@ -47,6 +47,7 @@ use serde::Serialize;
 use crate::Observation;
 
 pub use calls::{Stall, stalls};
+pub(crate) use sockets::in_state;
 
 /// See the table of thresholds.
 pub const SETTLED_US: u64 = 1_000_000;

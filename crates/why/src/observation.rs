@@ -31,7 +31,7 @@ pub use go::{Go, GoroutineGroup, GoroutineState};
 pub use history::{History, Look, TcpCounts, ThreadCounts};
 pub use lookups::{Lookup, Lookups};
 pub use polling::{PollCall, PollLoop, Polling, ReadyFd, Timeouts};
-pub use process::{Process, Runtime};
+pub use process::{Child, Process, Runtime};
 pub use sockets::{Backlog, HalfOpen, HostTcp, Listener, Sockets, TcpSocket, TcpTimer, TimerKind};
 pub use stack::{Frame, Stack};
 pub use threads::{BlockedIn, Thread, ThreadState, Threads, WaitStack, WaitsFor};
@@ -94,8 +94,17 @@ pub struct Overhead {
     pub rss_bytes: u64,
     /// Memory of BPF maps.
     pub map_bytes: u64,
-    /// Time spent in BPF programs, in all processes, where the kernel counts it.
+    /// Time spent in and around BPF programs that wait for events, in all processes: measured in slices of the watch,
+    /// and carried over to the whole of it. Of none where the kernel does not count for this watcher.
     pub bpf_us: Option<u64>,
+    /// The part of it in which the process itself went no further: an estimate, from the same slices. What caches and
+    /// branch predictors lose is not in it.
+    #[serde(default)]
+    pub lost_us: Option<u64>,
+    /// The same in millionths of the processor time that the process would have used without. Of none where nothing was
+    /// measured, or it used too little to tell.
+    #[serde(default)]
+    pub slowdown_ppm: Option<u64>,
     /// Events that were lost because a buffer or a table was full.
     pub dropped_events: u64,
     /// From the beginning until all that could be attached was.

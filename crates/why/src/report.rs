@@ -8,6 +8,7 @@ mod connection;
 
 use crate::{
     Observation,
+    aid::{self, FirstAid},
     judge::{self, Finding},
     observation::{Hidden, Overhead, Process},
 };
@@ -39,6 +40,8 @@ pub struct Report {
     pub connections_not_listed: u64,
     /// How many of all connections stalled.
     pub connections_stalled: u64,
+    /// What could be done at once, from outside, and what of it was done.
+    pub first_aid: Vec<FirstAid>,
     /// What could not be seen.
     pub not_visible: Vec<Hidden>,
     /// What the watching cost.
@@ -50,6 +53,7 @@ impl Report {
     #[must_use]
     pub fn of(seen: &Observation) -> Self {
         let judgement = judge::judge(seen);
+        let first_aid = aid::plan(seen, &judgement);
         let first = judgement.verdicts.first();
         let listed = connection::listed(seen);
         Self {
@@ -64,6 +68,7 @@ impl Report {
             connections: listed.lines,
             connections_not_listed: listed.not_listed,
             connections_stalled: listed.stalled,
+            first_aid,
             not_visible: seen.not_visible.clone(),
             overhead: seen.overhead.clone(),
         }

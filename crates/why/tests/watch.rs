@@ -433,3 +433,51 @@ fn cost() {
     let mut fds = fds::Collector::attach(&target(&files)).unwrap();
     report("fds, each of 15,000 looked at", &mut |at| fds.look(at));
 }
+
+/// Connections of its own over which it talks to itself all the time.
+const TALKER: &str = "l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen(9)
+a = socket.create_connection(l.getsockname()); b, _ = l.accept()
+def talk():
+    while True: a.sendall(b'x'); b.recv(1)
+threading.Thread(target=talk, daemon=True).start()";
+
+/// Whether BPF programs may be loaded and their cost be counted here.
+fn counts_cost(seen: &Observation) -> bool {
+    if seen.overhead.bpf_us.is_none() {
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{:?}", seen.not_visible);
+        println!("the cost of BPF programs is not counted here: {:?}", seen.not_visible);
+    }
+    seen.overhead.bpf_us.is_some()
+}
+
+fn watch_for_budget(pid: u32, budget: Option<f64>) -> Observation {
+    let options = Options { for_: Duration::from_millis(3500), budget, ..Options::default() };
+    let mut watch = Watch::attach(pid, options).unwrap();
+    assert_eq!(watch.run(&Interrupt::new().unwrap()), Ended::Time);
+    watch.finish()
+}
+
+#[test]
+fn what_it_costs_is_measured_and_what_is_too_dear_is_given_up() {
+    let talker = Script::python(TALKER);
+    let free = watch_for_budget(talker.pid(), None);
+    if !counts_cost(&free) {
+        return;
+    }
+    let is_budget = |seen: &Observation| seen.not_visible.iter().any(|hidden| hidden.how.contains("--budget"));
+    assert!(!is_budget(&free), "{:?}", free.not_visible);
+    let cost = free.overhead.bpf_us.unwrap();
+    // It makes some 100,000 calls a second, and is looked at for an eighth of the time.
+    assert!(cost > 200 && cost < free.window_us / 2, "{:?}", free.overhead);
+    assert!(free.overhead.lost_us.is_some_and(|lost| lost > 100 && lost <= cost), "{:?}", free.overhead);
+    assert!(free.overhead.slowdown_ppm.is_some_and(|ppm| ppm > 0 && ppm < 500_000), "{:?}", free.overhead);
+
+    let poor = watch_for_budget(talker.pid(), Some(1e-9));
+    let hidden: Vec<_> = poor.not_visible.iter().filter(|hidden| hidden.how.contains("--budget")).collect();
+    assert!(!hidden.is_empty(), "{:?}", poor.not_visible);
+    assert!(hidden.iter().all(|hidden| hidden.why.contains("more than the budget allows")), "{hidden:?}");
+    assert!(poor.overhead.bpf_us.unwrap() < cost, "{:?} {:?}", poor.overhead, free.overhead);
+    // The rest goes on, and what was seen is kept.
+    assert_eq!(poor.sockets.unwrap().tcp.len(), 2);
+    assert!(poor.connections.is_some() && poor.cpu.unwrap().used_us() > 1_000_000);
+}

@@ -4,7 +4,11 @@ pub(crate) mod connections;
 
 use std::fmt::Write as _;
 
-use overdue_why::{Report, judge::Finding, observation::Runtime};
+use overdue_why::{
+    Report,
+    judge::Finding,
+    observation::{Child, Process, Runtime},
+};
 
 use super::{fix, section, time};
 use crate::screen::{Ink, Screen, harmless};
@@ -55,13 +59,44 @@ fn headline(screen: Screen, report: &Report) -> String {
     if !process.command.is_empty() {
         out.push_str(&screen.ink(Ink::Dim, &screen.hanging("  ", &process.command.join(" "))));
     }
-    if !process.children.is_empty() {
-        let shown: Vec<_> = process.children.iter().take(8).map(u32::to_string).collect();
-        let more = if process.children.len() > shown.len() { ", ..." } else { "" };
-        let text = format!("its children were not watched: {}{more} (`--pid` each)", shown.join(", "));
-        out.push_str(&screen.hanging("  ", &text));
-    }
+    out.push_str(&children(screen, process));
     out
+}
+
+/// Children, who were not watched, the busiest first: of one that only waits for them, how to watch the one that works.
+fn children(screen: Screen, process: &Process) -> String {
+    /// Who starts others and waits, mostly.
+    const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ash", "ksh"];
+    if process.children.is_empty() {
+        return String::new();
+    }
+    let work = |child: &Child| {
+        let sockets = match child.sockets {
+            Some(1) => ", 1 socket".to_owned(),
+            Some(many) if many > 0 => format!(", {many} sockets"),
+            _ => String::new(),
+        };
+        format!("{} {} ({} of processor time{sockets})", child.pid, child.name, time(child.cpu_us))
+    };
+    let shown: Vec<_> = process.busiest_children.iter().take(4).map(work).collect();
+    let more = process.children.len().saturating_sub(shown.len());
+    let more = if more > 0 && !shown.is_empty() { format!(", and {more} more") } else { String::new() };
+    let shown = if shown.is_empty() {
+        process.children.iter().take(8).map(u32::to_string).collect::<Vec<_>>().join(", ")
+    } else {
+        shown.join(", ")
+    };
+    let text = format!("its children were not watched: {shown}{more}");
+    let Some(first) = process.busiest_children.first().filter(|_| process.only_waits_for_children) else {
+        return screen.hanging("  ", &format!("{text} (`--pid` each)"));
+    };
+    let mut out = screen.ink(Ink::Yellow, "  it does nothing but wait for its children") + "\n";
+    out.push_str(&screen.hanging("  ", &format!("watch the one that works: `overdue why --pid {}`", first.pid)));
+    if SHELLS.contains(&process.name.as_str()) {
+        let exec = "or let the shell become the command that matters: `overdue why -- sh -c 'exec ...'`";
+        out.push_str(&screen.hanging("  ", exec));
+    }
+    out + &screen.hanging("  ", &text)
 }
 
 /// The cause, what was seen of it, what it rests on, what to do, and what follows from it.
@@ -122,14 +157,28 @@ fn cost(screen: Screen, report: &Report) -> String {
         0 => "nothing dropped".to_owned(),
         many => format!("{many} events dropped"),
     };
+    // Of the process it is said apart: a share of little processor time is no delay.
+    let slowed = match cost.lost_us.zip(cost.slowdown_ppm) {
+        Some((us, ppm)) => format!(" It cost the process some {} (estimated), {} of its own.", time(us), percent(ppm)),
+        None => String::new(),
+    };
     let text = format!(
-        "Watching cost {} of processor time{in_kernel}, {} (maps {}); attached in {}; {dropped}.",
+        "Watching cost {} of processor time{in_kernel}, {} (maps {}); attached in {}; {dropped}.{slowed}",
         time(cost.cpu_us),
         megabytes(cost.rss_bytes),
         megabytes(cost.map_bytes),
         time(cost.attach_us),
     );
     format!("\n{}", screen.ink(Ink::Dim, &screen.hanging("", &text)))
+}
+
+/// Millionths for a reader.
+fn percent(ppm: u64) -> String {
+    match ppm {
+        0..100 => "less than 0.01 %".to_owned(),
+        100..10_000 => format!("{:.2} %", ppm as f64 / 1e4),
+        _ => format!("{:.1} %", ppm as f64 / 1e4),
+    }
 }
 
 #[cfg(test)]

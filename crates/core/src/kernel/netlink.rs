@@ -14,6 +14,8 @@ pub const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// The older request for TCP sockets, and each of the answers. Alone it dumps those of both families at once, which halves
 /// what the kernel walks through.
 pub const TCP_DIAG_GETSOCK: u16 = 18;
+/// A request to end a socket. It needs `CAP_NET_ADMIN` in the socket's network namespace.
+pub const SOCK_DESTROY: u16 = 21;
 /// A request for a route.
 pub const RTM_GETROUTE: u16 = 26;
 /// `NLMSG_ERROR`: the request was refused, or acknowledged.
@@ -22,6 +24,8 @@ pub const ERROR: u16 = 2;
 pub const DONE: u16 = 3;
 /// `NLM_F_DUMP`: every socket that fits, not one.
 pub const DUMP: u16 = 0x300;
+/// `NLM_F_ACK`: an answer even where there is nothing to tell but that it was done.
+pub const ACK: u16 = 4;
 /// Sockets in whatever state.
 pub const ALL_STATES: u32 = u32::MAX;
 /// Listeners: `1 << TCP_LISTEN`.
@@ -76,6 +80,20 @@ pub fn inet_request(local: SocketAddr, remote: Option<SocketAddr>, states: u32, 
     bytes.extend(remote.map_or([0; 16], |remote| address_field(remote.ip())));
     bytes.extend([0; 4]); // any interface
     bytes.extend([0xff; 8]); // INET_DIAG_NOCOOKIE
+    bytes
+}
+
+/// The same for one socket and no other, for [`SOCK_DESTROY`]: the kernel compares the cookie, too, so that another one
+/// which has the same two ends by now is left alone.
+#[must_use]
+pub fn this_request(socket: &InetSocket) -> Vec<u8> {
+    let mut bytes = inet_request(socket.local, Some(socket.remote), ALL_STATES, 0);
+    let id = bytes.len() - 12; // the interface, then the two halves of the cookie
+    bytes.truncate(id);
+    bytes.extend(socket.interface.to_ne_bytes());
+    for half in [socket.cookie & u64::from(u32::MAX), socket.cookie >> 32] {
+        bytes.extend(u32::try_from(half).unwrap_or_default().to_ne_bytes());
+    }
     bytes
 }
 
@@ -169,6 +187,14 @@ pub fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 impl Message<'_> {
+    /// Of an [`ERROR`]: the error's number, 0 for an acknowledgement.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        let number = u32_at(self.payload, 0).filter(|_| self.kind == ERROR)?;
+        // The kernel sends it negative.
+        number.cast_signed().checked_neg()
+    }
+
     /// Reads `struct inet_diag_msg`.
     #[must_use]
     pub fn inet_socket(&self) -> Option<InetSocket> {

@@ -41,7 +41,7 @@ fn reply() -> Vec<u8> {
 fn read_all(datagram: &[u8]) -> usize {
     netlink::messages(datagram)
         .map(|message| {
-            let _ = (message.inet_socket(), message.is_local_route());
+            let _ = (message.inet_socket(), message.is_local_route(), message.errno());
         })
         .count()
 }
@@ -55,6 +55,30 @@ fn a_reply_is_read() {
     assert_eq!((socket.state, socket.local.port(), socket.v6_only), (TcpState::Listen, 443, true));
     assert_eq!((messages[1].kind, messages[1].sequence), (netlink::DONE, 7));
     assert_eq!(messages[1].inet_socket(), None);
+}
+
+#[test]
+fn one_socket_and_no_other_is_named_by_its_cookie() {
+    let bytes = reply();
+    let mut socket = netlink::messages(&bytes).find_map(|message| message.inet_socket()).unwrap();
+    (socket.interface, socket.cookie) = (3, 0x0102_0304_0506_0708);
+    let request = netlink::this_request(&socket);
+    // As long as the one that leaves both open.
+    assert_eq!(request.len(), netlink::inet_request(socket.local, None, netlink::ALL_STATES, 0).len());
+    let [interface, low, high] = [12, 8, 4].map(|from_end| {
+        let at = request.len() - from_end;
+        u32::from_ne_bytes(*request[at..].first_chunk().unwrap())
+    });
+    assert_eq!((interface, low, high), (3, 0x0506_0708, 0x0102_0304));
+}
+
+#[test]
+fn an_acknowledgement_is_no_error() {
+    let of = |number: i32| netlink::frame(netlink::ERROR, 0, 7, &number.to_ne_bytes()).unwrap();
+    let errno = |bytes: &[u8]| netlink::messages(bytes).next().unwrap().errno();
+    assert_eq!((errno(&of(0)), errno(&of(-1)), errno(&of(i32::MIN))), (Some(0), Some(1), None));
+    assert_eq!(errno(&netlink::frame(netlink::ERROR, 0, 7, &[0; 3]).unwrap()), None);
+    assert_eq!(errno(&netlink::frame(netlink::DONE, 0, 7, &[0; 4]).unwrap()), None);
 }
 
 proptest! {

@@ -27,6 +27,7 @@ use self::{
 use super::{
     Target,
     bpf::{Kernel, maps_bytes, refused},
+    cost::{Count, Part},
     window::Overlap,
 };
 use crate::observation::{self, Hidden};
@@ -97,6 +98,8 @@ enum Transfers {
     Always,
     /// They are too many: in windows.
     Windows,
+    /// No more: even that cost too much.
+    GivenUp,
 }
 
 /// When a window began.
@@ -248,6 +251,35 @@ impl Connections {
     #[must_use]
     pub const fn map_bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What the kernel has counted of its programs.
+    pub(super) fn counts(&self) -> [Count; 2] {
+        // What is rare is taken to be the process's, all of it.
+        let rare = Count::of(Part::Lives, &self.ebpf, &RARE.map(|(name, _)| name), None);
+        let transfers = TRANSFERS.map(|(name, _)| name);
+        [rare, Count::of(Part::Transfers, &self.ebpf, &transfers, Some(self.transferred()))]
+    }
+
+    /// Detaches what costs too much, for good. What was seen so far is kept.
+    pub(super) fn give_up(&mut self, part: Part) {
+        match part {
+            Part::Transfers => {
+                self.detach_transfers();
+                self.first.both().for_each(|first| first.gaps = true);
+                if self.transfers != Transfers::Unseen {
+                    self.transfers = Transfers::GivenUp;
+                }
+            }
+            Part::Lives => {
+                for (name, _) in RARE {
+                    if let Ok(program) = self.program::<BtfTracePoint>(name) {
+                        let _ = program.unload();
+                    }
+                }
+            }
+            Part::Calls | Part::Samples => {}
+        }
     }
 
     /// Another window begins. What ended before `begin_us`, when the one that is shown now began, is forgotten.

@@ -182,7 +182,7 @@ fn kind_of_socket(protocol: Option<&str>) -> &'static str {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Limits {
     pub(super) soft: u64,
-    hard: u64,
+    pub(super) hard: u64,
 }
 
 impl Limits {
@@ -192,7 +192,7 @@ impl Limits {
     }
 
     /// Reads `/proc/PID/limits`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
         let mut words = line.split_ascii_whitespace();
         let mut next = || match words.next()? {

@@ -22,6 +22,18 @@ pub(super) fn once(seen: &mut Observation) {
     }
 }
 
+/// Whether all threads have waited for children nearly all the time: in a call for that, or for a signal, as masters of
+/// workers do.
+pub(super) fn only_waits_for_children(seen: &Observation) -> bool {
+    let nearly = |us: u64| us.saturating_mul(10) >= seen.window_us.saturating_mul(8);
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let mut waits = threads.map(|thread| {
+        let call = thread.blocked_in.as_ref().map(|blocked| blocked.call.as_str());
+        matches!(call, Some("wait4" | "waitid" | "rt_sigsuspend")) && nearly(thread.blocked_us)
+    });
+    !seen.process.children.is_empty() && waits.next().is_some_and(|first| first && waits.all(|it| it))
+}
+
 /// Names the descriptors that threads wait for.
 pub(super) fn join(seen: &mut Observation, target: &Target) {
     let Some(threads) = &mut seen.threads else { return };

@@ -2,22 +2,27 @@
 
 mod command;
 
-use std::time::Duration;
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use rustix::fs::readlinkat;
 
 use super::{
     Target, clock,
+    descriptors::{self, Named},
     patience::{self, patiently},
     stat::{self, Stat},
 };
-use crate::observation::{Hidden, Process, Runtime};
+use crate::observation::{Child, Hidden, Process, Runtime};
 
 /// Bytes of the command line that are read, and parts of it that are kept.
 const COMMAND_BYTES: usize = 64 * 1024;
 const COMMAND_PARTS: usize = 256;
 /// Threads whose names are looked at, and whose children are asked for.
 const THREADS: usize = 256;
+/// Children that are looked at, descriptors of each, and children that are told of.
+const CHILDREN: usize = 256;
+const CHILD_DESCRIPTORS: usize = 4_096;
+const CHILDREN_KEPT: usize = 8;
 
 /// Collects [`Process`].
 #[derive(Debug)]
@@ -26,6 +31,8 @@ pub struct Collector {
     seen: Process,
     /// Where the stack began: another place after each `execve`.
     stack_at: u64,
+    /// Processor time that its children had used when the watch began.
+    children_cpu_us: HashMap<u32, u64>,
     not_visible: Vec<Hidden>,
 }
 
@@ -44,6 +51,11 @@ impl Collector {
             target: target.clone(),
             seen: Process { pid: target.pid(), name: stat.name.clone(), age_us: age_us(&stat), ..Process::default() },
             stack_at: stat.stack_at,
+            children_cpu_us: children(target)
+                .into_iter()
+                .take(CHILDREN)
+                .filter_map(|pid| Some((pid, cpu_us(&read_stat(&Target::new(pid).ok()?)?))))
+                .collect(),
             not_visible: Vec::new(),
         };
         this.identify();
@@ -108,11 +120,17 @@ impl Collector {
     #[must_use]
     pub fn observed(&mut self, begin_us: u64, not_visible: &mut Vec<Hidden>) -> Process {
         not_visible.extend(self.not_visible.iter().cloned());
+        let children = children(&self.target);
+        let looked_at = children.iter().take(CHILDREN);
+        let mut busiest: Vec<Child> = looked_at.filter_map(|&pid| child(pid, &self.children_cpu_us)).collect();
+        busiest.sort_by_key(|child| (Reverse(child.cpu_us), Reverse(child.sockets), child.pid));
+        busiest.truncate(CHILDREN_KEPT);
         Process {
             age_us: self.seen.age_us.map(|age| age.saturating_add(begin_us)),
             ended_at_us: self.seen.ended_at_us.map(|at| at.saturating_sub(begin_us)),
             exec_at_us: self.seen.exec_at_us.and_then(|at| at.checked_sub(begin_us)),
-            children: children(&self.target),
+            children,
+            busiest_children: busiest,
             ..self.seen.clone()
         }
     }
@@ -120,6 +138,22 @@ impl Collector {
 
 fn read_stat(target: &Target) -> Option<Stat> {
     stat::parse(&target.read_text("stat", 4096).ok()?)
+}
+
+/// What a child has done since then. `None` of one that has ended.
+fn child(pid: u32, before_us: &HashMap<u32, u64>) -> Option<Child> {
+    let target = Target::new(pid).ok()?;
+    let stat = read_stat(&target).filter(|stat| !stat.has_ended())?;
+    let mut sockets = 0;
+    let counted = descriptors::each(&target, CHILD_DESCRIPTORS, |_, named| {
+        sockets += u64::from(matches!(named, Named::Socket(_)));
+    });
+    let cpu_us = cpu_us(&stat).saturating_sub(before_us.get(&pid).copied().unwrap_or_default());
+    Some(Child { pid, name: stat.name, cpu_us, sockets: counted.ok().map(|_| sockets) })
+}
+
+fn cpu_us(stat: &Stat) -> u64 {
+    stat::ticks_us(stat.user_ticks.saturating_add(stat.system_ticks))
 }
 
 fn age_us(stat: &Stat) -> Option<u64> {

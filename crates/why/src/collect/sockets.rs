@@ -7,7 +7,7 @@
 mod counters;
 mod neighbours;
 mod own;
-mod source;
+pub(super) mod source;
 pub(super) mod text;
 mod tracked;
 
@@ -79,6 +79,13 @@ struct First {
     counters: Option<HostTcp>,
     rounds: u32,
     left_out: u64,
+}
+
+/// One connection as it is now, whatever it was before.
+pub(super) fn as_seen(seen: &InetSocket, fd: u32) -> TcpSocket {
+    let mut connection = Connection::new(seen, 0, 0);
+    connection.see(seen, Some(fd), 0, 0);
+    connection.socket
 }
 
 impl Collector {
@@ -281,7 +288,8 @@ impl Collector {
                 let listening = self.listeners.entry(seen.cookie).or_insert_with(|| Listening::new(&seen));
                 listening.see(&seen, fd, at_us, self.round);
             } else {
-                let seen = if lean { self.source.one(&seen).unwrap_or(seen) } else { seen };
+                let seen =
+                    if lean { self.source.one(seen.local, seen.remote, seen.cookie).unwrap_or(seen) } else { seen };
                 self.see(seen, fd, at_us);
             }
         }

@@ -7,6 +7,10 @@ use crate::observation::ThreadState;
 pub(super) struct Stat {
     pub(super) name: String,
     pub(super) state: char,
+    /// Who started it, or took it over; 0 for nobody in this namespace.
+    pub(super) parent: u32,
+    /// Its session: whoever it forked is in it, unless it made one of its own.
+    pub(super) session: u32,
     pub(super) user_ticks: u64,
     pub(super) system_ticks: u64,
     pub(super) threads: u64,
@@ -44,6 +48,8 @@ pub(super) fn parse(text: &str) -> Option<Stat> {
     Some(Stat {
         name: name.to_owned(),
         state: fields.first()?.chars().next()?,
+        parent: number(4).and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default(),
+        session: number(6).and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default(),
         user_ticks: number(14)?,
         system_ticks: number(15)?,
         threads: number(20)?,

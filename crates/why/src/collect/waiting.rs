@@ -45,6 +45,7 @@ use self::{
 use super::{
     Target,
     bpf::{Kernel, TaskIterator, refused},
+    cost::{Count, Part},
     stacks::{Registers, StackId, Stacks},
     window::Overlap,
 };
@@ -178,6 +179,31 @@ impl Waiting {
     /// Whether calls are being counted.
     pub(crate) const fn is_open(&self) -> bool {
         self.windows.open.is_some()
+    }
+
+    /// What the kernel has counted of its programs.
+    pub(super) fn counts(&self) -> [Count; 2] {
+        let own = self.tables.calls.iter().flatten().map(|(_, times)| times).sum::<u64>();
+        // Each call runs two programs.
+        let calls = Count::of(Part::Calls, &self.ebpf, &["enter", "leave"], Some(own.saturating_mul(2)));
+        let samples = Some(self.tables.tally().samples);
+        [calls, Count::of(Part::Samples, &self.ebpf, &["sample"], samples)]
+    }
+
+    /// Detaches what costs too much, for good. What was seen so far is kept.
+    pub(super) fn give_up(&mut self, part: Part) {
+        match part {
+            Part::Calls => {
+                self.close();
+                self.windows.usable = false;
+            }
+            Part::Samples => {
+                if let Ok(program) = program::<&mut PerfEvent>(&mut self.ebpf, "sample") {
+                    let _ = program.unload();
+                }
+            }
+            Part::Transfers | Part::Lives => {}
+        }
     }
 
     /// Names what was seen and enters it. It ends counting calls until that is asked for again. Call it after the

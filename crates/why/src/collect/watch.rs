@@ -16,6 +16,7 @@ use rustix::{
 use super::{
     Clock, Connections, Gone, Kernel, Target,
     clock::{self, us},
+    cost::{Meter, OwnCost},
     cpu, fds,
     go::Goroutines,
     join,
@@ -39,12 +40,21 @@ pub struct Options {
     /// Whether functions of the process itself are probed: lookups of names by the C library. It costs the process some
     /// microseconds for each call of them.
     pub uprobes: bool,
+    /// What its programs in the kernel may cost: a share of the processor time that the process uses, or of one processor
+    /// where it uses less. What is too dear is detached. `None` is no limit.
+    pub budget: Option<f64>,
 }
 
 impl Default for Options {
-    /// Ten seconds, with four looks in each.
+    /// Ten seconds, with four looks in each, for a twentieth of the processor time at most.
     fn default() -> Self {
-        Self { for_: Duration::from_secs(10), every: Duration::from_millis(250), from_start: false, uprobes: false }
+        Self {
+            for_: Duration::from_secs(10),
+            every: Duration::from_millis(250),
+            from_start: false,
+            uprobes: false,
+            budget: Some(0.05),
+        }
     }
 }
 
@@ -93,6 +103,8 @@ pub enum Ended {
     Process,
     /// It was interrupted.
     Interrupted,
+    /// The watcher held too much memory.
+    Memory,
 }
 
 /// What [`Watch::next`] tells of goes back so far at least, once the watch has gone on for as long, and twice as far at
@@ -106,13 +118,23 @@ const FIRST_WINDOW: Duration = Duration::from_secs(1);
 /// How long it is left in peace then. Together they cost a busy server less than a hundredth of its throughput.
 const BETWEEN_WINDOWS: Duration = Duration::from_millis(435);
 
-/// The windows in which every system call is counted.
+/// Whether a window is open in which every system call is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Window {
+    #[default]
+    Closed,
+    Open,
+    /// Closed, while what the rest of the programs cost is measured.
+    Measuring,
+}
+
+/// The windows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Windows {
-    open: bool,
+    now: Window,
     /// There was one, or there needs no long one.
     begun: bool,
-    /// When to open or close it next, since the watch began.
+    /// What is next, and when, since the watch began.
     due: Duration,
 }
 
@@ -137,6 +159,8 @@ pub struct Watch {
     kernel: Option<Kernel>,
     lookups: Option<Lookups>,
     windows: Windows,
+    meter: Meter,
+    own: OwnCost,
     history: History,
     /// When the window that is told of began, and the one after it, in microseconds since the watch began.
     begun_us: Overlap<u64>,
@@ -179,6 +203,8 @@ impl Watch {
             history: History::default(),
             begun_us: Overlap::default(),
             cpu: seen(cpu::Collector::attach(&target), &mut hidden),
+            meter: Meter::new(&target, options.budget),
+            own: OwnCost::begin(),
             target,
             clock,
             options,
@@ -245,7 +271,8 @@ impl Watch {
         let was_open = waiting.is_open();
         work(waiting);
         if was_open {
-            (self.windows.open, self.windows.due) = (false, self.clock.elapsed());
+            (self.windows.now, self.windows.due) = (Window::Closed, self.clock.elapsed());
+            self.meter.interrupted();
         }
     }
 
@@ -256,7 +283,7 @@ impl Watch {
                 return Ended::Time;
             };
             // Looks fall on multiples of the period, however long each takes.
-            let period_us = us(self.options.every).max(1000);
+            let period_us = us(self.own.period(self.options.every, elapsed)).max(1000);
             let look = Duration::from_micros(period_us - us(elapsed) % period_us);
             let window = self.windows.due.saturating_sub(elapsed);
             if let Some(ended) = self.wait(interrupt, look.min(window).min(left)) {
@@ -266,23 +293,45 @@ impl Watch {
                 self.turn_window();
             } else if look < left {
                 self.look();
+                if let Some(hidden) = OwnCost::too_much() {
+                    self.not_visible.push(hidden);
+                    return Ended::Memory;
+                }
             }
         }
     }
 
-    /// Opens or closes the window in which every system call is counted.
+    /// Opens or closes the window in which every system call is counted, and measures what that costs.
     fn turn_window(&mut self) {
-        let open = !self.windows.open;
-        if let Some(waiting) = &mut self.waiting {
-            waiting.window(open);
-        }
-        if let Some(connections) = &mut self.connections {
-            connections.window(open);
-        }
-        let length = if self.windows.begun { WINDOW } else { FIRST_WINDOW };
-        (self.windows.open, self.windows.begun) = (open, true);
+        let (waiting, connections) = (&mut self.waiting, &mut self.connections);
+        let counts = |waiting: &Option<Waiting>, connections: &Option<Connections>| {
+            let waiting = waiting.iter().flat_map(Waiting::counts);
+            waiting.chain(connections.iter().flat_map(Connections::counts)).collect::<Vec<_>>()
+        };
+        let (next, after) = match self.windows.now {
+            Window::Closed => {
+                waiting.iter_mut().for_each(|waiting| waiting.window(true));
+                connections.iter_mut().for_each(|connections| connections.window(true));
+                self.meter.opened(|| counts(waiting, connections));
+                (Window::Open, if self.windows.begun { WINDOW } else { FIRST_WINDOW })
+            }
+            Window::Open => {
+                self.meter.closing(|| counts(waiting, connections));
+                waiting.iter_mut().for_each(|waiting| waiting.window(false));
+                connections.iter_mut().for_each(|connections| connections.window(false));
+                if self.meter.measuring() { (Window::Measuring, WINDOW) } else { (Window::Closed, BETWEEN_WINDOWS) }
+            }
+            Window::Measuring => {
+                if let Some(dropped) = self.meter.after(|| counts(waiting, connections)) {
+                    waiting.iter_mut().for_each(|waiting| waiting.give_up(dropped.part));
+                    connections.iter_mut().for_each(|connections| connections.give_up(dropped.part));
+                    self.not_visible.push(dropped.hidden);
+                }
+                (Window::Closed, BETWEEN_WINDOWS.saturating_sub(WINDOW))
+            }
+        };
         // Opening takes a while itself: what counts is how long it then is open.
-        self.windows.due = self.clock.elapsed() + if open { length } else { BETWEEN_WINDOWS };
+        self.windows = Windows { now: next, begun: true, due: self.clock.elapsed() + after };
     }
 
     /// One look.
@@ -382,7 +431,9 @@ impl Watch {
         seen.lookups = self.lookups.as_mut().map(|lookups| lookups.observed(ago_us, seen.window_us));
         let lookups_lost = seen.lookups.as_ref().map_or(0, |lookups| lookups.lost);
         let lookups_bytes = self.lookups.as_ref().map_or(0, Lookups::map_bytes);
+        self.meter.tell(&mut seen.overhead, &mut hidden);
         seen.process = self.process.observed(begin_us, &mut hidden);
+        seen.process.only_waits_for_children = join::only_waits_for_children(&seen);
         seen.history = Some(self.history.since(begin_us));
         seen.not_visible.extend(hidden);
         seen.overhead = Overhead {
@@ -416,7 +467,7 @@ fn seen<T>(attached: Result<T, Hidden>, hidden: &mut Vec<Hidden>) -> Option<T> {
 
 /// A descriptor of the process itself. Its number may have been given to another since the target was found: that one
 /// still being there after tells that it was not.
-fn pidfd(target: &Target) -> Option<OwnedFd> {
+pub(super) fn pidfd(target: &Target) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(target.pid()).ok()?)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     target.is_alive().then_some(pidfd)

@@ -250,7 +250,7 @@ fn are(number: usize, what: &str) -> String {
 }
 
 /// Those that have been in a state for so long that it is no passage.
-fn in_state(sockets: &Sockets, state: TcpState) -> Vec<&TcpSocket> {
+pub(crate) fn in_state(sockets: &Sockets, state: TcpState) -> Vec<&TcpSocket> {
     let settled = |socket: &&TcpSocket| socket.state == state && socket.in_state_us >= SETTLED_US;
     sockets.tcp.iter().filter(settled).collect()
 }

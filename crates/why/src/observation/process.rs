@@ -21,6 +21,25 @@ pub struct Process {
     pub exec_at_us: Option<u64>,
     /// Its children when the watch ended: what they do is not part of this observation.
     pub children: Vec<u32>,
+    /// Those of them that did most meanwhile, the busiest first; at most 8.
+    #[serde(default)]
+    pub busiest_children: Vec<Child>,
+    /// Whether all that it did was to wait for them.
+    #[serde(default)]
+    pub only_waits_for_children: bool,
+}
+
+/// A child, as it is seen without watching it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Child {
+    /// Its number.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+    /// Processor time during the watch.
+    pub cpu_us: u64,
+    /// Its sockets at the end, where they may be counted.
+    pub sockets: Option<u64>,
 }
 
 /// What a process is written in.

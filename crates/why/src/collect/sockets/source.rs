@@ -85,7 +85,7 @@ impl Source {
                 if diag.both_at_once {
                     let request = netlink::tcp_dump_request(STATES, with);
                     match diag.ask(netlink::TCP_DIAG_GETSOCK, netlink::DUMP, &request, &mut take) {
-                        Err(err) if err.kind() == io::ErrorKind::NotFound => diag.both_at_once = false,
+                        Err(err) if is_unknown(&err) => diag.both_at_once = false,
                         done => return done,
                     }
                 }
@@ -111,14 +111,29 @@ impl Source {
     }
 
     /// One connection anew, with its `TCP_INFO`.
-    pub(super) fn one(&mut self, socket: &InetSocket) -> Option<InetSocket> {
+    pub(in crate::collect) fn one(&mut self, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Option<InetSocket> {
         let Self::Diag(diag) = self else { return None };
         let with = netlink::WITH_TCP_INFO | netlink::WITH_MEMORY;
-        let request = netlink::inet_request(socket.local, Some(socket.remote), netlink::ALL_STATES, with);
+        let request = netlink::inet_request(local, Some(remote), netlink::ALL_STATES, with);
         let mut found = None;
         diag.ask(netlink::SOCK_DIAG_BY_FAMILY, 0, &request, &mut |socket| found = Some(socket)).ok()?;
-        found.filter(|found: &InetSocket| found.cookie == socket.cookie)
+        found.filter(|found: &InetSocket| found.cookie == cookie)
     }
+
+    /// Ends one connection, whoever holds it: its peer gets a reset, and its owner an error.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_NET_ADMIN`, `EOPNOTSUPP` of a kernel that cannot, `ENOENT` or `ESTALE` where it is gone.
+    pub(in crate::collect) fn end(&mut self, socket: &InetSocket) -> io::Result<()> {
+        let Self::Diag(diag) = self else { return Err(Errno::OPNOTSUPP.into()) };
+        let request = netlink::this_request(socket);
+        diag.ask(netlink::SOCK_DESTROY, netlink::ACK, &request, &mut |_| {})
+    }
+}
+
+/// Whether the kernel does not know such a request.
+fn is_unknown(err: &io::Error) -> bool {
+    matches!(Errno::from_io_error(err), Some(Errno::INVAL | Errno::NOENT | Errno::OPNOTSUPP))
 }
 
 const ENTER: &str = "run as root (CAP_SYS_ADMIN), or inside the namespace: nsenter --target PID --net overdue why ...";
@@ -169,7 +184,11 @@ impl Diag {
                     continue;
                 }
                 match message.kind {
-                    netlink::ERROR => return Err(io::ErrorKind::NotFound.into()),
+                    netlink::ERROR => match message.errno() {
+                        Some(0) => return Ok(()),
+                        Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
+                        None => return Err(io::ErrorKind::InvalidData.into()),
+                    },
                     netlink::DONE => return Ok(()),
                     _ => message.inet_socket().into_iter().for_each(&mut *take),
                 }

@@ -1,0 +1,181 @@
+//! A command that is started to be watched: stopped before its first instruction, and ended with its owner. Each wait for
+//! it has a limit: a process whose program lies on a file server that is gone neither stops nor ends.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self},
+    os::fd::{AsFd as _, OwnedFd},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use overdue_core::DurationText;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitpid},
+};
+
+/// How long this program itself may take to begin once more.
+const BEGIN: Duration = Duration::from_secs(10);
+/// How long a command that is asked to end has for it, and then the kernel, when it is killed.
+const GRACE: Duration = Duration::from_secs(2);
+/// Nothing but a signal to the whole program tells that a child has stopped, so it is asked so often.
+const GLANCE: Duration = Duration::from_millis(2);
+
+/// A command as a child. Dropping it ends it.
+pub(crate) struct Started {
+    child: Child,
+    pid: Pid,
+    /// Readable when it has ended.
+    pidfd: OwnedFd,
+}
+
+/// How it ended.
+pub(crate) enum End {
+    /// Before it was asked to.
+    Itself(ExitStatus),
+    /// When it was asked or made to.
+    Killed,
+    /// It has not, and why.
+    Never(String),
+}
+
+impl Started {
+    /// This program again, which stops itself and becomes the command when it is let go on: so nothing that the command
+    /// does comes before the watch.
+    pub(crate) fn stopped(command: &[OsString]) -> anyhow::Result<Self> {
+        let own = std::env::current_exe().context("cannot find this program's own file")?;
+        let stdout = io::stderr().as_fd().try_clone_to_owned().context("no descriptor is left")?;
+        let mut child = Command::new(own)
+            .arg("become")
+            .arg("--")
+            .args(command)
+            // stdout carries the report only.
+            .stdout(Stdio::from(stdout))
+            .spawn()
+            .context("cannot start another process")?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let Some((pid, pidfd)) = pid.and_then(|pid| Some((pid, pidfd_open(pid, PidfdFlags::empty()).ok()?))) else {
+            _ = child.kill();
+            bail!("cannot hold the command's process: it takes Linux 5.3 or later, and a free descriptor");
+        };
+        let started = Self { child, pid, pidfd };
+        let mut waited = Duration::ZERO;
+        loop {
+            match waitpid(Some(pid), WaitOptions::UNTRACED | WaitOptions::NOHANG) {
+                Ok(Some((_, status))) if status.stopped() => return Ok(started),
+                Ok(None) | Err(Errno::INTR) if waited < BEGIN => {}
+                Ok(None) | Err(Errno::INTR) => bail!(
+                    "the command's process ({}) did not begin within {}: {}",
+                    pid.as_raw_nonzero(),
+                    DurationText(BEGIN),
+                    started.state()
+                ),
+                _ => bail!("the command's process ended before it began"),
+            }
+            started.has_ended(GLANCE);
+            waited += GLANCE;
+        }
+    }
+
+    pub(crate) const fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it, when it has not ended.
+    pub(crate) fn end(&mut self) -> anyhow::Result<End> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(End::Itself(status));
+        }
+        // Whom it started would go on without it.
+        let started = descendants(self.id());
+        _ = kill_process(self.pid, Signal::TERM);
+        started.iter().for_each(|pidfd| _ = pidfd_send_signal(pidfd, Signal::TERM));
+        let ended = self.ended_at_last();
+        started.iter().for_each(|pidfd| _ = pidfd_send_signal(pidfd, Signal::KILL));
+        ended
+    }
+
+    fn ended_at_last(&mut self) -> anyhow::Result<End> {
+        if !self.has_ended(GRACE) && !self.kill() {
+            return Ok(End::Never(format!(
+                "did not end within {} of being killed: {}; it is left behind (`overdue why --pid {}` while it lasts)",
+                DurationText(GRACE),
+                self.state(),
+                self.pid.as_raw_nonzero()
+            )));
+        }
+        self.child.try_wait()?;
+        Ok(End::Killed)
+    }
+
+    /// Whether it ends within that time.
+    fn has_ended(&self, within: Duration) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let within = Timespec::try_from(within).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        poll(&mut fds, Some(&within)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Kills it, and says whether that was the end of it.
+    fn kill(&mut self) -> bool {
+        // To one that has ended it does nothing: it is not reaped yet, so the number is its own.
+        _ = self.child.kill();
+        let ended = self.has_ended(GRACE);
+        if ended {
+            _ = self.child.try_wait();
+        }
+        ended
+    }
+
+    /// What holds it up, as the kernel says.
+    fn state(&self) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero())).unwrap_or_default();
+        let state = status.lines().find_map(|line| line.strip_prefix("State:")).map_or("unknown", str::trim);
+        match state.chars().next() {
+            Some('D') => format!(
+                "it is in state {state}, inside of the kernel, where no signal reaches it; most often a disk or a file \
+                 server does not answer"
+            ),
+            _ => format!("its state is {state}"),
+        }
+    }
+}
+
+/// All that a process started, and those: so many at most.
+fn descendants(pid: u32) -> Vec<OwnedFd> {
+    const MANY: usize = 256;
+    let mut found = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+        for thread in threads {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            for child in children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()) {
+                if found.len() == MANY {
+                    return found;
+                }
+                let number = i32::try_from(child).ok().and_then(Pid::from_raw);
+                if let Some(pidfd) = number.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+                    found.push(pidfd);
+                    parents.push(child);
+                }
+            }
+        }
+    }
+    found
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill();
+        }
+    }
+}
