@@ -226,7 +226,7 @@ pub(crate) struct Why {
     pub(crate) uprobes: bool,
     /// What the programs in the kernel may cost: so many percent of the processor time that the process uses, or of one
     /// processor where it uses less; `none` is no limit. What is too dear is detached, and listed. Most often it is far
-    /// below 1; a process that does nothing but system calls comes to 3
+    /// below 1; of a process that does nothing but system calls these are given up after a second
     #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = budget, conflicts_with = "replay")]
     pub(crate) budget: Budget,
 

@@ -309,7 +309,8 @@ impl Meter {
         if self.over < TOO_DEAR {
             return None;
         }
-        self.over = 0;
+        // One more slice tells whether that was enough.
+        self.over = TOO_DEAR - 1;
         self.given_up.push(part);
         let at = PARTS.iter().position(|it| *it == part);
         for rates in self.rates.iter_mut().flat_map(|rates| [&mut rates.window, &mut rates.between]) {
