@@ -201,7 +201,9 @@ fn who<'a>(picture: &Picture, palette: Palette, watched: &Watched) -> Line<'a> {
         Runtime::Go { version } => spans.push(Span::raw(format!("  {}", harmless(version)))),
         other => spans.push(Span::raw(format!("  {other:?}").to_lowercase())),
     }
-    spans.extend(process.age_us.map(|us| Span::raw(format!("  up {}", short(us)))));
+    // What is told is its age when the window began.
+    let age_us = process.age_us.map(|us| us.saturating_add(picture.seen.window_us));
+    spans.extend(age_us.map(|us| Span::raw(format!("  up {}", short(us)))));
     if let (Some(used), Some(cpu)) = (picture.rates.processors, &picture.seen.cpu) {
         spans.push(Span::raw(format!("  cpu {:.0}% of {:.1}", used * 100.0, cpu.processors)));
     }
@@ -226,7 +228,7 @@ fn states<'a>(picture: &Picture, palette: Palette) -> Line<'a> {
     }
     for (state, count) in &picture.states {
         let tone = match *state {
-            "ESTAB" => Tone::Plain,
+            "ESTABLISHED" => Tone::Plain,
             _ => Tone::Doubtful,
         };
         spans.push(Span::styled(format!("  {count} {state}"), palette.tone(tone)));

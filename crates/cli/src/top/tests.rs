@@ -167,8 +167,8 @@ watched 8.0s  cost: cpu 0.0%, 0 MB, 0 dropped
 v:VERDICTS 1
 close-wait-pileup  12 connections are in CLOSE_WAIT: the peers closed before thi
 c:CONNECTIONS 13                                                t:THREADS  d:FDS
-PEER                  STATE      STAGE        FOR \u{25bc}STALLED CAUSE
-10.0.0.2:40001        CLOSE_WAIT -           3.0s        - -";
+PEER                  STATE       STAGE        FOR \u{25bc}STALLED CAUSE
+10.0.0.2:40001        CLOSE_WAIT  -           3.0s        - -";
     let shown: Vec<&str> = lines.iter().map(String::as_str).collect();
     let expected: Vec<&str> = expected.lines().collect();
     // The judge's sentence is its own business.
@@ -181,6 +181,14 @@ PEER                  STATE      STAGE        FOR \u{25bc}STALLED CAUSE
     assert!(busy.contains("handle") && busy.contains("2.0s"), "{busy}");
     assert_eq!(shown[23], "Enter open  Tab pane  / filter  s sort  p hold  ? help  q quit");
     assert!(screen(&watched(), 160, 24)[7].ends_with("WHAT"), "wider screens have more columns");
+    // One that was not there any more at the last look is no connection in that state.
+    let mut seen = ill("server");
+    seen.sockets.as_mut().unwrap().tcp[0].last_seen_us = 7_000_000;
+    let mut model = Model::new(Some(4242));
+    model.update(picture(seen), Duration::ZERO);
+    let lines = screen(&model, 80, 24);
+    assert_eq!(lines[1], "tcp  11 CLOSE_WAIT");
+    assert!(lines.iter().any(|line| line.starts_with("10.0.0.2:40001        CLOSED")), "{lines:#?}");
 }
 
 #[test]
