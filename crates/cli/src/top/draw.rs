@@ -279,17 +279,19 @@ fn freshness<'a>(palette: Palette, model: &Model, watched: &Watched) -> Line<'a>
         picture.rates.cost * 100.0,
         cost.dropped_events,
     );
-    let mut spans = vec![Span::styled(text, palette.tone(Tone::Dim))];
+    // What must not be missed comes first: the end of the line may be cut.
+    let mut spans = Vec::new();
+    if watched.ended {
+        spans.push(Span::styled("IT HAS ENDED: this is the last picture  ", palette.tone(Tone::Bad)));
+    } else if watched.paused {
+        spans.push(Span::styled(format!("HELD, {} old (p goes on)  ", short(us(age))), palette.tone(Tone::Doubtful)));
+    } else if age > STALE {
+        spans.push(Span::styled(format!("STALE, {} old  ", short(us(age))), palette.tone(Tone::Doubtful)));
+    }
+    spans.push(Span::styled(text, palette.tone(Tone::Dim)));
     let hidden = picture.seen.not_visible.len();
     if hidden > 0 {
         spans.push(Span::styled(format!("  {hidden} not visible"), palette.tone(Tone::Doubtful)));
-    }
-    if watched.ended {
-        spans.push(Span::styled("  IT HAS ENDED: this is the last picture", palette.tone(Tone::Bad)));
-    } else if watched.paused {
-        spans.push(Span::styled(format!("  HELD, {} old (p goes on)", short(us(age))), palette.tone(Tone::Doubtful)));
-    } else if age > STALE {
-        spans.push(Span::styled(format!("  STALE, {} old", short(us(age))), palette.tone(Tone::Doubtful)));
     }
     Line::from(spans)
 }
