@@ -137,6 +137,7 @@ fn process(
             (PageOf::Finding(finding, is_found), _) => pages::finding(finding, *is_found, columns),
             (PageOf::Connection(cookie), Some(picture)) => pages::connection(picture, *cookie, columns),
             (PageOf::Thread(tid), Some(picture)) => pages::thread(picture, *tid, columns),
+            (PageOf::Hidden, Some(picture)) => pages::hidden(picture, columns),
             (_, None) => Vec::new(),
         };
         page(frame, whole, palette, &lines, open.scroll);
@@ -291,7 +292,7 @@ fn freshness<'a>(palette: Palette, model: &Model, watched: &Watched) -> Line<'a>
     spans.push(Span::styled(text, palette.tone(Tone::Dim)));
     let hidden = picture.seen.not_visible.len();
     if hidden > 0 {
-        spans.push(Span::styled(format!("  {hidden} not visible"), palette.tone(Tone::Doubtful)));
+        spans.push(Span::styled(format!("  n: {hidden} not visible"), palette.tone(Tone::Doubtful)));
     }
     Line::from(spans)
 }

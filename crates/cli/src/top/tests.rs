@@ -7,8 +7,8 @@ use overdue_why::{
     Observation,
     collect::machine::{Counted, Listed, Processes},
     observation::{
-        BlockedIn, Connection, Connections, FdKind, Fds, HttpHead, Moment, Process, Reading, Side, Sockets, TcpSocket,
-        TcpTimer, Thread, ThreadState, Threads,
+        BlockedIn, Connection, Connections, FdKind, Fds, Hidden, HttpHead, Moment, Process, Reading, Side, Sockets,
+        TcpSocket, TcpTimer, Thread, ThreadState, Threads,
     },
 };
 use proptest::prelude::*;
@@ -236,6 +236,16 @@ fn connections_are_filtered_sorted_and_looked_at() {
 }
 
 #[test]
+fn what_cannot_be_seen_is_said_with_the_remedy() {
+    let mut model = Model::new(Some(4242));
+    let hidden = Hidden { what: "stacks".to_owned(), why: "no BPF".to_owned(), how: "run as root".to_owned() };
+    model.update(picture(Observation { not_visible: vec![hidden], ..ill("server") }), Duration::ZERO);
+    assert!(screen(&model, 80, 24)[3].ends_with("n: 1 not visible"));
+    keys(&mut model, "n");
+    assert!(screen(&model, 80, 24).join("\n").contains("stacks: no BPF. To see it: run as root"));
+}
+
+#[test]
 fn threads_and_descriptors_have_their_views() {
     let mut model = watched();
     key(&mut model, KeyCode::Tab);
@@ -331,7 +341,7 @@ fn a_terminal_that_is_too_small_says_so() {
 fn any_key() -> impl Strategy<Value = KeyEvent> {
     let code = prop_oneof![
         prop::char::any().prop_map(KeyCode::Char),
-        prop::sample::select("qjkgG/?sr<>pvctd ".chars().collect::<Vec<_>>()).prop_map(KeyCode::Char),
+        prop::sample::select("qjkgG/?sr<>pvctdn ".chars().collect::<Vec<_>>()).prop_map(KeyCode::Char),
         prop::sample::select(vec![
             KeyCode::Enter,
             KeyCode::Esc,
