@@ -255,6 +255,7 @@ Keys:
   Tab, or v c t d              verdicts, connections, threads, descriptors
   Enter                        look closely     Esc   back
   /                            filter           s r   sort by another column, reverse
+  n                            what cannot be seen, and how to change that
   p Space                      hold             ?     all keys
   q Ctrl-C                     quit
 

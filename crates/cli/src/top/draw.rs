@@ -137,6 +137,7 @@ fn process(
             (PageOf::Finding(finding, is_found), _) => pages::finding(finding, *is_found, columns),
             (PageOf::Connection(cookie), Some(picture)) => pages::connection(picture, *cookie, columns),
             (PageOf::Thread(tid), Some(picture)) => pages::thread(picture, *tid, columns),
+            (PageOf::Hidden, Some(picture)) => pages::hidden(picture, columns),
             (_, None) => Vec::new(),
         };
         page(frame, whole, palette, &lines, open.scroll);
@@ -201,7 +202,9 @@ fn who<'a>(picture: &Picture, palette: Palette, watched: &Watched) -> Line<'a> {
         Runtime::Go { version } => spans.push(Span::raw(format!("  {}", harmless(version)))),
         other => spans.push(Span::raw(format!("  {other:?}").to_lowercase())),
     }
-    spans.extend(process.age_us.map(|us| Span::raw(format!("  up {}", short(us)))));
+    // What is told is its age when the window began.
+    let age_us = process.age_us.map(|us| us.saturating_add(picture.seen.window_us));
+    spans.extend(age_us.map(|us| Span::raw(format!("  up {}", short(us)))));
     if let (Some(used), Some(cpu)) = (picture.rates.processors, &picture.seen.cpu) {
         spans.push(Span::raw(format!("  cpu {:.0}% of {:.1}", used * 100.0, cpu.processors)));
     }
@@ -226,7 +229,7 @@ fn states<'a>(picture: &Picture, palette: Palette) -> Line<'a> {
     }
     for (state, count) in &picture.states {
         let tone = match *state {
-            "ESTAB" => Tone::Plain,
+            "ESTABLISHED" => Tone::Plain,
             _ => Tone::Doubtful,
         };
         spans.push(Span::styled(format!("  {count} {state}"), palette.tone(tone)));
@@ -277,17 +280,19 @@ fn freshness<'a>(palette: Palette, model: &Model, watched: &Watched) -> Line<'a>
         picture.rates.cost * 100.0,
         cost.dropped_events,
     );
-    let mut spans = vec![Span::styled(text, palette.tone(Tone::Dim))];
+    // What must not be missed comes first: the end of the line may be cut.
+    let mut spans = Vec::new();
+    if watched.ended {
+        spans.push(Span::styled("IT HAS ENDED: this is the last picture  ", palette.tone(Tone::Bad)));
+    } else if watched.paused {
+        spans.push(Span::styled(format!("HELD, {} old (p goes on)  ", short(us(age))), palette.tone(Tone::Doubtful)));
+    } else if age > STALE {
+        spans.push(Span::styled(format!("STALE, {} old  ", short(us(age))), palette.tone(Tone::Doubtful)));
+    }
+    spans.push(Span::styled(text, palette.tone(Tone::Dim)));
     let hidden = picture.seen.not_visible.len();
     if hidden > 0 {
-        spans.push(Span::styled(format!("  {hidden} not visible"), palette.tone(Tone::Doubtful)));
-    }
-    if watched.ended {
-        spans.push(Span::styled("  IT HAS ENDED: this is the last picture", palette.tone(Tone::Bad)));
-    } else if watched.paused {
-        spans.push(Span::styled(format!("  HELD, {} old (p goes on)", short(us(age))), palette.tone(Tone::Doubtful)));
-    } else if age > STALE {
-        spans.push(Span::styled(format!("  STALE, {} old", short(us(age))), palette.tone(Tone::Doubtful)));
+        spans.push(Span::styled(format!("  n: {hidden} not visible"), palette.tone(Tone::Doubtful)));
     }
     Line::from(spans)
 }

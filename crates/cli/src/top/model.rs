@@ -114,6 +114,8 @@ pub(crate) enum PageOf {
     Finding(Box<Finding>, bool),
     Connection(u64),
     Thread(u32),
+    /// What cannot be seen.
+    Hidden,
 }
 
 /// Lines that a page key goes.
@@ -248,6 +250,10 @@ impl Model {
             KeyCode::Char('c') => self.watched.iter_mut().for_each(|watched| watched.show(View::Connections)),
             KeyCode::Char('t') => self.watched.iter_mut().for_each(|watched| watched.show(View::Threads)),
             KeyCode::Char('d') => self.watched.iter_mut().for_each(|watched| watched.show(View::Descriptors)),
+            KeyCode::Char('n') => {
+                let page = || Some(Page { of: PageOf::Hidden, scroll: 0 });
+                self.watched.iter_mut().for_each(|watched| watched.page = page());
+            }
             KeyCode::Enter => return self.open(),
             KeyCode::Esc | KeyCode::Backspace => return self.back(),
             _ => {}

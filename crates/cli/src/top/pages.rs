@@ -265,6 +265,19 @@ pub(crate) fn thread(picture: &Picture, tid: u32, columns: usize) -> Vec<String>
     page.lines
 }
 
+/// What could not be seen, why, and how to change that.
+pub(crate) fn hidden(picture: &Picture, columns: usize) -> Vec<String> {
+    let mut page = Lines::new(columns);
+    page.title("NOT VISIBLE");
+    for hidden in &picture.seen.not_visible {
+        page.fact("", &format!("{}: {}. To see it: {}", hidden.what, hidden.why, hidden.how));
+    }
+    if picture.seen.not_visible.is_empty() {
+        page.fact("", "nothing: all that can be seen from outside is seen");
+    }
+    page.lines
+}
+
 /// What the keys do.
 pub(crate) const HELP: &[&str] = &[
     "KEYS",
@@ -276,6 +289,7 @@ pub(crate) const HELP: &[&str] = &[
     "  Esc Backspace   back; first it takes the filter away",
     "  /               filter by any text of a line; Enter keeps it, Esc drops it",
     "  s > <           sort by the next, the previous column      r   turn it round",
+    "  n               what cannot be seen, and how to change that",
     "  p Space         hold the picture; the watch goes on",
     "  ? F1            this help                                  q Ctrl-C   quit",
     "",

@@ -20,7 +20,7 @@ use crate::{render::time, screen::harmless};
 pub(crate) const CONNECTIONS: &[Column] = &[
     left("PEER", 21, 0),
     left("SIDE", 6, 5),
-    left("STATE", 10, 1),
+    left("STATE", 11, 1),
     left("STAGE", 8, 2),
     right("FOR", 7, 2),
     right("STALLED", 8, 0),
@@ -104,7 +104,9 @@ impl Picture {
             at: Some(now),
         };
         let mut states: BTreeMap<&'static str, usize> = BTreeMap::new();
-        sockets(&seen).for_each(|socket| *states.entry(judge::state_text(socket.state)).or_default() += 1);
+        let now = last_look_us(&seen);
+        let there = sockets(&seen).filter(|socket| socket.last_seen_us >= now);
+        there.for_each(|socket| *states.entry(judge::state_text(socket.state)).or_default() += 1);
         let mut states: Vec<(&str, usize)> = states.into_iter().collect();
         states.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         Self {
@@ -132,6 +134,11 @@ pub(crate) fn sockets(seen: &Observation) -> impl Iterator<Item = &TcpSocket> {
 
 pub(crate) fn lives(seen: &Observation) -> impl Iterator<Item = &Connection> {
     seen.connections.iter().flat_map(|connections| &connections.connections)
+}
+
+/// When the sockets were looked at last: those that were not seen then are gone.
+fn last_look_us(seen: &Observation) -> u64 {
+    sockets(seen).map(|socket| socket.last_seen_us).max().unwrap_or(0)
 }
 
 /// Bytes that a socket has carried, both ways, as the kernel counts them.
@@ -190,6 +197,7 @@ fn connections(seen: &Observation, stalls: &[Stall], before: &Before, elapsed: O
     let mut cookies: Vec<u64> = sockets.keys().chain(lives.keys()).copied().collect();
     cookies.sort_unstable();
     cookies.dedup();
+    let look_us = last_look_us(seen);
     let line = |cookie: u64| {
         let (socket, life, stall) = (sockets.get(&cookie), lives.get(&cookie), stalls.get(&cookie));
         let peer = socket.map(|it| it.remote).or_else(|| life.and_then(|it| it.remote));
@@ -198,7 +206,7 @@ fn connections(seen: &Observation, stalls: &[Stall], before: &Before, elapsed: O
             (Some(Side::Server), _) | (_, Some(true)) => "server",
             _ => "-",
         };
-        let closed = life.is_some_and(|it| it.closed.is_some());
+        let closed = life.is_some_and(|it| it.closed.is_some()) || socket.is_some_and(|it| it.last_seen_us < look_us);
         let state = match socket {
             _ if closed => "CLOSED",
             Some(socket) => judge::state_text(socket.state),

@@ -7,8 +7,8 @@ use overdue_why::{
     Observation,
     collect::machine::{Counted, Listed, Processes},
     observation::{
-        BlockedIn, Connection, Connections, FdKind, Fds, HttpHead, Moment, Process, Reading, Side, Sockets, TcpSocket,
-        TcpTimer, Thread, ThreadState, Threads,
+        BlockedIn, Connection, Connections, FdKind, Fds, Hidden, HttpHead, Moment, Process, Reading, Side, Sockets,
+        TcpSocket, TcpTimer, Thread, ThreadState, Threads,
     },
 };
 use proptest::prelude::*;
@@ -168,8 +168,8 @@ watched 8.0s  cost: cpu 0.0%, 0 MB, 0 dropped
 v:VERDICTS 1
 close-wait-pileup  12 connections are in CLOSE_WAIT: the peers closed before thi
 c:CONNECTIONS 13                                                t:THREADS  d:FDS
-PEER                  STATE      STAGE        FOR \u{25bc}STALLED CAUSE
-10.0.0.2:40001        CLOSE_WAIT -           3.0s        - -";
+PEER                  STATE       STAGE        FOR \u{25bc}STALLED CAUSE
+10.0.0.2:40001        CLOSE_WAIT  -           3.0s        - -";
     let shown: Vec<&str> = lines.iter().map(String::as_str).collect();
     let expected: Vec<&str> = expected.lines().collect();
     // The judge's sentence is its own business.
@@ -182,6 +182,14 @@ PEER                  STATE      STAGE        FOR \u{25bc}STALLED CAUSE
     assert!(busy.contains("handle") && busy.contains("2.0s"), "{busy}");
     assert_eq!(shown[23], "Enter open  Tab pane  / filter  s sort  p hold  ? help  q quit");
     assert!(screen(&watched(), 160, 24)[7].ends_with("WHAT"), "wider screens have more columns");
+    // One that was not there any more at the last look is no connection in that state.
+    let mut seen = ill("server");
+    seen.sockets.as_mut().unwrap().tcp[0].last_seen_us = 7_000_000;
+    let mut model = Model::new(Some(4242));
+    model.update(picture(seen), Duration::ZERO);
+    let lines = screen(&model, 80, 24);
+    assert_eq!(lines[1], "tcp  11 CLOSE_WAIT");
+    assert!(lines.iter().any(|line| line.starts_with("10.0.0.2:40001        CLOSED")), "{lines:#?}");
 }
 
 #[test]
@@ -226,6 +234,16 @@ fn connections_are_filtered_sorted_and_looked_at() {
     let table = model.table().unwrap();
     assert_eq!((table.sort, table.reversed), (0, true));
     assert_eq!(table.shown().next().unwrap().cells[0].text, "10.0.0.3:50000");
+}
+
+#[test]
+fn what_cannot_be_seen_is_said_with_the_remedy() {
+    let mut model = Model::new(Some(4242));
+    let hidden = Hidden { what: "stacks".to_owned(), why: "no BPF".to_owned(), how: "run as root".to_owned() };
+    model.update(picture(Observation { not_visible: vec![hidden], ..ill("server") }), Duration::ZERO);
+    assert!(screen(&model, 80, 24)[3].ends_with("n: 1 not visible"));
+    keys(&mut model, "n");
+    assert!(screen(&model, 80, 24).join("\n").contains("stacks: no BPF. To see it: run as root"));
 }
 
 #[test]
@@ -324,7 +342,7 @@ fn a_terminal_that_is_too_small_says_so() {
 fn any_key() -> impl Strategy<Value = KeyEvent> {
     let code = prop_oneof![
         prop::char::any().prop_map(KeyCode::Char),
-        prop::sample::select("qjkgG/?sr<>pvctd ".chars().collect::<Vec<_>>()).prop_map(KeyCode::Char),
+        prop::sample::select("qjkgG/?sr<>pvctdn ".chars().collect::<Vec<_>>()).prop_map(KeyCode::Char),
         prop::sample::select(vec![
             KeyCode::Enter,
             KeyCode::Esc,
