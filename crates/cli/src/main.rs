@@ -6,6 +6,7 @@ mod doctor;
 mod drive;
 mod exit;
 mod explain;
+mod flame;
 mod get;
 mod interrupt;
 mod lab;
@@ -14,6 +15,7 @@ mod render;
 mod screen;
 mod sink;
 mod tally;
+mod trace;
 mod truth;
 mod verify;
 mod why;
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Get(flags) => get::run(&flags),
         Command::Why(flags) => why::run(&flags),
+        Command::Flame(flags) => flame::run(&flags),
         Command::Become { command } => why::become_command(&command),
         Command::Demo => demo::run(),
         Command::Lab(Lab::List) => lab::list(),

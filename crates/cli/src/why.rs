@@ -10,13 +10,14 @@ use std::{
     },
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use overdue_why::{
     Observation, Report,
-    collect::{Interrupt, Options, Watch},
+    collect::{Options, Watch},
     recording,
 };
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
@@ -24,9 +25,9 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
 use crate::{
     args,
     exit::Exit,
-    interrupt::{self, Threads},
-    render,
+    interrupt, render,
     screen::{Screen, harmless},
+    trace,
 };
 
 /// How long a command that is ended has for it.
@@ -35,8 +36,8 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
     let (seen, interrupted) = match (&flags.replay, flags.pid) {
         (Some(file), _) => (replay(file)?, false),
-        (None, Some(pid)) => watch(pid, flags.window, None)?,
-        (None, None) => run_and_watch(&flags.command, flags.window)?,
+        (None, Some(pid)) => watch(pid, flags, None)?,
+        (None, None) => run_and_watch(flags)?,
     };
     // What was seen is not lost when it cannot be written.
     let recorded = flags.record.as_ref().map(|file| record(file, &seen));
@@ -70,31 +71,28 @@ fn record(file: &Path, seen: &Observation) -> anyhow::Result<()> {
 }
 
 /// Watches until the time is over, the process ends or Ctrl-C. `go` is what lets a command begin.
-fn watch(pid: u32, window: Duration, go: Option<Box<dyn FnOnce() + Send>>) -> anyhow::Result<(Observation, bool)> {
-    interrupt::run(Threads::One, |interrupt| async move {
-        let stop = Interrupt::new().context("no descriptor is left")?;
-        let raised = stop.clone();
-        let context = interrupt.context().clone();
-        let watching = tokio::task::spawn_blocking(move || -> anyhow::Result<Observation> {
-            let mut watch = Watch::attach(pid, Options { for_: window, ..Options::default() })?;
-            if let Some(go) = go {
-                go();
-            }
-            watch.run(&stop);
-            Ok(watch.finish())
+fn watch(pid: u32, flags: &args::Why, go: Option<Box<dyn FnOnce() + Send>>) -> anyhow::Result<(Observation, bool)> {
+    let window = flags.window;
+    let tracing = trace::Flags::of(flags);
+    interrupt::watching(move |stop| {
+        let mut watch = Watch::attach(pid, Options { for_: window, ..Options::default() })?;
+        let trace = tracing.map(|flags| flags.attach(pid)).transpose()?;
+        if let Some(go) = go {
+            go();
+        }
+        let ended = thread::scope(|both| {
+            let tracer = trace.map(|trace| both.spawn(|| trace.run(window, stop)));
+            watch.run(stop);
+            tracer.map_or(Ok(()), |tracer| tracer.join().unwrap_or_else(|_| Err(anyhow!("the trace broke"))))
         });
-        let cancelled = tokio::spawn(async move {
-            context.cancelled().await;
-            raised.raise();
-        });
-        let seen = watching.await.context("the watch broke")??;
-        cancelled.abort();
-        Ok((seen, interrupt.context().is_cancelled()))
+        let seen = watch.finish();
+        ended.map(|()| seen)
     })
 }
 
 /// Starts a command so that it is watched from its first instruction on.
-fn run_and_watch(command: &[OsString], window: Duration) -> anyhow::Result<(Observation, bool)> {
+fn run_and_watch(flags: &args::Why) -> anyhow::Result<(Observation, bool)> {
+    let args::Why { command, window, .. } = flags;
     let Some((program, _)) = command.split_first() else { bail!("which command?") };
     let mut started = Started::stopped(command)?;
     let pid = started.child.id();
@@ -104,7 +102,7 @@ fn run_and_watch(command: &[OsString], window: Duration) -> anyhow::Result<(Obse
             _ = kill_process(pid, Signal::CONT);
         }
     });
-    let (seen, interrupted) = watch(pid, window, Some(go))?;
+    let (seen, interrupted) = watch(pid, flags, Some(go))?;
     match started.end()? {
         Some(status) if status.code() == Some(NOT_STARTED) && seen.process.exec_at_us.is_none() => {
             bail!("{} could not be started", program.display())
@@ -117,7 +115,7 @@ fn run_and_watch(command: &[OsString], window: Duration) -> anyhow::Result<(Obse
         None => say(&format!(
             "{} still ran after {} and was ended (--for is how long it may run)",
             program.display(),
-            overdue_core::DurationText(window)
+            overdue_core::DurationText(*window)
         )),
     }
     Ok((seen, interrupted))

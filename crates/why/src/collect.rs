@@ -6,22 +6,28 @@
 //! and ends them all.
 
 mod bpf;
+mod bytes;
 mod clock;
 mod connections;
 pub mod cpu;
 mod descriptors;
 pub mod fds;
+pub mod flame;
 pub mod go;
 mod join;
+mod off_cpu;
 mod patience;
+mod pause;
 pub mod process;
 pub mod sockets;
 mod stacks;
 mod stat;
 mod syscalls;
 mod target;
+mod tasks;
 pub mod threads;
 pub mod tiers;
+pub mod trace;
 mod waiting;
 mod watch;
 

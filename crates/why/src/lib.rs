@@ -6,6 +6,7 @@
 //! - [`judge`] is pure: an observation in, ranked verdicts out. A [`recording`] is an observation in a file, so that
 //!   it can be judged again elsewhere.
 
+pub mod flame;
 pub mod judge;
 pub mod observation;
 pub mod recording;

@@ -6,6 +6,7 @@
 
 mod elf;
 mod modules;
+mod places;
 mod symbols;
 mod unwind;
 
@@ -14,6 +15,8 @@ use std::{collections::HashMap, fs::File, os::unix::fs::FileExt as _, time::Dura
 use rustix::fs::{Mode, OFlags, openat};
 
 use self::modules::Modules;
+pub(crate) use self::places::Places;
+use self::symbols::Namer;
 pub(crate) use self::unwind::Registers;
 use self::unwind::{Copied, Cut, Unwinder};
 use super::Target;
@@ -49,6 +52,7 @@ pub(crate) struct Stacks {
     target: Target,
     modules: Modules,
     unwinder: Unwinder,
+    namer: Namer,
     ids: HashMap<Chain, StackId>,
     chains: Vec<Chain>,
     /// Stacks that there was no room for.
@@ -64,6 +68,7 @@ impl Stacks {
             target: target.clone(),
             modules,
             unwinder: Unwinder::new(),
+            namer: Namer::default(),
             ids: HashMap::new(),
             chains: Vec::new(),
             lost: 0,
@@ -135,8 +140,13 @@ impl Stacks {
     pub(crate) fn name(&self, wanted: &[StackId], limit: Duration) -> HashMap<StackId, Stack> {
         let chains = wanted.iter().filter_map(|id| Some((*id, self.chains.get(usize::try_from(id.0).ok()?)?)));
         let chains: Vec<(StackId, &Chain)> = chains.collect();
-        let names =
-            symbols::names(&self.modules, &self.target, chains.iter().flat_map(|(_, chain)| &chain.code), limit);
+        let names = symbols::names(
+            &self.namer,
+            &self.modules,
+            &self.target,
+            chains.iter().flat_map(|(_, chain)| &chain.code),
+            limit,
+        );
         let stack = |chain: &Chain| Stack {
             frames: chain.code.iter().flat_map(|code| names.frames(&self.modules, *code)).collect(),
             cut: chain.cut.map(|cut| cut.text(&self.modules)),

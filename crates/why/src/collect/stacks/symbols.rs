@@ -1,6 +1,7 @@
 //! Names for addresses. Large binaries take long to read, so it runs beside, and what is not ready in time goes without.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeSet, HashMap},
     fs::File,
     os::fd::AsRawFd as _,
@@ -63,8 +64,37 @@ struct Work {
     offsets: Vec<u64>,
 }
 
+/// Looks addresses up, on a thread of its own that keeps what it has read of the files.
+#[derive(Default)]
+pub(super) struct Namer {
+    /// `Some(None)`: there is no thread to be had.
+    requests: OnceCell<Option<Sender<Request>>>,
+}
+
+struct Request {
+    work: Vec<Work>,
+    answers: Sender<Vec<Found>>,
+}
+
+impl Namer {
+    fn ask(&self, work: Vec<Work>) -> Receiver<Vec<Found>> {
+        let (answers, receiver) = channel();
+        let start = || {
+            let (sender, requests) = channel();
+            let serve = move || serve(&requests);
+            thread::Builder::new().name("overdue-names".to_owned()).spawn(serve).ok().map(|_| sender)
+        };
+        if let Some(requests) = self.requests.get_or_init(start) {
+            // Without the thread nobody answers, and the channel has ended.
+            let _ = requests.send(Request { work, answers });
+        }
+        receiver
+    }
+}
+
 /// Looks addresses up; the earlier ones first. What takes longer than `limit` has no name.
 pub(super) fn names<'a>(
+    namer: &Namer,
     modules: &Modules,
     target: &Target,
     codes: impl Iterator<Item = &'a Code>,
@@ -88,11 +118,7 @@ pub(super) fn names<'a>(
         }
     }
     let mut names = by_perf_map(target, &made);
-    let (sender, receiver) = channel();
-    let begun = thread::Builder::new().name("overdue-names".to_owned()).spawn(move || look_up(&work, &sender));
-    if begun.is_ok() {
-        receive(&receiver, limit, &mut names);
-    }
+    receive(&namer.ask(work), limit, &mut names);
     Names(names)
 }
 
@@ -111,10 +137,18 @@ fn now() -> Duration {
     Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap_or_default()
 }
 
+fn serve(requests: &Receiver<Request>) {
+    let symbolizer = |debug| Symbolizer::builder().enable_code_info(debug).enable_inlined_fns(debug).build();
+    let symbolizers = [(false, symbolizer(false)), (true, symbolizer(true))];
+    while let Ok(Request { work, answers }) = requests.recv() {
+        look_up(&symbolizers, &work, &answers);
+    }
+}
+
 /// First the names of all, which are quick; then lines and inlined calls, file by file.
-fn look_up(work: &[Work], sender: &Sender<Vec<Found>>) {
-    for debug in [false, true] {
-        let symbolizer = Symbolizer::builder().enable_code_info(debug).enable_inlined_fns(debug).build();
+fn look_up(symbolizers: &[(bool, Symbolizer)], work: &[Work], sender: &Sender<Vec<Found>>) {
+    for (debug, symbolizer) in symbolizers {
+        let debug = *debug;
         for work in work {
             let too_large = || work.file.metadata().is_ok_and(|metadata| metadata.len() > DEBUG_FILE_MAX);
             if debug && too_large() {
