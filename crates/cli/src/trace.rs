@@ -152,13 +152,9 @@ fn sums(screen: Screen, summary: &Summary) -> String {
                 format!("{count} {}", if *error >= 512 { "interrupted".to_owned() } else { errno(*error) })
             })
             .collect();
-        _ = writeln!(
-            out,
-            "{:>9} {:>9} {calls:>9}  {call:18}  {}",
-            time(*total_us),
-            time(*longest_us),
-            errors.join(", ")
-        );
+        let row =
+            format!("{:>9} {:>9} {calls:>9}  {call:18}  {}", time(*total_us), time(*longest_us), errors.join(", "));
+        _ = writeln!(out, "{}", row.trim_end());
     }
     let more = summary.calls.len().saturating_sub(SUMS);
     let mut notes = Vec::new();

@@ -39,5 +39,5 @@ pub use watch::{AttachError, Ended, Interrupt, Options, Watch};
 
 #[cfg(fuzzing)]
 pub(crate) mod fuzz {
-    pub use super::connections::fuzz::heads;
+    pub use super::{connections::fuzz::heads, trace::fuzz::trace};
 }

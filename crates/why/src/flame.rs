@@ -106,7 +106,9 @@ impl Folded {
             let (stack, weight) =
                 line.trim_end().rsplit_once(' ').filter(|_| line.len() <= LINE_MAX).ok_or_else(wrong)?;
             // Some tools write fractions.
-            let weight = weight.parse().or_else(|_| weight.parse().map(whole)).map_err(|_| wrong())?;
+            let fraction =
+                || weight.parse().ok().filter(|weight: &f64| weight.is_finite() && *weight >= 0.0).map(whole);
+            let weight = weight.parse().ok().or_else(fraction).ok_or_else(wrong)?;
             if stack.trim().is_empty() {
                 return Err(wrong());
             }

@@ -84,6 +84,8 @@ fn collapsed_stacks_of_others_are_read() {
         ("main;a", FoldedError::Line(1)),
         ("main;a 1\nmain;a x", FoldedError::Line(2)),
         (" 3", FoldedError::Line(1)),
+        ("main;a -3", FoldedError::Line(1)),
+        ("main;a inf", FoldedError::Line(1)),
     ] {
         assert_eq!(Folded::parse(text), Err(error), "{text:?}");
     }

@@ -66,6 +66,8 @@ fn one(argument: Argument, record: &Record) -> Option<(&'static str, String)> {
         }
         Argument::Address => ("address", address(&record.data)?),
         Argument::LimitMs(at) => ("timeout", milliseconds(low(value(at)))),
+        // An instant, and not a length.
+        Argument::Limit if record.number == CLOCK_NANOSLEEP && value(1) & 1 == 1 => return None,
         Argument::Limit => match record.limit_ns? {
             None => ("timeout", "none".to_owned()),
             Some(ns) => ("timeout", duration(ns)),
@@ -90,6 +92,7 @@ fn one(argument: Argument, record: &Record) -> Option<(&'static str, String)> {
 }
 
 const FUTEX: u16 = 202;
+const CLOCK_NANOSLEEP: u16 = 230;
 
 /// What comes with the record is the new connection, and not what was listened on.
 pub(super) const fn accepts(record: &Record) -> bool {
@@ -265,7 +268,7 @@ mod tests {
                 [1, 2, 0, 0, 0, 0],
                 vec![],
                 vec![3, 0, 0, 0, 1, 0, 1, 0, 4, 0, 0, 0, 4, 0, 0, 0],
-                "polled=[3 IN is IN, 4 OUT] timeout=0ms",
+                "polled=[3 IN is IN, 4 OUT] timeout=0",
             ),
             (
                 libc::SYS_setsockopt,

@@ -13,11 +13,12 @@
 #define CALLS 512
 #define EINTR 4
 #define EAGAIN 11
+#define ENOTTY 25
 #define ETIMEDOUT 110
 #define EINPROGRESS 115
 #define ERESTARTSYS 512
 #define ERESTART_RESTARTBLOCK 516
-enum { NR_exit = 60, NR_futex = 202, NR_exit_group = 231, NR_close = 3, NR_accept = 43, NR_accept4 = 288 };
+enum { NR_ioctl = 16, NR_exit = 60, NR_futex = 202, NR_exit_group = 231, NR_close = 3, NR_accept = 43, NR_accept4 = 288 };
 /* Who reads looks for news by himself: to wake him for each would cost the thread that is watched. */
 #define BPF_RB_NO_WAKEUP 1
 #define S_IFMT 0170000
@@ -431,7 +432,8 @@ static __always_inline bool is_failure(u64 nr, s64 result)
 		return false;
 	if (error >= ERESTARTSYS && error <= ERESTART_RESTARTBLOCK)
 		return false;
-	return !(nr == NR_futex && error == ETIMEDOUT);
+	/* A wait that was to end so; the question whether it is a terminal. */
+	return !(nr == NR_futex && error == ETIMEDOUT) && !(nr == NR_ioctl && error == ENOTTY);
 }
 
 SEC("tp_btf/sys_exit")
