@@ -2,6 +2,7 @@
 //! the sums in the end. It goes to stdout, before the report.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     io::{self, Write as _},
     time::Duration,
@@ -12,9 +13,10 @@ use overdue_why::{
         Interrupt,
         trace::{CallSum, Event, Options, Outcome, SeenStack, Summary, Trace, errno},
     },
-    observation::Frame,
+    observation::{Frame, Stack},
 };
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::{
     args,
@@ -70,12 +72,12 @@ impl Running {
         let screen = Screen::of(&io::stdout());
         let json = self.json;
         let tell = |event: &Event| {
-            let text = if json { format!("{}\n", as_json(event)) } else { line(screen, event) };
+            let text = if json { serde_json::to_string(&Line::of(event))? + "\n" } else { line(screen, event) };
             io::stdout().write_all(text.as_bytes())
         };
         self.trace.run(window, stop, tell)?;
         let summary = self.trace.finish(tell)?;
-        let text = if json { format!("{}\n", summary_as_json(&summary)) } else { sums(screen, &summary) };
+        let text = if json { serde_json::to_string(&Sums::of(&summary))? + "\n" } else { sums(screen, &summary) };
         io::stdout().write_all(text.as_bytes())
     }
 }
@@ -180,73 +182,103 @@ fn sums(screen: Screen, summary: &Summary) -> String {
     out
 }
 
+const SCHEMA: &str = "overdue.trace/1";
+
 /// `overdue.trace/1`: one object a call.
-fn as_json(event: &Event) -> Value {
-    let arguments: Map<String, Value> =
-        event.arguments.iter().map(|(name, text)| (name.replace(' ', "_"), json!(text))).collect();
-    let mut out = json!({
-        "schema": "overdue.trace/1",
-        "at_us": event.at_us,
-        "duration_us": event.duration_us,
-        "tid": event.tid,
-        "thread": event.thread,
-        "call": event.call,
-        "arguments": arguments,
-    });
-    let mut set = |name: &str, value: Value| {
-        if let Some(object) = out.as_object_mut() {
-            object.insert(name.to_owned(), value);
-        }
-    };
-    match &event.outcome {
-        Outcome::Returned(value, made) => {
-            set("outcome", json!("returned"));
-            set("result", json!(value));
-            if let Some(made) = made {
-                set("made", json!(made));
-            }
-        }
-        Outcome::Failed(error) => {
-            set("outcome", json!("failed"));
-            set("errno", json!(errno(*error)));
-        }
-        Outcome::Interrupted => set("outcome", json!("interrupted")),
-        Outcome::Ends => set("outcome", json!("ends")),
-        Outcome::Unfinished => set("outcome", json!("unfinished")),
-    }
-    if event.since_before {
-        set("since_before", json!(true));
-    }
-    if let Some(stack) = &event.stack {
-        set("stack_number", json!(stack.number));
-        set("stack", json!(stack.stack));
-    }
-    out
+#[derive(Serialize)]
+struct Line<'a> {
+    schema: &'static str,
+    at_us: u64,
+    duration_us: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    since_before: bool,
+    tid: u32,
+    thread: &'a str,
+    call: &'a str,
+    arguments: Map<String, Value>,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<i64>,
+    /// What the descriptor is that was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    made: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stack_number: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stack: Option<&'a Stack>,
 }
 
-/// The last line of the trace.
-fn summary_as_json(summary: &Summary) -> Value {
-    let call = |sum: &CallSum| {
-        let errors: Map<String, Value> =
-            sum.errors.iter().map(|(error, count)| (errno(*error), json!(count))).collect();
-        json!({
-            "call": sum.call, "calls": sum.calls, "errors": errors,
-            "total_us": sum.total_us, "longest_us": sum.longest_us,
-        })
-    };
-    json!({
-        "schema": "overdue.trace/1",
-        "summary": summary.calls.iter().map(call).collect::<Vec<_>>(),
-        "dropped": summary.dropped,
-        "lost": summary.lost,
-        "foreign": summary.foreign,
-    })
+impl<'a> Line<'a> {
+    fn of(event: &'a Event) -> Self {
+        let (outcome, result, made, error) = match &event.outcome {
+            Outcome::Returned(value, made) => ("returned", Some(*value), made.as_deref(), None),
+            Outcome::Failed(error) => ("failed", None, None, Some(errno(*error))),
+            Outcome::Interrupted => ("interrupted", None, None, None),
+            Outcome::Ends => ("ends", None, None, None),
+            Outcome::Unfinished => ("unfinished", None, None, None),
+        };
+        let name = |name: &str| name.replace(' ', "_");
+        Self {
+            schema: SCHEMA,
+            at_us: event.at_us,
+            duration_us: event.duration_us,
+            since_before: event.since_before,
+            tid: event.tid,
+            thread: &event.thread,
+            call: &event.call,
+            arguments: event.arguments.iter().map(|(key, text)| (name(key), text.as_str().into())).collect(),
+            outcome,
+            result,
+            made,
+            errno: error,
+            stack_number: event.stack.as_ref().map(|stack| stack.number),
+            stack: event.stack.as_ref().map(|stack| &stack.stack),
+        }
+    }
+}
+
+/// The last line of a trace.
+#[derive(Serialize)]
+struct Sums<'a> {
+    schema: &'static str,
+    summary: Vec<Sum<'a>>,
+    dropped: u64,
+    lost: u64,
+    foreign: u64,
+}
+
+#[derive(Serialize)]
+struct Sum<'a> {
+    call: &'a str,
+    calls: u64,
+    errors: BTreeMap<String, u64>,
+    total_us: u64,
+    longest_us: u64,
+}
+
+impl<'a> Sums<'a> {
+    fn of(summary: &'a Summary) -> Self {
+        let sum = |sum: &'a CallSum| Sum {
+            call: &sum.call,
+            calls: sum.calls,
+            errors: sum.errors.iter().map(|(error, count)| (errno(*error), *count)).collect(),
+            total_us: sum.total_us,
+            longest_us: sum.longest_us,
+        };
+        Self {
+            schema: SCHEMA,
+            summary: summary.calls.iter().map(sum).collect(),
+            dropped: summary.dropped,
+            lost: summary.lost,
+            foreign: summary.foreign,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use overdue_why::observation::Stack;
-
     use super::*;
 
     fn event() -> Event {
@@ -287,8 +319,10 @@ mod tests {
 
     #[test]
     fn json_escapes_what_it_quotes() {
-        let value = as_json(&event());
-        assert!(!value.to_string().contains('\u{1b}'));
+        let event = event();
+        let text = serde_json::to_string(&Line::of(&event)).unwrap();
+        assert!(!text.contains('\u{1b}'), "{text}");
+        let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((value["errno"].as_str(), value["duration_us"].as_u64()), (Some("ECONNREFUSED"), Some(212)));
     }
 
