@@ -25,9 +25,16 @@ pub struct Flame {
 }
 
 enum Seer {
-    On(Waiting),
-    Off(OffCpu),
-    Wait { stacks: Option<Waiting>, go: Option<Goroutines>, threads: Option<threads::Collector> },
+    On(Box<Waiting>),
+    Off(Box<OffCpu>),
+    Wait(Box<Waits>),
+}
+
+/// Whatever of it can be seen.
+struct Waits {
+    stacks: Option<Waiting>,
+    go: Option<Goroutines>,
+    threads: Option<threads::Collector>,
 }
 
 impl Flame {
@@ -44,10 +51,10 @@ impl Flame {
         let mut hidden = Vec::new();
         let kernel = Kernel::new();
         let seer = match sight {
-            Sight::On => Seer::On(samples(kernel, &target).map_err(needed)?),
+            Sight::On => Seer::On(Box::new(samples(kernel, &target).map_err(needed)?)),
             Sight::Off => {
                 let attached = kernel.and_then(|kernel| OffCpu::attach(&kernel, &target));
-                Seer::Off(attached.map_err(needed)?)
+                Seer::Off(Box::new(attached.map_err(needed)?))
             }
             Sight::Wait => {
                 let go = Goroutines::attach(&target);
@@ -57,7 +64,7 @@ impl Flame {
                 let mut stacks = attached.map_err(&mut keep).ok();
                 stacks.iter_mut().for_each(|stacks| stacks.keep(STACKS_MAX));
                 let threads = threads::Collector::attach(&target).map_err(&mut keep).ok();
-                Seer::Wait { stacks, go, threads }
+                Seer::Wait(Box::new(Waits { stacks, go, threads }))
             }
         };
         let name = target.read_text("comm", 64).unwrap_or_default().trim_end().to_owned();
@@ -88,7 +95,8 @@ impl Flame {
         match &mut self.seer {
             Seer::On(samples) => samples.look(at_us),
             Seer::Off(off) => off.look(),
-            Seer::Wait { stacks, go, threads } => {
+            Seer::Wait(waits) => {
+                let Waits { stacks, go, threads } = &mut **waits;
                 stacks.iter_mut().for_each(|stacks| stacks.look(at_us));
                 go.iter_mut().for_each(|go| go.look(at_us));
                 threads.iter_mut().for_each(|threads| threads.look(at_us));
@@ -114,7 +122,8 @@ impl Flame {
                 off.stacks.iter().for_each(|it| graph.add(&it.thread, &it.stack, Some(&it.inside), it.off_us));
                 Some(graph)
             }
-            Seer::Wait { stacks, go, threads } => {
+            Seer::Wait(waits) => {
+                let Waits { stacks, go, threads } = *waits;
                 seen.threads = threads.map(|threads| threads.finish(at_us, &mut self.hidden));
                 if let Some(stacks) = stacks {
                     stacks.finish(&mut seen);

@@ -365,7 +365,7 @@ impl Trace {
             }
         }
         let mut calls: Vec<CallSum> = calls.into_values().collect();
-        calls.sort_by(|a, b| (b.total_us, b.calls).cmp(&(a.total_us, a.calls)));
+        calls.sort_by_key(|sum| std::cmp::Reverse((sum.total_us, sum.calls)));
         let tally = self.tally.get(&0, 0).map(|all| {
             all.iter().fold(Tally::default(), |sum, one| Tally {
                 dropped: sum.dropped + one.dropped,

@@ -37,7 +37,7 @@ pub(super) enum Argument {
     /// The value of a socket's option.
     Value,
     /// The argument of `fcntl`, which means what its command says.
-    FcntlArgument,
+    ByCommand,
 }
 
 /// One call.
@@ -83,7 +83,7 @@ pub enum Group {
 }
 
 use Argument::{
-    Address, Bytes, EpollEvents, FcntlArgument, Fd, Flags, Limit, LimitMs, Number, One, Pair, Path, Polled, Value,
+    Address, ByCommand, Bytes, EpollEvents, Fd, Flags, Limit, LimitMs, Number, One, Pair, Path, Polled, Value,
 };
 use Group::{Files, Network, Poll};
 
@@ -193,7 +193,7 @@ static CALLS: &[Signature] = &[
     call("dup", NONE, &[Fd(0)]),
     call("dup2", NONE, &[Fd(0), Number("to", 1)]),
     call("dup3", NONE, &[Fd(0), Number("to", 1)]),
-    call("fcntl", NONE, &[Fd(0), One("command", 1, words::FCNTL), FcntlArgument]),
+    call("fcntl", NONE, &[Fd(0), One("command", 1, words::FCNTL), ByCommand]),
     call("ioctl", NONE, &[Fd(0), One("request", 1, words::IOCTL)]),
     call("pipe", NONE, &[Pair]).data(Data::Bytes(0, 8)),
     call("pipe2", NONE, &[Pair]).data(Data::Bytes(0, 8)),

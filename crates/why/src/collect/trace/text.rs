@@ -87,7 +87,7 @@ fn one(argument: Argument, record: &Record) -> Option<(&'static str, String)> {
             let shown = option_value(level, name, &record.data);
             ("option", format!("{}{shown}", words::option(level, name)))
         }
-        Argument::FcntlArgument => fcntl(value(1) & 0xffff_ffff, value(2))?,
+        Argument::ByCommand => fcntl(value(1) & 0xffff_ffff, value(2))?,
     })
 }
 
