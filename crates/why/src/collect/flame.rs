@@ -46,7 +46,8 @@ impl Flame {
         let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
         let needed = |hidden: Hidden| {
             let how = format!("{}; without it, `overdue flame --wait` shows where threads wait", hidden.how);
-            AttachError::Hidden { pid, hidden: Hidden { how, ..hidden } }
+            let what = if sight == Sight::On { "samples" } else { "switches" }.to_owned();
+            AttachError::Unseen { pid, hidden: Hidden { what, how, ..hidden } }
         };
         let mut hidden = Vec::new();
         let kernel = Kernel::new();

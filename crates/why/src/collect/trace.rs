@@ -172,11 +172,12 @@ impl Trace {
         if !cfg!(target_arch = "x86_64") {
             let why = "the numbers of system calls are known for x86-64 only".to_owned();
             let hidden = Hidden { what: "system calls".to_owned(), why, how: "use strace here".to_owned() };
-            return Err(AttachError::Hidden { pid, hidden });
+            return Err(AttachError::Unseen { pid, hidden });
         }
         Self::load(&target, options).map_err(|hidden| {
             let how = format!("{}; without it, `strace -f -k -p {pid}` shows the same, and is dear", hidden.how);
-            AttachError::Hidden { pid, hidden: Hidden { how, ..hidden } }
+            let what = "system calls".to_owned();
+            AttachError::Unseen { pid, hidden: Hidden { what, how, ..hidden } }
         })
     }
 

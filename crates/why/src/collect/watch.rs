@@ -55,6 +55,14 @@ pub enum AttachError {
         /// Why, and how to change that.
         hidden: Hidden,
     },
+    /// The one thing that was asked for cannot be seen.
+    #[error("{what} of process {pid} cannot be seen: {why}; {how}", what = .hidden.what, why = .hidden.why, how = .hidden.how)]
+    Unseen {
+        /// The process.
+        pid: u32,
+        /// What, why, and how to change that.
+        hidden: Hidden,
+    },
 }
 
 /// Ends a watch early, from another thread or a signal handler. A clone ends the same one.
