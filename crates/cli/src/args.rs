@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
 use overdue_core::{LimitName, parse_duration};
+use overdue_why::collect::trace::Chosen;
 
 use crate::plan::Address;
 
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Why(Why),
     /// Watch live: all processes that have sockets, or one with its connections, stages and verdicts
     Top(Top),
+    /// Draw where a process computes, is off the processors, or waits (flame graph, SVG)
+    Flame(Flame),
     /// Show the whole story on loopback: eight faults that a log calls by one name
     Demo,
     /// Faults made on purpose, with the truth about them
@@ -198,6 +201,10 @@ Examples:
   overdue why --pid 4242 --html stall.html          a page to look at and to send
   overdue why --pid 4242 --allow-changes            first aid, as root
   overdue why --pid 4242 --budget 0.5               at most half a percent
+  overdue why --trace --pid 4242           system calls as they happen, and then
+                                           the report; the network, and what
+                                           fails or takes 10 ms
+  overdue why --trace files,connect --slow 1ms -- ./import
 
 Exit codes: 0 nothing wrong (advisories may be printed), 1 a verdict was
 reached, 2 wrong usage or environment, 130 interrupted.";
@@ -234,7 +241,16 @@ pub(crate) struct Why {
     #[arg(long, conflicts_with_all = ["replay", "command"], help_heading = "Changes")]
     pub(crate) allow_changes: bool,
 
-    /// One JSON object on stdout (`overdue.report/1`) instead of text
+    /// Show system calls as they happen: network, poll, files, all, or names, separated by commas. Without a list: the
+    /// network, and what fails or is slow
+    #[arg(long, value_name = "CALLS", num_args = 0..=1, value_parser = Chosen::parse, help_heading = "Trace", conflicts_with = "replay")]
+    pub(crate) trace: Option<Option<Chosen>>,
+    /// A call that takes so long is slow: it is shown with its stack, as one that failed is
+    #[arg(long, value_name = "DUR", default_value = "10ms", value_parser = parse_duration, help_heading = "Trace", requires = "trace")]
+    pub(crate) slow: Duration,
+
+    /// One JSON object on stdout (`overdue.report/1`) instead of text; with `--trace` one a line before it
+    /// (`overdue.trace/1`)
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
     /// Write the report to this file as one page for a browser, with charts; it needs nothing else, and no network
@@ -243,6 +259,62 @@ pub(crate) struct Why {
     /// Write what was seen to this file, to be judged again with `--replay`
     #[arg(long, value_name = "FILE", help_heading = "Output", conflicts_with = "replay")]
     pub(crate) record: Option<PathBuf>,
+}
+
+const FLAME_EXAMPLES: &str = "\
+What the width of a frame means:
+  --on     samples, 99 a second on each processor (the default)
+  --off    time from when a thread is switched off a processor until it is
+           back; the innermost frame is the system call, or says that it was
+           ready and had no processor
+  --wait   in a Go program the goroutines that wait there at the end of the
+           watch; elsewhere the time that threads were found waiting, by looks
+           (20 a second). Threads that idle are in it, too: each tower stands on
+           the name of its thread
+  --diff   the width of what came after; red has grown, blue has shrunk
+
+Examples:
+  overdue flame --pid 4242
+  overdue flame --pid 4242 --off --for 10s -o off.svg
+  overdue flame --pid 4242 --wait --folded waits.folded -o waits.svg
+  overdue flame --diff before.folded after.folded
+  overdue flame --diff monday.overdue friday.overdue     recordings of `why`
+
+Exit codes: 0 it was drawn, 2 wrong usage or environment, 130 interrupted
+(what was seen by then is drawn).";
+
+#[derive(Parser, Debug)]
+#[command(after_help = FLAME_EXAMPLES)]
+#[command(group = clap::ArgGroup::new("whom").required(true).args(["pid", "diff"]))]
+#[command(group = clap::ArgGroup::new("sight").args(["on", "off", "wait"]))]
+pub(crate) struct Flame {
+    /// Watch the process with this number
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
+    /// Compare two: files of `--folded` (or of other tools), or recordings of `why --record`
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
+    pub(crate) diff: Vec<PathBuf>,
+
+    /// Where it computes
+    #[arg(long)]
+    pub(crate) on: bool,
+    /// Where its threads are off the processors
+    #[arg(long)]
+    pub(crate) off: bool,
+    /// What its work waits for
+    #[arg(long)]
+    pub(crate) wait: bool,
+
+    /// Watch for so long
+    #[arg(long = "for", value_name = "DUR", default_value = "5s", value_parser = window, conflicts_with = "diff")]
+    pub(crate) window: Duration,
+
+    /// Where the SVG goes; `-` is stdout. Without it: overdue-PID-on.svg, overdue-diff.svg and the like, here
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write the stacks in collapsed form, which other tools read, too
+    #[arg(long, value_name = "FILE", help_heading = "Output", conflicts_with = "diff")]
+    pub(crate) folded: Option<PathBuf>,
 }
 
 const TOP_EXAMPLES: &str = "\

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use overdue::Context;
+use overdue_why::collect::Interrupt as Stop;
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -62,4 +63,23 @@ where
     let result = runtime.block_on(async { work(Interrupt::listen()?).await });
     runtime.shutdown_background();
     result
+}
+
+/// Runs a watch to its end, which Ctrl-C brings about early. Tells whether it did.
+pub(crate) fn watching<T: Send + 'static>(
+    watch: impl FnOnce(&Stop) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<(T, bool)> {
+    run(Threads::One, |interrupt| async move {
+        let stop = Stop::new().context("no descriptor is left")?;
+        let raised = stop.clone();
+        let context = interrupt.context().clone();
+        let watching = tokio::task::spawn_blocking(move || watch(&stop));
+        let cancelled = tokio::spawn(async move {
+            context.cancelled().await;
+            raised.raise();
+        });
+        let seen = watching.await.context("the watch broke")??;
+        cancelled.abort();
+        Ok((seen, interrupt.context().is_cancelled()))
+    })
 }

@@ -7,6 +7,7 @@ mod doctor;
 mod drive;
 mod exit;
 mod explain;
+mod flame;
 mod get;
 mod interrupt;
 mod lab;
@@ -18,6 +19,7 @@ mod sink;
 mod started;
 mod tally;
 mod top;
+mod trace;
 mod truth;
 mod verify;
 mod why;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Get(flags) => get::run(&flags),
         Command::Why(flags) => why::run(&flags),
         Command::Top(flags) => top::run(&flags),
+        Command::Flame(flags) => flame::run(&flags),
         Command::Become { command } => why::become_command(&command),
         Command::Demo => demo::run(),
         Command::Lab(Lab::List) => lab::list(),

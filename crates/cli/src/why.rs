@@ -7,13 +7,14 @@ use std::{
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{Command, ExitStatus},
+    thread,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use overdue_core::DurationText;
 use overdue_why::{
     Observation, Report,
-    collect::{Interrupt, Options, Target, Watch},
+    collect::{Options, Target, Watch},
     recording,
 };
 use rustix::process::{Signal, getpid, kill_process};
@@ -21,10 +22,10 @@ use rustix::process::{Signal, getpid, kill_process};
 use crate::{
     aid, args,
     exit::Exit,
-    interrupt::{self, Threads},
-    page, render,
+    interrupt, page, render,
     screen::{Screen, harmless},
     started::{End, Started},
+    trace,
 };
 
 /// What was watched.
@@ -36,11 +37,10 @@ struct Seen {
 }
 
 pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
-    let options = Options { for_: flags.window, uprobes: flags.uprobes, budget: flags.budget, ..Options::default() };
     let Seen { observation, target, interrupted } = match (&flags.replay, flags.pid) {
         (Some(file), _) => Seen { observation: replay(file)?, target: None, interrupted: false },
-        (None, Some(pid)) => watch(pid, options, None)?,
-        (None, None) => run_and_watch(&flags.command, options)?,
+        (None, Some(pid)) => watch(pid, flags, None)?,
+        (None, None) => run_and_watch(flags)?,
     };
     // What was seen is told even where a file cannot be written.
     let recorded = flags.record.as_ref().map(|file| record(file, &observation));
@@ -93,43 +93,46 @@ fn draw(file: &Path, report: &Report, seen: &Observation) -> anyhow::Result<()> 
 }
 
 /// Watches until the time is over, the process ends or Ctrl-C. `go` is what lets a command begin.
-fn watch(pid: u32, options: Options, go: Option<Box<dyn FnOnce() + Send>>) -> anyhow::Result<Seen> {
-    interrupt::run(Threads::One, |interrupt| async move {
-        let stop = Interrupt::new().context("no descriptor is left")?;
-        let raised = stop.clone();
-        let context = interrupt.context().clone();
-        let watching = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-            let options = Options { from_start: go.is_some(), ..options };
-            let mut watch = Watch::attach(pid, options)?;
-            if let Some(go) = go {
-                go();
-            }
-            watch.run(&stop);
-            let target = watch.target().clone();
-            Ok((watch.finish(), target))
+fn watch(pid: u32, flags: &args::Why, go: Option<Box<dyn FnOnce() + Send>>) -> anyhow::Result<Seen> {
+    let options = Options {
+        for_: flags.window,
+        from_start: go.is_some(),
+        uprobes: flags.uprobes,
+        budget: flags.budget,
+        ..Options::default()
+    };
+    let tracing = trace::Flags::of(flags);
+    let watched = interrupt::watching(move |stop| {
+        let window = options.for_;
+        let mut watch = Watch::attach(pid, options)?;
+        let trace = tracing.map(|flags| flags.attach(pid)).transpose()?;
+        if let Some(go) = go {
+            go();
+        }
+        let ended = thread::scope(|both| {
+            let tracer = trace.map(|trace| both.spawn(|| trace.run(window, stop)));
+            watch.run(stop);
+            tracer.map_or(Ok(()), |tracer| tracer.join().unwrap_or_else(|_| Err(anyhow!("the trace broke"))))
         });
-        let cancelled = tokio::spawn(async move {
-            context.cancelled().await;
-            raised.raise();
-        });
-        let (observation, target) = watching.await.context("the watch broke")??;
-        cancelled.abort();
-        Ok(Seen { observation, target: Some(target), interrupted: interrupt.context().is_cancelled() })
-    })
+        let target = watch.target().clone();
+        let observation = watch.finish();
+        ended.map(|()| (observation, target))
+    });
+    watched.map(|((observation, target), interrupted)| Seen { observation, target: Some(target), interrupted })
 }
 
 /// Starts a command so that it is watched from its first instruction on.
-fn run_and_watch(command: &[OsString], options: Options) -> anyhow::Result<Seen> {
+fn run_and_watch(flags: &args::Why) -> anyhow::Result<Seen> {
+    let args::Why { command, window, .. } = flags;
     let Some((program, _)) = command.split_first() else { bail!("which command?") };
     let program = harmless(&program.to_string_lossy());
-    let window = options.for_;
     let mut started = Started::stopped(command)?;
     let pid = started.pid();
     let go = Box::new(move || {
         // It cannot fail: the child waits for it, and is not reaped before the end.
         _ = kill_process(pid, Signal::CONT);
     });
-    let seen = watch(started.id(), options, Some(go))?;
+    let seen = watch(started.id(), flags, Some(go))?;
     match started.end()? {
         End::Itself(status) if status.code() == Some(NOT_STARTED) && seen.observation.process.exec_at_us.is_none() => {
             bail!("{program} could not be started")
@@ -141,9 +144,9 @@ fn run_and_watch(command: &[OsString], options: Options) -> anyhow::Result<Seen>
         }
         End::Killed => say(&format!(
             "{program} still ran after {} and was ended (--for is how long it may run)",
-            DurationText(window)
+            DurationText(*window)
         )),
-        End::Never(why) => say(&format!("{program} still ran after {}, and {why}", DurationText(window))),
+        End::Never(why) => say(&format!("{program} still ran after {}, and {why}", DurationText(*window))),
     }
     // Whatever becomes of it, it is no longer what was watched.
     Ok(Seen { target: None, ..seen })

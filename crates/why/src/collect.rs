@@ -7,25 +7,31 @@
 
 pub mod aid;
 mod bpf;
+mod bytes;
 mod clock;
 mod connections;
 mod cost;
 pub mod cpu;
 mod descriptors;
 pub mod fds;
+pub mod flame;
 pub mod go;
 mod join;
 mod lookups;
 pub mod machine;
+mod off_cpu;
 mod patience;
+mod pause;
 pub mod process;
 pub mod sockets;
 mod stacks;
 mod stat;
 mod syscalls;
 mod target;
+mod tasks;
 pub mod threads;
 pub mod tiers;
+pub mod trace;
 mod waiting;
 mod watch;
 mod window;
@@ -38,5 +44,5 @@ pub use watch::{AttachError, Ended, Interrupt, Options, SIGHT, Watch};
 
 #[cfg(fuzzing)]
 pub(crate) mod fuzz {
-    pub use super::{bpf::fuzz::btf, connections::fuzz::heads, stacks::fuzz::unwind_tables};
+    pub use super::{bpf::fuzz::btf, connections::fuzz::heads, stacks::fuzz::unwind_tables, trace::fuzz::trace};
 }

@@ -1,7 +1,7 @@
 //! What the fuzz targets call. Not part of the library.
 
 #[cfg(target_os = "linux")]
-pub use crate::collect::fuzz::{btf, heads, unwind_tables};
+pub use crate::collect::fuzz::{btf, heads, trace, unwind_tables};
 
 /// A recording, decompressed: it is read and judged, or refused.
 pub fn recording(bytes: &[u8]) {

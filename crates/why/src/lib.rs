@@ -7,6 +7,7 @@
 //!   it can be judged again elsewhere.
 
 pub mod aid;
+pub mod flame;
 pub mod judge;
 pub mod observation;
 pub mod recording;

@@ -22,9 +22,9 @@ use super::{
     Target, clock,
     descriptors::{self, Named},
     fds::Limits,
+    pause::pidfd,
     sockets::{self, source::Source},
     stat,
-    watch::pidfd,
 };
 use crate::aid::{FirstAid, State, Step, Stuck, is_stuck};
 

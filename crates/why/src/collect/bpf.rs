@@ -18,16 +18,16 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
-use aya::{Btf, Ebpf, EbpfLoader, Pod, maps::Map};
+use aya::{Btf, Ebpf, EbpfLoader, Pod, maps::Map, programs::ProgramError};
 
-use super::{Target, connections, lookups, waiting};
+use super::{Target, connections, lookups, off_cpu, trace, waiting};
 use crate::observation::Hidden;
 
 /// The inode of the first pid namespace (`PROC_PID_INIT_INO`).
 const FIRST_PIDNS: u64 = 0xEFFF_FFFC;
 
 /// All programs: what they ask of the kernel's types is what is kept of those.
-const OBJECTS: [&[u8]; 3] = [connections::OBJECT, lookups::OBJECT, waiting::OBJECT];
+const OBJECTS: [&[u8]; 5] = [connections::OBJECT, lookups::OBJECT, off_cpu::OBJECT, trace::OBJECT, waiting::OBJECT];
 
 /// The running kernel, as BPF programs are fitted to it.
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +218,15 @@ fn map_bytes(map: impl AsFd) -> u64 {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd())).unwrap_or_default();
     let memory = info.lines().find_map(|line| line.strip_prefix("memlock:"));
     memory.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+}
+
+/// A program of an object, which is of that kind.
+pub(crate) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, Hidden>
+where
+    P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let missing = || refused(io::Error::other(format!("the object has no program {name}")));
+    ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(refused)
 }
 
 /// What the kernel's refusal means to the reader.

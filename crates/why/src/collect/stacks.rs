@@ -6,6 +6,7 @@
 
 mod elf;
 mod modules;
+mod places;
 mod symbols;
 mod unwind;
 
@@ -21,9 +22,13 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, openat};
 
+pub(crate) use self::places::Places;
 pub(crate) use self::unwind::Registers;
 use self::unwind::{Copied, Cut, Unwinder};
-use self::{modules::Modules, symbols::Names};
+use self::{
+    modules::Modules,
+    symbols::{Namer, Names},
+};
 use super::Target;
 use crate::observation::Stack;
 
@@ -57,6 +62,7 @@ pub(crate) struct Stacks {
     target: Target,
     modules: Modules,
     unwinder: Unwinder,
+    namer: Namer,
     ids: HashMap<Chain, StackId>,
     chains: HashMap<StackId, Chain>,
     next: u32,
@@ -74,6 +80,7 @@ impl Stacks {
             target: target.clone(),
             modules,
             unwinder: Unwinder::new(),
+            namer: Namer::default(),
             ids: HashMap::new(),
             chains: HashMap::new(),
             next: 0,
@@ -161,7 +168,13 @@ impl Stacks {
     pub(crate) fn name(&mut self, wanted: &[StackId], limit: Duration) -> HashMap<StackId, Stack> {
         let chains = wanted.iter().filter_map(|id| Some((*id, self.chains.get(id)?)));
         let chains: Vec<(StackId, &Chain)> = chains.collect();
-        self.names.learn(&self.modules, &self.target, chains.iter().flat_map(|(_, chain)| &chain.code), limit);
+        self.names.learn(
+            &self.namer,
+            &self.modules,
+            &self.target,
+            chains.iter().flat_map(|(_, chain)| &chain.code),
+            limit,
+        );
         let names = &self.names;
         let stack = |chain: &Chain| Stack {
             frames: chain.code.iter().flat_map(|code| names.frames(&self.modules, *code)).collect(),

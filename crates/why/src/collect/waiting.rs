@@ -16,17 +16,12 @@ mod threads;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{HashMap, HashSet},
-    fs::File,
-    os::fd::AsFd as _,
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use aya::{
     Ebpf,
     programs::{
-        BtfTracePoint, Iter, PerfEvent, ProgramError,
+        BtfTracePoint, PerfEvent,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
         tp_btf::BtfTracePointLinkId,
     },
@@ -34,19 +29,13 @@ use aya::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-use self::{
-    counted::Counted,
-    epoll::Registered,
-    openers::Openers,
-    records::{PollKey, Snapshot},
-    tables::Tables,
-    threads::Looks,
-};
+use self::{counted::Counted, epoll::Registered, openers::Openers, records::PollKey, tables::Tables, threads::Looks};
 use super::{
     Target,
-    bpf::{Kernel, TaskIterator, refused},
+    bpf::{Kernel, program, refused},
     cost::{Count, Part},
-    stacks::{Registers, StackId, Stacks},
+    stacks::{Places, StackId, Stacks},
+    tasks::Tasks,
     window::Overlap,
 };
 use crate::observation::{Hidden, Observation};
@@ -59,6 +48,8 @@ const SAMPLES_HZ: u64 = 99;
 /// When the whole machine makes fewer system calls each second, they are watched all the time: at some 0.3 us each that
 /// is less than a five-hundredth of one processor.
 const QUIET: u64 = 5_000;
+/// What is missing where they are.
+const SAMPLES: &str = "samples of where it computes";
 /// How often tables are looked through in between.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 /// The kernel's half knows twice as many places at most.
@@ -72,18 +63,20 @@ pub(crate) struct Waiting {
     /// Holds the programs and their links.
     ebpf: Ebpf,
     tables: Tables,
-    iterator: Option<TaskIterator>,
+    iterator: Option<Tasks>,
     samples: bool,
     windows: Windows,
     counted: Overlap<Counted>,
     looks: Looks,
     stacks: Stacks,
-    places: HashMap<u64, StackId>,
+    places: Places,
     registered: Registered,
     openers: Openers,
     tended_ns: u64,
     /// Entries that there was no room for, of all windows.
     lost: u64,
+    /// How many stacks of a kind are handed over.
+    stacks_max: usize,
     hidden: Vec<Hidden>,
 }
 
@@ -119,16 +112,9 @@ impl Waiting {
         let mut ebpf = kernel.load(OBJECT, target)?;
         let mut hidden = Vec::new();
         let usable = note(&mut hidden, "system calls of event loops", load_windows(kernel, &mut ebpf));
-        let samples = note(&mut hidden, "samples of where it computes", start_samples(&mut ebpf));
-        let iterator = load_iterator(kernel, &mut ebpf, target);
-        let iterator = match iterator {
-            Ok(iterator) => Some(iterator),
-            Err(why) => {
-                hidden.push(Hidden { what: "stacks of waiting threads".to_owned(), ..why });
-                None
-            }
-        };
-        let tables = Tables::take(&mut ebpf).map_err(refused)?;
+        let samples = note(&mut hidden, SAMPLES, start_samples(&mut ebpf));
+        let iterator = note(&mut hidden, "stacks of waiting threads", Tasks::load(kernel, &mut ebpf, target));
+        let (tables, places) = Tables::take(&mut ebpf).map_err(refused)?;
         Ok(Self {
             target: target.clone(),
             ebpf,
@@ -139,13 +125,25 @@ impl Waiting {
             counted: Overlap::default(),
             looks: Looks::default(),
             stacks: Stacks::new(target),
-            places: HashMap::new(),
+            places,
             registered: Registered::default(),
             openers: Openers::default(),
             tended_ns: 0,
             lost: 0,
+            stacks_max: report::STACKS_MAX,
             hidden,
         })
+    }
+
+    /// Hands over so many stacks of each kind in the end, and not only those that a report has room for.
+    pub(crate) const fn keep(&mut self, stacks: usize) {
+        self.stacks_max = stacks;
+    }
+
+    /// Why there are no samples, where there are none.
+    pub(crate) fn without_samples(&self) -> Option<Hidden> {
+        let why = self.hidden.iter().find(|hidden| hidden.what == SAMPLES);
+        why.filter(|_| !self.samples).cloned()
     }
 
     /// Opens or closes a window in which every system call of the process is counted; some 40 ms out of every 500 are
@@ -170,9 +168,8 @@ impl Waiting {
     /// Looks at where threads wait. `at_us` is the time since the watch began.
     pub(crate) fn look(&mut self, at_us: u64) {
         self.drain();
-        let run: Option<File> = self.iterator.as_ref().and_then(|iterator| iterator.run().ok());
-        if let Some(mut run) = run {
-            self.looks.look(at_us, &mut run, &mut self.stacks);
+        if let Some(iterator) = &self.iterator {
+            self.looks.look(at_us, &iterator.look(), &mut self.stacks);
         }
     }
 
@@ -256,8 +253,8 @@ impl Waiting {
         for place in self.tables.places.keys().flatten().filter(|place| !wanted.contains(place)).collect::<Vec<u64>>() {
             let _ = self.tables.places.remove(&place);
         }
-        self.places.retain(|place, _| wanted.contains(place));
-        let wanted: HashSet<StackId> = self.places.values().copied().chain(self.looks.stacks()).collect();
+        self.places.retain(&wanted);
+        let wanted: HashSet<StackId> = self.places.stacks().chain(self.looks.stacks()).collect();
         self.stacks.retain(&wanted);
     }
 
@@ -341,19 +338,7 @@ impl Waiting {
 
     /// Unwinds the stacks that came.
     fn drain(&mut self) {
-        self.stacks.begin();
-        while let Some(item) = self.tables.snapshots.next() {
-            let Some(snapshot) = Snapshot::parse(&item) else { continue };
-            let Snapshot { ip, sp, bp, .. } = snapshot;
-            let stack = if snapshot.stack.is_empty() {
-                self.stacks.by_addresses(&snapshot.frames)
-            } else {
-                self.stacks.unwind(Registers { ip, sp, bp }, snapshot.stack)
-            };
-            if let Some(stack) = stack {
-                self.places.insert(snapshot.place, stack);
-            }
-        }
+        self.places.drain(&mut self.stacks);
     }
 }
 
@@ -376,13 +361,6 @@ fn load_windows(kernel: &Kernel, ebpf: &mut Ebpf) -> Result<(), Hidden> {
     Ok(())
 }
 
-fn load_iterator(kernel: &Kernel, ebpf: &mut Ebpf, target: &Target) -> Result<TaskIterator, Hidden> {
-    let program: &mut Iter = program(ebpf, "thread")?;
-    program.load("task", kernel.btf).map_err(refused)?;
-    let fd = program.fd().map_err(refused)?;
-    TaskIterator::new(fd.as_fd(), target.pid()).map_err(refused)
-}
-
 fn start_samples(ebpf: &mut Ebpf) -> Result<(), Hidden> {
     let program: &mut PerfEvent = program(ebpf, "sample")?;
     program.load().map_err(refused)?;
@@ -393,14 +371,6 @@ fn start_samples(ebpf: &mut Ebpf) -> Result<(), Hidden> {
         program.attach(config, scope, SamplePolicy::Frequency(SAMPLES_HZ), false).map_err(refused)?;
     }
     Ok(())
-}
-
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, Hidden>
-where
-    P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-{
-    let missing = || refused(std::io::Error::other(format!("the object has no program {name}")));
-    ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(refused)
 }
 
 fn attach(ebpf: &mut Ebpf, name: &str) -> Result<BtfTracePointLinkId, Hidden> {

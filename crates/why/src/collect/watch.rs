@@ -2,15 +2,15 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 
 use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    event::{EventfdFlags, eventfd},
     io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open, test_kill_process},
+    process::{Pid, test_kill_process},
 };
 
 use super::{
@@ -21,6 +21,7 @@ use super::{
     go::Goroutines,
     join,
     lookups::Lookups,
+    pause::Pause,
     process, sockets, threads,
     waiting::Waiting,
     window::Overlap,
@@ -72,6 +73,14 @@ pub enum AttachError {
         /// Why, and how to change that.
         hidden: Hidden,
     },
+    /// The one thing that was asked for cannot be seen.
+    #[error("{what} of process {pid} cannot be seen: {why}; {how}", what = .hidden.what, why = .hidden.why, how = .hidden.how)]
+    Unseen {
+        /// The process.
+        pid: u32,
+        /// What, why, and how to change that.
+        hidden: Hidden,
+    },
 }
 
 /// Ends a watch early, from another thread or a signal handler. A clone ends the same one.
@@ -91,6 +100,11 @@ impl Interrupt {
     pub fn raise(&self) {
         // It can only fail when it was raised 2^64 times before.
         let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Readable once it is raised.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -145,8 +159,7 @@ pub struct Watch {
     options: Options,
     attach_us: u64,
     cpu_before_us: u64,
-    /// Becomes readable when the last thread has ended. `None` where the kernel has no such thing.
-    pidfd: Option<OwnedFd>,
+    pause: Pause,
     not_visible: Vec<Hidden>,
     process: process::Collector,
     fds: Option<fds::Collector>,
@@ -189,7 +202,7 @@ impl Watch {
         let clock = Clock::start();
         connections.iter_mut().for_each(Connections::begin);
         let mut watch = Self {
-            pidfd: pidfd(&target),
+            pause: Pause::new(&target),
             process,
             fds: seen(fds::Collector::attach(&target), &mut hidden),
             sockets: seen(sockets::Collector::attach(&target), &mut hidden),
@@ -369,20 +382,11 @@ impl Watch {
     }
 
     fn wait(&mut self, interrupt: &Interrupt, at_most: Duration) -> Option<Ended> {
-        let mut fds = vec![PollFd::new(&*interrupt.0, PollFlags::IN)];
-        fds.extend(self.pidfd.as_ref().map(|pidfd| PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)));
-        let at_most = Timespec::try_from(at_most).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 1_000_000 });
-        match poll(&mut fds, Some(&at_most)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            // Never in practice; and without it, who could say that it is over?
-            Err(_) => return Some(Ended::Interrupted),
-        }
-        let is_ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        if is_ready(1) || (self.pidfd.is_none() && !self.target.is_alive()) {
+        let ended = self.pause.wait(interrupt, at_most);
+        if ended == Some(Ended::Process) {
             self.process.ended(self.clock.at_us());
-            return Some(Ended::Process);
         }
-        is_ready(0).then_some(Ended::Interrupted)
+        ended
     }
 
     /// Ends it: the last look, at everything, and what was seen.
@@ -449,7 +453,7 @@ impl Watch {
 }
 
 /// A process that is there and is not shown: `/proc` is mounted so.
-fn concealed(pid: u32) -> Option<AttachError> {
+pub(super) fn concealed(pid: u32) -> Option<AttachError> {
     let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
     let is_there = test_kill_process(number) == Err(Errno::PERM);
     let hidden = Hidden {
@@ -463,14 +467,6 @@ fn concealed(pid: u32) -> Option<AttachError> {
 /// A collector, or a line in the list of what cannot be seen.
 fn seen<T>(attached: Result<T, Hidden>, hidden: &mut Vec<Hidden>) -> Option<T> {
     attached.map_err(|why| hidden.push(why)).ok()
-}
-
-/// A descriptor of the process itself. Its number may have been given to another since the target was found: that one
-/// still being there after tells that it was not.
-pub(super) fn pidfd(target: &Target) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(target.pid()).ok()?)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    target.is_alive().then_some(pidfd)
 }
 
 /// The most memory that the watcher ever held, bytes.

@@ -62,6 +62,18 @@ struct task_struct {
 
 #pragma clang attribute pop
 
+#define MAP(name_, type_, entries_, key_, value_)                                                                      \
+	struct {                                                                                                           \
+		__uint(type, BPF_MAP_TYPE_##type_);                                                                            \
+		__uint(max_entries, entries_);                                                                                 \
+		__type(key, key_);                                                                                             \
+		__type(value, value_);                                                                                         \
+	} name_ SEC(".maps")
+
+/* Functions that are not static are verified once, for all arguments, and not at each call: loading is ten times faster.
+ * They take numbers only. */
+#define OWN __attribute__((noinline))
+
 /* Set before loading: whom to watch. In a pid namespace other than the first, numbers are those of that namespace,
  * which is named by the device and inode of its file; otherwise both are 0. */
 struct target {

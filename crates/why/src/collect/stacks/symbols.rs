@@ -1,6 +1,7 @@
 //! Names for addresses. Large binaries take long to read, so it runs beside, and what is not ready in time goes without.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeSet, HashMap},
     fs::File,
     os::fd::AsRawFd as _,
@@ -59,6 +60,7 @@ impl Names {
     /// Looks up addresses that are not known yet, the earlier ones first. What takes longer than `limit` is left.
     pub(super) fn learn<'a>(
         &mut self,
+        namer: &Namer,
         modules: &Modules,
         target: &Target,
         codes: impl Iterator<Item = &'a Code>,
@@ -85,9 +87,8 @@ impl Names {
         }
         self.0.extend(by_perf_map(target, &made));
         if !work.is_empty() {
-            let (sender, receiver) = channel();
-            let begun = thread::Builder::new().name("overdue-names".to_owned()).spawn(move || look_up(&work, &sender));
-            if begun.is_err() || !receive(&receiver, limit, &mut self.0) {
+            let answers = namer.ask(work);
+            if !answers.is_some_and(|answers| receive(&answers, limit, &mut self.0)) {
                 return;
             }
         }
@@ -101,6 +102,32 @@ struct Work {
     module: u32,
     file: Arc<File>,
     offsets: Vec<u64>,
+}
+
+/// Looks addresses up, on a thread of its own that keeps what it has read of the files.
+#[derive(Default)]
+pub(super) struct Namer {
+    /// `Some(None)`: there is no thread to be had.
+    requests: OnceCell<Option<Sender<Request>>>,
+}
+
+struct Request {
+    work: Vec<Work>,
+    answers: Sender<Vec<Found>>,
+}
+
+impl Namer {
+    /// `None` where nobody will answer.
+    fn ask(&self, work: Vec<Work>) -> Option<Receiver<Vec<Found>>> {
+        let (answers, receiver) = channel();
+        let start = || {
+            let (sender, requests) = channel();
+            let serve = move || serve(&requests);
+            thread::Builder::new().name("overdue-names".to_owned()).spawn(serve).ok().map(|_| sender)
+        };
+        self.requests.get_or_init(start).as_ref()?.send(Request { work, answers }).ok()?;
+        Some(receiver)
+    }
 }
 
 type Found = (Code, Vec<Named>);
@@ -122,10 +149,18 @@ fn now() -> Duration {
     Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap_or_default()
 }
 
+fn serve(requests: &Receiver<Request>) {
+    let symbolizer = |debug| Symbolizer::builder().enable_code_info(debug).enable_inlined_fns(debug).build();
+    let symbolizers = [(false, symbolizer(false)), (true, symbolizer(true))];
+    while let Ok(Request { work, answers }) = requests.recv() {
+        look_up(&symbolizers, &work, &answers);
+    }
+}
+
 /// First the names of all, which are quick; then lines and inlined calls, file by file.
-fn look_up(work: &[Work], sender: &Sender<Vec<Found>>) {
-    for debug in [false, true] {
-        let symbolizer = Symbolizer::builder().enable_code_info(debug).enable_inlined_fns(debug).build();
+fn look_up(symbolizers: &[(bool, Symbolizer)], work: &[Work], sender: &Sender<Vec<Found>>) {
+    for (debug, symbolizer) in symbolizers {
+        let debug = *debug;
         for work in work {
             let too_large = || work.file.metadata().is_ok_and(|metadata| metadata.len() > DEBUG_FILE_MAX);
             if debug && too_large() {

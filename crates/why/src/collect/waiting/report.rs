@@ -22,7 +22,7 @@ use crate::{
 /// How many of each are reported.
 const READY_MAX: usize = 32;
 const CALLS_MAX: usize = 24;
-const STACKS_MAX: usize = 128;
+pub(super) const STACKS_MAX: usize = 128;
 const LOOPS_MAX: usize = 256;
 /// Addresses where it computes, before those of the same functions are taken together.
 const HOT_MAX: usize = 4096;
@@ -53,7 +53,7 @@ pub(super) fn fill(waiting: &mut Waiting, observation: &mut Observation) {
     wanted.extend(openers.iter().filter_map(|(_, stack)| *stack));
     wanted.extend(counts.iter().filter_map(|(_, stack)| *stack));
     wanted.extend(hot.iter().take(HOT_MAX).filter_map(|(_, stack)| *stack));
-    wanted.extend(waits.iter().take(STACKS_MAX).filter_map(|(_, stack)| *stack));
+    wanted.extend(waits.iter().take(waiting.stacks_max).filter_map(|(_, stack)| *stack));
     wanted.extend(waiting.looks.threads.values().filter_map(|thread| thread.stack));
     wanted.sort_unstable();
     wanted.dedup();
@@ -72,13 +72,13 @@ pub(super) fn fill(waiting: &mut Waiting, observation: &mut Observation) {
     if waiting.samples {
         let cpu = observation.cpu.get_or_insert_with(Cpu::default);
         cpu.samples = tally.samples.saturating_sub(waiting.counted.shown().samples_before);
-        cpu.hot = Some(merged(hot, &or_empty));
+        cpu.hot = Some(merged(hot, waiting.stacks_max, &or_empty));
     }
     if waiting.iterator.is_some() && waiting.looks.looks > 0 {
         let first_last = (*waiting.looks.first.shown(), waiting.looks.last);
         let fresh = || Threads { first: first_last.0, last: first_last.1, ..Threads::default() };
         let threads = observation.threads.get_or_insert_with(fresh);
-        let waits = waits.into_iter().take(STACKS_MAX);
+        let waits = waits.into_iter().take(waiting.stacks_max);
         threads.waits = Some(waits.map(|(it, id)| WaitStack { stack: or_empty(id), ..it }).collect());
         for thread in &mut threads.threads {
             thread.stack = stack(waiting.looks.threads.get(&thread.tid).and_then(|it| it.stack));
@@ -121,7 +121,7 @@ fn loops(waiting: &Waiting, observation: &Observation) -> Vec<(PollLoop, Option<
         let Some(kind) = call_of(call) else { continue };
         let (other_calls, failed_calls) = others.remove(&tid).unwrap_or_default();
         others.insert(tid, (other_calls.clone(), failed_calls.clone()));
-        let place = waiting.places.get(&poll.place).copied();
+        let place = waiting.places.get(poll.place);
         let stack = place.or_else(|| {
             let thread = waiting.looks.threads.get(&tid)?;
             thread.polls_now.filter(|now| *now == kind).and(thread.stack)
@@ -262,7 +262,7 @@ fn counts(waiting: &Waiting) -> Vec<(CallCount, Option<StackId>)> {
         let Some((count, stack)) = count else { continue };
         count.fd = u32::try_from(failure.fd).ok();
         count.peer = if count.call == Call::Connect { address(&failure.peer) } else { None };
-        *stack = waiting.places.get(&failure.place).copied();
+        *stack = waiting.places.get(failure.place);
     }
     let mut counts: Vec<_> = counts.into_values().collect();
     counts.sort_by_key(|(it, _)| (std::cmp::Reverse(it.count), it.errno, it.call as u8));
@@ -297,7 +297,7 @@ fn address(bytes: &[u8]) -> Option<String> {
 fn openers(waiting: &Waiting, open: HashMap<(u64, u32), u64>) -> Vec<(Opener, Option<StackId>)> {
     let mut sums: HashMap<(Option<StackId>, u32), u64> = HashMap::new();
     for ((place, number), count) in open {
-        *sums.entry((waiting.places.get(&place).copied(), number)).or_default() += count;
+        *sums.entry((waiting.places.get(place), number)).or_default() += count;
     }
     let opener = |((stack, number), still_open): ((Option<StackId>, u32), u64)| {
         let call = syscalls::name(u64::from(number)).unwrap_or("unknown").to_owned();
@@ -312,7 +312,7 @@ fn openers(waiting: &Waiting, open: HashMap<(u64, u32), u64>) -> Vec<(Opener, Op
 fn hot(waiting: &Waiting) -> Vec<(HotStack, Option<StackId>)> {
     let mut sums: HashMap<(Option<StackId>, String), u64> = HashMap::new();
     for (key, samples) in &waiting.counted.shown().samples {
-        let stack = waiting.places.get(&key.place).copied();
+        let stack = waiting.places.get(key.place);
         *sums.entry((stack, name_of(waiting, key.tid))).or_default() += samples;
     }
     let hot = |((stack, thread), samples)| (HotStack { thread, samples, ..HotStack::default() }, stack);
@@ -322,7 +322,11 @@ fn hot(waiting: &Waiting) -> Vec<(HotStack, Option<StackId>)> {
 }
 
 /// Samples at different addresses of the same functions are one.
-fn merged(hot: Vec<(HotStack, Option<StackId>)>, stack: &impl Fn(Option<StackId>) -> Stack) -> Vec<HotStack> {
+fn merged(
+    hot: Vec<(HotStack, Option<StackId>)>,
+    at_most: usize,
+    stack: &impl Fn(Option<StackId>) -> Stack,
+) -> Vec<HotStack> {
     let mut sums: HashMap<(Vec<Option<String>>, String), HotStack> = HashMap::new();
     for (it, id) in hot {
         let stack = stack(id);
@@ -333,7 +337,7 @@ fn merged(hot: Vec<(HotStack, Option<StackId>)>, stack: &impl Fn(Option<StackId>
     }
     let mut hot: Vec<HotStack> = sums.into_values().collect();
     hot.sort_by_key(|it| std::cmp::Reverse(it.samples));
-    hot.truncate(STACKS_MAX);
+    hot.truncate(at_most);
     hot
 }
 

@@ -2,13 +2,13 @@
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray},
 };
 
 use super::records::{
     CallKey, Failure, FailureKey, Inside, Opened, Poll, PollKey, Ready, ReadyKey, SampleKey, Tally, Use, Window,
 };
-use crate::collect::bpf::maps_bytes;
+use crate::collect::{bpf::maps_bytes, stacks::Places};
 
 pub(super) struct Tables {
     window: Array<MapData, Window>,
@@ -22,17 +22,17 @@ pub(super) struct Tables {
     pub(super) opened: HashMap<MapData, u32, Opened>,
     pub(super) places: HashMap<MapData, u64, u8>,
     pub(super) samples: HashMap<MapData, SampleKey, u64>,
-    pub(super) snapshots: RingBuf<MapData>,
     /// Memory of all of them.
     pub(super) bytes: u64,
 }
 
 impl Tables {
-    /// Takes the maps out of a loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+    /// Takes the maps out of a loaded object, and the places that they name.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<(Self, Places), MapError> {
         let bytes = maps_bytes(ebpf);
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() });
-        Ok(Self {
+        let places = Places::new(take("snapshots")?.try_into()?);
+        let tables = Self {
             window: take("window")?.try_into()?,
             tally: take("tally")?.try_into()?,
             inside: take("inside")?.try_into()?,
@@ -44,9 +44,9 @@ impl Tables {
             opened: take("opened")?.try_into()?,
             places: take("places")?.try_into()?,
             samples: take("samples")?.try_into()?,
-            snapshots: take("snapshots")?.try_into()?,
             bytes,
-        })
+        };
+        Ok((tables, places))
     }
 
     /// From now on calls are counted; with 0 no more.

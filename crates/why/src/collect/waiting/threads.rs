@@ -1,22 +1,16 @@
 //! Where threads wait, by looks at all of them: registers and counters from the kernel, stacks from memory.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
-    io::Read as _,
-};
+use std::collections::{BTreeMap, HashMap};
 
-use super::records::SeenThread;
 use crate::{
     collect::{
         stacks::{Registers, StackId, Stacks},
+        tasks::{SeenThread, THREADS_MAX},
         window::Overlap,
     },
     observation::PollCall,
 };
 
-/// How many threads are looked at.
-const THREADS_MAX: usize = 4096;
 /// How many stacks are unwound at one look. Threads that have not moved since the last do not count.
 const UNWOUND_MAX: usize = 256;
 
@@ -73,15 +67,14 @@ pub(super) struct Looks {
 
 impl Looks {
     /// Looks at all threads.
-    pub(super) fn look(&mut self, at_us: u64, run: &mut File, stacks: &mut Stacks) {
-        let threads = read(run);
+    pub(super) fn look(&mut self, at_us: u64, threads: &[SeenThread], stacks: &mut Stacks) {
         if threads.is_empty() {
             return;
         }
         let memory = stacks.memory();
         let mut left = UNWOUND_MAX;
         let before_us = std::mem::replace(&mut self.last_us, at_us);
-        for thread in &threads {
+        for thread in threads {
             self.enter(thread, before_us, at_us, |registers| {
                 left = left.checked_sub(1)?;
                 stacks.live(registers, memory.as_ref())
@@ -175,13 +168,6 @@ pub(super) fn poll_call(number: u64) -> Option<PollCall> {
         426 => Some(PollCall::IoUringEnter),
         _ => None,
     }
-}
-
-fn read(run: &mut File) -> Vec<SeenThread> {
-    let mut bytes = Vec::new();
-    // An error in the middle: what came before it counts.
-    let _ = run.take((THREADS_MAX * SeenThread::BYTES) as u64).read_to_end(&mut bytes);
-    bytes.chunks_exact(SeenThread::BYTES).filter_map(SeenThread::parse).collect()
 }
 
 #[cfg(test)]

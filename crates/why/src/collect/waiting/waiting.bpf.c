@@ -3,17 +3,14 @@
  * - `enter` and `leave` see every system call of the machine, so they are attached for short windows only, unless the
  *   machine is quiet. They count in maps; nothing is sent for each call.
  * - `sample` asks, some times a second and on each processor, where the process computes.
- * - `thread` is an iterator: one record for each thread of the process, when somebody reads.
  *
- * A place is a user stack, named by a hash of what frame pointers tell. The first time that one is met, the top of the
- * stack itself goes out with the registers, so that user space can unwind it without frame pointers, too. */
+ * Places are those of places.bpf.h; the iterator over threads is that of tasks.bpf.h. */
 #include "overdue.bpf.h"
+#include "tasks.bpf.h"
 
 #define EAGAIN 11
-#define EEXIST 17
 #define ETIME 62
 #define MAX_ERRNO 4095
-#define PAGE 4096
 #define TS_COMPAT 2
 
 /* Numbers of x86-64. */
@@ -36,40 +33,11 @@ enum {
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct pt_regs {
-	unsigned long bp, r10, r9, r8, dx, si, di, orig_ax, ip, sp;
-};
-struct ns_common {
-	unsigned int inum;
-};
-struct pid_namespace {
-	struct ns_common ns;
-};
-struct upid {
-	int nr;
-	struct pid_namespace *ns;
-};
-struct pid {
-	unsigned int level;
-	struct upid numbers[];
-};
 struct thread_info {
 	u32 status;
 };
-struct task_struct___waiting {
+struct task_struct___compat {
 	struct thread_info thread_info;
-	unsigned int __state;
-	unsigned long nvcsw, nivcsw;
-	struct pid *thread_pid;
-	char comm[16];
-};
-struct seq_file;
-struct bpf_iter_meta {
-	struct seq_file *seq;
-};
-struct bpf_iter__task {
-	struct bpf_iter_meta *meta;
-	struct task_struct *task;
 };
 
 #pragma clang attribute pop
@@ -145,33 +113,6 @@ struct sample_key {
 	u32 tid;
 	u32 unused;
 };
-#define FRAMES 24
-struct snapshot {
-	u64 place;
-	u64 ip, sp, bp;
-	u32 unused;
-	u32 length;
-	u64 frames[FRAMES];
-	u8 stack[2 * PAGE];
-};
-struct seen_thread {
-	u32 tid;
-	u32 state;
-	u64 ip, sp, bp;
-	u64 call;
-	u64 args[6];
-	u64 voluntary, involuntary;
-	char name[16];
-};
-
-#define MAP(name_, type_, entries_, key_, value_)                                                                      \
-	struct {                                                                                                           \
-		__uint(type, BPF_MAP_TYPE_##type_);                                                                            \
-		__uint(max_entries, entries_);                                                                                 \
-		__type(key, key_);                                                                                             \
-		__type(value, value_);                                                                                         \
-	} name_ SEC(".maps")
-
 MAP(window, ARRAY, 1, u32, struct window);
 MAP(tally, PERCPU_ARRAY, 1, u32, struct tally);
 /* Keyed by the thread, so that only that thread writes an entry: no atomics, no copy for each processor. */
@@ -183,12 +124,7 @@ MAP(calls, HASH, 8192, struct call_key, u64);
 MAP(uses, HASH, 4096, u32, struct use);
 MAP(failures, HASH, 256, struct failure_key, struct failure);
 MAP(opened, HASH, 4096, u32, struct opened);
-MAP(places, HASH, 4096, u64, u8);
 MAP(samples, HASH, 8192, struct sample_key, u64);
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 512 * 1024);
-} snapshots SEC(".maps");
 
 static __always_inline struct tally *counters(void)
 {
@@ -210,67 +146,7 @@ static __always_inline void lost_stack(void)
 		count->lost_stacks++;
 }
 
-/* Functions that are not static are verified once, for all arguments, and not at each call: loading is ten times faster.
- * They take numbers only. */
-#define OWN __attribute__((noinline))
-
-#define IN_CALL 0
-/* Names the current user stack, and sends it where it is new; 0: it has none. In a system call `grain` is IN_CALL, else
- * as many bits of the innermost address are ignored: a loop has many addresses. */
-OWN u64 place_of(u64 ip, u64 sp, u64 bp, u32 grain)
-{
-	u64 frames[FRAMES] = {};
-	u8 yes = 1;
-	if (bpf_get_task_stack(bpf_get_current_task_btf(), frames, sizeof(frames), BPF_F_USER_STACK) <= 0)
-		return 0;
-	u64 hash = 0xcbf29ce484222325ULL ^ (frames[0] >> (grain & 31));
-	/* The wrapper of a system call mostly has no frame of its own: the word on top of the stack is who called it,
-	 * whom frame pointers miss. */
-	u64 caller = 0;
-	if (grain == IN_CALL)
-		bpf_probe_read_user(&caller, sizeof(caller), (void *)sp);
-	hash = (hash ^ caller) * 0x9e3779b97f4a7c15ULL;
-#pragma unroll
-	for (int i = 1; i < FRAMES; i++) {
-		hash ^= hash >> 29;
-		hash = (hash ^ frames[i]) * 0x9e3779b97f4a7c15ULL;
-	}
-	hash ^= hash >> 32;
-	hash |= 1;
-	if (bpf_map_lookup_elem(&places, &hash))
-		return hash;
-	long full = bpf_map_update_elem(&places, &hash, &yes, BPF_NOEXIST);
-	if (full == -EEXIST) /* another thread was faster */
-		return hash;
-	if (full) {
-		lost_stack();
-		return 0;
-	}
-	struct snapshot *out = bpf_ringbuf_reserve(&snapshots, sizeof(*out), 0);
-	if (!out) {
-		/* No room now: it is sent when it is met again. */
-		bpf_map_delete_elem(&places, &hash);
-		lost_stack();
-		return hash;
-	}
-	out->place = hash;
-	out->ip = ip;
-	out->sp = sp;
-	out->bp = bp;
-	out->unused = 0;
-	__builtin_memcpy(out->frames, frames, sizeof(frames));
-	/* The top of the stack: the rest of its page, and the page after it. */
-	u32 first = PAGE - (sp & (PAGE - 1));
-	u32 length = 0;
-	if (!bpf_probe_read_user(out->stack, first, (void *)sp)) {
-		length = first;
-		if (!bpf_probe_read_user(out->stack + first, PAGE, (void *)(sp + first)))
-			length += PAGE;
-	}
-	out->length = length;
-	bpf_ringbuf_submit(out, 0);
-	return hash;
-}
+#include "places.bpf.h"
 
 OWN s32 poll_call(u64 nr)
 {
@@ -349,7 +225,7 @@ static __always_inline u32 limit_of(struct pt_regs *regs, u64 nr, bool entering)
 
 static __always_inline bool is_compat(void)
 {
-	struct task_struct___waiting *task = (void *)bpf_get_current_task();
+	struct task_struct___compat *task = (void *)bpf_get_current_task();
 	return BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
 }
 
@@ -718,52 +594,5 @@ int sample(void *ctx)
 	u64 one = 1;
 	if (bpf_map_update_elem(&samples, &key, &one, BPF_NOEXIST))
 		lost_entry();
-	return 0;
-}
-
-/* The thread's number in the watcher's namespace. */
-static __always_inline u32 tid_of(struct task_struct___waiting *task)
-{
-	if (!target.pidns_ino)
-		return BPF_CORE_READ((struct task_struct *)task, pid);
-	struct pid *pid = BPF_CORE_READ(task, thread_pid);
-	u32 level = BPF_CORE_READ(pid, level);
-	for (u32 i = 0; i < 32; i++) {
-		struct upid number;
-		if (i > level)
-			break;
-		if (bpf_core_read(&number, sizeof(number), &pid->numbers[i]))
-			break;
-		if (BPF_CORE_READ(number.ns, ns.inum) == target.pidns_ino)
-			return number.nr;
-	}
-	return 0;
-}
-
-SEC("iter/task")
-int thread(struct bpf_iter__task *ctx)
-{
-	struct seq_file *out = ctx->meta->seq;
-	struct task_struct *task = ctx->task;
-	if (!task)
-		return 0;
-	struct task_struct___waiting *more = (void *)task;
-	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
-	if (!regs)
-		return 0;
-	struct seen_thread it = {
-		.tid = tid_of(more),
-		.state = BPF_CORE_READ(more, __state),
-		.ip = BPF_CORE_READ(regs, ip),
-		.sp = BPF_CORE_READ(regs, sp),
-		.bp = BPF_CORE_READ(regs, bp),
-		.call = BPF_CORE_READ(regs, orig_ax),
-		.args = {BPF_CORE_READ(regs, di), BPF_CORE_READ(regs, si), BPF_CORE_READ(regs, dx), BPF_CORE_READ(regs, r10),
-				 BPF_CORE_READ(regs, r8), BPF_CORE_READ(regs, r9)},
-		.voluntary = BPF_CORE_READ(more, nvcsw),
-		.involuntary = BPF_CORE_READ(more, nivcsw),
-	};
-	BPF_CORE_READ_INTO(&it.name, more, comm);
-	bpf_seq_write(out, &it, sizeof(it));
 	return 0;
 }

@@ -1,0 +1,279 @@
+//! `overdue flame`: where a process computes, is off the processors or waits, as a flame graph; and what changed between
+//! two of them.
+
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    fs::{self, File},
+    io::{self, IsTerminal as _, Read as _, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use inferno::flamegraph::{
+    self, Palette, TextTruncateDirection,
+    color::{BasicPalette, MultiPalette},
+};
+use overdue_why::{
+    collect::flame::Flame,
+    flame::{Change, Folded, Graph, Sight, Unit, changes},
+    recording,
+};
+
+use crate::{
+    args,
+    exit::Exit,
+    interrupt,
+    render::time,
+    screen::{Ink, Screen, harmless},
+};
+
+/// Functions and changes that are listed.
+const LISTED: usize = 10;
+/// No file of collapsed stacks is larger.
+const FOLDED_MAX: u64 = 64 << 20;
+/// What a recording begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+pub(crate) fn run(flags: &args::Flame) -> anyhow::Result<Exit> {
+    let sight = match (flags.off, flags.wait) {
+        (true, _) => Sight::Off,
+        (_, true) => Sight::Wait,
+        _ => Sight::On,
+    };
+    match (flags.pid, flags.diff.as_slice()) {
+        (Some(pid), _) => draw(flags, pid, sight),
+        (None, [before, after]) => compare(flags, before, after, sight),
+        _ => bail!("which process?"),
+    }
+}
+
+const fn word(sight: Sight) -> &'static str {
+    match sight {
+        Sight::On => "on",
+        Sight::Off => "off",
+        Sight::Wait => "wait",
+    }
+}
+
+fn draw(flags: &args::Flame, pid: u32, sight: Sight) -> anyhow::Result<Exit> {
+    let window = flags.window;
+    let ((name, graph, watched), interrupted) = interrupt::watching(move |stop| {
+        let mut watch = Flame::attach(pid, sight)?;
+        let name = harmless(watch.name());
+        if io::stderr().is_terminal() {
+            say(&format!("watching {name} for {}; Ctrl-C draws what was seen by then", text(window)));
+        }
+        watch.run(window, stop);
+        let (graph, watched) = watch.finish();
+        Ok((name, graph, watched))
+    })?;
+    for hidden in &graph.not_visible {
+        say(&format!("not visible: {}", harmless(hidden)));
+    }
+    if graph.folded.total() == 0 {
+        return Err(nothing(sight, &name, watched));
+    }
+    let what = match (sight, graph.unit) {
+        (Sight::On, _) => "where it computes",
+        (Sight::Off, _) => "where its threads are off the processors",
+        (Sight::Wait, Unit::Goroutines) => "what its goroutines wait for",
+        (Sight::Wait, _) => "where its threads wait",
+    };
+    let headline = format!("{name}, pid {pid}: {what}");
+    let subtitle = format!("watched {}, {}", text(watched), completeness(&graph));
+    let drawing = Drawing { title: &headline, subtitle: &subtitle, unit: graph.unit, colors: colors(sight) };
+    let svg = drawing.svg(&graph.folded.text())?;
+    // Both are written before anything is said to have gone well.
+    let output = flags.output.clone().unwrap_or_else(|| PathBuf::from(format!("overdue-{pid}-{}.svg", word(sight))));
+    write(&output, &svg)?;
+    if let Some(folded) = &flags.folded {
+        write(folded, graph.folded.text().as_bytes())?;
+    }
+    let screen = Screen::of(&io::stdout());
+    let mut said = format!("{}\n{}", screen.ink(Ink::Bold, &headline), screen.hanging("  ", &subtitle));
+    said.push_str(&heaviest(screen, &graph));
+    finish(&output, &said)?;
+    Ok(if interrupted { Exit::Interrupted } else { Exit::Fine })
+}
+
+fn text(time: Duration) -> String {
+    overdue_core::DurationText(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))).to_string()
+}
+
+/// Nothing was seen, and what to look at instead.
+fn nothing(sight: Sight, name: &str, watched: Duration) -> anyhow::Error {
+    let watched = text(watched);
+    match sight {
+        Sight::On => {
+            anyhow!("{name} did not compute in {watched}: no sample met it; `--off` shows where its time goes")
+        }
+        Sight::Off => {
+            anyhow!("no thread of {name} was off the processors in {watched}; `--on` shows where it computes")
+        }
+        Sight::Wait => anyhow!("nothing of {name} was found waiting in {watched}; `--on` shows where it computes"),
+    }
+}
+
+/// How many stacks are whole, and why the others are not.
+fn completeness(graph: &Graph) -> String {
+    let total = graph.folded.total();
+    let counted = match graph.unit {
+        Unit::Microseconds => format!("{} in all threads", time(total)),
+        unit => format!("{total} {unit}"),
+    };
+    let early = (1.0 - graph.whole()) * 100.0;
+    let whole = match &graph.cut {
+        Some(cut) if early >= 0.5 => format!("{early:.0} % of stacks end early: {}", harmless(cut)),
+        _ => "stacks are whole".to_owned(),
+    };
+    let lost = if graph.lost > 0 { format!("; {} lost for want of room", graph.lost) } else { String::new() };
+    format!("{counted}; {whole}{lost}")
+}
+
+/// The functions that have most by themselves: what the graph says at once.
+fn heaviest(screen: Screen, graph: &Graph) -> String {
+    let total = graph.folded.total().max(1);
+    let mut out = format!("\n{}\n", screen.ink(Ink::Bold, "   self   total  function"));
+    for function in graph.folded.functions().into_iter().take(LISTED).filter(|function| function.own > 0) {
+        let share = |weight: u64| weight as f64 * 100.0 / total as f64;
+        let (own, all) = (share(function.own), share(function.total));
+        _ = writeln!(out, "{own:5.1} % {all:5.1} %  {}", harmless(&function.name));
+    }
+    out
+}
+
+fn compare(flags: &args::Flame, before: &Path, after: &Path, sight: Sight) -> anyhow::Result<Exit> {
+    let (old, new) = (read(before, sight)?, read(after, sight)?);
+    let name = |path: &Path| harmless(&path.display().to_string());
+    let title = format!("from {} to {}", name(before), name(after));
+    let subtitle =
+        format!("{} before, {} after, drawn in shares; red has grown, blue has shrunk", old.total(), new.total());
+    // Without a number after, inferno has nothing to draw: the stacks of before would be all blue, and have no width.
+    let drawing = Drawing { title: &title, subtitle: &subtitle, unit: Unit::Samples, colors: colors(Sight::On) };
+    let svg = drawing.svg(&Folded::differential(&old, &new))?;
+    let output = flags.output.clone().unwrap_or_else(|| PathBuf::from("overdue-diff.svg"));
+    write(&output, &svg)?;
+    let screen = Screen::of(&io::stdout());
+    let said = format!("{}\n{}", screen.ink(Ink::Bold, &title), table(screen, &changes(&old, &new)));
+    finish(&output, &said)?;
+    Ok(Exit::Fine)
+}
+
+/// Collapsed stacks, or those of a recording.
+fn read(file: &Path, sight: Sight) -> anyhow::Result<Folded> {
+    let name = || harmless(&file.display().to_string());
+    let mut bytes = Vec::new();
+    let input = File::open(file).with_context(|| format!("cannot open {}", name()))?;
+    input.take(FOLDED_MAX + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", name()))?;
+    if bytes.len() as u64 > FOLDED_MAX {
+        bail!("{} is larger than {} MiB", name(), FOLDED_MAX >> 20);
+    }
+    if bytes.starts_with(&GZIP) {
+        let seen = recording::read(bytes.as_slice()).with_context(|| format!("{} cannot be read", name()))?;
+        if sight == Sight::Off {
+            bail!("recordings hold no switches: write two files by `overdue flame --off --folded FILE`");
+        }
+        let graph = Graph::of(&seen, sight).filter(|graph| graph.folded.total() > 0);
+        let other = if sight == Sight::On { "--wait" } else { "--on" };
+        let graph = graph.with_context(|| format!("{} holds nothing of the kind; try {other}", name()))?;
+        return Ok(graph.folded);
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    Folded::parse(&text).with_context(|| format!("{} holds no collapsed stacks", name()))
+}
+
+/// The largest changes.
+fn table(screen: Screen, changes: &[Change]) -> String {
+    if changes.is_empty() {
+        return format!("\n{}\n", screen.ink(Ink::Green, "nothing has changed"));
+    }
+    let title = "          self                     total";
+    let head = "before  after   change   before  after   change   function";
+    let mut out = format!("\n{}\n{}\n", screen.ink(Ink::Bold, title), screen.ink(Ink::Bold, head));
+    for change in changes.iter().take(LISTED) {
+        let column = |(before, after): (f64, f64)| {
+            format!("{:5.1}  {:5.1}  {:+7.1}", before * 100.0, after * 100.0, (after - before) * 100.0)
+        };
+        _ = writeln!(out, " {}   {}   {}", column(change.own), column(change.total), harmless(&change.name));
+    }
+    let rest = changes.len().saturating_sub(LISTED);
+    let more = if rest > 0 { format!("; {rest} smaller changes are not listed") } else { String::new() };
+    _ = writeln!(out, "{}", screen.ink(Ink::Dim, &format!("in % of all{more}")));
+    out
+}
+
+/// Where it computes is red, where it waits blue.
+const fn colors(sight: Sight) -> Palette {
+    match sight {
+        Sight::On => Palette::Basic(BasicPalette::Hot),
+        Sight::Off => Palette::Basic(BasicPalette::Aqua),
+        Sight::Wait => Palette::Multi(MultiPalette::Wakeup),
+    }
+}
+
+struct Drawing<'a> {
+    title: &'a str,
+    subtitle: &'a str,
+    unit: Unit,
+    colors: Palette,
+}
+
+impl Drawing<'_> {
+    fn svg(&self, lines: &str) -> anyhow::Result<Vec<u8>> {
+        let mut options = flamegraph::Options::default();
+        options.title = self.title.to_owned();
+        options.subtitle = Some(self.subtitle.to_owned());
+        options.count_name = self.unit.to_string();
+        options.name_type = "Function:".to_owned();
+        options.colors = self.colors;
+        options.deterministic = true;
+        options.text_truncate_direction = TextTruncateDirection::Right;
+        let mut svg = Vec::new();
+        flamegraph::from_lines(&mut options, lines.lines(), &mut svg).context("cannot draw")?;
+        Ok(svg)
+    }
+}
+
+/// Writes a file as a whole: whoever reads it sees the old one or the new one. `-` is stdout.
+fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    if is_stdout(file) {
+        io::stdout().write_all(bytes)?;
+        return Ok(());
+    }
+    let failed = || format!("cannot write {}", harmless(&file.display().to_string()));
+    // A device or a pipe is no file to be replaced.
+    if fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
+        return fs::write(file, bytes).with_context(failed);
+    }
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(format!(".{}.part", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, file));
+    if written.is_err() {
+        _ = fs::remove_file(&beside);
+    }
+    written.with_context(failed)
+}
+
+fn is_stdout(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
+/// What was found, on stdout; where that has the picture, on stderr.
+fn finish(output: &Path, said: &str) -> anyhow::Result<()> {
+    if is_stdout(output) {
+        say(said.trim_end());
+        return Ok(());
+    }
+    let drawn: Cow<'_, str> = harmless(&output.display().to_string()).into();
+    io::stdout().write_all(format!("{said}\ndrawn in {drawn}\n").as_bytes())?;
+    Ok(())
+}
+
+/// A line for the reader beside the result.
+fn say(line: &str) {
+    // Whoever closed stderr does not want it.
+    _ = writeln!(io::stderr(), "{line}");
+}

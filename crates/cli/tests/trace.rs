@@ -1,0 +1,155 @@
+//! `overdue why --trace` as a user runs it: commands and targets of the lab, and names that would steer a terminal.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
+
+use std::{
+    env,
+    process::{Command, Output, Stdio},
+};
+
+use overdue_lab::target::Target;
+use overdue_why::collect::trace::{Options, Trace};
+use serde_json::Value;
+
+fn why(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_overdue"));
+    command.arg("why").args(args).env_remove("NO_COLOR").env("COLUMNS", "80").stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn text(output: &Output) -> &str {
+    str::from_utf8(&output.stdout).unwrap()
+}
+
+/// The objects of a trace, and the report behind them.
+fn events(output: &Output) -> (Vec<Value>, Value) {
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let mut all: Vec<Value> = text(output).lines().map(parse).collect();
+    let report = all.pop().unwrap_or_else(|| panic!("{output:?}"));
+    assert_eq!(report["schema"], "overdue.report/1", "{output:?}");
+    assert!(all.iter().all(|event| event["schema"] == "overdue.trace/1"), "{output:?}");
+    (all, report)
+}
+
+fn has_bpf() -> bool {
+    let attached = Trace::attach(std::process::id(), Options::default());
+    if let Err(error) = &attached {
+        assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "BPF is not allowed: {error}");
+        println!("without BPF: skipped: {error}");
+    }
+    attached.is_ok()
+}
+
+const REFUSED: &str = "
+import socket, time
+def ask_for_price():
+    try: socket.create_connection(('127.0.0.1', 1))
+    except OSError: pass
+for _ in range(3): ask_for_price()
+a, b = socket.socketpair()
+b.settimeout(30); b.recv(7)
+";
+
+/// A refused connect has its errno and its stack; who waits at the end is told; all of it is in order.
+#[test]
+fn calls_that_fail_and_calls_that_do_not_return() {
+    if !has_bpf() {
+        return;
+    }
+    let output = why(&["--trace", "--json", "--for", "3s", "--", "python3", "-c", REFUSED]);
+    let (events, report) = events(&output);
+    assert_eq!(report["cause"], "connect-refused");
+    let refused: Vec<_> = events.iter().filter(|event| event["errno"] == "ECONNREFUSED").collect();
+    assert_eq!(refused.len(), 3, "{events:#?}");
+    for event in refused {
+        assert_eq!((&event["call"], &event["arguments"]["address"]), (&"connect".into(), &"127.0.0.1:1".into()));
+        assert!(event["duration_us"].is_u64(), "{event}");
+        let frames = event["stack"]["frames"].as_array().unwrap();
+        assert!(
+            frames.iter().any(|frame| frame["function"].as_str().is_some_and(|name| name.contains("connect"))),
+            "{event}"
+        );
+    }
+    let waits = events.iter().find(|event| event["outcome"] == "unfinished").unwrap_or_else(|| panic!("{events:#?}"));
+    assert_eq!((&waits["call"], &waits["arguments"]["timeout"]), (&"poll".into(), &"30s".into()));
+    assert!(waits["duration_us"].as_u64().unwrap() > 500_000, "{waits}");
+    let times: Vec<u64> = events.iter().filter_map(|event| event["at_us"].as_u64()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    let summary = events.last().unwrap();
+    let connects = summary["summary"].as_array().unwrap().iter().find(|sum| sum["call"] == "connect").unwrap();
+    assert_eq!((&connects["calls"], &connects["errors"]["ECONNREFUSED"]), (&3.into(), &3.into()), "{summary}");
+}
+
+const HOSTILE: &str = "
+import ctypes, socket
+ctypes.CDLL(None).prctl(15, b'\\x1b[2J) R (\\n', 0, 0, 0)
+try: open('/nowhere/\\x1b]0;owned\\x07\\n')
+except OSError: pass
+try: socket.socket(socket.AF_UNIX).connect('/nowhere/\\x1b[2J')
+except OSError: pass
+";
+
+#[test]
+fn hostile_names_do_no_harm() {
+    if !has_bpf() {
+        return;
+    }
+    let output = why(&["--trace", "openat,connect", "--for", "5s", "--", "python3", "-c", HOSTILE]);
+    let text = text(&output);
+    assert!(!text.contains(['\u{1b}', '\u{7}']), "{text}");
+    assert!(text.contains("path /nowhere/?]0;owned??") && text.contains("unix /nowhere/?[2J"), "{text}");
+    let line = text.lines().find(|line| line.contains("unix /nowhere/?[2J")).unwrap();
+    assert!(line.contains("?[2J) R (?") && line.contains("= ENOENT"), "{line}");
+}
+
+/// Threads, what a descriptor is, chosen calls alone, and the sums.
+#[test]
+fn a_server_under_load_is_told_by_its_calls() {
+    if !has_bpf() {
+        return;
+    }
+    let target = Target::named("busy-c").unwrap().start().unwrap();
+    let output = why(&["--trace", "accept4,read,write,epoll_wait", "--for", "2s", "--pid", &target.pid().to_string()]);
+    let text = text(&output);
+    let lines: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
+    assert!(
+        lines.iter().any(|line| line.contains("read(fd ") && line.contains(" tcp 127.0.0.1:")),
+        "{:?}",
+        lines.first()
+    );
+    assert!(lines.iter().all(|line| !line.contains("sendto(")), "a call that was not chosen");
+    assert!(text.contains("longest") && text.contains("epoll_wait"), "{text}");
+    // The report follows.
+    assert!(text.contains("nothing wrong was found"), "{text}");
+}
+
+/// More than anybody could read: dropped and counted, and the counts are whole.
+#[test]
+fn a_flood_is_bounded() {
+    if !has_bpf() {
+        return;
+    }
+    let target = Target::named("spin-zero-timeout").unwrap().start().unwrap();
+    let output = why(&["--trace", "all", "--json", "--for", "2s", "--pid", &target.pid().to_string()]);
+    let (events, _) = events(&output);
+    let summary = events.last().unwrap();
+    let dropped = summary["dropped"].as_u64().unwrap();
+    let counted: u64 = summary["summary"].as_array().unwrap().iter().map(|sum| sum["calls"].as_u64().unwrap()).sum();
+    let told =
+        events.iter().filter(|event| event["outcome"] == "returned" || event["outcome"] == "failed").count() as u64;
+    assert!(dropped > 10_000 && told < 15_000, "{told} told, {dropped} dropped");
+    assert_eq!(told + dropped, counted, "{summary}");
+}
+
+#[test]
+fn wrong_usage() {
+    for (args, said) in [
+        (&["--trace", "conect", "--pid", "1"][..], "conect"),
+        (&["--slow", "1ms", "--pid", "1"], "--trace"),
+        (&["--trace", "--replay", "x"], "--replay"),
+    ] {
+        let output = why(args);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(str::from_utf8(&output.stderr).unwrap().contains(said), "{args:?}: {output:?}");
+    }
+}
