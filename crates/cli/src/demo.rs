@@ -40,7 +40,7 @@ const NEXT: &str = "\
 Try next:
   overdue get https://your.service/ --total 2s    a call of your own
   overdue get https://your.service/ -n 200 -c 10  its percentiles, by stage
-  sudo overdue why --pid 4242                     what a process waits for, and why
+  sudo overdue why --pid 4242                     what a process waits for
   overdue explain server-slow                     what a cause means
   overdue lab list                                more faults to call (lab:NAME)
   overdue doctor                                  what this machine lets us see

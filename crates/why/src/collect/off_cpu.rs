@@ -17,7 +17,7 @@ use super::{
     Target,
     bpf::{Kernel, program, refused},
     clock,
-    stacks::{Places, Registers, StackId, Stacks},
+    stacks::{Detail, Places, Registers, StackId, Stacks},
     syscalls,
     tasks::Tasks,
 };
@@ -200,7 +200,7 @@ impl OffCpu {
         let mut wanted: Vec<StackId> = sums.keys().filter_map(|(stack, ..)| *stack).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let named = self.stacks.name(&wanted, NAMING);
+        let named = self.stacks.name(&wanted, Detail::Lines, NAMING);
         let stack = |id: Option<StackId>| {
             let lost = || Stack { frames: Vec::new(), cut: Some("the stack was lost".to_owned()) };
             id.and_then(|id| named.get(&id)).cloned().unwrap_or_else(lost)

@@ -23,6 +23,7 @@ use std::{
 use rustix::fs::{Mode, OFlags, openat};
 
 pub(crate) use self::places::Places;
+pub(crate) use self::symbols::Detail;
 pub(crate) use self::unwind::Registers;
 use self::unwind::{Copied, Cut, Unwinder};
 use self::{
@@ -165,7 +166,7 @@ impl Stacks {
     }
 
     /// Names those stacks, the important ones first. What takes longer than `limit` is left as files and offsets.
-    pub(crate) fn name(&mut self, wanted: &[StackId], limit: Duration) -> HashMap<StackId, Stack> {
+    pub(crate) fn name(&mut self, wanted: &[StackId], detail: Detail, limit: Duration) -> HashMap<StackId, Stack> {
         let chains = wanted.iter().filter_map(|id| Some((*id, self.chains.get(id)?)));
         let chains: Vec<(StackId, &Chain)> = chains.collect();
         self.names.learn(
@@ -173,7 +174,7 @@ impl Stacks {
             &self.modules,
             &self.target,
             chains.iter().flat_map(|(_, chain)| &chain.code),
-            limit,
+            (detail, limit),
         );
         let names = &self.names;
         let stack = |chain: &Chain| Stack {

@@ -30,7 +30,7 @@ use super::{
     bpf::{program, refused},
     clock,
     pause::Pause,
-    stacks::{Places, Registers, StackId, Stacks},
+    stacks::{Detail, Places, Registers, StackId, Stacks},
     tasks::Tasks,
     watch::concealed,
 };
@@ -302,7 +302,8 @@ impl Trace {
                 fresh.push(id);
             }
         }
-        let mut names = if fresh.is_empty() { HashMap::new() } else { self.stacks.name(&fresh, NAMING) };
+        let mut names =
+            if fresh.is_empty() { HashMap::new() } else { self.stacks.name(&fresh, Detail::Functions, NAMING) };
         for (id, record) in records {
             // The child's side of a fork: it has made no call.
             if record.since_ns == 0 && record.result == 0 && matches!(record.number, 56..=58 | 435) {

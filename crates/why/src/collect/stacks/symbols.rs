@@ -64,7 +64,7 @@ impl Names {
         modules: &Modules,
         target: &Target,
         codes: impl Iterator<Item = &'a Code>,
-        limit: Duration,
+        (detail, limit): (Detail, Duration),
     ) {
         let mut work: Vec<Work> = Vec::new();
         let mut made = BTreeSet::new();
@@ -87,7 +87,7 @@ impl Names {
         }
         self.0.extend(by_perf_map(target, &made));
         if !work.is_empty() {
-            let answers = namer.ask(work);
+            let answers = namer.ask(work, detail);
             if !answers.is_some_and(|answers| receive(&answers, limit, &mut self.0)) {
                 return;
             }
@@ -113,19 +113,29 @@ pub(super) struct Namer {
 
 struct Request {
     work: Vec<Work>,
+    detail: Detail,
     answers: Sender<Vec<Found>>,
+}
+
+/// How much is to be known of an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Detail {
+    /// Functions that a file has a symbol for: quick.
+    Functions,
+    /// Lines and inlined calls, too, where there is debug information: to read it may take seconds.
+    Lines,
 }
 
 impl Namer {
     /// `None` where nobody will answer.
-    fn ask(&self, work: Vec<Work>) -> Option<Receiver<Vec<Found>>> {
+    fn ask(&self, work: Vec<Work>, detail: Detail) -> Option<Receiver<Vec<Found>>> {
         let (answers, receiver) = channel();
         let start = || {
             let (sender, requests) = channel();
             let serve = move || serve(&requests);
             thread::Builder::new().name("overdue-names".to_owned()).spawn(serve).ok().map(|_| sender)
         };
-        self.requests.get_or_init(start).as_ref()?.send(Request { work, answers }).ok()?;
+        self.requests.get_or_init(start).as_ref()?.send(Request { work, detail, answers }).ok()?;
         Some(receiver)
     }
 }
@@ -152,16 +162,21 @@ fn now() -> Duration {
 fn serve(requests: &Receiver<Request>) {
     let symbolizer = |debug| Symbolizer::builder().enable_code_info(debug).enable_inlined_fns(debug).build();
     let symbolizers = [(false, symbolizer(false)), (true, symbolizer(true))];
-    while let Ok(Request { work, answers }) = requests.recv() {
-        look_up(&symbolizers, &work, &answers);
+    while let Ok(Request { work, detail, answers }) = requests.recv() {
+        let symbolizers = symbolizers.iter().filter(|(debug, _)| !debug || detail == Detail::Lines);
+        look_up(symbolizers, &work, &answers);
     }
 }
 
 /// First the names of all, which are quick; then lines and inlined calls, file by file.
-fn look_up(symbolizers: &[(bool, Symbolizer)], work: &[Work], sender: &Sender<Vec<Found>>) {
+fn look_up<'a>(symbolizers: impl Iterator<Item = &'a (bool, Symbolizer)>, work: &[Work], sender: &Sender<Vec<Found>>) {
     for (debug, symbolizer) in symbolizers {
         let debug = *debug;
         for work in work {
+            // To read a file takes long: not when nobody listens any more.
+            if sender.send(Vec::new()).is_err() {
+                return;
+            }
             let too_large = || work.file.metadata().is_ok_and(|metadata| metadata.len() > DEBUG_FILE_MAX);
             if debug && too_large() {
                 continue;

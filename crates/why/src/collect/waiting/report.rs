@@ -12,7 +12,10 @@ use super::{
     threads::poll_call,
 };
 use crate::{
-    collect::{stacks::StackId, syscalls},
+    collect::{
+        stacks::{Detail, StackId},
+        syscalls,
+    },
     observation::{
         Call, CallCount, Calls, Cpu, Fds, HotStack, Observation, Opener, PollCall, PollLoop, Polling, ReadyFd, Stack,
         Threads, Timeouts, WaitStack,
@@ -57,7 +60,7 @@ pub(super) fn fill(waiting: &mut Waiting, observation: &mut Observation) {
     wanted.extend(waiting.looks.threads.values().filter_map(|thread| thread.stack));
     wanted.sort_unstable();
     wanted.dedup();
-    let named = waiting.stacks.name(&wanted, NAMING);
+    let named = waiting.stacks.name(&wanted, Detail::Lines, NAMING);
     let stack = |id: Option<StackId>| id.and_then(|id| named.get(&id)).cloned();
     let or_empty = |id: Option<StackId>| stack(id).unwrap_or_else(unknown);
 
