@@ -98,13 +98,15 @@ impl Started {
         let started = descendants(self.id());
         _ = kill_process(self.pid, Signal::TERM);
         started.iter().for_each(|pidfd| _ = pidfd_send_signal(pidfd, Signal::TERM));
+        // Each has the whole of the grace, whoever of them ends first.
+        all_ended(std::iter::once(&self.pidfd).chain(&started), GRACE);
         let ended = self.ended_at_last();
         started.iter().for_each(|pidfd| _ = pidfd_send_signal(pidfd, Signal::KILL));
         ended
     }
 
     fn ended_at_last(&mut self) -> anyhow::Result<End> {
-        if !self.has_ended(GRACE) && !self.kill() {
+        if !self.has_ended(Duration::ZERO) && !self.kill() {
             return Ok(End::Never(format!(
                 "did not end within {} of being killed: {}; it is left behind (`overdue why --pid {}` while it lasts)",
                 DurationText(GRACE),
@@ -162,7 +164,9 @@ fn descendants(pid: u32) -> Vec<OwnedFd> {
                     return found;
                 }
                 let number = i32::try_from(child).ok().and_then(Pid::from_raw);
-                if let Some(pidfd) = number.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+                let pidfd = number.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+                // The number may have become another's before it was opened; that one has another parent.
+                if let Some(pidfd) = pidfd.filter(|_| parent_of(child) == Some(parent)) {
                     found.push(pidfd);
                     parents.push(child);
                 }
@@ -170,6 +174,24 @@ fn descendants(pid: u32) -> Vec<OwnedFd> {
         }
     }
     found
+}
+
+/// Waits until all have ended, and for so long at most.
+fn all_ended<'a>(pidfds: impl Iterator<Item = &'a OwnedFd>, within: Duration) {
+    let mut going_on: Vec<PollFd<'_>> = pidfds.map(|pidfd| PollFd::new(pidfd, PollFlags::IN)).collect();
+    let began = Waited::begin();
+    while let Some(left) = within.checked_sub(began.so_far()).filter(|left| !left.is_zero() && !going_on.is_empty()) {
+        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        match poll(&mut going_on, Some(&left)) {
+            Ok(_) | Err(Errno::INTR) => going_on.retain(|pidfd| pidfd.revents().is_empty()),
+            Err(_) => return,
+        }
+    }
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 impl Drop for Started {

@@ -306,7 +306,7 @@ fn meaning(cause: Cause) -> String {
     let reads = match cause {
         Cause::CloseWaitPileup => {
             "Reading goes on to give 0; the next write fails with ECONNABORTED (then EPIPE), and a poller reports EPOLLERR \
-             and EPOLLHUP."
+             and EPOLLHUP. A peer that closed its half alone, and still waits for an answer, does not get it."
         }
         _ => {
             "The program's next read or write on each fails with ECONNABORTED (then read gives 0, write EPIPE), and a \
@@ -328,9 +328,10 @@ fn meaning(cause: Cause) -> String {
 pub(crate) fn is_stuck(cause: Cause, at_least: u32, socket: &TcpSocket) -> bool {
     let Some(tcp) = socket.last else { return false };
     match cause {
-        // The peer may still read: then something was written lately, or is on its way.
+        // The peer may still read: then something was written lately, or is on its way, or what it asked is still read.
         Cause::CloseWaitPileup => {
             socket.state == TcpState::CloseWait
+                && socket.unread_bytes == 0
                 && socket.in_state_us >= u64::from(at_least) * 1000
                 && socket.unsent_bytes == 0
                 && tcp.last_data_sent_ms >= at_least
@@ -338,6 +339,7 @@ pub(crate) fn is_stuck(cause: Cause, at_least: u32, socket: &TcpSocket) -> bool 
         // The peer may still write.
         Cause::FinWait2Pileup => {
             socket.state == TcpState::FinWait2
+                && socket.unread_bytes == 0
                 && socket.in_state_us >= u64::from(at_least) * 1000
                 && tcp.last_data_recv_ms >= at_least
         }

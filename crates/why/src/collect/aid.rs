@@ -85,7 +85,18 @@ fn raise(target: &Target, aid: &mut FirstAid, seen: (u64, u64), to: (u64, u64)) 
         aid.error = Some("somebody has changed the limit meanwhile: it is left as it is".to_owned());
         return;
     }
-    if let Err(errno) = set_limit(target, to) {
+    let replaced = set_limit(target, to);
+    // The program may have raised it itself in between: its own word counts.
+    if let Ok(replaced) = replaced
+        && replaced != seen
+    {
+        let back = set_limit(target, replaced).is_ok();
+        let and = if back { "it has its own limit again" } else { "its own limit could not be put back" };
+        aid.error = Some(format!("the process changed its limit at the same moment: {and}"));
+        aid.after = limits(target);
+        return;
+    }
+    if let Err(errno) = replaced {
         aid.error = Some(match errno {
             Errno::PERM if to.1 > seen.1 => {
                 "not permitted: to raise a hard limit takes CAP_SYS_RESOURCE (and no limit is above fs.nr_open)"
@@ -105,14 +116,16 @@ fn raise(target: &Target, aid: &mut FirstAid, seen: (u64, u64), to: (u64, u64)) 
     });
 }
 
-fn set_limit(target: &Target, (soft, hard): (u64, u64)) -> Result<(), Errno> {
+/// Sets the soft and the hard limit. Gives those that were there.
+fn set_limit(target: &Target, (soft, hard): (u64, u64)) -> Result<(u64, u64), Errno> {
     let pid = i32::try_from(target.pid()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     // There is no such call by a descriptor of the process. Its number is its own as long as it lives.
     if !target.is_alive() {
         return Err(Errno::SRCH);
     }
     let word = |value: u64| (value != u64::MAX).then_some(value);
-    prlimit(Some(pid), Resource::Nofile, Rlimit { current: word(soft), maximum: word(hard) }).map(|_| ())
+    let before = prlimit(Some(pid), Resource::Nofile, Rlimit { current: word(soft), maximum: word(hard) })?;
+    Ok((before.current.unwrap_or(u64::MAX), before.maximum.unwrap_or(u64::MAX)))
 }
 
 fn limits(target: &Target) -> Option<State> {
@@ -130,24 +143,17 @@ fn close(target: &Target, aid: &mut FirstAid, sockets: &[Stuck], silent_ms: u32)
             return;
         }
     };
-    let mut changed = 0_u64;
-    let ready: Vec<InetSocket> = sockets
+    let ready: Vec<(&Stuck, InetSocket)> = sockets
         .iter()
-        .filter_map(|stuck| {
-            let now = again(&mut source, target, stuck, aid.cause, silent_ms);
-            changed += u64::from(now.is_none());
-            now
-        })
+        .filter_map(|stuck| Some((stuck, again(&mut source, target, stuck, aid.cause, silent_ms)?)))
         .collect();
+    let mut changed = sockets.len() - ready.len();
     aid.before = Some(State { stuck: Some(ready.len() as u64), open: open(target), ..State::default() });
     let mut left = Vec::new();
-    if changed > 0 {
-        left.push(format!("{changed} are no longer as they were seen"));
-    }
     let mut shared = 0_u64;
     let mut failed: HashMap<String, u64> = HashMap::new();
     let mut ended: Vec<InetSocket> = Vec::new();
-    match holders(target, ready.iter().map(|socket| socket.inode).collect()) {
+    match holders(target, ready.iter().map(|(_, socket)| socket.inode).collect()) {
         Ok((others, unseen)) => {
             if unseen > 0 {
                 let processes = if unseen == 1 { "process" } else { "processes" };
@@ -155,11 +161,16 @@ fn close(target: &Target, aid: &mut FirstAid, sockets: &[Stuck], silent_ms: u32)
                     "{unseen} other {processes}, none of its family, could not be asked whether they hold them"
                 ));
             }
-            for socket in ready {
+            for (stuck, socket) in ready {
                 if others.contains_key(&socket.inode) {
                     shared += 1;
                     continue;
                 }
+                // To ask all processes took a while.
+                let Some(socket) = again(&mut source, target, stuck, aid.cause, silent_ms) else {
+                    changed += 1;
+                    continue;
+                };
                 match source.end(&socket) {
                     Ok(()) => ended.push(socket),
                     Err(err) => *failed.entry(refusal(&err)).or_default() += 1,
@@ -173,6 +184,9 @@ fn close(target: &Target, aid: &mut FirstAid, sockets: &[Stuck], silent_ms: u32)
             }
         }
         Err(why) => left.push(format!("none was closed: {why}")),
+    }
+    if changed > 0 {
+        left.push(format!("{changed} are no longer as they were seen"));
     }
     left.extend(failed.into_iter().map(|(why, number)| format!("{number} could not be closed: {why}")));
     aid.error = (!left.is_empty()).then(|| left.join("; "));

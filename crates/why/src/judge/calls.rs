@@ -1,6 +1,7 @@
 //! Calls that the process makes, each judged as the library judges its own: by the rules of
 //! [`overdue_core::judge`], from what was seen of the connection.
 
+mod before;
 mod facts;
 mod failures;
 mod late;
@@ -283,6 +284,7 @@ fn worst(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         .or_else(|| failures::given_up_by_us(seen, known))
         .or_else(|| waits::handshake(seen, known))
         .or_else(|| waits::exchange(seen, known))
+        .or_else(|| before::unanswered(seen, known))
 }
 
 impl Trouble {

@@ -528,3 +528,38 @@ fn lookups_that_were_probed() {
     seen.connections.as_mut().unwrap().opened = 1;
     nothing(&seen);
 }
+
+/// The call was on its way when the watch began, and its loop polls again and again, so that no thread seems to wait.
+#[test]
+fn calls_from_before_the_watch() {
+    let sent = |received: u64, change: fn(&mut TcpInfo)| {
+        let mut socket = outbound(9, "10.0.0.9:80");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.bytes_acked, tcp.bytes_received) = (Some(81), Some(received));
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (31_000, 40_000);
+        change(tcp);
+        idle().tcp([socket])
+    };
+    let mut client = sent(0, |_| {});
+    client.sockets.as_mut().unwrap().listeners.clear();
+    let finding = only(&client, Cause::ServerSlow);
+    assert!(finding.verdict.evidence[0].text.starts_with("80 bytes were sent"), "{:?}", finding.verdict.evidence);
+    // A service may send its logs so. After an answer a client may have the last word.
+    let mut service = sent(0, |_| {});
+    let listener = crate::observation::Listener {
+        cookie: 1,
+        fd: Some(3),
+        local: "10.0.0.1:80".parse().unwrap(),
+        backlog: 128,
+        queued_max: 0,
+        queued_last: 0,
+        full_rounds: 0,
+        drops: Some(0),
+        half_open: crate::observation::HalfOpen::default(),
+    };
+    service.sockets.as_mut().unwrap().listeners = vec![listener];
+    advisory(&service, Cause::ServerSlow);
+    nothing(&sent(500, |_| {}));
+    nothing(&sent(0, |tcp| tcp.last_data_sent_ms = 400));
+    nothing(&sent(0, |tcp| tcp.bytes_acked = Some(1)));
+}

@@ -1,0 +1,59 @@
+//! Calls that were on their way before the watch began: nobody saw what was said, and only the kernel's counters tell.
+
+use overdue_core::{LimitName, Stage, facts::TcpState};
+
+use super::{
+    Known, Trouble,
+    facts::{facts, passed},
+    owes_an_answer,
+};
+use crate::{
+    Observation,
+    judge::{SETTLED_US, diag, time},
+    observation::Moment,
+};
+
+/// A client that has sent so much and never got a byte is not a client that waits for its first answer.
+const REQUEST_MAX: u64 = 64 * 1024;
+
+/// The last that passed was ours, a while ago, and has arrived.
+pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let watched_from_start =
+        known.connection.and_then(|connection| connection.opened).is_some_and(|opened| opened != Moment::Before);
+    let socket = known.socket.filter(|socket| {
+        !socket.inbound && socket.state == TcpState::Established && socket.unread_bytes == 0 && socket.unsent_bytes == 0
+    })?;
+    let tcp = socket.last.filter(|_| !watched_from_start)?;
+    let (sent, received) = (tcp.bytes_acked?.saturating_sub(1), tcp.bytes_received?);
+    let silent_us = u64::from(tcp.last_data_sent_ms) * 1_000;
+    if sent == 0 || silent_us < SETTLED_US {
+        return None;
+    }
+    // After an answer a client may have the last word, and wait for nothing: in HTTP/2 it most often has. Then only a
+    // caller whose request came before it says that something is due.
+    let callers = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|caller| {
+        caller.inbound
+            && owes_an_answer(caller)
+            && caller.last.is_some_and(|caller| caller.last_data_recv_ms >= tcp.last_data_sent_ms)
+    });
+    let calls = callers.count();
+    if received > 0 && (tcp.last_data_recv_ms <= tcp.last_data_sent_ms || calls == 0) {
+        return None;
+    }
+    let facts = facts(known, Stage::Wait, silent_us, passed(LimitName::Stage(Stage::Wait), silent_us));
+    let mut trouble = Trouble::of(known, &facts, silent_us);
+    trouble.verdict.evidence.insert(
+        0,
+        diag(format!(
+            "{sent} bytes were sent and acknowledged, the last {} ago, and {}: before the watch began, so what they ask is \
+             not known",
+            time(silent_us),
+            if received == 0 { "none ever came back" } else { "none came back since" },
+        ))
+        .with("silent_us", silent_us),
+    );
+    // Logs and metrics are sent without an answer, by programs that do other work, too.
+    let serves = seen.sockets.as_ref().is_none_or(|sockets| !sockets.listeners.is_empty());
+    trouble.may_be_meant = calls == 0 && (serves || sent > REQUEST_MAX);
+    Some(trouble)
+}
