@@ -4,7 +4,7 @@
 use std::{
     borrow::Cow,
     fmt::Write as _,
-    fs::{self, File},
+    fs::File,
     io::{self, IsTerminal as _, Read as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -24,7 +24,7 @@ use overdue_why::{
 use crate::{
     args,
     exit::Exit,
-    interrupt,
+    interrupt, page,
     render::time,
     screen::{Ink, Screen, harmless},
 };
@@ -242,19 +242,7 @@ fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         io::stdout().write_all(bytes)?;
         return Ok(());
     }
-    let failed = || format!("cannot write {}", harmless(&file.display().to_string()));
-    // A device or a pipe is no file to be replaced.
-    if fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
-        return fs::write(file, bytes).with_context(failed);
-    }
-    let mut beside = file.as_os_str().to_owned();
-    beside.push(format!(".{}.part", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, file));
-    if written.is_err() {
-        _ = fs::remove_file(&beside);
-    }
-    written.with_context(failed)
+    page::file::write(file, bytes)
 }
 
 fn is_stdout(file: &Path) -> bool {

@@ -19,7 +19,7 @@ pub(crate) enum Threads {
     Many,
 }
 
-/// The root of all calls of a command. Ctrl-C cancels it; a second one ends the program at once.
+/// The root of all calls of a command. Ctrl-C or SIGTERM cancels it; a second one ends the program at once.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt {
     root: Context,
@@ -39,11 +39,18 @@ impl Interrupt {
     fn listen() -> anyhow::Result<Self> {
         let root = Context::root();
         let mut interrupts = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+        // `timeout 10 overdue ...` sends this one, and wants to see what there is as well.
+        let mut terminations = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let context = root.clone();
         tokio::spawn(async move {
-            interrupts.recv().await;
-            context.cancel("Ctrl-C was pressed");
-            interrupts.recv().await;
+            tokio::select! {
+                _ = interrupts.recv() => context.cancel("Ctrl-C was pressed"),
+                _ = terminations.recv() => context.cancel("SIGTERM came"),
+            };
+            tokio::select! {
+                _ = interrupts.recv() => {}
+                _ = terminations.recv() => {}
+            }
             std::process::exit(130);
         });
         Ok(Self { root })

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use overdue_core::DurationText;
+use overdue_why::collect::Clock;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -50,7 +51,7 @@ impl Started {
         let own = std::env::current_exe().context("cannot find this program's own file")?;
         let stdout = io::stderr().as_fd().try_clone_to_owned().context("no descriptor is left")?;
         let mut child = Command::new(own)
-            .arg("become")
+            .arg(crate::why::BECOME)
             .arg("--")
             .args(command)
             // stdout carries the report only.
@@ -179,8 +180,8 @@ fn descendants(pid: u32) -> Vec<OwnedFd> {
 /// Waits until all have ended, and for so long at most.
 fn all_ended<'a>(pidfds: impl Iterator<Item = &'a OwnedFd>, within: Duration) {
     let mut going_on: Vec<PollFd<'_>> = pidfds.map(|pidfd| PollFd::new(pidfd, PollFlags::IN)).collect();
-    let began = Waited::begin();
-    while let Some(left) = within.checked_sub(began.so_far()).filter(|left| !left.is_zero() && !going_on.is_empty()) {
+    let began = Clock::start();
+    while let Some(left) = within.checked_sub(began.elapsed()).filter(|left| !left.is_zero() && !going_on.is_empty()) {
         let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         match poll(&mut going_on, Some(&left)) {
             Ok(_) | Err(Errno::INTR) => going_on.retain(|pidfd| pidfd.revents().is_empty()),

@@ -37,6 +37,8 @@ struct Seen {
 }
 
 pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
+    // Better now than after the watch.
+    flags.record.iter().chain(&flags.html).try_for_each(|file| has_a_place(file))?;
     let Seen { observation, target, interrupted } = match (&flags.replay, flags.pid) {
         (Some(file), _) => Seen { observation: replay(file)?, target: None, interrupted: false },
         (None, Some(pid)) => watch(pid, flags, None)?,
@@ -73,6 +75,19 @@ pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
     })
 }
 
+/// Whether a file may be written there, as far as that shows beforehand.
+fn has_a_place(file: &Path) -> anyhow::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = harmless(&file.display().to_string());
+    if file.is_dir() {
+        bail!("cannot write {name}: it is a folder");
+    }
+    if !folder.is_dir() {
+        bail!("cannot write {name}: there is no folder {}", harmless(&folder.display().to_string()));
+    }
+    Ok(())
+}
+
 fn replay(file: &Path) -> anyhow::Result<Observation> {
     let input = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
     recording::read(BufReader::new(input)).with_context(|| format!("{} cannot be judged", file.display()))
@@ -87,7 +102,7 @@ fn record(file: &Path, seen: &Observation) -> anyhow::Result<()> {
 }
 
 fn draw(file: &Path, report: &Report, seen: &Observation) -> anyhow::Result<()> {
-    page::file::write(file, &page::html(report, seen))?;
+    page::file::write(file, page::html(report, seen).as_bytes())?;
     say(&format!("the page is {}", file.display()));
     Ok(())
 }
@@ -148,9 +163,21 @@ fn run_and_watch(flags: &args::Why) -> anyhow::Result<Seen> {
         )),
         End::Never(why) => say(&format!("{program} still ran after {}, and {why}", DurationText(*window))),
     }
+    let mut observation = seen.observation;
+    // It may have been over before anybody looked again: then only we know what it was.
+    let process = &mut observation.process;
+    if process.command.get(1).is_some_and(|word| word == BECOME) {
+        process.command.drain(..process.command.len().min(3));
+        let name = process.command.first().and_then(|program| program.rsplit('/').next());
+        process.name = name.unwrap_or_default().chars().take(15).collect();
+        process.exe = None;
+    }
     // Whatever becomes of it, it is no longer what was watched.
-    Ok(Seen { target: None, ..seen })
+    Ok(Seen { observation, target: None, ..seen })
 }
+
+/// The subcommand by which this program becomes a command.
+pub(crate) const BECOME: &str = "become";
 
 fn badly(status: ExitStatus) -> Option<String> {
     match (status.code(), status.signal()) {

@@ -17,8 +17,8 @@ use crate::screen::{Ink, Screen, harmless};
 pub(crate) fn report(screen: Screen, report: &Report) -> String {
     let mut out = headline(screen, report);
     if report.verdicts.is_empty() {
-        let nothing = format!("nothing wrong was found in {}", time(report.elapsed_us));
-        _ = write!(out, "\n{}\n", screen.ink(Ink::Green, &nothing));
+        let (ink, nothing) = nothing(report);
+        _ = write!(out, "\n{}", screen.ink(ink, &screen.hanging("", &nothing)));
     }
     for finding in &report.verdicts {
         out.push('\n');
@@ -40,6 +40,22 @@ pub(crate) fn report(screen: Screen, report: &Report) -> String {
     out
 }
 
+/// That no verdict was reached, and how much that is worth.
+fn nothing(report: &Report) -> (Ink, String) {
+    let found = format!("nothing wrong was found in {}", time(report.elapsed_us));
+    let is_blind = report.not_visible.iter().any(|hidden| hidden.what.contains("descriptors"));
+    if report.process.stopped {
+        let stopped = "it is stopped, by a signal or a debugger: nothing of it runs until it is continued (SIGCONT)";
+        (Ink::Yellow, stopped.to_owned())
+    } else if report.process.only_waits_for_children {
+        (Ink::Yellow, "it only waits for its children, and of those nothing is known: they were not watched".to_owned())
+    } else if is_blind {
+        (Ink::Yellow, format!("{found}, of the little that could be seen: see NOT VISIBLE"))
+    } else {
+        (Ink::Green, found)
+    }
+}
+
 /// Who was watched, and for how long.
 fn headline(screen: Screen, report: &Report) -> String {
     let process = &report.process;
@@ -50,7 +66,9 @@ fn headline(screen: Screen, report: &Report) -> String {
         Runtime::Go { version } => what.push(harmless(version)),
         other => what.push(format!("{other:?}").to_lowercase()),
     }
-    what.extend(process.age_us.map(|us| format!("up {}", time(us))));
+    // As long as a verdict may look back.
+    let watched_us = process.ended_at_us.unwrap_or(report.elapsed_us);
+    what.extend(process.age_us.map(|us| format!("up {}", time(us.saturating_add(watched_us)))));
     what.push(format!("watched {}", time(report.elapsed_us)));
     let mut out = format!("{}  {}\n", screen.ink(Ink::Bold, &name), what.join(", "));
     if let Some(us) = process.ended_at_us {
@@ -91,7 +109,12 @@ fn children(screen: Screen, process: &Process) -> String {
         return screen.hanging("  ", &format!("{text} (`--pid` each)"));
     };
     let mut out = screen.ink(Ink::Yellow, "  it does nothing but wait for its children") + "\n";
-    out.push_str(&screen.hanging("  ", &format!("watch the one that works: `overdue why --pid {}`", first.pid)));
+    // What was started to be watched has been ended with all its children.
+    let again = match process.exec_at_us {
+        None => format!("watch the one that works: `overdue why --pid {}`", first.pid),
+        Some(_) => format!("run the one that works itself: `overdue why -- {} ...`", first.name),
+    };
+    out.push_str(&screen.hanging("  ", &again));
     if SHELLS.contains(&process.name.as_str()) {
         let exec = "or let the shell become the command that matters: `overdue why -- sh -c 'exec ...'`";
         out.push_str(&screen.hanging("  ", exec));

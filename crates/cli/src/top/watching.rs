@@ -65,9 +65,16 @@ fn watch_on(pid: u32, interrupt: &Interrupt, tell: impl Fn(Input) -> bool) {
         {
             return;
         }
-        if ended == Ended::Process {
-            tell(Input::Ended);
-            return;
+        match ended {
+            Ended::Process => {
+                tell(Input::Ended);
+                return;
+            }
+            Ended::Memory => {
+                tell(Input::Failed("the watch held too much memory and was ended: begin another".to_owned()));
+                return;
+            }
+            Ended::Time | Ended::Interrupted => {}
         }
     }
 }

@@ -349,8 +349,8 @@ impl Meter {
 
 /// What the process lost, in millionths of what it would have used. `None` where it used too little to tell.
 fn slowdown_ppm(lost_us: f64, used_us: u64) -> Option<u64> {
-    /// A tick of the clock that processor time is counted by.
-    const LEAST_US: u64 = 10_000;
+    /// Ten ticks of the clock that processor time is counted by. Of less a share says nothing.
+    const LEAST_US: u64 = 100_000;
     let without = (used_us as f64 - lost_us).max(0.0);
     let share = lost_us / without;
     (used_us >= LEAST_US && share.is_finite()).then(|| whole((share * 1e6).min(1e9)))

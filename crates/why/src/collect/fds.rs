@@ -144,8 +144,9 @@ impl Collector {
             };
             let entry = kinds.entry(kind).or_default();
             entry.0 += 1;
-            if entry.1.is_none() {
-                entry.1 = example.map(str::to_owned);
+            // The highest number is one of the newest: what grows, and not what was opened at the start.
+            if let Some(example) = example.filter(|example| entry.1.as_deref() != Some(example)) {
+                entry.1 = Some(example.to_owned());
             }
         })?;
         // A process that ends closes all before it is gone: that is no reading.

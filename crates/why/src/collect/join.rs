@@ -7,7 +7,7 @@ use super::{
     descriptors::{self, Named},
     sockets::text,
 };
-use crate::observation::Observation;
+use crate::observation::{Observation, ThreadState};
 
 /// So many sockets are asked for their inode.
 const NAMED: usize = 4_096;
@@ -20,6 +20,13 @@ pub(super) fn once(seen: &mut Observation) {
     if let Some(connections) = &mut seen.connections {
         connections.connections.retain(|connection| told.insert(connection.cookie));
     }
+}
+
+/// Whether no thread of it may run.
+pub(super) fn is_stopped(seen: &Observation) -> bool {
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let mut states = threads.map(|thread| thread.state).peekable();
+    states.peek().is_some() && states.all(|state| state == ThreadState::Stopped)
 }
 
 /// Whether all threads have waited for children nearly all the time: in a call for that, or for a signal, as masters of

@@ -307,7 +307,9 @@ impl Watch {
             } else if look < left {
                 self.look();
                 if let Some(hidden) = OwnCost::too_much() {
-                    self.not_visible.push(hidden);
+                    if self.not_visible.iter().all(|known| known.what != hidden.what) {
+                        self.not_visible.push(hidden);
+                    }
                     return Ended::Memory;
                 }
             }
@@ -438,6 +440,7 @@ impl Watch {
         self.meter.tell(&mut seen.overhead, &mut hidden);
         seen.process = self.process.observed(begin_us, &mut hidden);
         seen.process.only_waits_for_children = join::only_waits_for_children(&seen);
+        seen.process.stopped = join::is_stopped(&seen);
         seen.history = Some(self.history.since(begin_us));
         seen.not_visible.extend(hidden);
         seen.overhead = Overhead {

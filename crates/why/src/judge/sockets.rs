@@ -25,7 +25,7 @@ pub(super) fn close_wait(seen: &Observation) -> Vec<Finding> {
         Severity::Wasting,
         Confidence::High,
         format!(
-            "{} are in CLOSE_WAIT: the peers closed {}, this process did not ({side})",
+            "{} are in CLOSE_WAIT: the peers closed{}, this process did not ({side})",
             count(stuck.len() as u64, "connection"),
             oldest_text(oldest, "up to "),
         ),
@@ -59,7 +59,7 @@ pub(super) fn fin_wait2(seen: &Observation) -> Vec<Finding> {
         Severity::Wasting,
         Confidence::High,
         format!(
-            "{} are in FIN_WAIT2: this process shut down its writing side {}and waits for the peers to end, without \
+            "{} are in FIN_WAIT2: this process shut down its writing side{} and waits for the peers to end, without \
              a limit ({})",
             count(stuck.len() as u64, "connection"),
             oldest_text(oldest, "up to "),
@@ -275,15 +275,13 @@ fn since(oldest: Option<(u64, bool)>) -> String {
     }
 }
 
+/// Behind a verb: when that was, of the oldest.
 fn oldest_text(oldest: Option<(u64, bool)>, before: &str) -> String {
     match oldest {
-        Some((_, true)) => "before the watch began ".to_owned(),
-        Some((us, false)) => format!("{before}{} ago ", time(us)),
+        Some((_, true)) => " (the oldest before the watch began)".to_owned(),
+        Some((us, false)) => format!(" {before}{} ago", time(us)),
         None => String::new(),
     }
-    .trim_end()
-    .to_owned()
-        + " "
 }
 
 fn side(sockets: &[&TcpSocket]) -> String {

@@ -27,6 +27,9 @@ pub struct Process {
     /// Whether all that it did was to wait for them.
     #[serde(default)]
     pub only_waits_for_children: bool,
+    /// Whether all its threads were stopped in the end, by a signal or a debugger.
+    #[serde(default)]
+    pub stopped: bool,
 }
 
 /// A child, as it is seen without watching it.

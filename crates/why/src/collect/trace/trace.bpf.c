@@ -325,7 +325,7 @@ static __always_inline bool may_send(u64 now, bool notable, struct settings *set
 	return __sync_fetch_and_add(&budget->sent, 1) < most;
 }
 
-static __always_inline u32 copy(struct pt_regs *regs, struct how *how, u8 *data)
+static __always_inline u32 copy(struct pt_regs *regs, struct how *how, bool failed, u8 *data)
 {
 	u64 from = argument(regs, how->at);
 	u64 next = argument(regs, how->at + 1);
@@ -341,7 +341,8 @@ static __always_inline u32 copy(struct pt_regs *regs, struct how *how, u8 *data)
 		length = next;
 		break;
 	case ADDRESS_OUT:
-		if (!next || bpf_probe_read_user(&length, sizeof(length), (void *)next))
+		/* Where the call failed, what lies there is not of it. */
+		if (failed || !next || bpf_probe_read_user(&length, sizeof(length), (void *)next))
 			return 0;
 		break;
 	case POLLED:
@@ -356,6 +357,9 @@ static __always_inline u32 copy(struct pt_regs *regs, struct how *how, u8 *data)
 		u32 name = regs->dx;
 		bool is_time = level == 1 && (name == 20 || name == 21 || name == 66 || name == 67);
 		if (level != 1 && level != 6)
+			return 0;
+		/* MD5SIG and FASTOPEN_KEY are keys. */
+		if (level == 6 && (name == 14 || name == 33 || name == 38))
 			return 0;
 		length = is_time ? 16 : 4;
 		break;
@@ -409,7 +413,7 @@ int BPF_PROG(enter, struct pt_regs *regs, long nr)
 	if ((nr == NR_exit || nr == NR_exit_group) && how->report & ALWAYS) {
 		struct event *out = bpf_ringbuf_reserve(&events, sizeof(*out), 0);
 		if (!out)
-			return 0;
+			goto exits;
 		__builtin_memset(out, 0, sizeof(*out));
 		out->at_ns = out->since_ns = known->since_ns;
 		out->tid = tid;
@@ -420,6 +424,10 @@ int BPF_PROG(enter, struct pt_regs *regs, long nr)
 		bpf_get_current_comm(out->name, sizeof(out->name));
 		bpf_ringbuf_submit(out, BPF_RB_NO_WAKEUP);
 	}
+exits:
+	/* It never returns: its entry would be left behind. */
+	if (nr == NR_exit)
+		bpf_map_delete_elem(&inside, &tid);
 	return 0;
 }
 
@@ -498,7 +506,7 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 	out->what = what;
 	bpf_get_current_comm(out->name, sizeof(out->name));
 	__builtin_memset(out->data, 0, sizeof(out->data));
-	out->length = copy(regs, how, out->data);
+	out->length = copy(regs, how, result < 0, out->data);
 	out->place = notable ? place_of(regs->ip, regs->sp, regs->bp, IN_CALL) : 0;
 	bpf_ringbuf_submit(out, BPF_RB_NO_WAKEUP);
 	return 0;

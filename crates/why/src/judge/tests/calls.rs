@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::observation::{
-    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
+    Backlog, BlockedIn, Call, DnsExchange, Gaps, HalfOpen, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
     TlsHandshake,
 };
 
@@ -546,7 +546,7 @@ fn calls_from_before_the_watch() {
     assert!(finding.verdict.evidence[0].text.starts_with("80 bytes were sent"), "{:?}", finding.verdict.evidence);
     // A service may send its logs so. After an answer a client may have the last word.
     let mut service = sent(0, |_| {});
-    let listener = crate::observation::Listener {
+    let listener = Listener {
         cookie: 1,
         fd: Some(3),
         local: "10.0.0.1:80".parse().unwrap(),
@@ -555,7 +555,7 @@ fn calls_from_before_the_watch() {
         queued_last: 0,
         full_rounds: 0,
         drops: Some(0),
-        half_open: crate::observation::HalfOpen::default(),
+        half_open: HalfOpen::default(),
     };
     service.sockets.as_mut().unwrap().listeners = vec![listener];
     advisory(&service, Cause::ServerSlow);
