@@ -190,7 +190,8 @@ in the report.
 
 As root it sees most; without, it sees less of the user's own processes, and
 lists what is missing. What its programs in the kernel cost is measured while it
-watches, and those that cost more than --budget are detached.
+watches, and those that cost more than --budget are detached. --trace sees every
+system call, and costs a process about a microsecond for each of them.
 
 Examples:
   overdue why --pid 4242
@@ -233,7 +234,8 @@ pub(crate) struct Why {
     pub(crate) uprobes: bool,
     /// What the programs in the kernel may cost: so many percent of the processor time that the process uses, or of one
     /// processor where it uses less; `none` is no limit. What is too dear is detached, and listed. Most often it is far
-    /// below 1; of a process that does nothing but system calls these are given up after a second
+    /// below 1; of a process that does nothing but system calls these are given up after a second. It bounds neither
+    /// --trace nor --uprobes
     #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = budget, conflicts_with = "replay")]
     pub(crate) budget: Budget,
 

@@ -148,10 +148,17 @@ fn a_page_that_cannot_be_written_costs_no_report() {
     let scratch = Scratch::new("unwritable");
     let recorded = scratch.path("recording");
     recording::write(fs::File::create(&recorded).unwrap(), &observation()).unwrap();
-    let output = why(&["--replay", &recorded, "--html", &scratch.path("no/such/folder/page.html")]);
+    // No file can be made there, whoever tries.
+    let output = why(&["--replay", &recorded, "--html", "/proc/page.html"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(str::from_utf8(&output.stdout).unwrap().contains("VERDICT"), "{output:?}");
-    assert!(str::from_utf8(&output.stderr).unwrap().contains("no/such/folder"), "{output:?}");
+    assert!(str::from_utf8(&output.stderr).unwrap().contains("cannot write /proc/page.html"), "{output:?}");
+    // What shows at once is said before anything is watched.
+    for nowhere in [scratch.path("no/such/folder/page.html"), "/".to_owned()] {
+        let output = why(&["--replay", &recorded, "--html", &nowhere]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
+        assert!(str::from_utf8(&output.stderr).unwrap().contains("folder"), "{output:?}");
+    }
 }
 
 #[test]

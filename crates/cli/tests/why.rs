@@ -203,6 +203,34 @@ fn an_interrupt_leaves_nothing_behind() {
 }
 
 /// A name may hold what steers a terminal.
+/// Nothing of it runs, so nothing of it can be wrong; but that is not to be well.
+#[test]
+fn one_that_is_stopped_is_told_so() {
+    let mut stopped = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = Pid::from_child(&stopped);
+    kill_process(pid, Signal::STOP).unwrap();
+    let output = run(&["why", "--for", "1s", "--pid", &stopped.id().to_string()]);
+    stopped.kill().unwrap();
+    stopped.wait().unwrap();
+    assert_exit(&output, 0);
+    assert!(stdout(&output).contains("it is stopped"), "{output:?}");
+    assert!(!stdout(&output).contains("nothing wrong"), "{output:?}");
+}
+
+/// `timeout 3 overdue why ...` is asked to end, and tells what it has seen.
+#[test]
+fn a_termination_is_no_loss() {
+    let mut watched = Command::new("sleep").arg("60").spawn().unwrap();
+    let why = overdue(&["why", "--for", "60s", "--pid", &watched.id().to_string()]);
+    let mut timeout = Command::new("timeout");
+    timeout.arg("3").arg(why.get_program()).args(why.get_args());
+    let output = timeout.stdin(Stdio::null()).output().unwrap();
+    watched.kill().unwrap();
+    watched.wait().unwrap();
+    assert_exit(&output, 124);
+    assert!(stdout(&output).contains("nothing wrong was found"), "{output:?}");
+}
+
 #[test]
 fn a_hostile_name_does_no_harm() {
     let script = "import ctypes, sys, time\nctypes.CDLL(None).prctl(15, b'\\x1b[2J) R (\\n', 0, 0, 0)\nprint('ready', flush=True)\ntime.sleep(100)";
@@ -338,10 +366,11 @@ fn a_shell_points_to_its_child() {
     let output = run(&["why", "--for", "2s", "--", "sh", "-c", &format!("bash -c '{script}'; true")]);
     let said = stdout(&output);
     let head = said.split("\n\n").next().unwrap();
-    for part in ["nothing but wait for its children", "overdue why --pid ", "exec ...", " bash (", " socket"] {
+    for part in ["nothing but wait for its children", "overdue why -- bash ...", "exec ...", " bash (", " socket"] {
         assert!(head.contains(part), "no {part:?} in\n{said}");
     }
     // And it was ended with its parent: it has no memory any more, if anything is left of it.
-    let child = said.split_once("overdue why --pid ").unwrap().1.split('`').next().unwrap();
+    let child = said.split_once("not watched: ").unwrap().1.split(' ').next().unwrap();
+    assert!(child.parse::<u32>().is_ok(), "{child}");
     assert!(fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default().is_empty(), "{child} is left behind");
 }

@@ -26,7 +26,7 @@ pub(super) fn once(seen: &mut Observation) {
 pub(super) fn is_stopped(seen: &Observation) -> bool {
     let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
     let mut states = threads.map(|thread| thread.state).peekable();
-    states.peek().is_some() && states.all(|state| state == ThreadState::Stopped)
+    seen.process.ended_at_us.is_none() && states.peek().is_some() && states.all(|state| state == ThreadState::Stopped)
 }
 
 /// Whether all threads have waited for children nearly all the time: in a call for that, or for a signal, as masters of
