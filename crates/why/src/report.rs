@@ -49,6 +49,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// How long the process had run when the watch ended, or when it ended itself: a verdict may look back so far.
+    #[must_use]
+    pub fn up_us(&self) -> Option<u64> {
+        let watched_us = self.process.ended_at_us.unwrap_or(self.elapsed_us);
+        self.process.age_us.map(|us| us.saturating_add(watched_us))
+    }
+
     /// Judges an observation.
     #[must_use]
     pub fn of(seen: &Observation) -> Self {

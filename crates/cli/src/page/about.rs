@@ -19,7 +19,7 @@ pub(super) fn headline(report: &Report) -> Element {
     let process = &report.process;
     let mut what = vec![format!("pid {}", process.pid)];
     what.extend(runtime(process));
-    what.extend(process.age_us.map(|us| format!("up {}", time(us))));
+    what.extend(report.up_us().map(|us| format!("up {}", time(us))));
     what.push(format!("watched {}", time(report.elapsed_us)));
     let command: Vec<&str> = process.command.iter().take(SHOWN).map(String::as_str).collect();
     let ended = process

@@ -66,9 +66,7 @@ fn headline(screen: Screen, report: &Report) -> String {
         Runtime::Go { version } => what.push(harmless(version)),
         other => what.push(format!("{other:?}").to_lowercase()),
     }
-    // As long as a verdict may look back.
-    let watched_us = process.ended_at_us.unwrap_or(report.elapsed_us);
-    what.extend(process.age_us.map(|us| format!("up {}", time(us.saturating_add(watched_us)))));
+    what.extend(report.up_us().map(|us| format!("up {}", time(us))));
     what.push(format!("watched {}", time(report.elapsed_us)));
     let mut out = format!("{}  {}\n", screen.ink(Ink::Bold, &name), what.join(", "));
     if let Some(us) = process.ended_at_us {
