@@ -9,7 +9,7 @@ use overdue_core::{
 
 use super::{
     Known, Trouble,
-    facts::{Stages, at, facts, given_up, passed, since, since_or_until},
+    facts::{Stages, at, facts, given_up, passed, since, since_or_until, unread},
 };
 use crate::{
     Observation,
@@ -109,7 +109,8 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         }
     }
     // A head that is not complete, and of which nothing comes.
-    if let Some(connection) = known.connection
+    let all_read = unread(known) == 0;
+    if let Some(connection) = known.connection.filter(|_| all_read)
         && http.is_some_and(|http| http.half_head)
         && let Some(last) = connection.last_read
         && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
@@ -119,7 +120,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         return Some(Trouble::of(known, &facts, silent));
     }
     // A body that is not complete, and of which nothing comes.
-    if let Some(connection) = known.connection
+    if let Some(connection) = known.connection.filter(|_| all_read)
         && http.and_then(|http| http.missing_bytes).is_some_and(|missing| missing > 0)
         && let Some(last) = connection.last_read
         && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
@@ -166,7 +167,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
 
 /// A body whose bytes come one by one. How long it may take nobody knows from outside; at this rate it is no transfer.
 fn trickle(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
-    let connection = known.connection.filter(|connection| connection.closed.is_none())?;
+    let connection = known.connection.filter(|connection| connection.closed.is_none() && unread(known) == 0)?;
     let http = connection.http.as_ref()?;
     let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
     let (answered, last) = (at(http.answered?)?, at(connection.last_read?)?);

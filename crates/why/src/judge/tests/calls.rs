@@ -349,6 +349,55 @@ fn answers_that_stop_in_the_middle() {
     nothing(&chunks(true));
 }
 
+/// The peer has closed, and the rest of its answer lies in the socket of a reader that takes its time.
+#[test]
+fn an_end_that_was_not_read_yet() {
+    let ended = |change: fn(&mut Connection), look: fn(&mut TcpSocket)| {
+        let mut socket = outbound(9, "10.0.0.9:80");
+        let tcp = socket.last.as_mut().unwrap();
+        // All bytes of it and the FIN.
+        (tcp.last_data_sent_ms, tcp.bytes_received) = (5_000, Some(58));
+        look(&mut socket);
+        let seen = asked(|connection| {
+            answered(connection, 57);
+            connection.fin_received = Some(Moment::At(2_000));
+            change(connection);
+        });
+        seen.tcp([socket])
+    };
+    let cut: [fn(&mut Connection); 3] = [
+        |connection| connection.http.as_mut().unwrap().chunks_ended = Some(false),
+        |connection| connection.http.as_mut().unwrap().missing_bytes = Some(500),
+        |connection| connection.http.as_mut().unwrap().half_head = true,
+    ];
+    for cut in cut {
+        only(&ended(cut, |_| {}), Cause::ClosedEarly);
+        nothing(&ended(cut, |socket| socket.unread_bytes = 500));
+        nothing(&ended(cut, |socket| socket.last.as_mut().unwrap().bytes_received = Some(558)));
+        // It was looked at before the rest came.
+        let early = ended(cut, |socket| socket.last_seen_us = 1_500);
+        assert!(!causes(&judge(&early)).contains(&"closed-early"));
+    }
+    // A part of the rest has come, and no more will.
+    let some = |connection: &mut Connection| connection.http.as_mut().unwrap().missing_bytes = Some(500);
+    only(&ended(some, |socket| socket.unread_bytes = 300), Cause::ClosedEarly);
+    // No byte of the answer was read, and all of it is there.
+    let unread = |connection: &mut Connection| {
+        (connection.read_bytes, connection.turns, connection.last_read) = (0, 0, None);
+        connection.http.as_mut().unwrap().answered = None;
+    };
+    nothing(&ended(unread, |_| {}));
+    // What it left unread when it closed, the kernel answered by a reset.
+    let left = |connection: &mut Connection| {
+        connection.http.as_mut().unwrap().chunks_ended = Some(false);
+        (connection.closed, connection.closed_by_us) = (Some(Moment::At(3_000)), true);
+    };
+    only(&ended(left, |_| {}), Cause::ClosedEarly);
+    let mut reset = ended(left, |_| {});
+    reset.connections.as_mut().unwrap().connections[0].reset_sent = true;
+    nothing(&reset);
+}
+
 #[test]
 fn a_body_that_trickles() {
     let trickle = |bytes: u64, last: u64| {
