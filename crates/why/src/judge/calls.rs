@@ -201,7 +201,8 @@ impl Finding {
         self.advisory = true;
         self.verdict.confidence = Confidence::Low;
         self.verdict.evidence.push(diag(
-            "nothing shows that anybody is held up: no caller of this process waits, and the peer has answered before",
+            "nothing shows that anybody is held up: no caller of this process waits, and the request or the answers before it \
+             are of a kind that may wait",
         ));
         self.verdict.rejected.clear();
         self.fix(

@@ -124,7 +124,8 @@ pub struct Connection {
     pub resolved: Option<Resolved>,
     /// It began with the preface of HTTP/2.
     pub http2: bool,
-    /// It speaks the protocol of Redis: the last command that was seen on it.
+    /// It speaks the protocol of Redis: the last command that was seen on it. Not all are looked at, so one that waits for
+    /// something to happen stays.
     #[serde(default)]
     pub redis: Option<String>,
     /// The code of the GOAWAY frame that the peer sent over HTTP/2 in the clear; 0 is an orderly end.
@@ -134,6 +135,29 @@ pub struct Connection {
     pub tls: Option<TlsHandshake>,
     /// The last request and response of HTTP/1 that were looked at; where many come in short time, not all are.
     pub http: Option<HttpHead>,
+}
+
+/// Whether a command of Redis waits for something to happen.
+pub(crate) fn redis_waits(command: &str) -> bool {
+    const WAIT: [&str; 16] = [
+        "BLPOP",
+        "BRPOP",
+        "BLMOVE",
+        "BLMPOP",
+        "BRPOPLPUSH",
+        "BZPOPMIN",
+        "BZPOPMAX",
+        "BZMPOP",
+        "XREAD",
+        "XREADGROUP",
+        "SUBSCRIBE",
+        "PSUBSCRIBE",
+        "SSUBSCRIBE",
+        "WAIT",
+        "WAITAOF",
+        "MONITOR",
+    ];
+    WAIT.contains(&command)
 }
 
 /// Silences of one kind, over the life of a connection while it was watched.

@@ -18,6 +18,7 @@ use super::{
 use crate::collect::window::Overlap;
 use crate::observation::{
     Connection, Connections, DnsExchange, Gaps, HttpHead, Moment, Resolved, Side, SourceHandshakes, TlsHandshake,
+    redis_waits,
 };
 
 /// Connections in the observation.
@@ -328,7 +329,9 @@ impl Heads {
             && piece.way == Way::Write
             && let Some(command) = redis::command(bytes)
         {
-            self.redis = Some(command);
+            if !self.redis.as_deref().is_some_and(redis_waits) {
+                self.redis = Some(command);
+            }
         } else if self.http.is_none()
             && let Some(status) = http::status(bytes)
         {
@@ -614,6 +617,19 @@ mod tests {
         // An answer to what came long before is not this request's.
         let late = exchange(&[told(Way::Read, 1_000, ANSWER), told(Way::Write, 1_000 + EARLY_NS, REQUEST)]);
         assert_eq!(late.status, None);
+    }
+
+    /// Not all commands are looked at: the one that waits now may be one that was seen before.
+    #[test]
+    fn a_command_that_waits_is_remembered() {
+        let mut heads = Heads::default();
+        let mut seen = Vec::new();
+        for name in ["GET", "BLPOP", "SET"] {
+            let command = format!("*2\r\n${}\r\n{name}\r\n$1\r\na\r\n", name.len());
+            heads.take(&told(Way::Write, 1_000, command.as_bytes()));
+            seen.push(heads.redis.clone().unwrap());
+        }
+        assert_eq!(seen, ["GET", "BLPOP", "BLPOP"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Observation,
     judge::{ALWAYS, Finding, SETTLED_US, Severity, TRICKLE_PER_SECOND, USUAL_ANSWERS, bpf, share, time},
-    observation::{Moment, Side, TimerKind, TlsHandshake},
+    observation::{Moment, Side, TimerKind, TlsHandshake, redis_waits},
 };
 
 /// Unread bytes from which on a receive queue is called full.
@@ -235,15 +235,25 @@ fn may_be_meant(seen: &Observation, known: &Known<'_>, waited: u64) -> bool {
     if seen.process.exec_at_us.is_some() {
         return false;
     }
-    let http = known.connection.and_then(|connection| connection.http.as_ref());
-    if http.is_some_and(|http| http.asks_to_wait) || known.connection.is_some_and(|c| c.redis.is_some()) {
+    // A peer that does not even take the request waits for nothing.
+    let taken = known.socket.and_then(|socket| socket.peer_unread_bytes).is_none_or(|unread| unread == 0);
+    if !taken {
+        return false;
+    }
+    if asks_to_wait(known) {
         return true;
     }
     let read = known.connection.map_or(0, |connection| connection.read_bytes);
     let received = known.socket.and_then(|socket| socket.last?.bytes_received).unwrap_or(0).max(read);
-    // A peer that has never said anything, or that does not even take the request, has no part in a protocol.
-    let taken = known.socket.and_then(|socket| socket.peer_unread_bytes).is_none_or(|unread| unread == 0);
-    received > 0 && taken && !is_usually_quick(known, waited)
+    // A peer that has never said anything has no part in a protocol.
+    received > 0 && !is_usually_quick(known, waited)
+}
+
+/// Whether what was asked for is to wait.
+pub(super) fn asks_to_wait(known: &Known<'_>) -> bool {
+    let Some(connection) = known.connection else { return false };
+    connection.http.as_ref().is_some_and(|http| http.asks_to_wait)
+        || connection.redis.as_deref().is_some_and(redis_waits)
 }
 
 /// Whether other answers on the same connection came much sooner.

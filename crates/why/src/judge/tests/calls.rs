@@ -534,6 +534,19 @@ fn waits_that_may_be_meant() {
         connection.redis = Some("BRPOP".to_owned());
     };
     advisory(&kept(redis), Cause::ServerSlow);
+    // No command that waits; and one that does, at a server that does not even read it.
+    let get = |connection: &mut Connection| {
+        connection.turns = 10;
+        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000 };
+        connection.redis = Some("GET".to_owned());
+    };
+    only(&kept(get), Cause::ServerSlow);
+    let untaken = |mut seen: Observation| {
+        let socket = &mut seen.sockets.as_mut().unwrap().tcp[0];
+        (socket.peer_unread_bytes, socket.peer_unsent_bytes) = (Some(20), Some(0));
+        seen
+    };
+    only(&untaken(kept(redis)), Cause::ServerSlow);
     // A long poll whose answers take ten seconds, as they should.
     let long = |connection: &mut Connection| {
         connection.read_gaps = Gaps { total_us: 2_000_000, longest_us: 2_000_000, longest_at_us: 100_000 };
@@ -548,6 +561,7 @@ fn waits_that_may_be_meant() {
         });
     };
     advisory(&kept(polls), Cause::ServerSlow);
+    only(&untaken(kept(polls)), Cause::ServerSlow);
     // Somebody started it to see what it waits for.
     let mut started = kept(|_| {});
     started.process.exec_at_us = Some(250_000);
