@@ -1,14 +1,14 @@
 //! Calls that failed, and calls that their callers gave up.
 
 use overdue_core::{
-    Stage,
+    Cause, Stage,
     facts::{Failure, H2Facts, SocketFacts},
 };
 
 use super::{
-    Known, Trouble,
+    Known, Meant, Trouble,
     facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os, unread},
-    waits::{came_since, may_be_answered},
+    waits::{asked, came_since, may_be_answered},
 };
 use crate::{
     Observation,
@@ -168,6 +168,10 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         (exchange.body_bytes, exchange.body_expected) = (came, Some(came.saturating_add(missing)));
     }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
+    // A long poll that its client ends after a while, to ask again.
+    if trouble.verdict.cause == Cause::ServerSlow && matches!(due, Due::All) && asked(seen, known) {
+        trouble.meant = Meant::Asked;
+    }
     trouble.verdict.evidence.push(
         bpf(format!("the process closed the connection {} after the call began", time(life))).with("given_up_us", life),
     );

@@ -8,7 +8,7 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Trouble,
+    Known, Meant, Trouble,
     facts::{Stages, at, facts, given_up, passed, since, since_or_until, unread},
 };
 use crate::{
@@ -161,8 +161,8 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
     facts.exchange.body_bytes = received;
     facts.exchange.response_bytes = received;
-    let may_be_meant = http.is_some_and(|http| http.missing_bytes.is_none());
-    Some(Trouble { may_be_meant, ..Trouble::of(known, &facts, silent) })
+    let meant = if http.is_some_and(|http| http.missing_bytes.is_none()) { Meant::Perhaps } else { Meant::No };
+    Some(Trouble { meant, ..Trouble::of(known, &facts, silent) })
 }
 
 /// A body whose bytes come one by one. How long it may take nobody knows from outside; at this rate it is no transfer.
@@ -230,27 +230,31 @@ pub(super) fn slow_stages(known: &Known<'_>) -> Vec<Trouble> {
 
 /// Whether a wait may be what the connection is for: a subscriber waits for news, a long poll for an event, a worker for
 /// work. From outside it looks like a server that is slow, unless something shows that it is not meant.
-fn may_be_meant(seen: &Observation, known: &Known<'_>, waited: u64) -> bool {
-    // It began under the watch: whoever starts a command to see what it does wants to know what it waits for.
-    if seen.process.exec_at_us.is_some() {
-        return false;
-    }
-    // A peer that does not even take the request waits for nothing.
-    let taken = known.socket.and_then(|socket| socket.peer_unread_bytes).is_none_or(|unread| unread == 0);
-    if !taken {
-        return false;
-    }
-    if asks_to_wait(known) {
-        return true;
+fn meant(seen: &Observation, known: &Known<'_>, waited: u64) -> Meant {
+    if asked(seen, known) {
+        return Meant::Asked;
     }
     let read = known.connection.map_or(0, |connection| connection.read_bytes);
     let received = known.socket.and_then(|socket| socket.last?.bytes_received).unwrap_or(0).max(read);
     // A peer that has never said anything has no part in a protocol.
-    received > 0 && !is_usually_quick(known, waited)
+    let perhaps = can_be_meant(seen, known) && received > 0 && !is_usually_quick(known, waited);
+    if perhaps { Meant::Perhaps } else { Meant::No }
 }
 
-/// Whether what was asked for is to wait.
-pub(super) fn asks_to_wait(known: &Known<'_>) -> bool {
+/// Whether a wait is what was asked for.
+pub(super) fn asked(seen: &Observation, known: &Known<'_>) -> bool {
+    can_be_meant(seen, known) && asks_to_wait(known)
+}
+
+fn can_be_meant(seen: &Observation, known: &Known<'_>) -> bool {
+    // A peer that does not even take the request waits for nothing.
+    let taken = known.socket.and_then(|socket| socket.peer_unread_bytes).is_none_or(|unread| unread == 0);
+    // It began under the watch: whoever starts a command to see what it does wants to know what it waits for.
+    taken && seen.process.exec_at_us.is_none()
+}
+
+/// Whether the request is of a kind that waits for something to happen.
+fn asks_to_wait(known: &Known<'_>) -> bool {
     let Some(connection) = known.connection else { return false };
     connection.http.as_ref().is_some_and(|http| http.asks_to_wait)
         || connection.redis.as_deref().is_some_and(redis_waits)
@@ -299,6 +303,5 @@ fn waiting(seen: &Observation, known: &Known<'_>, waited: u64) -> Option<Trouble
         return None;
     }
     let facts = facts(known, Stage::Wait, waited, passed(LimitName::Stage(Stage::Wait), waited));
-    let may_be_meant = may_be_meant(seen, known, waited);
-    Some(Trouble { may_be_meant, ..Trouble::of(known, &facts, waited) })
+    Some(Trouble { meant: meant(seen, known, waited), ..Trouble::of(known, &facts, waited) })
 }

@@ -330,6 +330,42 @@ fn calls_that_were_given_up() {
     nothing(&seen);
 }
 
+/// A client that asks for news, ends the wait itself after a while, and asks again.
+#[test]
+fn long_polls_that_their_client_ends() {
+    let polls = |count: u64, change: fn(&mut Connection)| {
+        let mut seen = idle();
+        let connections = seen.connections.as_mut().unwrap();
+        connections.opened = count;
+        for cookie in 0..count {
+            let mut one = asked(|connection| {
+                closed_by_us(connection, 1_200_000);
+                let http = connection.http.as_mut().unwrap();
+                (http.request, http.asks_to_wait) = ("GET /v1/watch".to_owned(), true);
+                change(connection);
+            });
+            let one = one.connections.as_mut().unwrap().connections.remove(0);
+            connections.connections.push(Connection { cookie, ..one });
+        }
+        seen
+    };
+    let finding = advisory(&polls(1, |_| {}), Cause::ServerSlow);
+    assert!(finding.verdict.evidence.iter().any(|it| it.text.contains("the request itself asks to wait")));
+    advisory(&polls(4, |_| {}), Cause::ServerSlow);
+    let report = |connection: &mut Connection| connection.http.as_mut().unwrap().asks_to_wait = false;
+    only(&polls(4, report), Cause::WaitsUpstream);
+    // It was the handshake of TCP that took the time.
+    let slow = |connection: &mut Connection| {
+        connection.established = Some(Moment::At(1_100_000));
+        connection.http.as_mut().unwrap().requested = Some(Moment::At(1_100_100));
+    };
+    only(&polls(1, slow), Cause::ConnectSlow);
+    // The command was started to see what it waits for.
+    let mut started = polls(1, |_| {});
+    started.process.exec_at_us = Some(50);
+    only(&started, Cause::ServerSlow);
+}
+
 #[test]
 fn answers_that_stop_in_the_middle() {
     let half = |connection: &mut Connection| answered(connection, 38).half_head = true;
