@@ -622,6 +622,14 @@ fn lookups_that_were_probed() {
         DnsExchange { name: "api.test".to_owned(), sent: 3, answered_us: Some(5_000), ..DnsExchange::default() };
     seen.connections.as_mut().unwrap().dns.push(query);
     nothing(&seen);
+    // Asked again in another way, it was found.
+    let mut seen = lookup(2_000, Some(-2));
+    let lookups = &mut seen.lookups.as_mut().unwrap().lookups;
+    lookups.push(Lookup { name: "api.test.".to_owned(), result: Some(0), ..lookups[0].clone() });
+    nothing(&seen);
+    let lookups = &mut seen.lookups.as_mut().unwrap().lookups;
+    lookups[1].name = "other.test".to_owned();
+    only(&seen, Cause::DnsFailed);
     // A search through domains, which then found what it looked for.
     let mut seen = lookup(2_000, Some(-2));
     seen.connections.as_mut().unwrap().opened = 1;
