@@ -160,7 +160,7 @@ pub(crate) fn redis_waits(command: &str) -> bool {
     WAIT.contains(&command)
 }
 
-/// Silences of one kind, over the life of a connection while it was watched.
+/// Silences of one kind on a connection, in the window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Gaps {
     /// All of them together.
@@ -169,6 +169,9 @@ pub struct Gaps {
     pub longest_us: u64,
     /// When the longest began, in microseconds since the watch began.
     pub longest_at_us: u64,
+    /// Those before the window while it was watched, all of them together. Its turns count these, too.
+    #[serde(default)]
+    pub before_us: u64,
 }
 
 /// A lookup that gave a connection its address.

@@ -252,6 +252,7 @@ impl RawWay {
     /// Leaves of its silences those of a window. Where one before was longer than all in it, nobody knows the longest of
     /// these: it is as long as the mean of them, at least.
     fn silences_since(&mut self, before: Silence, begin: u64) {
+        self.gaps_before = before.total;
         self.gaps = self.gaps.saturating_sub(before.total);
         if self.longest_gap_from.saturating_add(self.longest_gap) < begin {
             let count = u64::from(self.turns.saturating_sub(before.count));
@@ -456,6 +457,7 @@ fn http_seen(exchange: &Exchange, raw: &RawConnection, epoch: Epoch) -> HttpHead
 fn gaps(way: &RawWay, epoch: Epoch) -> Gaps {
     Gaps {
         total_us: way.gaps / 1000,
+        before_us: way.gaps_before / 1000,
         longest_us: way.longest_gap / 1000,
         longest_at_us: epoch.us(way.longest_gap_from),
     }
@@ -602,6 +604,7 @@ mod tests {
         let later = told(&lives, &raw, 10_000_000);
         assert_eq!((later.opened, later.last_read), (Some(Moment::Before), Some(Moment::At(10_000))));
         assert_eq!((later.read_gaps.total_us, later.read_gaps.longest_us), (3_000, 1_500), "the mean, at least");
+        assert_eq!((first.read_gaps.before_us, later.read_gaps.before_us, later.turns), (0, 7_000, 4));
         let http = later.http.unwrap();
         assert_eq!((http.request.as_str(), http.requested, later.read_bytes), ("GET /", Some(Moment::Before), 9));
     }

@@ -561,19 +561,32 @@ fn waits_that_may_be_meant() {
     // The answers before took a millisecond each.
     let quick = |connection: &mut Connection| {
         connection.turns = 10;
-        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000 };
+        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000, ..Gaps::default() };
     };
     only(&kept(quick), Cause::ServerSlow);
     let redis = |connection: &mut Connection| {
         connection.turns = 10;
-        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000 };
+        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000, ..Gaps::default() };
         connection.redis = Some("BRPOP".to_owned());
     };
     advisory(&kept(redis), Cause::ServerSlow);
+    // They were before the window, in which nothing was answered.
+    let quick_before = |connection: &mut Connection| {
+        connection.turns = 10;
+        connection.read_gaps.before_us = 10_000;
+    };
+    only(&kept(quick_before), Cause::ServerSlow);
+    // Each answer takes two seconds and a half, in this window and in the twenty before.
+    let steady = |connection: &mut Connection| {
+        connection.turns = 42;
+        connection.read_gaps =
+            Gaps { total_us: 5_000_000, longest_us: 2_500_000, longest_at_us: 100_000, before_us: 100_000_000 };
+    };
+    advisory(&kept(steady), Cause::ServerSlow);
     // No command that waits; and one that does, at a server that does not even read it.
     let get = |connection: &mut Connection| {
         connection.turns = 10;
-        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000 };
+        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000, ..Gaps::default() };
         connection.redis = Some("GET".to_owned());
     };
     only(&kept(get), Cause::ServerSlow);
@@ -585,7 +598,8 @@ fn waits_that_may_be_meant() {
     only(&untaken(kept(redis)), Cause::ServerSlow);
     // A long poll whose answers take ten seconds, as they should.
     let long = |connection: &mut Connection| {
-        connection.read_gaps = Gaps { total_us: 2_000_000, longest_us: 2_000_000, longest_at_us: 100_000 };
+        connection.read_gaps =
+            Gaps { total_us: 2_000_000, longest_us: 2_000_000, longest_at_us: 100_000, ..Gaps::default() };
     };
     advisory(&kept(long), Cause::ServerSlow);
     let polls = |connection: &mut Connection| {
