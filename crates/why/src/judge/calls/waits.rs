@@ -150,7 +150,11 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         return None;
     }
     let received = tcp.bytes_received.unwrap_or(0);
-    if received == 0 || tcp.last_data_sent_ms < tcp.last_data_recv_ms {
+    // The kernel's times are of milliseconds, in which many an answer comes.
+    let exact = known.connection.filter(|_| all_transfers(seen));
+    let exact = exact.and_then(|connection| Some(at(connection.last_write?)? > at(connection.last_read?)?));
+    let wrote_last = exact.unwrap_or(tcp.last_data_sent_ms < tcp.last_data_recv_ms);
+    if received == 0 || wrote_last {
         return waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000));
     }
     // Without a request that was seen, silence after an answer may be a subscriber's, who waits for news.
@@ -161,7 +165,12 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
     facts.exchange.body_bytes = received;
     facts.exchange.response_bytes = received;
-    let meant = if http.is_some_and(|http| http.missing_bytes.is_none()) { Meant::Perhaps } else { Meant::No };
+    // The last answer that was looked at may be whole, and then a thread may wait for what comes next.
+    let meant = if http.is_some_and(|http| http.missing_bytes.is_none_or(|missing| missing == 0)) {
+        Meant::Perhaps
+    } else {
+        Meant::No
+    };
     Some(Trouble { meant, ..Trouble::of(known, &facts, silent) })
 }
 

@@ -149,7 +149,15 @@ fn a_thread_that_reads_and_gets_nothing() {
     // How long the body is nobody said: it may be a stream of news.
     advisory(&blocked(seen.clone(), "read", 9, WINDOW), Cause::BodyStalled);
     seen.connections.as_mut().unwrap().connections[0].http.as_mut().unwrap().missing_bytes = Some(500);
-    only(&blocked(seen, "read", 9, WINDOW), Cause::BodyStalled);
+    only(&blocked(seen.clone(), "read", 9, WINDOW), Cause::BodyStalled);
+    // It is whole, and a thread reads on.
+    seen.connections.as_mut().unwrap().connections[0].http.as_mut().unwrap().missing_bytes = Some(0);
+    advisory(&blocked(seen.clone(), "read", 9, WINDOW), Cause::BodyStalled);
+    // Asked again in the millisecond in which the answer came.
+    let connection = &mut seen.connections.as_mut().unwrap().connections[0];
+    (connection.last_read, connection.last_write) = (Some(Moment::At(900)), Some(Moment::At(1_000)));
+    seen.sockets.as_mut().unwrap().tcp[0].last.as_mut().unwrap().last_data_sent_ms = 5_000;
+    advisory(&blocked(seen, "read", 9, WINDOW), Cause::ServerSlow);
     // A server that waits for the next request of a client waits for nothing.
     socket.inbound = true;
     nothing(&blocked(idle().tcp([socket]), "read", 9, WINDOW));
