@@ -1,7 +1,7 @@
 //! Lookups of names by the C library, however it asks: from a file, a socket of a resolver on this machine, or the
 //! network. Probes in the process tell of them, which cost it two traps a lookup; so only when somebody asks.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{fs::File, num::NonZeroU32, ops::Range, os::unix::fs::FileExt as _, path::PathBuf};
 
 use aya::{
     Ebpf,
@@ -9,7 +9,11 @@ use aya::{
     programs::{UProbe, uprobe::UProbeScope},
 };
 
-use rustix::{io::Errno, time::ClockId};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    io::Errno,
+    time::ClockId,
+};
 
 use super::{
     Target,
@@ -57,6 +61,8 @@ pub(super) struct Lookups {
     ended: Overlap<(Vec<Asked>, u64)>,
     map_bytes: u64,
     target: Target,
+    /// The page to which probed calls return first.
+    returns_to: Option<Range<u64>>,
 }
 
 impl Lookups {
@@ -107,6 +113,7 @@ impl Lookups {
             ended: Overlap::default(),
             map_bytes,
             target: target.clone(),
+            returns_to: None,
         })
     }
 
@@ -128,14 +135,9 @@ impl Lookups {
     fn forget_left(&mut self) {
         let now_ns = now_ns();
         let old = |asked: &Asked| asked.at_ns > 0 && now_ns.saturating_sub(asked.at_ns) > QUICK_NS;
-        let left: Vec<Asked> = self
-            .asking
-            .iter()
-            .flatten()
-            .map(|(_, asked)| asked)
-            .filter(|asked| old(asked) && self.is_left(asked))
-            .take(KEPT)
-            .collect();
+        let going_on = self.asking.iter().flatten().map(|(_, asked)| asked);
+        let old: Vec<Asked> = going_on.filter(old).take(KEPT).collect();
+        let left: Vec<Asked> = old.into_iter().filter(|asked| self.is_left(asked)).collect();
         // One that ended with its process has waited until then.
         if left.is_empty() || !self.target.is_alive() {
             return;
@@ -148,14 +150,35 @@ impl Lookups {
         }
     }
 
-    fn is_left(&self, asked: &Asked) -> bool {
+    /// Whether its thread is gone, or is no longer in that call: above its part of the stack, or the address to return to
+    /// is no more the one that the kernel has put there to hear of the return.
+    fn is_left(&mut self, asked: &Asked) -> bool {
         match self.target.read_text(&format!("task/{}/syscall", asked.tid), 256) {
-            Ok(text) => stack_of(&text).is_some_and(|stack| stack > asked.stack),
+            Ok(text) if stack_of(&text).is_some_and(|stack| stack > asked.stack) => return true,
+            Ok(_) => {}
             Err(error) => {
-                let gone = [Errno::NOENT, Errno::SRCH];
-                gone.iter().any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
+                return [Errno::NOENT, Errno::SRCH]
+                    .map(|gone| Some(gone.raw_os_error()))
+                    .contains(&error.raw_os_error());
             }
         }
+        let Some(address) = self.word(asked.stack) else { return false };
+        let returns = |page: &Option<Range<u64>>| page.as_ref().is_none_or(|page| page.contains(&address));
+        // Another program has it elsewhere.
+        if self.returns_to.is_none() || !returns(&self.returns_to) {
+            let maps = self.target.read_text(&self.target.shared("maps"), MAPS_MAX);
+            self.returns_to = maps.ok().and_then(|maps| maps.lines().find_map(page_of_returns));
+        }
+        !returns(&self.returns_to)
+    }
+
+    /// Eight bytes of the process's memory.
+    fn word(&self, at: u64) -> Option<u64> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let memory = openat(self.target.folder(), &*self.target.shared("mem"), flags, Mode::empty()).ok()?;
+        let mut bytes = [0; 8];
+        File::from(memory).read_exact_at(&mut bytes, at).ok()?;
+        Some(u64::from_ne_bytes(bytes))
     }
 
     /// Another window begins.
@@ -190,6 +213,12 @@ impl Lookups {
 
 fn now_ns() -> u64 {
     u64::try_from(clock::read(ClockId::Monotonic).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Where a line of `/proc/PID/maps` has the page of the kernel's probes.
+fn page_of_returns(line: &str) -> Option<Range<u64>> {
+    let (begin, end) = line.strip_suffix("[uprobes]")?.split(' ').next()?.split_once('-')?;
+    Some(u64::from_str_radix(begin, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
 }
 
 /// The stack pointer of a thread that sleeps, of its `/proc/PID/task/TID/syscall`: the last but one word.
@@ -282,6 +311,15 @@ mod tests {
         assert_eq!(stack_of("-1 0x7ffd5a2c1e90 0x7f1c3a0d1a5f\n"), Some(0x7ffd_5a2c_1e90));
         for none in ["running\n", "", "0x1", "7 1 0x2", "1 0xffffffffffffffff1 0x2"] {
             assert_eq!(stack_of(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn where_probed_calls_return_to() {
+        let line = "7fffffffe000-7ffffffff000 --xp 00000000 00:00 0                          [uprobes]";
+        assert_eq!(page_of_returns(line), Some(0x7fff_ffff_e000..0x7fff_ffff_f000));
+        for none in ["7fffffffe000-7ffffffff000 r-xp 00000000 00:00 0  [vdso]", "[uprobes]", "x-y [uprobes]", ""] {
+            assert_eq!(page_of_returns(none), None, "{none}");
         }
     }
 
