@@ -22,6 +22,7 @@ mod threads;
 use serde::{Deserialize, Serialize};
 
 pub use calls::{Call, CallCount, Calls};
+pub(crate) use connections::redis_waits;
 pub use connections::{
     Connection, Connections, DnsExchange, Gaps, HttpHead, Moment, Resolved, Side, SourceHandshakes, TlsHandshake,
 };

@@ -244,7 +244,7 @@ mod tests {
             last_write: at(8100),
             first_read: at(7000),
             last_read: at(7000),
-            read_gaps: Gaps { total_us: 4000, longest_us: 3000, longest_at_us: 1000 },
+            read_gaps: Gaps { total_us: 4000, longest_us: 3000, longest_at_us: 1000, ..Gaps::default() },
             ..Connection::default()
         };
         let exchange = [("send", 8000, 100, false, false), ("wait", 8100, 1900, true, false)];

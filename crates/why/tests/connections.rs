@@ -428,6 +428,46 @@ os.kill(p, signal.SIGKILL)";
     assert_eq!(names(connection).first(), Some(&"resolve"));
 }
 
+/// The end of an answer in chunks, however the reads cut it.
+#[test]
+fn the_last_bytes_may_lie_in_several_spans() {
+    let ended = |length: usize, reads: &str| {
+        let script = format!(
+            r"
+l = listener()
+answer = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n'
+answer = answer[:{length}]
+total = len(answer)
+def serve():
+    s, _ = l.accept(); s.recv(1000); s.sendall(answer); s.close()
+child(serve)
+watched()
+s = socket.create_connection(l.getsockname())
+s.sendall(b'GET / HTTP/1.1\r\n\r\n')
+s.recv(total, socket.MSG_PEEK | socket.MSG_WAITALL)
+def into(*lengths):
+    return os.readv(s.fileno(), [bytearray(length) for length in lengths])
+{reads}
+assert os.read(s.fileno(), 1) == b''
+s.close()"
+        );
+        Some(only(&watch(&script)?).http.as_ref().unwrap().chunks_ended)
+    };
+    for reads in [
+        "into(total)",
+        "into(total - 2, 65536)",
+        "into(total - 3, 1, 0, 65536)",
+        "into(total - 3, 1); into(1, 65536)",
+        "into(total - 1); os.read(s.fileno(), 9)",
+        "into(50, total)",
+        "s.recvmsg_into([bytearray(total - 1), bytearray(9)])",
+    ] {
+        let Some(whole) = ended(100, reads) else { return };
+        assert_eq!(whole, Some(true), "{reads}");
+        assert_eq!(ended(59, reads).unwrap(), Some(false), "{reads}");
+    }
+}
+
 #[test]
 fn a_process_that_reads_and_writes_all_the_time_is_watched_in_windows() {
     let Some(kernel) = kernel() else { return };

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -12,6 +12,7 @@ use std::{
 use overdue_why::{
     Observation,
     collect::{Ended, Interrupt, Options, SIGHT, Watch},
+    judge::judge,
     observation::{Connection, Moment},
 };
 
@@ -38,8 +39,12 @@ struct Client {
 
 impl Client {
     fn new(port: u16) -> Self {
+        Self::run(PROGRAM, &[&port.to_string()])
+    }
+
+    fn run(program: &str, arguments: &[&str]) -> Self {
         let mut python = Command::new("python3");
-        python.args(["-c", PROGRAM, &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        python.args(["-c", program]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = python.spawn().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
         let mut client = Self { child, said };
@@ -144,4 +149,84 @@ fn what_is_told_is_of_the_last_seconds_and_nothing_is_lost() {
     let (ended, last) = watch.next(Duration::from_secs(5), &interrupt);
     assert_eq!(ended, Ended::Process);
     assert!(last.process.ended_at_us.is_some_and(|at_us| at_us <= last.window_us), "{:?}", last.process);
+}
+
+/// Says GET on one connection again and again, and reads what comes as its arguments tell.
+const READER: &str = "
+import socket, sys, time
+port, requests, size, pause = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+print('ready', flush=True); sys.stdin.readline()
+s = socket.create_connection(('127.0.0.1', port))
+for _ in range(requests):
+    s.sendall(b'GET /x HTTP/1.1\\r\\nhost: h\\r\\n\\r\\n')
+    s.recv(size)
+    time.sleep(0.01)
+print('done', flush=True)
+while s.recv(size): time.sleep(pause)
+time.sleep(60)
+";
+
+fn verdicts(seen: &Observation) -> Vec<&'static str> {
+    judge(seen).verdicts.iter().map(|finding| finding.verdict.cause.id()).collect()
+}
+
+/// Answers that came before the window tell that the one that does not come is late.
+#[test]
+fn a_server_that_was_quick_once_is_slow_in_every_window() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 1000];
+        for asked in 1.. {
+            _ = stream.read(&mut request).unwrap();
+            if asked <= 20 {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+        }
+    });
+    let client = Client::run(READER, &[&port.to_string(), "21", "1000", "0"]);
+    let mut watch = Watch::attach(client.child.id(), Options::default()).unwrap();
+    let interrupt = Interrupt::new().unwrap();
+    writeln!(client.child.stdin.as_ref().unwrap()).unwrap();
+    let mut last = Observation::default();
+    for second in 0..14 {
+        last = watch.next(Duration::from_secs(1), &interrupt).1;
+        if second >= 2 && last.connections.is_some() {
+            assert_eq!(verdicts(&last), ["server-slow"], "after {second} s");
+        }
+    }
+    let Some(connections) = last.connections else {
+        assert!(std::env::var_os("CI").is_none(), "{:?}", last.not_visible);
+        return;
+    };
+    let [connection] = &connections.connections[..] else { panic!("{:?}", connections.connections) };
+    assert_eq!((connection.opened, connection.turns), (Some(Moment::Before), 20));
+    assert!(connection.read_gaps.before_us > 0 && connection.read_gaps.total_us == 0, "{:?}", connection.read_gaps);
+}
+
+/// The whole answer and its end lie in the reader's own socket.
+#[test]
+fn a_reader_that_takes_its_time_is_not_cut_short() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        _ = stream.read(&mut [0; 1000]).unwrap();
+        let body = "x".repeat(12_000);
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+        stream.write_all(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes()).unwrap();
+    });
+    let client = Client::run(READER, &[&port.to_string(), "1", "300", "0.1"]);
+    let mut watch = Watch::attach(client.child.id(), Options::default()).unwrap();
+    let interrupt = Interrupt::new().unwrap();
+    writeln!(client.child.stdin.as_ref().unwrap()).unwrap();
+    // About four seconds of reading, and one after them.
+    for moment in 0..17 {
+        let seen = watch.next(Duration::from_millis(310), &interrupt).1;
+        assert_eq!(verdicts(&seen), [""; 0], "{moment}: {:?}", seen.connections);
+        let read = seen.connections.iter().flat_map(|seen| &seen.connections).next();
+        let Some(connection) = read.filter(|_| moment == 16) else { continue };
+        assert_eq!(connection.http.as_ref().unwrap().chunks_ended, Some(true));
+    }
 }

@@ -1,7 +1,7 @@
 //! Lookups of names by the C library, however it asks: from a file, a socket of a resolver on this machine, or the
 //! network. Probes in the process tell of them, which cost it two traps a lookup; so only when somebody asks.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{fs::File, num::NonZeroU32, ops::Range, os::unix::fs::FileExt as _, path::PathBuf};
 
 use aya::{
     Ebpf,
@@ -9,7 +9,11 @@ use aya::{
     programs::{UProbe, uprobe::UProbeScope},
 };
 
-use rustix::time::ClockId;
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    io::Errno,
+    time::ClockId,
+};
 
 use super::{
     Target,
@@ -25,6 +29,8 @@ pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("lookups/lookups.bp
 const FUNCTION: &str = "getaddrinfo";
 /// Lookups that are kept of each window: the longest.
 const KEPT: usize = 256;
+/// Calls that go on for less are not asked whether they still do.
+const QUICK_NS: u64 = 500_000_000;
 /// How much of `/proc/PID/maps` is read.
 const MAPS_MAX: usize = 8 << 20;
 
@@ -36,6 +42,7 @@ struct Asked {
     tid: u32,
     result: i32,
     took_ns: u64,
+    stack: u64,
     name: [u8; 256],
 }
 
@@ -53,6 +60,9 @@ pub(super) struct Lookups {
     /// Those that ended, with when they began by the kernel's clock; and how many there were in all.
     ended: Overlap<(Vec<Asked>, u64)>,
     map_bytes: u64,
+    target: Target,
+    /// The page to which probed calls return first.
+    returns_to: Option<Range<u64>>,
 }
 
 impl Lookups {
@@ -102,6 +112,8 @@ impl Lookups {
             _ebpf: ebpf,
             ended: Overlap::default(),
             map_bytes,
+            target: target.clone(),
+            returns_to: None,
         })
     }
 
@@ -116,6 +128,57 @@ impl Lookups {
                 longest.truncate(KEPT);
             }
         }
+        self.forget_left();
+    }
+
+    /// Forgets calls that will never return: their thread was cancelled, or jumped out of them.
+    fn forget_left(&mut self) {
+        let now_ns = now_ns();
+        let old = |asked: &Asked| asked.at_ns > 0 && now_ns.saturating_sub(asked.at_ns) > QUICK_NS;
+        let going_on = self.asking.iter().flatten().map(|(_, asked)| asked);
+        let old: Vec<Asked> = going_on.filter(old).take(KEPT).collect();
+        let left: Vec<Asked> = old.into_iter().filter(|asked| self.is_left(asked)).collect();
+        // One that ended with its process has waited until then.
+        if left.is_empty() || !self.target.is_alive() {
+            return;
+        }
+        for asked in left {
+            // Not what the thread has asked meanwhile.
+            if self.asking.get(&asked.tid, 0).is_ok_and(|now| now.at_ns == asked.at_ns) {
+                self.asking.remove(&asked.tid).ok();
+            }
+        }
+    }
+
+    /// Whether its thread is gone, or is no longer in that call: above its part of the stack, or the address to return to
+    /// is no more the one that the kernel has put there to hear of the return.
+    fn is_left(&mut self, asked: &Asked) -> bool {
+        match self.target.read_text(&format!("task/{}/syscall", asked.tid), 256) {
+            Ok(text) if stack_of(&text).is_some_and(|stack| stack > asked.stack) => return true,
+            Ok(_) => {}
+            Err(error) => {
+                return [Errno::NOENT, Errno::SRCH]
+                    .map(|gone| Some(gone.raw_os_error()))
+                    .contains(&error.raw_os_error());
+            }
+        }
+        let Some(address) = self.word(asked.stack) else { return false };
+        let returns = |page: &Option<Range<u64>>| page.as_ref().is_none_or(|page| page.contains(&address));
+        // Another program has it elsewhere.
+        if self.returns_to.is_none() || !returns(&self.returns_to) {
+            let maps = self.target.read_text(&self.target.shared("maps"), MAPS_MAX);
+            self.returns_to = maps.ok().and_then(|maps| maps.lines().find_map(page_of_returns));
+        }
+        !returns(&self.returns_to)
+    }
+
+    /// Eight bytes of the process's memory.
+    fn word(&self, at: u64) -> Option<u64> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let memory = openat(self.target.folder(), &*self.target.shared("mem"), flags, Mode::empty()).ok()?;
+        let mut bytes = [0; 8];
+        File::from(memory).read_exact_at(&mut bytes, at).ok()?;
+        Some(u64::from_ne_bytes(bytes))
     }
 
     /// Another window begins.
@@ -127,8 +190,7 @@ impl Lookups {
     /// What was seen in the window that began `ago_us` before now and is `window_us` long.
     pub(super) fn observed(&mut self, ago_us: u64, window_us: u64) -> Seen {
         self.look();
-        let now_ns = u64::try_from(clock::read(ClockId::Monotonic).as_nanos()).unwrap_or(u64::MAX);
-        let begun_ns = now_ns.saturating_sub(ago_us.saturating_mul(1_000));
+        let begun_ns = now_ns().saturating_sub(ago_us.saturating_mul(1_000));
         let end_ns = begun_ns.saturating_add(window_us.saturating_mul(1_000));
         let (ended, count) = self.ended.shown();
         let going_on = self.asking.iter().flatten().map(|(_, asked)| Asked { took_ns: 0, ..asked });
@@ -149,6 +211,22 @@ impl Lookups {
     }
 }
 
+fn now_ns() -> u64 {
+    u64::try_from(clock::read(ClockId::Monotonic).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Where a line of `/proc/PID/maps` has the page of the kernel's probes.
+fn page_of_returns(line: &str) -> Option<Range<u64>> {
+    let (begin, end) = line.strip_suffix("[uprobes]")?.split(' ').next()?.split_once('-')?;
+    Some(u64::from_str_radix(begin, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+}
+
+/// The stack pointer of a thread that sleeps, of its `/proc/PID/task/TID/syscall`: the last but one word.
+fn stack_of(text: &str) -> Option<u64> {
+    let (stack, _) = text.trim_end().rsplit_once(' ')?;
+    u64::from_str_radix(stack.rsplit(' ').next()?.strip_prefix("0x")?, 16).ok()
+}
+
 impl Asked {
     /// An entry of the ring.
     fn read(bytes: &[u8]) -> Option<Self> {
@@ -159,7 +237,8 @@ impl Asked {
             tid: half(8)?,
             result: half(12)?.cast_signed(),
             took_ns: word(16)?,
-            name: *bytes.get(24..)?.first_chunk()?,
+            stack: word(24)?,
+            name: *bytes.get(32..)?.first_chunk()?,
         })
     }
 
@@ -196,6 +275,11 @@ fn c_library(line: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        process::{Command, Stdio},
+    };
+
     use proptest::prelude::*;
 
     use super::*;
@@ -213,11 +297,83 @@ mod tests {
 
     #[test]
     fn what_is_told_of_a_lookup() {
-        let mut asked = Asked { at_ns: 5_000, tid: 7, result: -2, took_ns: 9_000, name: [0; 256] };
+        let mut asked = Asked { at_ns: 5_000, tid: 7, result: -2, took_ns: 9_000, stack: 0, name: [0; 256] };
         asked.name[..4].copy_from_slice(b"a\xffb\0");
         let told = asked.told(2_000, Some(-2), 9_000);
         assert_eq!((told.name.as_str(), told.at_us, told.took_us, told.result), ("a\u{fffd}b", 3, 9, Some(-2)));
         assert_eq!(asked.told(9_000, None, 9_000).at_us, 0);
+    }
+
+    #[test]
+    fn where_a_stack_is() {
+        let poll = "7 0x7ffd5a2c 0x1 0x1388 0x0 0x0 0x0 0x7ffd5a2c1e90 0x7f1c3a0d1a5f\n";
+        assert_eq!(stack_of(poll), Some(0x7ffd_5a2c_1e90));
+        assert_eq!(stack_of("-1 0x7ffd5a2c1e90 0x7f1c3a0d1a5f\n"), Some(0x7ffd_5a2c_1e90));
+        for none in ["running\n", "", "0x1", "7 1 0x2", "1 0xffffffffffffffff1 0x2"] {
+            assert_eq!(stack_of(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn where_probed_calls_return_to() {
+        let line = "7fffffffe000-7ffffffff000 --xp 00000000 00:00 0                          [uprobes]";
+        assert_eq!(page_of_returns(line), Some(0x7fff_ffff_e000..0x7fff_ffff_f000));
+        for none in ["7fffffffe000-7ffffffff000 r-xp 00000000 00:00 0  [vdso]", "[uprobes]", "x-y [uprobes]", ""] {
+            assert_eq!(page_of_returns(none), None, "{none}");
+        }
+    }
+
+    /// A resolver that nobody answers, in a program that gives up on it without waiting for it to return.
+    const LEAVES: &str = r#"
+import ctypes, socket, sys, threading, time
+libc = ctypes.CDLL(None)
+deaf = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); deaf.bind(('127.0.0.1', 0))
+libc.__res_state.restype = ctypes.c_void_p
+def ask(name, flags=0):
+    libc.__res_init()
+    state = libc.__res_state()
+    # struct __res_state: retrans, retry, options, nscount, nsaddr_list
+    server = b'\x02\x00' + deaf.getsockname()[1].to_bytes(2, 'big') + bytes([127, 0, 0, 1]) + bytes(8)
+    ctypes.memmove(state, (60).to_bytes(4, 'little'), 4)
+    ctypes.memmove(state + 16, (1).to_bytes(4, 'little') + server, 20)
+    hints = (ctypes.c_int * 12)(flags)
+    found = ctypes.c_void_p()
+    return libc.getaddrinfo(name, None, hints, ctypes.byref(found))
+print('ready', flush=True); sys.stdin.readline()
+assert ask(b'127.0.0.1') == 0
+assert ask(b'numbers.example', 4) != 0
+for name in (b'left.example', b'stuck.example'):
+    thread = threading.Thread(target=ask, args=(name,), daemon=True); thread.start()
+    deaf.recv(512)
+    if name == b'left.example':
+        libc.pthread_cancel(ctypes.c_ulong(thread.ident))
+time.sleep(0.8)
+print('asked', flush=True); sys.stdin.readline()
+"#;
+
+    #[test]
+    fn a_call_that_was_left_is_forgotten() {
+        let Ok(kernel) = Kernel::new() else {
+            assert!(std::env::var_os("CI").is_none(), "BPF is not allowed");
+            return;
+        };
+        let mut python = Command::new("python3");
+        let mut child = python.args(["-c", LEAVES]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut hear = |expected: &str| {
+            let mut line = String::new();
+            said.read_line(&mut line).unwrap();
+            assert_eq!(line.trim(), expected);
+        };
+        hear("ready");
+        let mut lookups = Lookups::attach(&kernel, &Target::new(child.id()).unwrap()).unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        hear("asked");
+        let seen = lookups.observed(5_000_000, 5_000_000).lookups;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let seen: Vec<_> = seen.iter().map(|lookup| (lookup.name.as_str(), lookup.result)).collect();
+        assert_eq!(seen, [("stuck.example", None), ("127.0.0.1", Some(0))]);
     }
 
     proptest! {

@@ -66,7 +66,17 @@ struct Trouble {
     /// Whether nothing of what was said on it was seen.
     unseen: bool,
     /// Whether it may be a wait for what comes some day, in which nobody is held up.
-    may_be_meant: bool,
+    meant: Meant,
+}
+
+/// Whether a wait may be what a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Meant {
+    No,
+    /// Nothing speaks against it.
+    Perhaps,
+    /// The request itself asks to wait.
+    Asked,
 }
 
 /// All that is known of one connection.
@@ -115,7 +125,11 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         group.sort_by_key(|trouble| std::cmp::Reverse(trouble.stalled_us));
         let of_group = total(group.iter().map(|trouble| trouble.stalled_us));
         let number = group.len() as u64;
-        let may_be_meant = number < CROWD && group.iter().all(|trouble| trouble.may_be_meant) && callers(seen) == 0;
+        let mut meant = group.iter().map(|trouble| trouble.meant).min().unwrap_or(Meant::No);
+        // A crowd that waits for one peer is no chance, unless each has asked for that.
+        if callers(seen) > 0 || (number >= CROWD && meant < Meant::Asked) {
+            meant = Meant::No;
+        }
         let Some(worst) = group.into_iter().next() else { continue };
         let stage = worst.verdict.stage;
         let severity = if waits { Severity::Waiting } else { Severity::Refusing };
@@ -128,8 +142,8 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             );
         }
         finding = finding.share(ShareOf::StalledTime, part);
-        if may_be_meant {
-            found.push(finding.maybe_meant());
+        if meant > Meant::No {
+            found.push(finding.maybe_meant(meant));
             continue;
         }
         if worst_waits_for_peer(&finding)
@@ -198,12 +212,14 @@ fn callers(seen: &Observation) -> u64 {
 
 impl Finding {
     /// As a remark: it may be a fault, and may be what the connection is for.
-    fn maybe_meant(mut self) -> Self {
+    fn maybe_meant(mut self, meant: Meant) -> Self {
         self.advisory = true;
         self.verdict.confidence = Confidence::Low;
-        self.verdict.evidence.push(diag(
-            "nothing shows that anybody is held up: no caller of this process waits, and the peer has answered before",
-        ));
+        let why =
+            if meant == Meant::Asked { "the request itself asks to wait" } else { "the peer has answered before" };
+        self.verdict
+            .evidence
+            .push(diag(format!("nothing shows that anybody is held up: no caller of this process waits, and {why}")));
         self.verdict.rejected.clear();
         self.fix(
             "A subscriber, a long poll and a worker that waits for its next job look like this and are well. If somebody does \
@@ -311,6 +327,6 @@ impl Trouble {
             (None, None) => String::new(),
         };
         let unseen = known.connection.is_none_or(|connection| connection.http.is_none() && connection.tls.is_none());
-        Self { peer, verdict, stalled_us, waits: true, unseen, may_be_meant: false }
+        Self { peer, verdict, stalled_us, waits: true, unseen, meant: Meant::No }
     }
 }

@@ -124,7 +124,8 @@ pub struct Connection {
     pub resolved: Option<Resolved>,
     /// It began with the preface of HTTP/2.
     pub http2: bool,
-    /// It speaks the protocol of Redis: the last command that was seen on it.
+    /// It speaks the protocol of Redis: the last command that was seen on it. Not all are looked at, so one that waits for
+    /// something to happen stays.
     #[serde(default)]
     pub redis: Option<String>,
     /// The code of the GOAWAY frame that the peer sent over HTTP/2 in the clear; 0 is an orderly end.
@@ -136,7 +137,30 @@ pub struct Connection {
     pub http: Option<HttpHead>,
 }
 
-/// Silences of one kind, over the life of a connection while it was watched.
+/// Whether a command of Redis waits for something to happen.
+pub(crate) fn redis_waits(command: &str) -> bool {
+    const WAIT: [&str; 16] = [
+        "BLPOP",
+        "BRPOP",
+        "BLMOVE",
+        "BLMPOP",
+        "BRPOPLPUSH",
+        "BZPOPMIN",
+        "BZPOPMAX",
+        "BZMPOP",
+        "XREAD",
+        "XREADGROUP",
+        "SUBSCRIBE",
+        "PSUBSCRIBE",
+        "SSUBSCRIBE",
+        "WAIT",
+        "WAITAOF",
+        "MONITOR",
+    ];
+    WAIT.contains(&command)
+}
+
+/// Silences of one kind on a connection, in the window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Gaps {
     /// All of them together.
@@ -145,6 +169,9 @@ pub struct Gaps {
     pub longest_us: u64,
     /// When the longest began, in microseconds since the watch began.
     pub longest_at_us: u64,
+    /// Those before the window while it was watched, all of them together. Its turns count these, too.
+    #[serde(default)]
+    pub before_us: u64,
 }
 
 /// A lookup that gave a connection its address.

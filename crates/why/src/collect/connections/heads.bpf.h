@@ -220,11 +220,25 @@ __noinline bool says_chunked(u64 base, u64 length)
 	return search.chunked;
 }
 
-/* Keeps the last bytes of what was just read: those of the last chunk tell that the answer is whole. */
+/* Adds the last bytes of a span of what was just read. */
+static __always_inline void shift_in(struct connection *c, u64 base, u64 length)
+{
+	u32 tail, came = 0, size = length < 4 ? length : 4;
+
+	if (!size || bpf_probe_read_user(&came, size, (void *)(base + length - size)))
+		return;
+	/* What is first in memory is lowest in a number. */
+	__builtin_memcpy(&tail, c->tail, sizeof(tail));
+	tail = ((u64)came << 32 | tail) >> 8 * size;
+	__builtin_memcpy(c->tail, &tail, sizeof(tail));
+}
+
+/* Keeps the last bytes of what was just read: those of the last chunk tell that the answer is whole. They may lie in
+ * more spans than one. */
 static __noinline void keep_tail(struct sock *sk, struct connection *c, u64 length)
 {
 	struct places places = {};
-	u64 end = 0, here = 0, left = length;
+	u64 left = length;
 
 	if (!sk || !c)
 		return;
@@ -233,30 +247,21 @@ static __noinline void keep_tail(struct sock *sk, struct connection *c, u64 leng
 		return;
 	}
 	if (!places.iov) {
-		end = places.one.base + length;
-		here = length;
+		shift_in(c, places.one.base, length);
+		return;
 	}
-	for (int i = 0; i < 4 && places.iov && i < places.iov_count && left; i++) {
+	for (int i = 0; i < 4 && i < places.iov_count && left; i++) {
 		struct user_iovec span;
 
 		if (bpf_probe_read_user(&span, sizeof(span), (void *)(places.iov + i * sizeof(span))))
 			break;
-		here = left < span.length ? left : span.length;
-		end = span.base + here;
-		left -= here;
+		if (left < span.length)
+			span.length = left;
+		shift_in(c, span.base, span.length);
+		left -= span.length;
 	}
-	if (!end || (places.iov && left)) {
+	if (left)
 		c->flags &= ~CHUNKED;
-		return;
-	}
-	for (u32 i = 4; i > 0; i--) {
-		if (i > here)
-			continue;
-		c->tail[0] = c->tail[1];
-		c->tail[1] = c->tail[2];
-		c->tail[2] = c->tail[3];
-		bpf_probe_read_user(&c->tail[3], 1, (void *)(end - i));
-	}
 }
 
 /* A read or write that brought bytes. */

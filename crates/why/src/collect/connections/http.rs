@@ -48,7 +48,7 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Request> {
     }
     let mut request = Request {
         line: format!("{} {}", text(method, METHOD_MAX), text(path(target), PATH_MAX)),
-        asks_to_wait: is_long_poll(target),
+        asks_to_wait: matches!(method, b"GET" | b"HEAD") && is_long_poll(target),
         ..Request::default()
     };
     let mut rest = fields;
@@ -175,7 +175,7 @@ fn path(target: &[u8]) -> &[u8] {
 /// Whether the last part of a path, or a name in a query, is one of those by which long polls are known.
 fn is_long_poll(target: &[u8]) -> bool {
     const PATHS: [&[u8]; 6] = [b"poll", b"longpoll", b"long-poll", b"watch", b"subscribe", b"events"];
-    const QUERIES: [&[u8]; 5] = [b"wait", b"watch", b"poll", b"longpoll", b"timeout"];
+    const QUERIES: [&[u8]; 4] = [b"wait", b"watch", b"poll", b"longpoll"];
     let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
     let (path, query) = target.split_at(end);
     let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -249,7 +249,14 @@ mod tests {
         ] {
             assert!(asks(head), "{head}");
         }
-        for head in ["GET /pollution?q=wait HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nprefer: respond-async\r\n\r\n"] {
+        for head in [
+            "GET /pollution?q=wait HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nprefer: respond-async\r\n\r\n",
+            // A limit for an answer is no wait, and an order is no question for news.
+            "GET /report?timeout=2s HTTP/1.1\r\n\r\n",
+            "POST /orders?wait=true HTTP/1.1\r\n\r\n",
+            "POST /v1/events HTTP/1.1\r\n\r\n",
+        ] {
             assert!(!asks(head), "{head}");
         }
     }

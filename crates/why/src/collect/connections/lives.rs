@@ -18,6 +18,7 @@ use super::{
 use crate::collect::window::Overlap;
 use crate::observation::{
     Connection, Connections, DnsExchange, Gaps, HttpHead, Moment, Resolved, Side, SourceHandshakes, TlsHandshake,
+    redis_waits,
 };
 
 /// Connections in the observation.
@@ -251,6 +252,7 @@ impl RawWay {
     /// Leaves of its silences those of a window. Where one before was longer than all in it, nobody knows the longest of
     /// these: it is as long as the mean of them, at least.
     fn silences_since(&mut self, before: Silence, begin: u64) {
+        self.gaps_before = before.total;
         self.gaps = self.gaps.saturating_sub(before.total);
         if self.longest_gap_from.saturating_add(self.longest_gap) < begin {
             let count = u64::from(self.turns.saturating_sub(before.count));
@@ -328,7 +330,9 @@ impl Heads {
             && piece.way == Way::Write
             && let Some(command) = redis::command(bytes)
         {
-            self.redis = Some(command);
+            if !self.redis.as_deref().is_some_and(redis_waits) {
+                self.redis = Some(command);
+            }
         } else if self.http.is_none()
             && let Some(status) = http::status(bytes)
         {
@@ -453,6 +457,7 @@ fn http_seen(exchange: &Exchange, raw: &RawConnection, epoch: Epoch) -> HttpHead
 fn gaps(way: &RawWay, epoch: Epoch) -> Gaps {
     Gaps {
         total_us: way.gaps / 1000,
+        before_us: way.gaps_before / 1000,
         longest_us: way.longest_gap / 1000,
         longest_at_us: epoch.us(way.longest_gap_from),
     }
@@ -599,6 +604,7 @@ mod tests {
         let later = told(&lives, &raw, 10_000_000);
         assert_eq!((later.opened, later.last_read), (Some(Moment::Before), Some(Moment::At(10_000))));
         assert_eq!((later.read_gaps.total_us, later.read_gaps.longest_us), (3_000, 1_500), "the mean, at least");
+        assert_eq!((first.read_gaps.before_us, later.read_gaps.before_us, later.turns), (0, 7_000, 4));
         let http = later.http.unwrap();
         assert_eq!((http.request.as_str(), http.requested, later.read_bytes), ("GET /", Some(Moment::Before), 9));
     }
@@ -614,6 +620,19 @@ mod tests {
         // An answer to what came long before is not this request's.
         let late = exchange(&[told(Way::Read, 1_000, ANSWER), told(Way::Write, 1_000 + EARLY_NS, REQUEST)]);
         assert_eq!(late.status, None);
+    }
+
+    /// Not all commands are looked at: the one that waits now may be one that was seen before.
+    #[test]
+    fn a_command_that_waits_is_remembered() {
+        let mut heads = Heads::default();
+        let mut seen = Vec::new();
+        for name in ["GET", "BLPOP", "SET"] {
+            let command = format!("*2\r\n${}\r\n{name}\r\n$1\r\na\r\n", name.len());
+            heads.take(&told(Way::Write, 1_000, command.as_bytes()));
+            seen.push(heads.redis.clone().unwrap());
+        }
+        assert_eq!(seen, ["GET", "BLPOP", "BLPOP"]);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(crate) struct RawWay {
     pub(crate) longest_gap: u64,
     pub(crate) longest_gap_from: u64,
     pub(crate) turns: u32,
+    /// Of the gaps, those before the window that is told of.
+    pub(crate) gaps_before: u64,
 }
 
 /// `struct connection`.
@@ -193,7 +195,7 @@ impl RawWay {
         let (gaps, longest_gap, longest_gap_from) = (from.u64()?, from.u64()?, from.u64()?);
         from.u64()?;
         let [_calls, turns, ..] = [from.u32()?, from.u32()?, from.u32()?, from.u32()?];
-        Some(Self { first, last, bytes, gaps, longest_gap, longest_gap_from, turns })
+        Some(Self { first, last, bytes, gaps, longest_gap, longest_gap_from, turns, gaps_before: 0 })
     }
 }
 

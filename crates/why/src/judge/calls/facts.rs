@@ -105,6 +105,22 @@ fn socket_facts(known: &Known<'_>) -> Option<SocketFacts> {
     })
 }
 
+/// Bytes that came and that the process has not read, at least: they lie in its own socket.
+pub(super) fn unread(known: &Known<'_>) -> u64 {
+    let Some(socket) = known.socket else { return 0 };
+    let Some(connection) = known.connection else { return socket.unread_bytes.into() };
+    // What lay there when it was looked at may have been read since.
+    let read_since = connection.last_read.and_then(at).is_some_and(|read| read > socket.last_seen_us);
+    let lay = if read_since { 0 } else { u64::from(socket.unread_bytes) };
+    // Both count from the connection's beginning where that was seen; the kernel counts a FIN as a byte.
+    let http = connection.http.as_ref();
+    let counted = matches!(connection.opened, Some(Moment::At(_)))
+        || http.is_some_and(|http| http.missing_bytes.is_some() || http.chunks_ended.is_some());
+    let received = socket.last.and_then(|tcp| tcp.bytes_received).filter(|_| counted).unwrap_or(0);
+    let fin = u64::from(connection.fin_received.is_some());
+    lay.max(received.saturating_sub(fin).saturating_sub(connection.read_bytes))
+}
+
 /// What the kernel's table says of a handshake, where it gives no `TCP_INFO`.
 fn of_table(socket: &TcpSocket) -> Option<TcpInfo> {
     (socket.state == TcpState::SynSent).then(|| TcpInfo {

@@ -1,14 +1,14 @@
 //! Calls that failed, and calls that their callers gave up.
 
 use overdue_core::{
-    Stage,
+    Cause, Stage,
     facts::{Failure, H2Facts, SocketFacts},
 };
 
 use super::{
-    Known, Trouble,
-    facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os},
-    waits::{came_since, may_be_answered},
+    Known, Meant, Trouble,
+    facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os, unread},
+    waits::{asked, came_since, may_be_answered},
 };
 use crate::{
     Observation,
@@ -82,14 +82,19 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         let facts = facts(known, stage, life, os("read", libc_errno::ECONNRESET));
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
-    // Closed by the peer while an answer was due, or in the middle of one.
+    // Closed by the peer while an answer was due, or in the middle of one. A reader that is behind has the rest of it in
+    // its own socket, and so may one whose socket was not looked at since the FIN.
     let http = connection.http.as_ref();
+    let unread = unread(known);
+    let all_read = unread == 0 && is_left_empty(known, connection);
     let due = http.is_some_and(|http| {
         let open = |requested| !may_be_answered(seen, known, requested) && !came_since(known, requested);
         http.half_head || http.answered.is_none() && http.requested.is_some_and(open)
     });
     let cut = http.is_some_and(|http| {
-        !http.half_head && (http.missing_bytes.is_some_and(|missing| missing > 0) || http.chunks_ended == Some(false))
+        !http.half_head
+            && (http.missing_bytes.is_some_and(|missing| missing > unread) && is_left_empty(known, connection)
+                || http.chunks_ended == Some(false) && all_read)
     });
     // Who closes first is answered by a close.
     let closed_before = connection.closed_by_us
@@ -101,7 +106,7 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     // Neither is one that answers our alert.
     let refused_by_us = connection.tls.as_ref().is_some_and(|tls| matches!(tls.alert, Some((_, false))));
     let in_handshake = stage == Stage::Tls && !refused_by_us;
-    if connection.fin_received.is_some() && !closed_before && (due || cut || in_handshake) {
+    if connection.fin_received.is_some() && !closed_before && (cut || all_read && (due || in_handshake)) {
         let mut facts = facts(known, stage, life, Failure::Closed);
         if cut || http.is_some_and(|http| http.half_head) {
             facts.exchange.body_bytes = connection.read_bytes.max(1);
@@ -110,6 +115,16 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
     None
+}
+
+/// Whether the own socket, after the peer's FIN, is known to hold no more than was seen in it.
+fn is_left_empty(known: &Known<'_>, connection: &Connection) -> bool {
+    if connection.closed.is_some() {
+        // The kernel resets a connection that is closed with bytes unread.
+        return !connection.reset_sent;
+    }
+    let fin = connection.fin_received.and_then(at).unwrap_or(0);
+    known.socket.is_none_or(|socket| socket.last_seen_us >= fin)
 }
 
 /// What was due when the process closed the connection.
@@ -153,6 +168,10 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         (exchange.body_bytes, exchange.body_expected) = (came, Some(came.saturating_add(missing)));
     }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
+    // A long poll that its client ends after a while, to ask again.
+    if trouble.verdict.cause == Cause::ServerSlow && matches!(due, Due::All) && asked(seen, known) {
+        trouble.meant = Meant::Asked;
+    }
     trouble.verdict.evidence.push(
         bpf(format!("the process closed the connection {} after the call began", time(life))).with("given_up_us", life),
     );
@@ -177,10 +196,13 @@ fn due(seen: &Observation, known: &Known<'_>, connection: &Connection, stages: &
         if answered.is_none() && (came_since(known, requested) || may_be_answered(seen, known, requested)) {
             return None;
         }
+        if unread(known) > 0 {
+            return None;
+        }
         stages.add(Stage::Wait, begun, closed);
         return Some(if answered.is_some() { Due::Rest } else { Due::All });
     };
-    let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
+    let missing = http.missing_bytes?.checked_sub(unread(known)).filter(|missing| *missing > 0)?;
     stages.add(Stage::Wait, begun, answered);
     stages.add(Stage::Receive, answered, closed);
     Some(Due::Body(missing))

@@ -113,25 +113,34 @@ pub(super) fn probed(seen: &Observation) -> Vec<Trouble> {
     let queried: HashSet<&str> = queries.map(|query| query.name.trim_end_matches('.')).collect();
     let opened = seen.connections.as_ref().map_or(0, |connections| connections.opened);
     let over_udp = if seen.connections.is_some() { "; no query of it to a name server was seen over UDP" } else { "" };
+    // Who asks first whether it is an address in numbers, or for the other kind of address, gets no for an answer and goes on.
+    let found: HashSet<&str> = lookups
+        .lookups
+        .iter()
+        .filter(|lookup| lookup.result == Some(0))
+        .map(|lookup| lookup.name.trim_end_matches('.'))
+        .collect();
     let mut told: HashSet<&str> = HashSet::new();
     let mut troubles = Vec::new();
     for lookup in &lookups.lookups {
+        let name = lookup.name.trim_end_matches('.');
         let failure = match lookup.result {
             // A failure after long is late first of all.
             None | Some(0 | EAI_AGAIN) if lookup.took_us >= SETTLED_US => {
                 passed(LimitName::Stage(Stage::Resolve), lookup.took_us)
             }
-            Some(error @ (EAI_NONAME | EAI_AGAIN | EAI_FAIL | EAI_NODATA)) if opened == 0 => Failure::Dns {
-                reason: match error {
-                    EAI_NONAME => DnsFailure::NoSuchName,
-                    EAI_NODATA => DnsFailure::NoAddress,
-                    _ => DnsFailure::ServerError,
-                },
-                text: format!("getaddrinfo failed with {}", eai(error)),
-            },
+            Some(error @ (EAI_NONAME | EAI_AGAIN | EAI_FAIL | EAI_NODATA)) if opened == 0 && !found.contains(name) => {
+                Failure::Dns {
+                    reason: match error {
+                        EAI_NONAME => DnsFailure::NoSuchName,
+                        EAI_NODATA => DnsFailure::NoAddress,
+                        _ => DnsFailure::ServerError,
+                    },
+                    text: format!("getaddrinfo failed with {}", eai(error)),
+                }
+            }
             _ => continue,
         };
-        let name = lookup.name.trim_end_matches('.');
         if queried.contains(name) || !told.insert(name) {
             continue;
         }

@@ -8,13 +8,13 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Trouble,
-    facts::{Stages, at, facts, given_up, passed, since, since_or_until},
+    Known, Meant, Trouble,
+    facts::{Stages, at, facts, given_up, passed, since, since_or_until, unread},
 };
 use crate::{
     Observation,
     judge::{ALWAYS, Finding, SETTLED_US, Severity, TRICKLE_PER_SECOND, USUAL_ANSWERS, bpf, share, time},
-    observation::{Moment, Side, TimerKind, TlsHandshake},
+    observation::{Moment, Side, TimerKind, TlsHandshake, redis_waits},
 };
 
 /// Unread bytes from which on a receive queue is called full.
@@ -109,7 +109,8 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         }
     }
     // A head that is not complete, and of which nothing comes.
-    if let Some(connection) = known.connection
+    let all_read = unread(known) == 0;
+    if let Some(connection) = known.connection.filter(|_| all_read)
         && http.is_some_and(|http| http.half_head)
         && let Some(last) = connection.last_read
         && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
@@ -119,7 +120,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         return Some(Trouble::of(known, &facts, silent));
     }
     // A body that is not complete, and of which nothing comes.
-    if let Some(connection) = known.connection
+    if let Some(connection) = known.connection.filter(|_| all_read)
         && http.and_then(|http| http.missing_bytes).is_some_and(|missing| missing > 0)
         && let Some(last) = connection.last_read
         && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
@@ -149,7 +150,11 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         return None;
     }
     let received = tcp.bytes_received.unwrap_or(0);
-    if received == 0 || tcp.last_data_sent_ms < tcp.last_data_recv_ms {
+    // The kernel's times are of milliseconds, in which many an answer comes.
+    let exact = known.connection.filter(|_| all_transfers(seen));
+    let exact = exact.and_then(|connection| Some(at(connection.last_write?)? > at(connection.last_read?)?));
+    let wrote_last = exact.unwrap_or(tcp.last_data_sent_ms < tcp.last_data_recv_ms);
+    if received == 0 || wrote_last {
         return waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000));
     }
     // Without a request that was seen, silence after an answer may be a subscriber's, who waits for news.
@@ -160,13 +165,18 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
     facts.exchange.body_bytes = received;
     facts.exchange.response_bytes = received;
-    let may_be_meant = http.is_some_and(|http| http.missing_bytes.is_none());
-    Some(Trouble { may_be_meant, ..Trouble::of(known, &facts, silent) })
+    // The last answer that was looked at may be whole, and then a thread may wait for what comes next.
+    let meant = if http.is_some_and(|http| http.missing_bytes.is_none_or(|missing| missing == 0)) {
+        Meant::Perhaps
+    } else {
+        Meant::No
+    };
+    Some(Trouble { meant, ..Trouble::of(known, &facts, silent) })
 }
 
 /// A body whose bytes come one by one. How long it may take nobody knows from outside; at this rate it is no transfer.
 fn trickle(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
-    let connection = known.connection.filter(|connection| connection.closed.is_none())?;
+    let connection = known.connection.filter(|connection| connection.closed.is_none() && unread(known) == 0)?;
     let http = connection.http.as_ref()?;
     let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
     let (answered, last) = (at(http.answered?)?, at(connection.last_read?)?);
@@ -229,30 +239,46 @@ pub(super) fn slow_stages(known: &Known<'_>) -> Vec<Trouble> {
 
 /// Whether a wait may be what the connection is for: a subscriber waits for news, a long poll for an event, a worker for
 /// work. From outside it looks like a server that is slow, unless something shows that it is not meant.
-fn may_be_meant(seen: &Observation, known: &Known<'_>, waited: u64) -> bool {
-    // It began under the watch: whoever starts a command to see what it does wants to know what it waits for.
-    if seen.process.exec_at_us.is_some() {
-        return false;
-    }
-    let http = known.connection.and_then(|connection| connection.http.as_ref());
-    if http.is_some_and(|http| http.asks_to_wait) || known.connection.is_some_and(|c| c.redis.is_some()) {
-        return true;
+fn meant(seen: &Observation, known: &Known<'_>, waited: u64) -> Meant {
+    if asked(seen, known) {
+        return Meant::Asked;
     }
     let read = known.connection.map_or(0, |connection| connection.read_bytes);
     let received = known.socket.and_then(|socket| socket.last?.bytes_received).unwrap_or(0).max(read);
-    // A peer that has never said anything, or that does not even take the request, has no part in a protocol.
+    // A peer that has never said anything has no part in a protocol.
+    let perhaps = can_be_meant(seen, known) && received > 0 && !is_usually_quick(known, waited);
+    if perhaps { Meant::Perhaps } else { Meant::No }
+}
+
+/// Whether a wait is what was asked for.
+pub(super) fn asked(seen: &Observation, known: &Known<'_>) -> bool {
+    can_be_meant(seen, known) && asks_to_wait(known)
+}
+
+fn can_be_meant(seen: &Observation, known: &Known<'_>) -> bool {
+    // A peer that does not even take the request waits for nothing.
     let taken = known.socket.and_then(|socket| socket.peer_unread_bytes).is_none_or(|unread| unread == 0);
-    received > 0 && taken && !is_usually_quick(known, waited)
+    // It began under the watch: whoever starts a command to see what it does wants to know what it waits for.
+    taken && seen.process.exec_at_us.is_none()
+}
+
+/// Whether the request is of a kind that waits for something to happen.
+fn asks_to_wait(known: &Known<'_>) -> bool {
+    let Some(connection) = known.connection else { return false };
+    connection.http.as_ref().is_some_and(|http| http.asks_to_wait)
+        || connection.redis.as_deref().is_some_and(redis_waits)
 }
 
 /// Whether other answers on the same connection came much sooner.
 fn is_usually_quick(known: &Known<'_>, waited: u64) -> bool {
     let Some(connection) = known.connection else { return false };
     let gaps = &connection.read_gaps;
-    // The longest is the wait itself, if it has ended.
+    // The longest is the wait itself, if it has ended. Those before the window count, or the mean of a watch that goes on
+    // would sink with every window.
     let itself = u64::from(gaps.longest_us >= SETTLED_US);
     let others = u64::from(connection.turns).saturating_sub(itself);
-    let took = gaps.total_us.saturating_sub(if itself == 1 { gaps.longest_us } else { 0 });
+    let in_window = gaps.total_us.saturating_sub(if itself == 1 { gaps.longest_us } else { 0 });
+    let took = gaps.before_us.saturating_add(in_window);
     others >= USUAL_ANSWERS && (took / others).saturating_mul(10) <= waited
 }
 
@@ -288,6 +314,5 @@ fn waiting(seen: &Observation, known: &Known<'_>, waited: u64) -> Option<Trouble
         return None;
     }
     let facts = facts(known, Stage::Wait, waited, passed(LimitName::Stage(Stage::Wait), waited));
-    let may_be_meant = may_be_meant(seen, known, waited);
-    Some(Trouble { may_be_meant, ..Trouble::of(known, &facts, waited) })
+    Some(Trouble { meant: meant(seen, known, waited), ..Trouble::of(known, &facts, waited) })
 }

@@ -149,7 +149,15 @@ fn a_thread_that_reads_and_gets_nothing() {
     // How long the body is nobody said: it may be a stream of news.
     advisory(&blocked(seen.clone(), "read", 9, WINDOW), Cause::BodyStalled);
     seen.connections.as_mut().unwrap().connections[0].http.as_mut().unwrap().missing_bytes = Some(500);
-    only(&blocked(seen, "read", 9, WINDOW), Cause::BodyStalled);
+    only(&blocked(seen.clone(), "read", 9, WINDOW), Cause::BodyStalled);
+    // It is whole, and a thread reads on.
+    seen.connections.as_mut().unwrap().connections[0].http.as_mut().unwrap().missing_bytes = Some(0);
+    advisory(&blocked(seen.clone(), "read", 9, WINDOW), Cause::BodyStalled);
+    // Asked again in the millisecond in which the answer came.
+    let connection = &mut seen.connections.as_mut().unwrap().connections[0];
+    (connection.last_read, connection.last_write) = (Some(Moment::At(900)), Some(Moment::At(1_000)));
+    seen.sockets.as_mut().unwrap().tcp[0].last.as_mut().unwrap().last_data_sent_ms = 5_000;
+    advisory(&blocked(seen, "read", 9, WINDOW), Cause::ServerSlow);
     // A server that waits for the next request of a client waits for nothing.
     socket.inbound = true;
     nothing(&blocked(idle().tcp([socket]), "read", 9, WINDOW));
@@ -330,6 +338,42 @@ fn calls_that_were_given_up() {
     nothing(&seen);
 }
 
+/// A client that asks for news, ends the wait itself after a while, and asks again.
+#[test]
+fn long_polls_that_their_client_ends() {
+    let polls = |count: u64, change: fn(&mut Connection)| {
+        let mut seen = idle();
+        let connections = seen.connections.as_mut().unwrap();
+        connections.opened = count;
+        for cookie in 0..count {
+            let mut one = asked(|connection| {
+                closed_by_us(connection, 1_200_000);
+                let http = connection.http.as_mut().unwrap();
+                (http.request, http.asks_to_wait) = ("GET /v1/watch".to_owned(), true);
+                change(connection);
+            });
+            let one = one.connections.as_mut().unwrap().connections.remove(0);
+            connections.connections.push(Connection { cookie, ..one });
+        }
+        seen
+    };
+    let finding = advisory(&polls(1, |_| {}), Cause::ServerSlow);
+    assert!(finding.verdict.evidence.iter().any(|it| it.text.contains("the request itself asks to wait")));
+    advisory(&polls(4, |_| {}), Cause::ServerSlow);
+    let report = |connection: &mut Connection| connection.http.as_mut().unwrap().asks_to_wait = false;
+    only(&polls(4, report), Cause::WaitsUpstream);
+    // It was the handshake of TCP that took the time.
+    let slow = |connection: &mut Connection| {
+        connection.established = Some(Moment::At(1_100_000));
+        connection.http.as_mut().unwrap().requested = Some(Moment::At(1_100_100));
+    };
+    only(&polls(1, slow), Cause::ConnectSlow);
+    // The command was started to see what it waits for.
+    let mut started = polls(1, |_| {});
+    started.process.exec_at_us = Some(50);
+    only(&started, Cause::ServerSlow);
+}
+
 #[test]
 fn answers_that_stop_in_the_middle() {
     let half = |connection: &mut Connection| answered(connection, 38).half_head = true;
@@ -347,6 +391,55 @@ fn answers_that_stop_in_the_middle() {
     };
     assert_eq!(only(&chunks(false), Cause::ClosedEarly).verdict.stage, "receive");
     nothing(&chunks(true));
+}
+
+/// The peer has closed, and the rest of its answer lies in the socket of a reader that takes its time.
+#[test]
+fn an_end_that_was_not_read_yet() {
+    let ended = |change: fn(&mut Connection), look: fn(&mut TcpSocket)| {
+        let mut socket = outbound(9, "10.0.0.9:80");
+        let tcp = socket.last.as_mut().unwrap();
+        // All bytes of it and the FIN.
+        (tcp.last_data_sent_ms, tcp.bytes_received) = (5_000, Some(58));
+        look(&mut socket);
+        let seen = asked(|connection| {
+            answered(connection, 57);
+            connection.fin_received = Some(Moment::At(2_000));
+            change(connection);
+        });
+        seen.tcp([socket])
+    };
+    let cut: [fn(&mut Connection); 3] = [
+        |connection| connection.http.as_mut().unwrap().chunks_ended = Some(false),
+        |connection| connection.http.as_mut().unwrap().missing_bytes = Some(500),
+        |connection| connection.http.as_mut().unwrap().half_head = true,
+    ];
+    for cut in cut {
+        only(&ended(cut, |_| {}), Cause::ClosedEarly);
+        nothing(&ended(cut, |socket| socket.unread_bytes = 500));
+        nothing(&ended(cut, |socket| socket.last.as_mut().unwrap().bytes_received = Some(558)));
+        // It was looked at before the rest came.
+        let early = ended(cut, |socket| socket.last_seen_us = 1_500);
+        assert!(!causes(&judge(&early)).contains(&"closed-early"));
+    }
+    // A part of the rest has come, and no more will.
+    let some = |connection: &mut Connection| connection.http.as_mut().unwrap().missing_bytes = Some(500);
+    only(&ended(some, |socket| socket.unread_bytes = 300), Cause::ClosedEarly);
+    // No byte of the answer was read, and all of it is there.
+    let unread = |connection: &mut Connection| {
+        (connection.read_bytes, connection.turns, connection.last_read) = (0, 0, None);
+        connection.http.as_mut().unwrap().answered = None;
+    };
+    nothing(&ended(unread, |_| {}));
+    // What it left unread when it closed, the kernel answered by a reset.
+    let left = |connection: &mut Connection| {
+        connection.http.as_mut().unwrap().chunks_ended = Some(false);
+        (connection.closed, connection.closed_by_us) = (Some(Moment::At(3_000)), true);
+    };
+    only(&ended(left, |_| {}), Cause::ClosedEarly);
+    let mut reset = ended(left, |_| {});
+    reset.connections.as_mut().unwrap().connections[0].reset_sent = true;
+    nothing(&reset);
 }
 
 #[test]
@@ -476,18 +569,45 @@ fn waits_that_may_be_meant() {
     // The answers before took a millisecond each.
     let quick = |connection: &mut Connection| {
         connection.turns = 10;
-        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000 };
+        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000, ..Gaps::default() };
     };
     only(&kept(quick), Cause::ServerSlow);
     let redis = |connection: &mut Connection| {
         connection.turns = 10;
-        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000 };
+        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000, ..Gaps::default() };
         connection.redis = Some("BRPOP".to_owned());
     };
     advisory(&kept(redis), Cause::ServerSlow);
+    // They were before the window, in which nothing was answered.
+    let quick_before = |connection: &mut Connection| {
+        connection.turns = 10;
+        connection.read_gaps.before_us = 10_000;
+    };
+    only(&kept(quick_before), Cause::ServerSlow);
+    // Each answer takes two seconds and a half, in this window and in the twenty before.
+    let steady = |connection: &mut Connection| {
+        connection.turns = 42;
+        connection.read_gaps =
+            Gaps { total_us: 5_000_000, longest_us: 2_500_000, longest_at_us: 100_000, before_us: 100_000_000 };
+    };
+    advisory(&kept(steady), Cause::ServerSlow);
+    // No command that waits; and one that does, at a server that does not even read it.
+    let get = |connection: &mut Connection| {
+        connection.turns = 10;
+        connection.read_gaps = Gaps { total_us: 10_000, longest_us: 2_000, longest_at_us: 100_000, ..Gaps::default() };
+        connection.redis = Some("GET".to_owned());
+    };
+    only(&kept(get), Cause::ServerSlow);
+    let untaken = |mut seen: Observation| {
+        let socket = &mut seen.sockets.as_mut().unwrap().tcp[0];
+        (socket.peer_unread_bytes, socket.peer_unsent_bytes) = (Some(20), Some(0));
+        seen
+    };
+    only(&untaken(kept(redis)), Cause::ServerSlow);
     // A long poll whose answers take ten seconds, as they should.
     let long = |connection: &mut Connection| {
-        connection.read_gaps = Gaps { total_us: 2_000_000, longest_us: 2_000_000, longest_at_us: 100_000 };
+        connection.read_gaps =
+            Gaps { total_us: 2_000_000, longest_us: 2_000_000, longest_at_us: 100_000, ..Gaps::default() };
     };
     advisory(&kept(long), Cause::ServerSlow);
     let polls = |connection: &mut Connection| {
@@ -499,6 +619,7 @@ fn waits_that_may_be_meant() {
         });
     };
     advisory(&kept(polls), Cause::ServerSlow);
+    only(&untaken(kept(polls)), Cause::ServerSlow);
     // Somebody started it to see what it waits for.
     let mut started = kept(|_| {});
     started.process.exec_at_us = Some(250_000);
@@ -523,6 +644,14 @@ fn lookups_that_were_probed() {
         DnsExchange { name: "api.test".to_owned(), sent: 3, answered_us: Some(5_000), ..DnsExchange::default() };
     seen.connections.as_mut().unwrap().dns.push(query);
     nothing(&seen);
+    // Asked again in another way, it was found.
+    let mut seen = lookup(2_000, Some(-2));
+    let lookups = &mut seen.lookups.as_mut().unwrap().lookups;
+    lookups.push(Lookup { name: "api.test.".to_owned(), result: Some(0), ..lookups[0].clone() });
+    nothing(&seen);
+    let lookups = &mut seen.lookups.as_mut().unwrap().lookups;
+    lookups[1].name = "other.test".to_owned();
+    only(&seen, Cause::DnsFailed);
     // A search through domains, which then found what it looked for.
     let mut seen = lookup(2_000, Some(-2));
     seen.connections.as_mut().unwrap().opened = 1;

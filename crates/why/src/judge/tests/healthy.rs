@@ -161,7 +161,7 @@ fn an_answer_between_two_windows_came() {
             read_bytes: 90_000,
             written_bytes: 20_000,
             turns: 40,
-            read_gaps: Gaps { total_us: 3_000_000, longest_us: 1_500_000, longest_at_us: 1_000_000 },
+            read_gaps: Gaps { total_us: 3_000_000, longest_us: 1_500_000, longest_at_us: 1_000_000, ..Gaps::default() },
             http: Some(HttpHead {
                 request: "GET /".to_owned(),
                 requested: Some(Moment::At(2_800_000)),
