@@ -73,6 +73,8 @@ struct Trouble {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Meant {
     No,
+    /// What was sent was not seen: it may ask for nothing.
+    Unseen,
     /// Nothing speaks against it.
     Perhaps,
     /// The request itself asks to wait.
@@ -215,8 +217,11 @@ impl Finding {
     fn maybe_meant(mut self, meant: Meant) -> Self {
         self.advisory = true;
         self.verdict.confidence = Confidence::Low;
-        let why =
-            if meant == Meant::Asked { "the request itself asks to wait" } else { "the peer has answered before" };
+        let why = match meant {
+            Meant::Asked => "the request itself asks to wait",
+            Meant::Unseen => "what was sent may ask for nothing",
+            Meant::Perhaps | Meant::No => "the peer has answered before",
+        };
         self.verdict
             .evidence
             .push(diag(format!("nothing shows that anybody is held up: no caller of this process waits, and {why}")));

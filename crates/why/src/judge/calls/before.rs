@@ -3,7 +3,7 @@
 use overdue_core::{LimitName, Stage, facts::TcpState};
 
 use super::{
-    Known, Trouble,
+    Known, Meant, Trouble,
     facts::{facts, passed},
     owes_an_answer,
 };
@@ -54,6 +54,7 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     );
     // Logs and metrics are sent without an answer, by programs that do other work, too.
     let serves = seen.sockets.as_ref().is_none_or(|sockets| !sockets.listeners.is_empty());
-    trouble.may_be_meant = calls == 0 && (serves || sent > REQUEST_MAX);
+    let may_ask_nothing = calls == 0 && (serves || sent > REQUEST_MAX);
+    trouble.meant = if may_ask_nothing { Meant::Unseen } else { Meant::No };
     Some(trouble)
 }
