@@ -1,8 +1,8 @@
 //! `overdue top`: a live view of all processes with sockets, and of one of them.
 //!
 //! The thread that draws waits for its inbox: keys, signals, and what the threads beside it have seen; and, when a watch
-//! is left, for its end, which has a limit. What is shown is a pure function of the model, and what a key does is one, too. A look that takes long makes the picture stale,
-//! and never the screen.
+//! is left, for its end, which has a limit. What is shown is a pure function of the model, and what a key does is one, too.
+//! A look that takes long makes the picture stale, and never the screen.
 
 mod draw;
 mod model;
