@@ -77,7 +77,9 @@ fn calls_that_fail_and_calls_that_do_not_return() {
     assert!(times.is_sorted(), "{times:?}");
     let summary = events.last().unwrap();
     let connects = summary["summary"].as_array().unwrap().iter().find(|sum| sum["call"] == "connect").unwrap();
-    assert_eq!((&connects["calls"], &connects["errors"]["ECONNREFUSED"]), (&3.into(), &3.into()), "{summary}");
+    // What starts Python may connect, too: to ask for the name of a user.
+    assert_eq!(connects["errors"]["ECONNREFUSED"], 3, "{summary}");
+    assert!(connects["calls"].as_u64() >= Some(3), "{summary}");
 }
 
 const HOSTILE: &str = "

@@ -157,9 +157,7 @@ fn close(target: &Target, aid: &mut FirstAid, sockets: &[Stuck], silent_ms: u32)
         Ok((others, unseen)) => {
             if unseen > 0 {
                 let processes = if unseen == 1 { "process" } else { "processes" };
-                left.push(format!(
-                    "{unseen} other {processes}, none of its family, could not be asked whether they hold them"
-                ));
+                left.push(format!("{unseen} other {processes}, none of its family, may not be looked into for them"));
             }
             for (stuck, socket) in ready {
                 if others.contains_key(&socket.inode) {
@@ -290,9 +288,10 @@ fn holders(target: &Target, inodes: HashSet<u32>) -> Result<(HashMap<u32, Vec<u3
             }
             Err(err) => {
                 let Some(its) = read(&process).filter(|its| !its.has_ended()) else { continue };
-                // The first process takes orphans over, and forked none of them.
-                let is_parent = pid == own.parent && pid != 1;
-                if is_parent || its.parent == target.pid() || its.session == own.session {
+                // The first process takes orphans over and forked none of them, and its session is that of all who never
+                // left it. A container's runs with the rights of the others, and is looked into.
+                let is_family = pid == own.parent || its.parent == target.pid() || its.session == own.session;
+                if is_family && pid != 1 {
                     return Err(unknown(format!("process {pid} may not be looked into ({err}); run as root")));
                 }
                 unseen += 1;
