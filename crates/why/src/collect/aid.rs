@@ -288,10 +288,11 @@ fn holders(target: &Target, inodes: HashSet<u32>) -> Result<(HashMap<u32, Vec<u3
             }
             Err(err) => {
                 let Some(its) = read(&process).filter(|its| !its.has_ended()) else { continue };
-                // The first process takes orphans over and forked none of them, and its session is that of all who never
-                // left it. A container's runs with the rights of the others, and is looked into.
-                let is_family = pid == own.parent || its.parent == target.pid() || its.session == own.session;
-                if is_family && pid != 1 {
+                // What began before it cannot have got its connections by a fork of it. The first process takes orphans
+                // over, and forked none of them.
+                let is_parent = pid == own.parent && pid != 1;
+                let may_descend = its.started_ticks >= own.started_ticks;
+                if is_parent || may_descend && (its.parent == target.pid() || its.session == own.session) {
                     return Err(unknown(format!("process {pid} may not be looked into ({err}); run as root")));
                 }
                 unseen += 1;
