@@ -10,6 +10,7 @@
 //! - [`stream`]: connections for protocols of your own, with deadlines that can be moved at any time.
 //! - `direct`: the same for threads that block, and a poller with deadlines (Linux, feature `direct`).
 //! - `adapt`: hyper-util's client, reqwest and any tower service under these limits (features `hyper-util`, `tower`).
+//! - [`h1`]: strict HTTP/1.1 framing, for servers and proxies of your own.
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
@@ -36,7 +37,7 @@ mod error;
 #[cfg(all(fuzzing, feature = "client"))]
 pub mod fuzz;
 #[cfg(feature = "client")]
-mod h1;
+pub mod h1;
 #[cfg(feature = "client")]
 mod log;
 #[cfg(feature = "client")]
@@ -44,7 +45,7 @@ pub mod observe;
 #[cfg(feature = "client")]
 pub mod resolve;
 #[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
-mod socket;
+pub mod socket;
 #[cfg(feature = "client")]
 pub mod stream;
 mod sync;
@@ -77,5 +78,7 @@ pub use overdue_core::{
 };
 #[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
 pub use tcp::{BeforeConnect, Keepalive, TcpOptions};
+#[cfg(feature = "client")]
+pub use timer::Alarm;
 #[cfg(feature = "client")]
 pub use tls::{TlsOptions, TlsOptionsError};

@@ -1,14 +1,15 @@
-//! Evidence from the own socket, without privilege, at the moment of failure.
+//! Evidence from an own socket, without privilege, at the moment of failure: for whoever moves bytes without the
+//! connections of this crate, as a proxy does.
 //!
 //! A call that fails asks the kernel what it knows about the connection: its TCP state and counters
 //! ([`tcp_info`](overdue_core::kernel::tcp_info)), what lies in the queues of both directions, and, when the peer is on this very host, the two
-//! things that only that host can know ([`sock_diag`]): whether the listener's accept queue is full, and what the
+//! things that only that host can know (`sock_diag`): whether the listener's accept queue is full, and what the
 //! other end of the connection has received and not read. That tells a full accept queue from a filter, and a peer
 //! that does not read from one that is slow.
 //!
 //! Everything here is best effort and answers at once: a handful of system calls that do not wait, some tens of
 //! microseconds together. What cannot be learnt is `None`, never an error: there is one already. When very many calls fail
-//! at once, only the first [`LOOKUPS_PER_SECOND`] of each second ask about the peer's side, which costs most of it: a storm
+//! at once, only the first 500 of each second ask about the peer's side, which costs most of it: a storm
 //! of timeouts must not become one of system calls.
 
 use std::io;
@@ -33,9 +34,9 @@ const LOOKUPS_PER_SECOND: u32 = 500;
 /// `local` and `peer` are the ends of the connection as the caller knows them; they are needed to find the peer's
 /// sockets when the peer is on this host. On a platform other than Linux only the unread bytes are observed.
 ///
-/// It does not await, and blocks for no longer than the few system calls take (see [`sock_diag`] for the bound).
+/// It does not await, and blocks for no longer than the few system calls take .
 #[cfg(unix)]
-pub(crate) fn observe(socket: BorrowedFd<'_>, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> SocketFacts {
+pub fn observe(socket: BorrowedFd<'_>, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> SocketFacts {
     let facts = SocketFacts {
         peer: peer.map(|addr| addr.to_string()).unwrap_or_default(),
         unread_bytes: rustix::io::ioctl_fionread(socket).ok().and_then(|bytes| u32::try_from(bytes).ok()),
@@ -52,7 +53,7 @@ pub(crate) fn observe(socket: BorrowedFd<'_>, local: Option<SocketAddr>, peer: O
 pub(crate) use linux::unacknowledged_bytes;
 
 /// The fact for the judge, and the error itself for the chain of sources.
-pub(crate) fn os_failure(operation: &'static str, err: io::Error) -> (Failure, Option<io::Error>) {
+pub fn os_failure(operation: &'static str, err: io::Error) -> (Failure, Option<io::Error>) {
     (Failure::Os { operation, kind: classify(&err), text: err.to_string() }, Some(err))
 }
 

@@ -11,6 +11,8 @@
 //! nothing; so the kernel is asked about as often as the shortest of the limits in use, however many calls there are.
 
 mod alarms;
+#[cfg(feature = "client")]
+mod lazy;
 #[cfg_attr(all(target_os = "linux", feature = "client"), path = "timer/precise.rs")]
 #[cfg_attr(not(all(target_os = "linux", feature = "client")), path = "timer/rounded.rs")]
 mod precise;
@@ -22,6 +24,9 @@ use std::{
     task::{Context, Poll},
     time::Instant,
 };
+
+#[cfg(feature = "client")]
+pub use lazy::Alarm;
 
 use crate::clock;
 use alarms::Alarms;

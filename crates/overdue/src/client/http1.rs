@@ -25,9 +25,9 @@ use super::{pool::Slot, upload::Upload};
 use crate::{
     error::BoxError,
     h1::{
-        Framing,
+        Framing, HEAD_MAX,
         chunked::{Chunked, Piece},
-        head::{HEAD_MAX, ResponseHead, parse_response},
+        head::{ResponseHead, parse_response},
     },
     log::CallLog,
     tls::io_failure,

@@ -1,9 +1,11 @@
 //! The chunked coding, read strictly: CRLF where CRLF belongs, bounded sizes, extensions and trailers.
 
+use std::ops::Range;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::head::HEAD_MAX;
+use super::{HEAD_MAX, fields::Field};
 
 /// A line with a chunk size, extensions included, is not longer.
 const LINE_MAX: usize = 4 * 1024;
@@ -11,7 +13,7 @@ const TRAILERS_MAX: usize = 64;
 
 /// Decodes one body.
 #[derive(Debug, Default)]
-pub(crate) struct Chunked {
+pub struct Chunked {
     state: State,
 }
 
@@ -25,6 +27,15 @@ enum State {
     Done,
 }
 
+/// What some bytes of a chunked body are. Ranges are places in the input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Data, never empty.
+    Data(Range<usize>),
+    /// The end, with the trailer fields and the empty line behind them; see [`trailers`].
+    End(Range<usize>),
+}
+
 /// A piece of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
@@ -34,77 +45,116 @@ pub(crate) enum Piece {
 }
 
 impl Chunked {
+    /// Reads the next part at the front of `input`: how many bytes are done with, and what they held. `None` when more
+    /// bytes are needed; the next call then gets the rest of this input and more.
+    ///
+    /// # Errors
+    /// Words for what is wrong.
+    pub fn next(&mut self, input: &[u8]) -> Result<(usize, Option<Part>), String> {
+        let mut used = 0;
+        loop {
+            let rest = input.get(used..).unwrap_or_default();
+            match self.state {
+                State::Size => {
+                    let Some((line, length)) = first_line(rest)? else { return Ok((used, None)) };
+                    self.state = match parse_size(line)? {
+                        0 => State::Trailers,
+                        size => State::Data(size),
+                    };
+                    used += length;
+                }
+                State::Data(left) => {
+                    if rest.is_empty() {
+                        return Ok((used, None));
+                    }
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+                    let left = left - take as u64;
+                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                    return Ok((used + take, Some(Part::Data(used..used + take))));
+                }
+                State::DataEnd => match rest {
+                    [b'\r', b'\n', ..] => {
+                        used += 2;
+                        self.state = State::Size;
+                    }
+                    [] | [b'\r'] => return Ok((used, None)),
+                    _ => return Err("a chunk is longer than its size says".to_owned()),
+                },
+                State::Trailers => {
+                    let mut fields = [httparse::EMPTY_HEADER; TRAILERS_MAX];
+                    let length = match httparse::parse_headers(rest, &mut fields) {
+                        Ok(httparse::Status::Complete((length, _))) => length,
+                        Ok(httparse::Status::Partial) if rest.len() < HEAD_MAX => return Ok((used, None)),
+                        Ok(httparse::Status::Partial) => return Err("its trailers are too long".to_owned()),
+                        Err(err) => return Err(format!("its trailers are malformed: {err}")),
+                    };
+                    self.state = State::Done;
+                    return Ok((used + length, Some(Part::End(used..used + length))));
+                }
+                State::Done => return Ok((used, Some(Part::End(used..used)))),
+            }
+        }
+    }
+
     /// Takes the next piece from the front of `buf`; `None` when more bytes are needed.
     ///
     /// # Errors
     /// Words for what is wrong.
     pub(crate) fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Piece>, String> {
-        loop {
-            match self.state {
-                State::Size => {
-                    let Some(line) = take_line(buf)? else { return Ok(None) };
-                    self.state = match parse_size(&line)? {
-                        0 => State::Trailers,
-                        size => State::Data(size),
-                    };
-                }
-                State::Data(left) => {
-                    if buf.is_empty() {
-                        return Ok(None);
-                    }
-                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
-                    let data = buf.split_to(take).freeze();
-                    let left = left - take as u64;
-                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
-                    return Ok(Some(Piece::Data(data)));
-                }
-                State::DataEnd => match buf.get(..2) {
-                    Some(b"\r\n") => {
-                        buf.advance(2);
-                        self.state = State::Size;
-                    }
-                    Some(_) => return Err("a chunk is longer than its size says".to_owned()),
-                    None if buf.first().is_some_and(|byte| *byte != b'\r') => {
-                        return Err("a chunk is longer than its size says".to_owned());
-                    }
-                    None => return Ok(None),
-                },
-                State::Trailers => {
-                    let mut headers = [httparse::EMPTY_HEADER; TRAILERS_MAX];
-                    let (length, trailers) = match httparse::parse_headers(buf, &mut headers) {
-                        Ok(httparse::Status::Complete((length, trailers))) => (length, to_map(trailers)?),
-                        Ok(httparse::Status::Partial) if buf.len() < HEAD_MAX => return Ok(None),
-                        Ok(httparse::Status::Partial) => return Err("its trailers are too long".to_owned()),
-                        Err(err) => return Err(format!("its trailers are malformed: {err}")),
-                    };
-                    buf.advance(length);
-                    self.state = State::Done;
-                    return Ok(Some(Piece::End(trailers)));
-                }
-                State::Done => return Ok(Some(Piece::End(None))),
+        let (used, part) = self.next(buf)?;
+        match part {
+            None => {
+                buf.advance(used);
+                Ok(None)
+            }
+            Some(Part::Data(at)) => {
+                buf.advance(at.start);
+                Ok(Some(Piece::Data(buf.split_to(at.len()).freeze())))
+            }
+            Some(Part::End(at)) => {
+                let mut room = [httparse::EMPTY_HEADER; TRAILERS_MAX];
+                let map = to_map(trailers(buf.get(at).unwrap_or_default(), &mut room))?;
+                buf.advance(used);
+                Ok(Some(Piece::End(map)))
             }
         }
     }
 }
 
-fn take_line(buf: &mut BytesMut) -> Result<Option<BytesMut>, String> {
-    match buf.iter().take(LINE_MAX).position(|byte| *byte == b'\n') {
-        Some(end) => {
-            let mut line = buf.split_to(end + 1);
-            if !line.ends_with(b"\r\n") {
-                return Err("a chunk size ends with a bare line feed".to_owned());
-            }
-            line.truncate(end - 1);
-            Ok(Some(line))
-        }
-        None if buf.len() < LINE_MAX => Ok(None),
+/// The fields of what [`Part::End`] names.
+pub fn trailers<'b, 'f>(bytes: &'b [u8], room: &'f mut [Field<'b>; TRAILERS_MAX]) -> &'f [Field<'b>] {
+    match httparse::parse_headers(bytes, room) {
+        Ok(httparse::Status::Complete((_, fields))) => fields,
+        // They have been read once, or there are none.
+        _ => &[],
+    }
+}
+
+/// Room for [`trailers`].
+#[must_use]
+pub const fn trailer_room<'b>() -> [Field<'b>; TRAILERS_MAX] {
+    [httparse::EMPTY_HEADER; TRAILERS_MAX]
+}
+
+/// The line at the front, without its end, and its length with it.
+fn first_line(input: &[u8]) -> Result<Option<(&[u8], usize)>, String> {
+    match input.iter().take(LINE_MAX).position(|byte| *byte == b'\n') {
+        Some(end) => match input.get(..end) {
+            Some([line @ .., b'\r']) => Ok(Some((line, end + 1))),
+            _ => Err("a chunk size ends with a bare line feed".to_owned()),
+        },
+        None if input.len() < LINE_MAX => Ok(None),
         None => Err("a line with a chunk size is too long".to_owned()),
     }
 }
 
 fn parse_size(line: &[u8]) -> Result<u64, String> {
     let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
-    let valid = !digits.is_empty() && digits.len() <= 16 && digits.iter().all(u8::is_ascii_hexdigit);
+    // A carriage return elsewhere in the line would end it for some.
+    let valid = !digits.is_empty()
+        && digits.len() <= 16
+        && digits.iter().all(u8::is_ascii_hexdigit)
+        && !line.iter().any(|byte| matches!(byte, b'\r' | 0));
     let number =
         valid.then(|| std::str::from_utf8(digits).ok()).flatten().and_then(|text| u64::from_str_radix(text, 16).ok());
     number.ok_or_else(|| {

@@ -1,6 +1,4 @@
-//! Heads: requests written, responses read.
-
-use std::mem::MaybeUninit;
+//! Heads of the client: requests written, responses read into a [`HeaderMap`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{
@@ -8,11 +6,11 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
 };
 
-use super::Framing;
-
-/// A head that is longer is refused.
-pub(crate) const HEAD_MAX: usize = 64 * 1024;
-const HEADERS_MAX: usize = 128;
+use super::{
+    Framing,
+    fields::tokens,
+    response::{self, room},
+};
 
 /// The head of a response.
 #[derive(Debug)]
@@ -28,43 +26,24 @@ pub(crate) struct ResponseHead {
 /// Takes a whole response head from the front of `buf`; `None` when it is not all there yet.
 ///
 /// # Errors
-/// Words for what is wrong with it. Framing that two parsers could read differently is refused: a length beside
-/// `Transfer-Encoding`, two lengths, a coding other than `chunked`.
+/// As [`response::parse`].
 pub(crate) fn parse_response(buf: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, String> {
-    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, buf, &mut headers);
-    let length = match parsed {
-        Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
-        Ok(httparse::Status::Partial) if buf.len() < HEAD_MAX => return Ok(None),
-        Ok(_) => return Err(format!("its response head is longer than {} KiB", HEAD_MAX / 1024)),
-        Err(httparse::Error::TooManyHeaders) => return Err(format!("it sent more than {HEADERS_MAX} header fields")),
-        Err(err) => return Err(format!("its response head is malformed: {err}{}", seen(buf))),
-    };
-    let version = match response.version {
-        Some(0) => Version::HTTP_10,
-        _ => Version::HTTP_11,
-    };
-    let status = response
-        .code
-        .and_then(|code| StatusCode::from_u16(code).ok())
-        .ok_or_else(|| format!("its status code is out of range{}", seen(buf)))?;
-    let mut map = HeaderMap::with_capacity(response.headers.len());
+    let mut room = room();
+    let Some(parsed) = response::parse(buf, method == Method::HEAD, &mut room)? else { return Ok(None) };
+    let response::Head { length, framing, keep_alive, .. } = parsed;
+    let version = if parsed.is_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
+    let status = StatusCode::from_u16(parsed.status).map_err(|_| "its status code is out of range")?;
+    let mut map = HeaderMap::with_capacity(parsed.fields.len());
     // One copy that all values share. They may be kept for long, and the buffer must not be kept with them.
     let start = buf.as_ptr().addr();
     let head = Bytes::copy_from_slice(buf.get(..length).unwrap_or_default());
-    for header in response.headers.iter() {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| "a header field has no valid name")?;
-        let at = header.value.as_ptr().addr().wrapping_sub(start);
-        let value = HeaderValue::from_maybe_shared(part(&head, at, header.value))
+    for field in parsed.fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a header field has no valid name")?;
+        let at = field.value.as_ptr().addr().wrapping_sub(start);
+        let value = HeaderValue::from_maybe_shared(part(&head, at, field.value))
             .map_err(|_| format!("the value of header field {name} has characters that are not allowed"))?;
         map.append(name, value);
     }
-    let framing = response_framing(&map, version, status, method)?;
-    let keep_alive = (version != Version::HTTP_10 || has_token(&map, "keep-alive"))
-        && !has_token(&map, "close")
-        && framing != Framing::UntilClose
-        && status != StatusCode::SWITCHING_PROTOCOLS;
     buf.advance(length);
     Ok(Some(ResponseHead { status, version, headers: map, framing, keep_alive }))
 }
@@ -79,80 +58,13 @@ fn part(whole: &Bytes, at: usize, value: &[u8]) -> Bytes {
     }
 }
 
-/// The beginning of what came, safe to print.
-fn seen(buf: &[u8]) -> String {
-    let line = buf.get(..buf.len().min(40)).unwrap_or_default();
-    format!(" ({:?})", line.split(|byte| *byte == b'\n').next().unwrap_or_default().escape_ascii().to_string())
-}
-
-fn response_framing(
-    headers: &HeaderMap,
-    version: Version,
-    status: StatusCode,
-    method: &Method,
-) -> Result<Framing, String> {
-    // Wrong framing is wrong even where no body follows.
-    let length = content_length(headers)?;
-    let chunked = chunked(headers)?;
-    if chunked && length.is_some() {
-        return Err("it sent both Content-Length and Transfer-Encoding".to_owned());
-    }
-    if chunked && version == Version::HTTP_10 {
-        return Err("it sent Transfer-Encoding in an HTTP/1.0 response".to_owned());
-    }
-    if method == Method::HEAD
-        || status.is_informational()
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED
-    {
-        return Ok(Framing::Empty);
-    }
-    Ok(match (chunked, length) {
-        (true, _) => Framing::Chunked,
-        (false, Some(0)) => Framing::Empty,
-        (false, Some(length)) => Framing::Length(length),
-        (false, None) => Framing::UntilClose,
-    })
-}
-
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
-    let mut found = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        let digits = value.as_bytes();
-        let length = std::str::from_utf8(digits)
-            .ok()
-            .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|text| text.parse::<u64>().ok())
-            .ok_or_else(|| format!("its Content-Length is no number: {:?}", digits.escape_ascii().to_string()))?;
-        if found.is_some_and(|other| other != length) {
-            return Err("it sent two different Content-Lengths".to_owned());
-        }
-        found = Some(length);
-    }
-    Ok(found)
-}
-
-fn chunked(headers: &HeaderMap) -> Result<bool, String> {
-    let mut values = headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(first) = values.next() else { return Ok(false) };
-    if values.next().is_none() && first.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
-        return Ok(true);
-    }
-    Err("its Transfer-Encoding is not the single coding chunked".to_owned())
-}
-
-fn has_token(headers: &HeaderMap, token: &str) -> bool {
+/// Whether the caller wants the connection closed after this request.
+pub(crate) fn wants_close(headers: &HeaderMap) -> bool {
     headers
         .get_all(CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|item| item.trim().eq_ignore_ascii_case(token))
-}
-
-/// Whether the caller wants the connection closed after this request.
-pub(crate) fn wants_close(headers: &HeaderMap) -> bool {
-    has_token(headers, "close")
+        .flat_map(|value| tokens(value.as_bytes()))
+        .any(|token| token.eq_ignore_ascii_case(b"close"))
 }
 
 /// Writes a request head. Framing is ours: what the caller put into `Content-Length` and `Transfer-Encoding` is left
@@ -196,8 +108,10 @@ fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::h1::{FIELDS_MAX, HEAD_MAX};
 
     fn parse(text: &str) -> Result<Option<ResponseHead>, String> {
         parse_response(&mut BytesMut::from(text), &Method::GET)
@@ -251,7 +165,7 @@ mod tests {
         assert!(parse("HTTP/1.1 200 OK\r\nX: ").unwrap().is_none());
         let long = format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(HEAD_MAX));
         assert!(parse(&long).unwrap_err().contains("longer than 64 KiB"));
-        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(HEADERS_MAX + 1));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(FIELDS_MAX + 1));
         assert!(parse(&many).unwrap_err().contains("more than 128"));
     }
 

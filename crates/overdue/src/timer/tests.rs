@@ -227,6 +227,30 @@ fn a_runtime_without_io_has_its_own_timer() {
     });
 }
 
+#[cfg(feature = "client")]
+#[test]
+fn an_alarm_is_moved_both_ways_and_never_rings_too_early() {
+    for runtime in runtimes() {
+        runtime.block_on(async {
+            let start = clock::now();
+            let mut alarm = Alarm::default();
+            let mut looks = 0;
+            // Set for the first, moved to a later one, and back: each is kept.
+            for (set, then) in [(2, 9), (12, 11), (15, 15)] {
+                let (set, then) = (start + set * MS, start + then * MS);
+                assert!(poll_fn(|cx| Poll::Ready(alarm.poll(cx, set))).await.is_pending());
+                let noticed = poll_fn(|cx| {
+                    looks += 1;
+                    alarm.poll(cx, then)
+                });
+                assert!(noticed.await >= then);
+            }
+            assert!(looks <= 8, "{looks}");
+            assert_eq!(alarms_set(), 0);
+        });
+    }
+}
+
 #[test]
 fn a_crowd_comes_and_goes() {
     for runtime in runtimes() {
