@@ -10,6 +10,7 @@
 //! - [`stream`]: connections for protocols of your own, with deadlines that can be moved at any time.
 //! - `direct`: the same for threads that block, and a poller with deadlines (Linux, feature `direct`).
 //! - `adapt`: hyper-util's client, reqwest and any tower service under these limits (features `hyper-util`, `tower`).
+//! - `server`: deadlines that callers hand on, for those who serve them (feature `server`).
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
@@ -43,6 +44,8 @@ mod log;
 pub mod observe;
 #[cfg(feature = "client")]
 pub mod resolve;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
 mod socket;
 #[cfg(feature = "client")]
