@@ -11,6 +11,7 @@
 //! - `direct`: the same for threads that block, and a poller with deadlines (Linux, feature `direct`).
 //! - `adapt`: hyper-util's client, reqwest and any tower service under these limits (features `hyper-util`, `tower`).
 //! - [`h1`]: strict HTTP/1.1 framing, for servers and proxies of your own.
+//! - `server`: deadlines that callers hand on, for those who serve them (feature `server`).
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
@@ -44,6 +45,8 @@ mod log;
 pub mod observe;
 #[cfg(feature = "client")]
 pub mod resolve;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
 pub mod socket;
 #[cfg(feature = "client")]

@@ -1,0 +1,265 @@
+//! The whole: workers, their listeners, and what they are told.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    sync::{Arc, mpsc as blocking},
+    thread,
+    time::Duration,
+};
+
+use overdue::server::{ListenOptions, Listener};
+use tokio::{
+    runtime::Builder,
+    sync::mpsc,
+    task::{JoinSet, LocalSet},
+};
+
+use crate::{
+    clock,
+    config::{Config, ConfigError},
+    http1,
+    log::{Lines, Writer},
+    worker::Worker,
+};
+
+/// A gateway that runs.
+pub struct Gate {
+    config: Arc<Config>,
+    workers: Vec<mpsc::UnboundedSender<Order>>,
+    ended: blocking::Receiver<()>,
+    written: blocking::Receiver<()>,
+    addresses: Vec<SocketAddr>,
+    pub(crate) writer: Writer,
+}
+
+/// What a worker is told.
+pub(crate) enum Order {
+    /// Follow another configuration.
+    Follow(Arc<Config>),
+    /// Take no more connections, and end those that there are when they are done.
+    Drain,
+    /// Look at what is there.
+    Look(Box<dyn FnOnce(&Worker) + Send>),
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The log cannot be written.
+    #[error("cannot write the log: {0}")]
+    Log(io::Error),
+    /// A thread or a runtime cannot be started.
+    #[error("cannot start a worker: {0}")]
+    Worker(io::Error),
+}
+
+fn hint(err: &io::Error) -> &'static str {
+    match err.kind() {
+        io::ErrorKind::AddrInUse => "; see who has it: ss -ltnp",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 take CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+/// From one look at what has to be done now and then to the next.
+const TICK: Duration = Duration::from_millis(100);
+
+impl Gate {
+    /// Starts to listen and to serve.
+    ///
+    /// # Errors
+    /// [`GateError`]; nothing is left behind then.
+    pub fn start(config: Config) -> Result<Self, GateError> {
+        let config = Arc::new(config);
+        let (writer, written) = Writer::start(&config.log.to).map_err(GateError::Log)?;
+        let mut addresses = Vec::new();
+        // All are bound before anybody serves: a gateway that serves half of what it should is none.
+        let mut bound: Vec<Vec<(SocketAddr, TcpListener)>> = Vec::new();
+        for number in 0..config.workers {
+            let mut own = Vec::new();
+            for (place, listener) in config.listeners.iter().enumerate() {
+                // Port 0 is any, and the same for every worker.
+                let address = addresses.get(place).copied().unwrap_or(listener.address);
+                let failed = |source| GateError::Listen { address, source };
+                let socket = bind(address, config.workers > 1).map_err(failed)?;
+                if number == 0 {
+                    addresses.push(socket.local_addr().map_err(failed)?);
+                }
+                own.push((listener.address, socket));
+            }
+            bound.push(own);
+        }
+        let (ends, ended) = blocking::channel();
+        let mut workers = Vec::new();
+        for (number, sockets) in bound.into_iter().enumerate() {
+            let (orders, receiver) = mpsc::unbounded_channel();
+            let (config, writer, ends) = (Arc::clone(&config), writer.clone(), ends.clone());
+            let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
+            let work = move || {
+                let worker = Worker::new(number, Arc::clone(&config), Lines::new(config.log.format, writer));
+                LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
+                // Whoever waits may be gone.
+                let _ = ends.send(());
+            };
+            let thread = thread::Builder::new().name(format!("overdue-gate-{number}"));
+            thread.spawn(work).map_err(GateError::Worker)?;
+            workers.push(orders);
+        }
+        Ok(Self { config, workers, ended, written, addresses, writer })
+    }
+
+    /// Where it listens, in the order of the configuration: with the ports that the kernel chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What it follows.
+    #[must_use]
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Follows another configuration from now on. Requests in flight go on as they began. What needs a new start
+    /// (listeners, workers, the admin address, the log) is left as it is, and named.
+    pub fn follow(&mut self, config: Config) -> Vec<&'static str> {
+        let mut needs_start = Vec::new();
+        let addresses = |config: &Config| config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>();
+        for (what, differs) in [
+            ("the addresses of listeners", addresses(&config) != addresses(&self.config)),
+            ("workers", config.workers != self.config.workers),
+            ("admin", config.admin != self.config.admin),
+            ("log", config.log != self.config.log),
+        ] {
+            if differs {
+                needs_start.push(what);
+            }
+        }
+        if !needs_start.is_empty() {
+            return needs_start;
+        }
+        self.config = Arc::new(config);
+        for worker in &self.workers {
+            // One that has ended follows nothing.
+            let _ = worker.send(Order::Follow(Arc::clone(&self.config)));
+        }
+        needs_start
+    }
+
+    pub(crate) fn workers(&self) -> &[mpsc::UnboundedSender<Order>] {
+        &self.workers
+    }
+
+    /// Takes no more connections, waits for the requests in flight for as long as the configuration says, and ends. False
+    /// when some were cut.
+    pub fn drain(self) -> bool {
+        let until = clock::now() + self.config.drain.value;
+        for worker in &self.workers {
+            let _ = worker.send(Order::Drain);
+        }
+        let mut whole = true;
+        for _ in &self.workers {
+            let left = until.saturating_duration_since(clock::now());
+            whole &= self.ended.recv_timeout(left).is_ok();
+        }
+        let Self { workers, writer, written, .. } = self;
+        drop((workers, writer));
+        // The last lines; a reader that takes none holds up the end no longer than that.
+        let _ = written.recv_timeout(Duration::from_secs(1));
+        whole
+    }
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+/// One worker, until it is drained.
+async fn serve(
+    worker: Rc<Worker>,
+    sockets: Vec<(SocketAddr, TcpListener)>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) {
+    let mut accepting = JoinSet::new();
+    for (address, socket) in sockets {
+        let options = ListenOptions::new();
+        match options.from_std(socket) {
+            Ok(listener) => drop(accepting.spawn_local(accept(Rc::clone(&worker), address, listener))),
+            // It was bound and set up before: this does not happen.
+            Err(_) => return,
+        }
+    }
+    let ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Follow(config) => worker.follow(config),
+            Order::Look(look) => look(&worker),
+            Order::Drain => break,
+        }
+    }
+    accepting.shutdown().await;
+    worker.drain();
+    while worker.connections() > 0 {
+        // Somebody may still look at what is left.
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Look(look)) => look(&worker),
+                Some(_) => {}
+                None => break,
+            },
+            () = tokio::time::sleep(Duration::from_millis(10)) => {}
+        }
+    }
+    ticking.abort();
+    worker.lines.borrow_mut().tick();
+}
+
+async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener) {
+    loop {
+        let accepted = listener.accept().await;
+        let worker = Rc::clone(&worker);
+        tokio::task::spawn_local(async move {
+            let _permit = accepted.permit;
+            http1::serve(accepted.stream, accepted.peer, address, worker).await;
+        });
+    }
+}
+
+async fn tick(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut count = 0_u32;
+    loop {
+        ticks.tick().await;
+        worker.lines.borrow_mut().tick();
+        count = count.wrapping_add(1);
+        if count % 10 == 0 {
+            worker.tick();
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! HTTP/1.1 from a client to a server: the hot path.
+//!
+//! One task a client connection, one request at a time. Bytes are read into buffers that the worker lends out and gets
+//! back when a connection lies idle, heads are rewritten from one buffer into the next, bodies go on as they come. No
+//! lock is taken and no message sent for a request.
+
+mod answer;
+mod connection;
+mod exchange;
+mod flow;
+mod head;
+mod side;
+
+pub(crate) use self::{
+    connection::{Client, serve},
+    head::Line,
+    side::{Buffers, Side},
+};

@@ -1,0 +1,130 @@
+//! What the gateway says itself: one table from what happened to what the client is told.
+
+use bytes::{BufMut as _, BytesMut};
+use overdue_core::{
+    Cause, Stage,
+    facts::{Failure, OsFailure},
+};
+
+use super::{
+    exchange::{Party, Trouble},
+    head::put_field,
+};
+
+/// What others call the same thing, for people who know their logs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Known {
+    /// The status of the answer; 0 where there is nobody to answer.
+    pub(crate) status: u16,
+    /// HAProxy's termination state, without its cookie flags.
+    pub(crate) state: [u8; 2],
+    /// Envoy's response flag.
+    pub(crate) flag: &'static str,
+}
+
+impl Known {
+    /// A request that was answered by its server.
+    pub(crate) const SERVED: Self = Self { status: 0, state: *b"--", flag: "-" };
+
+    /// A request that the gateway refuses with this status.
+    pub(crate) const fn refused(status: u16) -> Self {
+        let flag = match status {
+            404 => "NR",
+            503 => "UO",
+            _ => "DPE",
+        };
+        Self { status, state: *b"PR", flag }
+    }
+
+    /// What became of a request that failed.
+    ///
+    /// | what | status | HAProxy | Envoy |
+    /// |---|---|---|---|
+    /// | the client left | none | `C` | `DC` |
+    /// | the client did not send, or take, in time | 408 | `c` | `SI` |
+    /// | the client broke the protocol; its body is too long | 400; 413 | `P` | `DPE` |
+    /// | all connections to the server are in use | 503 | `sQ` | `UO` |
+    /// | no descriptor, no local port is left | 503 | `R` | `LR` |
+    /// | the server could not be connected to; not in time | 502; 504 | `SC`; `sC` | `UF` |
+    /// | the server did not take the request, or answer, in time | 504 | `s` | `UT` |
+    /// | the server closed or reset the connection | 502 | `S` | `UC` |
+    /// | the server broke the protocol | 502 | `P` | `UPE` |
+    /// | nothing was left of the time | 504 | `sQ` | `DT` |
+    pub(crate) fn of(trouble: &Trouble) -> Self {
+        let phase = match trouble.stage {
+            Stage::Queue => b'Q',
+            Stage::Connect => b'C',
+            Stage::Send | Stage::Wait => b'H',
+            Stage::Receive => b'D',
+            _ => b'R',
+        };
+        let known = |status, who, flag| Self { status, state: [who, phase], flag };
+        match (&trouble.failure, trouble.party) {
+            (Failure::Cancelled { .. }, _) => known(0, b'C', "DC"),
+            (Failure::DeadlinePast(_), _) => known(504, b's', "DT"),
+            (Failure::DeadlinePassed(_), Party::Client) => known(408, b'c', "SI"),
+            (Failure::DeadlinePassed(_), _) => match trouble.stage {
+                Stage::Queue => known(503, b's', "UO"),
+                Stage::Connect => known(504, b's', "UF"),
+                _ => known(504, b's', "UT"),
+            },
+            (Failure::RequestBody(_), _) => known(413, b'P', "DPE"),
+            (Failure::Protocol(_), Party::Client) => known(400, b'P', "DPE"),
+            (Failure::Protocol(_), _) => known(502, b'P', "UPE"),
+            (Failure::Os { kind: OsFailure::NoDescriptors | OsFailure::AddressNotAvailable, .. }, _) => {
+                known(503, b'R', "LR")
+            }
+            (Failure::Os { kind: OsFailure::KernelTimeout, .. }, _) => known(504, b's', "UF"),
+            (_, _) if trouble.stage == Stage::Connect => known(502, b'S', "UF"),
+            (_, _) => known(502, b'S', "UC"),
+        }
+    }
+}
+
+/// What the client may know of a failure.
+pub(crate) struct Told<'a> {
+    pub(crate) cause: Option<Cause>,
+    pub(crate) stage: &'a str,
+    /// For peers that are trusted alone.
+    pub(crate) detail: Option<&'a str>,
+}
+
+const fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Bad Gateway",
+    }
+}
+
+/// An answer with a small problem report (RFC 9457).
+pub(crate) fn write(out: &mut BytesMut, status: u16, told: &Told<'_>, keep_alive: bool, is_head: bool) {
+    let reason = reason(status);
+    let body = serde_json::json!({
+        "title": reason,
+        "status": status,
+        "stage": told.stage,
+        "cause": told.cause,
+        "detail": told.detail,
+    });
+    let body = body.to_string();
+    out.put_slice(format!("HTTP/1.1 {status} {reason}\r\n").as_bytes());
+    put_field(out, "content-type", b"application/problem+json");
+    put_field(out, "content-length", body.len().to_string().as_bytes());
+    if status == 503 {
+        put_field(out, "retry-after", b"1");
+    }
+    if !keep_alive {
+        put_field(out, "connection", b"close");
+    }
+    out.put_slice(b"\r\n");
+    if !is_head {
+        out.put_slice(body.as_bytes());
+    }
+}

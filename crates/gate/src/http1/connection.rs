@@ -1,0 +1,645 @@
+//! A connection of a client, from its first byte to its last.
+
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    os::fd::AsFd as _,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use overdue::{
+    Alarm,
+    h1::{Framing, request::skip_empty_lines},
+    socket::{self, os_failure},
+};
+use overdue_core::{
+    Deadline, Limit, SpanOutcome, Stage, Timeline,
+    facts::{CallFacts, ExchangeFacts, Failure, OsFailure, SocketFacts},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+use super::{
+    answer::{self, Known, Told},
+    exchange::{Due, Exchange, Party, Seen, Trouble},
+    flow::Flow,
+    head::{NotServed, Prepared, finish_request, prepare},
+    side::Side,
+};
+use crate::{
+    clock,
+    log::{Entry, Marks},
+    upstream::{self, Granted, Permit, Server, Upstream},
+    worker::{HEAD, InFlight, Listed, Live, Plan, Worker},
+};
+
+/// What clients connect with.
+pub(crate) trait Client: AsyncRead + AsyncWrite + Unpin {
+    /// The socket beneath.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Client for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+/// How long what a client goes on sending is thrown away after an answer that refuses it: closed at once, the kernel
+/// would reset the connection, and the client might never see the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 256 * 1024;
+
+struct Connection<S> {
+    client: Side<S>,
+    worker: Rc<Worker>,
+    listed: Listed,
+    listener: SocketAddr,
+    alarm: Alarm,
+    /// When the limit for the next head, or for idleness, began.
+    since: Instant,
+    served: u64,
+}
+
+/// What comes next on a connection.
+enum Next {
+    Request(Prepared, BytesMut, Instant),
+    NotServed(NotServed, Instant),
+    /// Its head did not come in time.
+    Late(Limit, Instant, Duration),
+    End,
+}
+
+/// What is to become of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Next,
+    /// The answer is written; what the client still sends is thrown away.
+    Close,
+    /// The client must see that something was cut.
+    Abort,
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve<S: Client>(io: S, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>) {
+    let listed = worker.list(peer);
+    poll_fn(|cx| {
+        *listed.live.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Ready(())
+    })
+    .await;
+    crate::counts::add(Some(&worker.counts.connections), 1);
+    let since = listed.live.since;
+    let mut connection =
+        Connection { client: Side::new(io), worker, listed, listener, alarm: Alarm::default(), since, served: 0 };
+    connection.run().await;
+}
+
+impl<S: Client> Connection<S> {
+    async fn run(&mut self) {
+        let then = loop {
+            let plan = self.worker.plan();
+            let next = self.next(&plan).await;
+            let then = match next {
+                Next::Request(prepared, head, began) => Box::pin(self.handle(&plan, &prepared, head, began)).await,
+                Next::NotServed(refused, began) => self.refuse(&plan, &refused, began).await,
+                Next::Late(limit, began, late_by) => self.late(&plan, limit, began, late_by).await,
+                Next::End => return,
+            };
+            if then != Then::Next {
+                break then;
+            }
+            self.served += 1;
+            self.since = clock::now();
+            self.live().enter(HEAD, self.since);
+            self.client.rest(&self.worker.buffers);
+        };
+        match then {
+            Then::Abort => {
+                // A reset: an end that looks like any other would make a cut answer look whole.
+                let _ = socket2::SockRef::from(self.client.io.tcp()).set_linger(Some(Duration::ZERO));
+            }
+            _ => self.linger().await,
+        }
+    }
+
+    fn live(&self) -> &Live {
+        &self.listed.live
+    }
+
+    /// Waits for a whole request head.
+    async fn next(&mut self, plan: &Plan) -> Next {
+        let Self { client, worker, listed, alarm, since, served, listener } = self;
+        let Some(listener) = plan.listener(*listener) else { return Next::End };
+        let mut began: Option<Instant> = None;
+        let mut parsed = 0;
+        poll_fn(|cx| {
+            loop {
+                let bytes = client.bytes();
+                if began.is_none() && !bytes.is_empty() {
+                    // Read with the request before it.
+                    began = Some(clock::now());
+                }
+                let new = bytes.get(parsed..).unwrap_or_default();
+                if new.contains(&b'\n') || bytes.len() >= overdue::h1::HEAD_MAX {
+                    let began = began.unwrap_or(*since);
+                    match skip_empty_lines(bytes) {
+                        Some(0) => {}
+                        Some(lines) => {
+                            client.used(lines);
+                            continue;
+                        }
+                        None => {
+                            let why = "it begins with empty lines".to_owned();
+                            let refused = NotServed { status: 400, why, length: None, is_head: false };
+                            return Poll::Ready(Next::NotServed(refused, began));
+                        }
+                    }
+                    let mut out = worker.buffers.lend();
+                    let mut line = listed.live.line.borrow_mut();
+                    let prepared = prepare(bytes, plan, listener, listed.live.peer, &mut line, &mut out);
+                    match prepared {
+                        Ok(Some(prepared)) => {
+                            client.used(prepared.length);
+                            return Poll::Ready(Next::Request(prepared, out, began));
+                        }
+                        Ok(None) => worker.buffers.take_back(out),
+                        Err(refused) => {
+                            worker.buffers.take_back(out);
+                            return Poll::Ready(Next::NotServed(refused, began));
+                        }
+                    }
+                }
+                parsed = client.bytes().len();
+                match client.poll_fill(cx, &worker.buffers) {
+                    Poll::Ready(Ok(1..)) => {
+                        began.get_or_insert_with(clock::now);
+                    }
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
+                    Poll::Pending => break,
+                }
+            }
+            let idle = began.is_none() && (*served > 0 || worker.is_draining());
+            if idle && worker.is_draining() {
+                return Poll::Ready(Next::End);
+            }
+            let limit = if idle { listener.idle.as_ref() } else { listener.head.as_ref() };
+            let due = Due::after(began.unwrap_or(*since), limit);
+            match Due::poll(due, alarm, cx) {
+                Poll::Pending => Poll::Pending,
+                // Nobody waits for an answer.
+                Poll::Ready(_) if began.is_none() => Poll::Ready(Next::End),
+                Poll::Ready((failure, late_by)) => match failure {
+                    Failure::DeadlinePassed(limit) => Poll::Ready(Next::Late(limit, began.unwrap_or(*since), late_by)),
+                    _ => Poll::Ready(Next::End),
+                },
+            }
+        })
+        .await
+    }
+
+    /// A request that goes nowhere.
+    async fn refuse(&mut self, plan: &Plan, refused: &NotServed, began: Instant) -> Then {
+        if refused.status == 400 && refused.length.is_none() && self.live().line.borrow().method().is_empty() {
+            self.live().line.borrow_mut().clear();
+        }
+        let now = clock::now();
+        let known = Known::refused(refused.status);
+        let told = Told { cause: None, stage: HEAD.as_str(), detail: self.trusts(plan).then_some(refused.why.as_str()) };
+        let keep = refused.length.filter(|_| !self.worker.is_draining());
+        if let Some(length) = keep {
+            self.client.used(length);
+        }
+        let written = self.answer(known.status, &told, keep.is_some(), refused.is_head, plan).await;
+        let marks = Marks { began, head: now, ..Marks::at(began) };
+        self.log(&Entry { known, refused: Some(&refused.why), ..Entry::new(&marks, clock::now()) });
+        if keep.is_some() && written { Then::Next } else { Then::Close }
+    }
+
+    /// A head that did not come in time.
+    async fn late(&mut self, plan: &Plan, limit: Limit, began: Instant, late_by: Duration) -> Then {
+        let marks = Marks::at(began);
+        let trouble = Trouble {
+            stage: HEAD,
+            party: Party::Client,
+            failure: Failure::DeadlinePassed(limit),
+            late_by,
+            silent: Duration::ZERO,
+        };
+        self.live().line.borrow_mut().clear();
+        self.fail(plan, None, &marks, &trouble, None, false, false).await;
+        Then::Close
+    }
+
+    async fn handle(&mut self, plan: &Plan, prepared: &Prepared, head: BytesMut, began: Instant) -> Then {
+        let now = clock::now();
+        let route = &prepared.route.route;
+        let own = Due::after(began, route.limits.total.as_ref());
+        let total = Due::earlier(Due::after(began, prepared.inherited.as_ref()), own);
+        let mut marks = Marks { began, head: now, ..Marks::at(began) };
+        *self.live().request.borrow_mut() = Some(InFlight {
+            began,
+            route: Rc::clone(&prepared.route),
+            server: None,
+            deadline: total.map(|due| (due.at, due.limit.clone())),
+        });
+        self.live().enter(Stage::Queue, now);
+        let then = self.attempt(plan, prepared, head, total, &mut marks).await;
+        *self.live().request.borrow_mut() = None;
+        then
+    }
+
+    /// Sends the request to a server, and the answer to the client.
+    async fn attempt(
+        &mut self,
+        plan: &Plan,
+        prepared: &Prepared,
+        head: BytesMut,
+        total: Option<Due<'_>>,
+        marks: &mut Marks,
+    ) -> Then {
+        let route = &prepared.route.route;
+        let bodyless = prepared.framing == Framing::Empty;
+        let mut head = head;
+        let mut again = true;
+        let head_length = head.len();
+        loop {
+            let Some(server) = prepared.route.servers.choose() else { return Then::Close };
+            if let Some(request) = &mut *self.live().request.borrow_mut() {
+                request.server = Some(server.address);
+            }
+            let mut upstream = match self.acquire(server, prepared, total, marks, plan).await {
+                Ok(upstream) => upstream,
+                Err(trouble) => {
+                    let keep = bodyless && prepared.keep_alive;
+                    let socket = (trouble.stage == Stage::Connect).then(|| SocketFacts {
+                        peer: server.address.to_string(),
+                        ..SocketFacts::default()
+                    });
+                    self.worker.buffers.take_back(head);
+                    return self.fail(plan, Some((prepared, server, None)), marks, &trouble, socket, keep, true).await;
+                }
+            };
+            let now = clock::now();
+            marks.connected = now;
+            marks.send = now;
+            let left = total.map(|total| total.at.saturating_duration_since(now));
+            head.truncate(head_length);
+            if !finish_request(&mut head, left, prepared.is_grpc) {
+                let limit = total.map_or_else(|| Limit::total(Duration::ZERO), |total| total.limit.clone());
+                let failure = Failure::DeadlinePast(limit);
+                let trouble = self.at_gate(Stage::Queue, failure);
+                upstream.keep(&self.worker.buffers, now);
+                return self.fail(plan, Some((prepared, server, None)), marks, &trouble, None, bodyless, true).await;
+            }
+            self.live().enter(Stage::Send, now);
+            server.pending.set(server.pending.get() + 1);
+            let (read_before, written_before) = (upstream.side.read, upstream.side.written);
+            let client_before = (self.client.read, self.client.written);
+            let (result, seen, flow) = {
+                let mut exchange = Exchange {
+                    client: &mut self.client,
+                    server: &mut upstream.side,
+                    worker: &self.worker,
+                    live: &self.listed.live,
+                    request: prepared,
+                    limits: &route.limits,
+                    total,
+                    body_max: route.body_max.unwrap_or(u64::MAX),
+                    began: now,
+                    to_server: Flow::new(head, prepared.framing, prepared.framing == Framing::Chunked),
+                    to_client: None,
+                    seen: Seen::default(),
+                };
+                let alarm = &mut self.alarm;
+                let result = poll_fn(|cx| exchange.poll(cx, alarm)).await;
+                if let Some(flow) = exchange.to_client.take() {
+                    marks.body = flow.moved;
+                    self.worker.buffers.take_back(flow.into_buffer());
+                }
+                (result, exchange.seen, exchange.to_server)
+            };
+            server.pending.set(server.pending.get().saturating_sub(1));
+            let now = clock::now();
+            marks.sent = seen.sent.unwrap_or(now);
+            marks.answered = seen.head;
+            marks.status = seen.status;
+            marks.bytes_in = self.client.read - client_before.0;
+            marks.bytes_out = self.client.written - client_before.1;
+            if let Some(answered) = seen.head {
+                server.answered(answered.saturating_duration_since(marks.send));
+            }
+            match result {
+                Ok(()) => {
+                    self.worker.buffers.take_back(flow.into_buffer());
+                    marks.reused = upstream.carried > 0;
+                    marks.connection = upstream.number;
+                    marks.idle = upstream.idle;
+                    if seen.server_keeps && upstream.side.bytes().is_empty() && !seen.tunnel {
+                        upstream.keep(&self.worker.buffers, now);
+                    }
+                    let entry = Entry {
+                        route: Some(&prepared.route),
+                        server: Some(server.address),
+                        ..Entry::new(marks, now)
+                    };
+                    self.log(&entry);
+                    let keep = seen.told.is_some_and(|told| told.keep_alive) && !self.worker.is_draining();
+                    return if keep { Then::Next } else { Then::Close };
+                }
+                Err(trouble) => {
+                    let answered = upstream.side.read > read_before;
+                    let dead = matches!(trouble.failure, Failure::Closed | Failure::Os { kind: OsFailure::Reset, .. });
+                    // A connection that was kept and turns out to be dead is no word about the request.
+                    let unheard = upstream.carried > 0 && !answered && dead && bodyless;
+                    if again && unheard && (prepared.is_idempotent || upstream.side.written == written_before) {
+                        again = false;
+                        head = flow.into_buffer();
+                        continue;
+                    }
+                    self.worker.buffers.take_back(flow.into_buffer());
+                    let socket = observe(&upstream);
+                    let begun = seen.told.is_some();
+                    let keep = !begun && bodyless && prepared.keep_alive;
+                    marks.answer_bytes = upstream.side.read - read_before;
+                    marks.expected = seen.expected;
+                    marks.reused = upstream.carried > 0;
+                    marks.connection = upstream.number;
+                    marks.idle = upstream.idle;
+                    // Closed before the client hears of it: nobody waits for what the server still does.
+                    drop(upstream);
+                    let party = Some((prepared, server, Some(written_before)));
+                    return self.fail(plan, party, marks, &trouble, Some(socket), keep, !begun).await;
+                }
+            }
+        }
+    }
+
+    /// A connection to this server.
+    async fn acquire(
+        &mut self,
+        server: &Rc<Server>,
+        prepared: &Prepared,
+        total: Option<Due<'_>>,
+        marks: &mut Marks,
+        _plan: &Plan,
+    ) -> Result<Upstream, Trouble> {
+        let limits = &prepared.route.route.limits;
+        if let Some(due) = total
+            && marks.head >= due.at
+        {
+            return Err(self.at_gate(Stage::Queue, Failure::DeadlinePast(due.limit.clone())));
+        }
+        let granted = match server.grant(marks.head) {
+            Some(granted) => granted,
+            None => {
+                let due = Due::earlier(Due::after(marks.head, limits.queue.as_ref()), total);
+                let mut waiting = server.wait();
+                let turn = poll_fn(|cx| waiting.poll(cx));
+                self.under(Stage::Queue, due, prepared, turn).await?
+            }
+        };
+        marks.queued = clock::now();
+        match granted {
+            Granted::Kept(upstream) => {
+                crate::counts::add(Some(&self.worker.counts.reused), 1);
+                marks.connected = marks.queued;
+                Ok(upstream)
+            }
+            Granted::Room(permit) => self.dial(server, permit, prepared, total, marks).await,
+        }
+    }
+
+    async fn dial(
+        &mut self,
+        server: &Rc<Server>,
+        permit: Permit,
+        prepared: &Prepared,
+        total: Option<Due<'_>>,
+        marks: &mut Marks,
+    ) -> Result<Upstream, Trouble> {
+        let limits = &prepared.route.route.limits;
+        self.live().enter(Stage::Connect, marks.queued);
+        marks.dialled = true;
+        crate::counts::add(Some(&self.worker.counts.dialled), 1);
+        let due = Due::earlier(Due::after(marks.queued, limits.connect.as_ref()), total);
+        let opened = self.under(Stage::Connect, due, prepared, upstream::open(server.address)).await;
+        let opened = opened.and_then(|opened| {
+            opened.map_err(|err| Trouble { party: Party::Server, ..self.at_gate(Stage::Connect, os_failure("connect", err).0) })
+        });
+        match opened {
+            Ok(stream) => {
+                server.connected(true);
+                Ok(permit.opened(stream))
+            }
+            Err(trouble) => {
+                if trouble.party == Party::Server {
+                    server.connected(false);
+                }
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Waits for `work` under a limit, and as long as the client is there.
+    async fn under<T>(
+        &mut self,
+        stage: Stage,
+        due: Option<Due<'_>>,
+        prepared: &Prepared,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Trouble> {
+        let Self { client, worker, alarm, .. } = self;
+        let bodyless = prepared.framing == Framing::Empty;
+        upstream::or(work, |cx: &mut Context<'_>| {
+            if bodyless && client.bytes().is_empty() {
+                let left = match client.poll_fill(cx, &worker.buffers) {
+                    Poll::Ready(Ok(0)) => Some("it closed before it had its answer".to_owned()),
+                    Poll::Ready(Err(err)) => Some(err.to_string()),
+                    _ => None,
+                };
+                if let Some(how) = left {
+                    let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
+                    let party = Party::Client;
+                    return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });
+                }
+            }
+            let party = if stage == Stage::Connect { Party::Server } else { Party::Gate };
+            Due::poll(due, alarm, cx).map(|(failure, late_by)| Trouble { stage, party, failure, late_by, silent: Duration::ZERO })
+        })
+        .await
+    }
+
+    fn at_gate(&self, stage: Stage, failure: Failure) -> Trouble {
+        Trouble { stage, party: Party::Gate, failure, late_by: Duration::ZERO, silent: Duration::ZERO }
+    }
+
+    fn trusts(&self, plan: &Plan) -> bool {
+        plan.listener(self.listener).is_some_and(|listener| listener.trusted.contains(self.live().peer.ip()))
+    }
+
+    /// Judges what happened, tells the client if it can still be told, and logs it.
+    #[expect(clippy::too_many_arguments, reason = "what was seen, part by part")]
+    async fn fail(
+        &mut self,
+        plan: &Plan,
+        whom: Option<(&Prepared, &Rc<Server>, Option<u64>)>,
+        marks: &Marks,
+        trouble: &Trouble,
+        socket: Option<SocketFacts>,
+        keep: bool,
+        answerable: bool,
+    ) -> Then {
+        let now = clock::now();
+        let known = Known::of(trouble);
+        let timeline = marks.timeline(trouble, now);
+        let exchange = ExchangeFacts {
+            request_started: whom.is_some_and(|(.., sent)| sent.is_some()),
+            request_bytes: marks.bytes_in,
+            waiting_for_request_body: trouble.party == Party::Client && matches!(trouble.stage, Stage::Send),
+            response_bytes: marks.answer_bytes,
+            body_bytes: marks.body,
+            body_expected: marks.expected,
+            since_write: None,
+            last_read: None,
+            reader_away: if trouble.party == Party::Client && trouble.stage == Stage::Receive { trouble.silent } else { Duration::ZERO },
+            reused_after: marks.idle.filter(|_| marks.reused),
+        };
+        let facts = CallFacts {
+            stage: trouble.stage,
+            failure: trouble.failure.clone(),
+            now,
+            timeline,
+            late_by: trouble.late_by,
+            socket,
+            dns: None,
+            pool: whom.filter(|_| trouble.stage == Stage::Queue).map(|(_, server, _)| server.facts()),
+            h2: None,
+            exchange,
+        };
+        let judgement = overdue_core::judge::judge(&facts);
+        let cause = judgement.verdicts.first().map(|verdict| verdict.cause);
+        let summary = judgement.verdicts.first().map(|verdict| verdict.summary.clone());
+        let is_head = whom.is_some_and(|(prepared, ..)| prepared.is_head);
+        let keep = keep && known.status != 0 && !self.worker.is_draining();
+        let mut then = Then::Abort;
+        let mut status = marks.status;
+        if answerable || whom.is_none() {
+            then = Then::Close;
+            status = known.status;
+            if known.status != 0 {
+                let trusted = self.trusts(plan);
+                let told = Told { cause, stage: trouble.stage.as_str(), detail: summary.as_deref().filter(|_| trusted) };
+                let written = self.answer(known.status, &told, keep, is_head, plan).await;
+                then = if keep && written { Then::Next } else { Then::Close };
+            }
+        }
+        let entry = Entry {
+            known: Known { status, ..known },
+            route: whom.map(|(prepared, ..)| &prepared.route),
+            server: whom.map(|(_, server, _)| server.address),
+            failed: Some((&facts, &judgement)),
+            ..Entry::new(marks, clock::now())
+        };
+        self.log(&entry);
+        then
+    }
+
+    /// Writes an answer of our own, under the limit of a gap. False when it could not be written.
+    async fn answer(&mut self, status: u16, told: &Told<'_>, keep: bool, is_head: bool, plan: &Plan) -> bool {
+        let mut out = self.worker.buffers.lend();
+        answer::write(&mut out, status, told, keep, is_head);
+        let Self { client, alarm, .. } = self;
+        let began = clock::now();
+        let head = plan.listener(self.listener).and_then(|listener| listener.head.as_ref());
+        let due = Due::after(began, head);
+        let mut sent = 0;
+        let written = poll_fn(|cx| {
+            while sent < out.len() {
+                match client.poll_write(cx, out.get(sent..).unwrap_or_default(), &[]) {
+                    Poll::Ready(Ok(bytes)) => sent += bytes,
+                    Poll::Ready(Err(_)) => return Poll::Ready(false),
+                    Poll::Pending => return Due::poll(due, alarm, cx).map(|_| false),
+                }
+            }
+            match Pin::new(&mut client.io).poll_flush(cx) {
+                Poll::Ready(result) => Poll::Ready(result.is_ok()),
+                Poll::Pending => Due::poll(due, alarm, cx).map(|_| false),
+            }
+        })
+        .await;
+        self.worker.buffers.take_back(out);
+        written
+    }
+
+    /// Closes so that the client sees all that was written.
+    async fn linger(&mut self) {
+        let Self { client, worker, alarm, .. } = self;
+        let until = clock::now() + LINGER;
+        let mut thrown = 0;
+        let mut shut = false;
+        poll_fn(|cx| {
+            if !shut {
+                match Pin::new(&mut client.io).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => shut = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return alarm.poll(cx, until).map(drop),
+                }
+            }
+            loop {
+                let there = client.bytes().len();
+                thrown += there as u64;
+                client.used(there);
+                if thrown > LINGER_BYTES {
+                    return Poll::Ready(());
+                }
+                match client.poll_fill(cx, &worker.buffers) {
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return alarm.poll(cx, until).map(drop),
+                }
+            }
+        })
+        .await;
+    }
+
+    fn log(&self, entry: &Entry<'_>) {
+        let live = self.live();
+        entry.count(&self.worker.counts);
+        self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), live.peer);
+    }
+}
+
+/// What the kernel says of a connection to a server now.
+fn observe(upstream: &Upstream) -> SocketFacts {
+    let io = &upstream.side.io;
+    socket::observe(io.as_fd(), io.local_addr().ok(), Some(upstream.server.address))
+}
+
+impl Marks {
+    /// The stages, as far as they came.
+    pub(crate) fn timeline(&self, trouble: &Trouble, now: Instant) -> Timeline {
+        let mut timeline = Timeline::new(self.began);
+        let deadline = |stage: Stage, begun: Instant| match &trouble.failure {
+            Failure::DeadlinePassed(limit) if stage == trouble.stage => Some(Deadline::after(begun, limit.clone())),
+            _ => None,
+        };
+        for (stage, begun) in self.stages(Some(trouble.stage)) {
+            timeline.begin(stage, begun, deadline(stage, begun).as_ref());
+        }
+        let outcome = match trouble.failure {
+            Failure::DeadlinePassed(_) | Failure::DeadlinePast(_) => SpanOutcome::TimedOut,
+            Failure::Cancelled { .. } => SpanOutcome::Cancelled,
+            _ => SpanOutcome::Failed,
+        };
+        timeline.finish_late(now, trouble.late_by, outcome);
+        timeline.end(now, outcome);
+        timeline
+    }
+}

@@ -1,0 +1,366 @@
+//! One request on a connection to a server, and its answer: both directions at once.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf as _, BytesMut};
+use overdue::{
+    Alarm,
+    h1::{Framing, HEAD_MAX, response},
+    socket::os_failure,
+};
+use overdue_core::{Limit, Limits, Stage, facts::Failure};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+use super::{
+    flow::{Broken, Flow, Flowing},
+    head::{Prepared, Told, write_response},
+    side::Side,
+};
+use crate::{
+    clock,
+    worker::{Live, Worker},
+};
+
+/// Informational heads (100 to 199) before the final one.
+const INFORMATIONAL_MAX: usize = 32;
+
+/// An instant after which there is no point in going on, and whose word that is.
+#[derive(Clone, Copy)]
+pub(crate) struct Due<'l> {
+    pub(crate) at: Instant,
+    pub(crate) limit: &'l Limit,
+}
+
+impl<'l> Due<'l> {
+    pub(crate) fn after(begun: Instant, limit: Option<&'l Limit>) -> Option<Self> {
+        limit.and_then(|limit| Some(Self { at: begun.checked_add(limit.value)?, limit }))
+    }
+
+    /// The earlier of two; of two at the same instant the first, which is the inner one and says more.
+    pub(crate) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) if other.at < one.at => Some(other),
+            (Some(one), _) => Some(one),
+            (None, other) => other,
+        }
+    }
+
+    /// Ready with the failure once it has come, and how late that was noticed.
+    pub(crate) fn poll(due: Option<Self>, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<(Failure, Duration)> {
+        let Some(due) = due else { return Poll::Pending };
+        alarm.poll(cx, due.at).map(|noticed| {
+            (Failure::DeadlinePassed(due.limit.clone()), noticed.saturating_duration_since(due.at))
+        })
+    }
+}
+
+/// Who did not do what was due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Party {
+    Client,
+    Server,
+    /// This process.
+    Gate,
+}
+
+/// What ended a request before its time.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) stage: Stage,
+    pub(crate) party: Party,
+    pub(crate) failure: Failure,
+    pub(crate) late_by: Duration,
+    /// How long nothing had moved.
+    pub(crate) silent: Duration,
+}
+
+pub(crate) struct Exchange<'a, S> {
+    pub(crate) client: &'a mut Side<S>,
+    pub(crate) server: &'a mut Side<TcpStream>,
+    pub(crate) worker: &'a Worker,
+    pub(crate) live: &'a Live,
+    pub(crate) request: &'a Prepared,
+    pub(crate) limits: &'a Limits,
+    pub(crate) total: Option<Due<'a>>,
+    pub(crate) body_max: u64,
+    pub(crate) began: Instant,
+    pub(crate) to_server: Flow,
+    pub(crate) to_client: Option<Flow>,
+    pub(crate) seen: Seen,
+}
+
+/// What was seen of an exchange.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) sent: Option<Instant>,
+    pub(crate) head: Option<Instant>,
+    pub(crate) status: u16,
+    pub(crate) told: Option<Told>,
+    /// What the answer said its body has.
+    pub(crate) expected: Option<u64>,
+    pub(crate) server_keeps: bool,
+    pub(crate) tunnel: bool,
+    informational: usize,
+    /// Heads before the final one that are to be written to the client.
+    interim: BytesMut,
+    /// What the request, and what the answer, last waited for.
+    request_waits: Option<Flowing>,
+    answer_waits: Option<Flowing>,
+    /// So many bytes of the answer are no whole head.
+    parsed: usize,
+    /// Writing to the server failed; it may have answered before.
+    write_failed: Option<io::Error>,
+    moved: u64,
+    moved_at: Option<Instant>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
+    /// Ready when the answer is written, or when nothing more is to be expected.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, alarm: &mut Alarm) -> Poll<Result<(), Trouble>> {
+        match self.go_on(cx) {
+            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
+            Ok(Poll::Pending) => {
+                let (due, party) = self.due();
+                Due::poll(due, alarm, cx).map(|(failure, late_by)| Err(Trouble { late_by, ..self.trouble(party, failure) }))
+            }
+            Err(trouble) => Poll::Ready(Err(*trouble)),
+        }
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
+        let buffers = &self.worker.buffers;
+        if self.seen.sent.is_none() && self.seen.write_failed.is_none() {
+            match self.to_server.poll(cx, self.client, self.server, buffers, self.body_max) {
+                Ok(Flowing::Done) if self.seen.tunnel => self.seen.sent = Some(clock::now()),
+                Ok(Flowing::Done) => {
+                    let now = clock::now();
+                    self.seen.sent = Some(now);
+                    if self.to_client.is_none() {
+                        self.live.enter(Stage::Wait, now);
+                    }
+                }
+                Ok(waits) => self.seen.request_waits = Some(waits),
+                // A server that answers and closes makes our write fail; its answer may be on its way.
+                Err(Broken::Receiver(err)) => self.seen.write_failed = Some(err),
+                Err(Broken::SenderClosed) => return Err(self.client_left("it closed before the end of its request")),
+                Err(Broken::Sender(err)) => return Err(self.client_left(&err.to_string())),
+                Err(Broken::Framing(text)) => return Err(Box::new(self.trouble(Party::Client, Failure::Protocol(text)))),
+                Err(Broken::TooLong) => {
+                    let text = format!("the request's body is longer than the {} bytes that its route takes", self.body_max);
+                    return Err(Box::new(self.trouble(Party::Client, Failure::RequestBody(text))));
+                }
+            }
+        }
+        if self.to_client.is_none() {
+            let head = self.poll_head(cx)?;
+            self.write_interim(cx)?;
+            if head.is_pending() {
+                return self.watch_client(cx);
+            }
+            if self.seen.tunnel {
+                // The way to the server begins anew.
+                return self.go_on(cx);
+            }
+        }
+        let Some(to_client) = &mut self.to_client else { return Ok(Poll::Pending) };
+        match to_client.poll(cx, self.server, self.client, buffers, u64::MAX) {
+            // A tunnel ends when both directions have.
+            Ok(Flowing::Done) if self.seen.tunnel && self.seen.sent.is_none() => Ok(Poll::Pending),
+            Ok(Flowing::Done) => Ok(Poll::Ready(())),
+            Ok(waits) => {
+                self.seen.answer_waits = Some(waits);
+                self.watch_client(cx)
+            }
+            Err(Broken::SenderClosed) => Err(Box::new(self.trouble(Party::Server, Failure::Closed))),
+            Err(Broken::Sender(err)) => Err(Box::new(self.trouble(Party::Server, os_failure("read", err).0))),
+            Err(Broken::Framing(text)) => Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text)))),
+            Err(Broken::Receiver(err)) => Err(self.client_left(&err.to_string())),
+            // There is no such limit.
+            Err(Broken::TooLong) => Ok(Poll::Ready(())),
+        }
+    }
+
+    /// A client that closes while it waits has no use for the answer.
+    fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
+        // Until the request is sent, its body is what is read. What comes behind it is the next request.
+        if self.seen.sent.is_some() && !self.seen.tunnel && self.client.bytes().is_empty() {
+            match self.client.poll_fill(cx, &self.worker.buffers) {
+                Poll::Ready(Ok(0)) => return Err(self.client_left("it closed before it had its answer")),
+                Poll::Ready(Err(err)) => return Err(self.client_left(&err.to_string())),
+                Poll::Ready(Ok(_)) | Poll::Pending => {}
+            }
+        }
+        Ok(Poll::Pending)
+    }
+
+    /// What comes before the final head is sent at once: the client may wait for it.
+    fn write_interim(&mut self, cx: &mut Context<'_>) -> Result<(), Box<Trouble>> {
+        while !self.seen.interim.is_empty() {
+            match self.client.poll_write(cx, &self.seen.interim, &[]) {
+                Poll::Ready(Ok(bytes)) => self.seen.interim.advance(bytes),
+                Poll::Ready(Err(err)) => return Err(self.client_left(&err.to_string())),
+                Poll::Pending => return Ok(()),
+            }
+            if let Poll::Ready(Err(err)) = Pin::new(&mut self.client.io).poll_flush(cx) {
+                return Err(self.client_left(&err.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
+        loop {
+            let bytes = self.server.bytes();
+            let new = bytes.get(self.seen.parsed..).unwrap_or_default();
+            // A head, and each line of it, ends with a newline: parsed for every byte that comes, one that comes byte by
+            // byte would cost the square of its length.
+            if new.contains(&b'\n') || bytes.len() >= HEAD_MAX {
+                if self.take_head()? {
+                    return Ok(Poll::Ready(()));
+                }
+                if self.server.bytes().len() > self.seen.parsed {
+                    continue;
+                }
+            } else {
+                self.seen.parsed = bytes.len();
+            }
+            match self.server.poll_fill(cx, &self.worker.buffers) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Ok(0)) => return Err(Box::new(self.no_answer(Failure::Closed))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(err)) => return Err(Box::new(self.no_answer(os_failure("read", err).0))),
+            }
+        }
+    }
+
+    /// True once the final head was taken. What comes before it goes on as it came.
+    fn take_head(&mut self) -> Result<bool, Box<Trouble>> {
+        let mut room = response::room();
+        let head = match response::parse(self.server.bytes(), self.request.is_head, &mut room) {
+            Ok(Some(head)) => head,
+            Ok(None) => {
+                self.seen.parsed = self.server.bytes().len();
+                return Ok(false);
+            }
+            Err(text) => return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text)))),
+        };
+        let (length, status, framing) = (head.length, head.status, head.framing);
+        let switches = status == 101;
+        if switches && !self.request.upgrade {
+            let text = "it switches protocols, which nobody asked for".to_owned();
+            return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text))));
+        }
+        if status < 200 && !switches {
+            self.seen.informational += 1;
+            if self.seen.informational > INFORMATIONAL_MAX {
+                let text = format!("it sent more than {INFORMATIONAL_MAX} informational responses");
+                return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text))));
+            }
+            // What is waited for by an `Expect` must come through; HTTP/1.0 knows nothing of the kind.
+            if self.request.is_1_1 {
+                write_response(&mut self.seen.interim, &head, false, true, true);
+            }
+            self.server.used(length);
+            self.seen.parsed = 0;
+            return Ok(false);
+        }
+        // The rest of a body that nobody wants cannot be told from a next request.
+        let unsent = !self.to_server.has_ended() || self.seen.write_failed.is_some();
+        let keep = self.request.keep_alive && !unsent && !self.worker.is_draining();
+        let mut out = self.worker.buffers.lend();
+        out.extend_from_slice(&std::mem::take(&mut self.seen.interim));
+        let told = write_response(&mut out, &head, self.request.is_head, self.request.is_1_1, keep);
+        self.seen.server_keeps = head.keep_alive && !unsent;
+        self.seen.told = Some(told);
+        self.seen.status = status;
+        self.seen.expected = match framing {
+            Framing::Length(length) => Some(length),
+            _ => None,
+        };
+        self.server.used(length);
+        let now = clock::now();
+        self.seen.head = Some(now);
+        self.live.enter(Stage::Receive, now);
+        if switches {
+            self.seen.tunnel = true;
+            // It was sent as a request; from now on whatever comes goes on.
+            self.seen.sent = None;
+            self.to_server = Flow::tunnel(BytesMut::new());
+            self.to_client = Some(Flow::tunnel(out));
+        } else {
+            self.to_client = Some(Flow::new(out, framing, told.chunks));
+        }
+        Ok(true)
+    }
+
+    /// The earliest of the limits that hold now, and who is waited for.
+    fn due(&mut self) -> (Option<Due<'_>>, Party) {
+        let limits = self.limits;
+        let (stage, party) = if self.to_client.is_some() {
+            let moved_at = self.moved_at();
+            (Due::after(moved_at, limits.gap.as_ref()), self.who_is_waited_for())
+        } else if let Some(sent) = self.seen.sent {
+            (Due::after(sent, limits.wait.as_ref()), Party::Server)
+        } else {
+            let moved_at = self.moved_at();
+            let gap = Due::after(moved_at, limits.gap.as_ref());
+            (Due::earlier(Due::after(self.began, limits.send.as_ref()), gap), self.who_is_waited_for())
+        };
+        // A tunnel is no call: it has no end but silence.
+        let total = if self.seen.tunnel { None } else { self.total };
+        (Due::earlier(stage, total), party)
+    }
+
+    /// When something last moved. Looked at when nothing does, so that bytes that move cost no clock.
+    fn moved_at(&mut self) -> Instant {
+        let moved = self.client.read + self.client.written + self.server.read + self.server.written;
+        match self.seen.moved_at {
+            Some(at) if self.seen.moved == moved => at,
+            _ => {
+                self.seen.moved = moved;
+                *self.seen.moved_at.insert(clock::now())
+            }
+        }
+    }
+
+    /// Whose turn it is: of the flow that matters now, the one that has no bytes, or takes none.
+    fn who_is_waited_for(&self) -> Party {
+        let (waits, receiver, sender) = match self.to_client {
+            Some(_) => (self.seen.answer_waits, Party::Client, Party::Server),
+            None => (self.seen.request_waits, Party::Server, Party::Client),
+        };
+        if waits == Some(Flowing::NeedsReceiver) { receiver } else { sender }
+    }
+
+    fn stage(&self) -> Stage {
+        match (&self.to_client, self.seen.sent) {
+            (Some(_), _) => Stage::Receive,
+            (None, Some(_)) => Stage::Wait,
+            (None, None) => Stage::Send,
+        }
+    }
+
+    fn trouble(&self, party: Party, failure: Failure) -> Trouble {
+        let silent = self.seen.moved_at.map_or(Duration::ZERO, |at| clock::now().saturating_duration_since(at));
+        Trouble { stage: self.stage(), party, failure, late_by: Duration::ZERO, silent }
+    }
+
+    /// The server ended the connection without a head. Where our write had failed before, that says more.
+    fn no_answer(&mut self, failure: Failure) -> Trouble {
+        let failure = self.seen.write_failed.take().map_or(failure, |err| os_failure("write", err).0);
+        self.trouble(Party::Server, failure)
+    }
+
+    fn client_left(&self, how: &str) -> Box<Trouble> {
+        let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
+        Box::new(self.trouble(Party::Client, failure))
+    }
+}

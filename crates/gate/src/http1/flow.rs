@@ -1,0 +1,354 @@
+//! One direction of an exchange: a head, and the body behind it as it comes.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut as _, BytesMut};
+use overdue::h1::{
+    Framing,
+    chunked::{Chunked, Part, trailer_room, trailers},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    head::put_field,
+    side::{Buffers, Side},
+};
+
+/// Bytes on their way from one side to the other.
+pub(crate) struct Flow {
+    /// Goes first: a head, or a chunk as it is told to the other side.
+    out: BytesMut,
+    /// So much of it was written. It is not cut off: a head may have to be sent again.
+    sent: usize,
+    body: Body,
+    /// Whether the other side gets chunks.
+    chunks: bool,
+    /// Bytes of the body that were taken from its sender, without their framing.
+    pub(crate) moved: u64,
+    ended: bool,
+}
+
+enum Body {
+    Length(u64),
+    Chunked(Chunked),
+    UntilClose,
+    /// Whatever comes, both ways: the connection is no longer one of HTTP.
+    Tunnel,
+}
+
+/// Why a flow does not go on by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flowing {
+    /// All of it was written.
+    Done,
+    /// Its sender has no more yet.
+    NeedsSender,
+    /// Its receiver takes no more yet.
+    NeedsReceiver,
+}
+
+/// What ended a flow before its time.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The sender closed where more was due.
+    SenderClosed,
+    /// Reading from the sender failed.
+    Sender(io::Error),
+    /// The sender's framing is wrong.
+    Framing(String),
+    /// Writing to the receiver failed.
+    Receiver(io::Error),
+    /// The body is longer than it may be.
+    TooLong,
+}
+
+impl Flow {
+    /// A head that waits in `out`, and a body of this framing behind it, which is told to the receiver in chunks or as it
+    /// is.
+    pub(crate) fn new(out: BytesMut, framing: Framing, chunks: bool) -> Self {
+        let body = match framing {
+            Framing::Empty => Body::Length(0),
+            Framing::Length(length) => Body::Length(length),
+            Framing::Chunked => Body::Chunked(Chunked::default()),
+            Framing::UntilClose => Body::UntilClose,
+        };
+        Self { out, sent: 0, body, chunks, moved: 0, ended: framing == Framing::Empty }
+    }
+
+    pub(crate) fn tunnel(out: BytesMut) -> Self {
+        Self { out, sent: 0, body: Body::Tunnel, chunks: false, moved: 0, ended: false }
+    }
+
+    /// Whether all of it has been taken from the sender.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Back to the beginning of a head that has no body behind it.
+    pub(crate) fn rewind(&mut self) {
+        self.sent = 0;
+    }
+
+    /// Something to be sent before all else, ahead of what waits.
+    pub(crate) fn out(&mut self) -> &mut BytesMut {
+        if self.sent == self.out.len() {
+            self.out.clear();
+            self.sent = 0;
+        }
+        &mut self.out
+    }
+
+    pub(crate) fn into_buffer(self) -> BytesMut {
+        self.out
+    }
+
+    /// Moves what can be moved now.
+    pub(crate) fn poll<A, B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Side<A>,
+        to: &mut Side<B>,
+        buffers: &Buffers,
+        most: u64,
+    ) -> Result<Flowing, Broken>
+    where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            let direct = self.direct(from.bytes().len());
+            let first = self.out.get(self.sent..).unwrap_or_default();
+            if !first.is_empty() || direct > 0 {
+                let then = from.bytes().get(..direct).unwrap_or_default();
+                match to.poll_write(cx, first, then) {
+                    Poll::Pending => return Ok(Flowing::NeedsReceiver),
+                    Poll::Ready(Err(err)) => return Err(Broken::Receiver(err)),
+                    Poll::Ready(Ok(written)) => {
+                        let own = written.min(first.len());
+                        self.sent += own;
+                        self.took(from, written - own, most)?;
+                        continue;
+                    }
+                }
+            }
+            if self.ended {
+                return Self::poll_flush(cx, to, Flowing::Done);
+            }
+            if self.decode(from, most)? {
+                continue;
+            }
+            match from.poll_fill(cx, buffers) {
+                Poll::Pending => return Self::poll_flush(cx, to, Flowing::NeedsSender),
+                Poll::Ready(Err(err)) => return Err(Broken::Sender(err)),
+                Poll::Ready(Ok(0)) => self.sender_ended(cx, to)?,
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Bytes of what was read that go on as they are.
+    fn direct(&self, there: usize) -> usize {
+        match self.body {
+            Body::Length(left) => usize::try_from(left).unwrap_or(usize::MAX).min(there),
+            Body::Tunnel => there,
+            Body::UntilClose if !self.chunks => there,
+            Body::UntilClose | Body::Chunked(_) => 0,
+        }
+    }
+
+    fn took<A: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        from: &mut Side<A>,
+        bytes: usize,
+        most: u64,
+    ) -> Result<(), Broken> {
+        from.used(bytes);
+        if let Body::Length(left) = &mut self.body {
+            *left -= bytes as u64;
+            self.ended |= *left == 0;
+        }
+        self.count(bytes, most)
+    }
+
+    fn count(&mut self, bytes: usize, most: u64) -> Result<(), Broken> {
+        self.moved += bytes as u64;
+        if self.moved > most { Err(Broken::TooLong) } else { Ok(()) }
+    }
+
+    /// Puts what was read into `out`, as the receiver is to see it. False when there is nothing to put there.
+    fn decode<A: AsyncRead + AsyncWrite + Unpin>(&mut self, from: &mut Side<A>, most: u64) -> Result<bool, Broken> {
+        match &mut self.body {
+            Body::UntilClose if self.chunks && !from.bytes().is_empty() => {
+                put_chunk(self.out(), from.bytes());
+                let bytes = from.bytes().len();
+                from.used(bytes);
+                self.count(bytes, most)?;
+                Ok(true)
+            }
+            Body::Chunked(decoder) => {
+                if self.sent == self.out.len() {
+                    self.out.clear();
+                    self.sent = 0;
+                }
+                let mut moved = 0;
+                // What came together goes on together.
+                let ended = loop {
+                    let (used, part) = decoder.next(from.bytes()).map_err(Broken::Framing)?;
+                    let ended = part.map(|part| match part {
+                        Part::Data(at) => {
+                            let data = from.bytes().get(at).unwrap_or_default();
+                            if self.chunks { put_chunk(&mut self.out, data) } else { self.out.put_slice(data) }
+                            moved += data.len();
+                            false
+                        }
+                        Part::End(at) => {
+                            if self.chunks {
+                                put_end(&mut self.out, from.bytes().get(at).unwrap_or_default());
+                            }
+                            true
+                        }
+                    });
+                    from.used(used);
+                    match ended {
+                        Some(false) => {}
+                        Some(true) => break true,
+                        None => break false,
+                    }
+                };
+                self.ended |= ended;
+                self.count(moved, most)?;
+                Ok(ended || moved > 0)
+            }
+            Body::Length(_) | Body::UntilClose | Body::Tunnel => Ok(false),
+        }
+    }
+
+    fn sender_ended<B: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Side<B>,
+    ) -> Result<(), Broken> {
+        match self.body {
+            Body::UntilClose => {
+                if self.chunks {
+                    self.out().put_slice(b"0\r\n\r\n");
+                }
+            }
+            Body::Tunnel => {
+                // The other direction goes on. That the receiver cannot be told is for that one to find out.
+                let _ = Pin::new(&mut to.io).poll_shutdown(cx);
+            }
+            Body::Length(_) | Body::Chunked(_) => return Err(Broken::SenderClosed),
+        }
+        self.ended = true;
+        Ok(())
+    }
+
+    /// What was written must not lie in a buffer of TLS while everybody waits.
+    fn poll_flush<B: AsyncRead + AsyncWrite + Unpin>(
+        cx: &mut Context<'_>,
+        to: &mut Side<B>,
+        then: Flowing,
+    ) -> Result<Flowing, Broken> {
+        match Pin::new(&mut to.io).poll_flush(cx) {
+            Poll::Ready(Ok(())) => Ok(then),
+            Poll::Ready(Err(err)) => Err(Broken::Receiver(err)),
+            Poll::Pending => Ok(Flowing::NeedsReceiver),
+        }
+    }
+}
+
+fn put_chunk(out: &mut BytesMut, data: &[u8]) {
+    out.reserve(data.len() + 20);
+    out.put_slice(format!("{:x}\r\n", data.len()).as_bytes());
+    out.put_slice(data);
+    out.put_slice(b"\r\n");
+}
+
+/// Fields that have no place among trailers: they would say how to read, or where to send, what has been read and sent.
+const NO_TRAILERS: [&str; 6] = ["content-length", "transfer-encoding", "host", "trailer", "connection", "te"];
+
+fn put_end(out: &mut BytesMut, bytes: &[u8]) {
+    out.put_slice(b"0\r\n");
+    for field in trailers(bytes, &mut trailer_room()) {
+        if !NO_TRAILERS.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
+            put_field(out, field.name, field.value);
+        }
+    }
+    out.put_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// What the receiver gets of this body, which comes in pieces of `step` bytes and is closed then.
+    async fn moved(sent: &[u8], framing: Framing, chunks: bool, step: usize) -> (Result<Flowing, Broken>, Vec<u8>) {
+        let (mut client, from) = duplex(1 << 16);
+        let (to, mut server) = duplex(7);
+        let (mut from, mut to) = (Side::new(from), Side::new(to));
+        let buffers = Buffers::default();
+        let mut flow = Flow::new(BytesMut::from("HEAD "), framing, chunks);
+        let relay = async move {
+            poll_fn(|cx| match flow.poll(cx, &mut from, &mut to, &buffers, 1000) {
+                Ok(Flowing::Done) => Poll::Ready(Ok(Flowing::Done)),
+                Ok(_) => Poll::Pending,
+                Err(err) => Poll::Ready(Err(err)),
+            })
+            .await
+        };
+        let send = async move {
+            for piece in sent.chunks(step) {
+                let _ = client.write_all(piece).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        let mut got = Vec::new();
+        let (result, (), _) = tokio::join!(relay, send, server.read_to_end(&mut got));
+        (result, got)
+    }
+
+    #[tokio::test]
+    async fn bodies_of_every_framing_arrive_as_told() {
+        for step in [1, 3, 1000] {
+            for (sent, framing, chunks, got) in [
+                (&b"hello"[..], Framing::Length(5), false, &b"HEAD hello"[..]),
+                (b"hello, next", Framing::Length(5), false, b"HEAD hello"),
+                (b"", Framing::Empty, false, b"HEAD "),
+                (b"5;x=y\r\nhello\r\n0\r\nSum: 1\r\nHost: x\r\n\r\n", Framing::Chunked, false, b"HEAD hello"),
+                (b"hello", Framing::UntilClose, false, b"HEAD hello"),
+            ] {
+                let (result, seen) = moved(sent, framing, chunks, step).await;
+                assert!(matches!(result, Ok(Flowing::Done)), "{framing:?}: {result:?}");
+                assert_eq!(seen, got, "{framing:?} by {step}");
+            }
+        }
+        let (_, seen) = moved(b"5;x=y\r\nhello\r\n0\r\nSum: 1\r\nHost: x\r\n\r\n", Framing::Chunked, true, 1000).await;
+        assert_eq!(seen, b"HEAD 5\r\nhello\r\n0\r\nSum: 1\r\n\r\n");
+        let (_, seen) = moved(b"hello", Framing::UntilClose, true, 1000).await;
+        assert_eq!(seen, b"HEAD 5\r\nhello\r\n0\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_too_soon_or_too_late_is_no_body() {
+        for (sent, framing) in [(&b"hell"[..], Framing::Length(5)), (b"5\r\nhello\r\n", Framing::Chunked)] {
+            let (result, _) = moved(sent, framing, true, 2).await;
+            assert!(matches!(result, Err(Broken::SenderClosed)), "{result:?}");
+        }
+        let (result, seen) = moved(b"5\r\nhelloX", Framing::Chunked, true, 100).await;
+        assert!(matches!(result, Err(Broken::Framing(_))), "{result:?}");
+        // The end was never told.
+        assert!(!seen.ends_with(b"0\r\n\r\n"));
+        let long = [b'x'; 1001];
+        let (result, _) = moved(&long, Framing::Length(1001), false, 1001).await;
+        assert!(matches!(result, Err(Broken::TooLong)), "{result:?}");
+    }
+}

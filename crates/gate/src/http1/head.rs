@@ -1,0 +1,331 @@
+//! Heads, rewritten for the other side.
+//!
+//! What is about one connection is not sent on: `Connection` and the fields that it names, `Keep-Alive`,
+//! `Proxy-Connection`, `TE`, `Upgrade`, and the framing, which is told anew. Nor is what only a proxy that is trusted may
+//! say: the time that remains, and whom it serves.
+
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+use bytes::{BufMut as _, BytesMut};
+use overdue::{
+    h1::{
+        Framing,
+        fields::{Field, tokens},
+        request, response,
+    },
+    server::propagate::{ENVOY_TIMEOUT_MS, GRPC_TIMEOUT, Style, TimeoutHeaders},
+};
+use overdue_core::Limit;
+
+use crate::{
+    config::Listener,
+    route::{self, Asked},
+    worker::{Plan, PlannedRoute},
+};
+
+/// A request that was read, whose new head has been begun.
+pub(crate) struct Prepared {
+    pub(crate) route: Rc<PlannedRoute>,
+    /// Bytes of the head that was read.
+    pub(crate) length: usize,
+    pub(crate) framing: Framing,
+    pub(crate) keep_alive: bool,
+    pub(crate) is_1_1: bool,
+    pub(crate) is_head: bool,
+    /// Whether it could be sent twice without harm.
+    pub(crate) is_idempotent: bool,
+    /// It asks for another protocol.
+    pub(crate) upgrade: bool,
+    pub(crate) is_grpc: bool,
+    /// The time that its caller gives it.
+    pub(crate) inherited: Option<Limit>,
+}
+
+/// What the log says of a request, in one buffer that is used again.
+#[derive(Default, Clone)]
+pub(crate) struct Line {
+    text: String,
+    method: usize,
+    authority: usize,
+}
+
+impl Line {
+    fn set(&mut self, method: &str, authority: &str, path: &str) {
+        /// Of a longer path the log has the beginning.
+        const PATH_MAX: usize = 1024;
+        self.text.clear();
+        self.text.push_str(method);
+        self.method = self.text.len();
+        self.text.push_str(authority);
+        self.authority = self.text.len();
+        self.text.push_str(path.get(..path.len().min(PATH_MAX)).unwrap_or_default());
+    }
+
+    pub(crate) fn method(&self) -> &str {
+        self.text.get(..self.method).unwrap_or_default()
+    }
+
+    pub(crate) fn authority(&self) -> &str {
+        self.text.get(self.method..self.authority).unwrap_or_default()
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.text.get(self.authority..).unwrap_or_default()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.text.clear();
+        (self.method, self.authority) = (0, 0);
+    }
+}
+
+/// Why a request goes nowhere.
+pub(crate) struct NotServed {
+    pub(crate) status: u16,
+    pub(crate) why: String,
+    /// Where what follows it begins, if that is known: the length of its head, when it has no body.
+    pub(crate) length: Option<usize>,
+    pub(crate) is_head: bool,
+}
+
+impl From<request::Refused> for NotServed {
+    fn from(refused: request::Refused) -> Self {
+        Self { status: refused.status, why: refused.why, length: None, is_head: false }
+    }
+}
+
+/// Reads a request at the front of `buf`, finds its route, and writes its head for the server into `out`, but for what
+/// [`finish_request`] adds. `None` when it is not all there yet.
+pub(crate) fn prepare(
+    buf: &[u8],
+    plan: &Plan,
+    listener: &Listener,
+    peer: SocketAddr,
+    line: &mut Line,
+    out: &mut BytesMut,
+) -> Result<Option<Prepared>, NotServed> {
+    let mut room = response::room();
+    let Some(head) = request::parse(buf, &mut room)? else { return Ok(None) };
+    let authority = head.authority.unwrap_or_default();
+    line.set(head.method, authority, head.path);
+    let is_head = head.method == "HEAD";
+    let not_served = |status, why| NotServed {
+        status,
+        why,
+        length: (head.framing == Framing::Empty && head.keep_alive).then_some(head.length),
+        is_head,
+    };
+    let asked = Asked { method: head.method, authority, path: head.path, fields: head.fields };
+    let Some(route) = route::find(&plan.routes, asked) else {
+        return Err(not_served(404, format!("no route is for {} {authority}{}", head.method, head.path)));
+    };
+    if let (Framing::Length(length), Some(most)) = (head.framing, route.route.body_max)
+        && length > most
+    {
+        return Err(not_served(413, format!("its body of {length} bytes is longer than the {most} that its route takes")));
+    }
+    let trusted = listener.trusted.contains(peer.ip());
+    let inherited = if trusted { inherited(&plan.timeouts, head.fields) } else { Ok(None) };
+    let inherited = inherited.map_err(|why| not_served(400, why))?;
+    let upgrade = head.said.upgrade && head.is_1_1 && head.framing == Framing::Empty;
+    let is_grpc = write_request(out, &head, authority, peer, trusted, upgrade);
+    Ok(Some(Prepared {
+        route: Rc::clone(route),
+        length: head.length,
+        framing: head.framing,
+        keep_alive: head.keep_alive,
+        is_1_1: head.is_1_1,
+        is_head,
+        is_idempotent: matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"),
+        upgrade,
+        is_grpc,
+        inherited,
+    }))
+}
+
+fn inherited(headers: &TimeoutHeaders, fields: &[Field<'_>]) -> Result<Option<Limit>, String> {
+    let fields = fields.iter().map(|field| (field.name.as_bytes(), field.value.trim_ascii()));
+    headers.read(fields).map_err(|err| err.to_string())
+}
+
+/// What becomes of a field of a request.
+enum Fate {
+    Keep,
+    Drop,
+    /// Whom the proxies before this one served.
+    ForwardedFor,
+}
+
+fn fate(name: &str, trusted: bool, upgrade: bool) -> Fate {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    // By the length of the name first: most fields are none of these.
+    let own = match name.len() {
+        2 => is("te"),
+        4 => is("host"),
+        7 => is("upgrade") && !upgrade,
+        9 => is("forwarded") && !trusted,
+        10 => is("connection") || is("keep-alive"),
+        12 => is(GRPC_TIMEOUT),
+        14 => is("content-length"),
+        15 if is("x-forwarded-for") => return if trusted { Fate::ForwardedFor } else { Fate::Drop },
+        16 => is("proxy-connection") || is("x-forwarded-host") && !trusted,
+        17 => is("transfer-encoding") || is("x-forwarded-proto") && !trusted,
+        30 => is(ENVOY_TIMEOUT_MS),
+        _ => false,
+    };
+    if own { Fate::Drop } else { Fate::Keep }
+}
+
+/// True for a gRPC request.
+fn write_request(
+    out: &mut BytesMut,
+    head: &request::Head<'_, '_>,
+    authority: &str,
+    peer: SocketAddr,
+    trusted: bool,
+    upgrade: bool,
+) -> bool {
+    out.reserve(head.length + 256);
+    out.put_slice(head.method.as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(head.path.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\n");
+    put_field(out, "host", authority.as_bytes());
+    let (mut is_grpc, mut proto) = (false, false);
+    let mut served: Option<&[u8]> = None;
+    for field in head.fields {
+        match fate(field.name, trusted, upgrade) {
+            Fate::Drop => continue,
+            Fate::ForwardedFor => {
+                // Several fields are one list.
+                if let Some(before) = served.replace(field.value) {
+                    put_field(out, "x-forwarded-for", before);
+                }
+                continue;
+            }
+            Fate::Keep if head.said.names_others && is_named(head.fields, field.name) => continue,
+            Fate::Keep => put_field(out, field.name, field.value),
+        }
+        is_grpc |= field.name.len() == 12
+            && field.name.eq_ignore_ascii_case("content-type")
+            && field.value.starts_with(b"application/grpc");
+        proto |= field.name.len() == 17 && field.name.eq_ignore_ascii_case("x-forwarded-proto");
+    }
+    out.put_slice(b"x-forwarded-for: ");
+    if let Some(served) = served {
+        out.put_slice(served);
+        out.put_slice(b", ");
+    }
+    put_ip(out, peer);
+    out.put_slice(b"\r\n");
+    if !proto {
+        put_field(out, "x-forwarded-proto", b"http");
+    }
+    if upgrade {
+        put_field(out, "connection", b"upgrade");
+    }
+    match head.framing {
+        Framing::Empty if head.said.length.is_none() => {}
+        Framing::Empty => put_field(out, "content-length", b"0"),
+        Framing::Length(length) => put_field(out, "content-length", itoa::Buffer::new().format(length).as_bytes()),
+        Framing::Chunked | Framing::UntilClose => put_field(out, "transfer-encoding", b"chunked"),
+    }
+    is_grpc
+}
+
+fn put_ip(out: &mut BytesMut, peer: SocketAddr) {
+    use std::fmt::Write as _;
+    // Writing to a buffer that grows does not fail.
+    let _ = write!(out, "{}", peer.ip().to_canonical());
+}
+
+/// Whether `Connection` names this field.
+fn is_named(fields: &[Field<'_>], name: &str) -> bool {
+    fields
+        .iter()
+        .filter(|field| field.name.eq_ignore_ascii_case("connection"))
+        .flat_map(|field| tokens(field.value))
+        .any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Says what remains, and ends the head. `None` when there is no end to it. False when nothing remains that could be
+/// said: the request must not be sent.
+pub(crate) fn finish_request(out: &mut BytesMut, left: Option<Duration>, is_grpc: bool) -> bool {
+    if let Some(left) = left {
+        let Some(millis) = Style::Millis.write(left) else { return false };
+        put_field(out, ENVOY_TIMEOUT_MS, millis.as_bytes());
+        if let Some(text) = Style::Grpc.write(left).filter(|_| is_grpc) {
+            put_field(out, GRPC_TIMEOUT, text.as_bytes());
+        }
+    }
+    out.put_slice(b"\r\n");
+    true
+}
+
+/// How the client is told the end of a response body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Told {
+    pub(crate) chunks: bool,
+    pub(crate) keep_alive: bool,
+}
+
+/// Writes a response head for the client.
+pub(crate) fn write_response(
+    out: &mut BytesMut,
+    head: &response::Head<'_, '_>,
+    is_head: bool,
+    is_1_1: bool,
+    keep_alive: bool,
+) -> Told {
+    let switches = head.status == 101;
+    let open_end = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
+    let told = Told { chunks: open_end && is_1_1, keep_alive: keep_alive && (!open_end || is_1_1) && !switches };
+    out.reserve(head.length + 64);
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(itoa::Buffer::new().format(head.status).as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(head.reason.as_bytes());
+    out.put_slice(b"\r\n");
+    for field in head.fields {
+        let is = |other: &str| field.name.eq_ignore_ascii_case(other);
+        let own = match field.name.len() {
+            7 => is("upgrade") && !switches,
+            10 => is("connection") || is("keep-alive"),
+            14 => is("content-length"),
+            16 => is("proxy-connection"),
+            17 => is("transfer-encoding"),
+            _ => false,
+        };
+        if !own && !(head.said.names_others && is_named(head.fields, field.name)) {
+            put_field(out, field.name, field.value);
+        }
+    }
+    match head.framing {
+        _ if told.chunks => put_field(out, "transfer-encoding", b"chunked"),
+        Framing::Length(length) => put_field(out, "content-length", itoa::Buffer::new().format(length).as_bytes()),
+        // What the body of a GET would have.
+        Framing::Empty if is_head || head.status == 304 => {
+            if let Some(length) = head.said.length {
+                put_field(out, "content-length", itoa::Buffer::new().format(length).as_bytes());
+            }
+        }
+        Framing::Empty if head.status >= 200 && head.status != 204 => put_field(out, "content-length", b"0"),
+        _ => {}
+    }
+    if switches {
+        put_field(out, "connection", b"upgrade");
+    } else if head.status >= 200 && !told.keep_alive {
+        put_field(out, "connection", b"close");
+    } else if head.status >= 200 && !is_1_1 {
+        put_field(out, "connection", b"keep-alive");
+    }
+    out.put_slice(b"\r\n");
+    told
+}
+
+pub(crate) fn put_field(out: &mut BytesMut, name: &str, value: &[u8]) {
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}

@@ -1,0 +1,432 @@
+//! One line a request, and whoever writes them.
+//!
+//! A worker formats into a buffer of its own and hands it on when it is full or some time has passed. Writing is a
+//! thread's: a disk that is slow, or a reader that is, holds up nobody; what it cannot take is dropped and counted.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use overdue_core::{Outcome, Report, Stage, facts::CallFacts, judge::Judgement, micros, report::LimitReport};
+
+use crate::{
+    clock,
+    config::{Format, To},
+    counts::{Counts, STAGES, add},
+    http1::{Known, Line},
+    worker::{HEAD, PlannedRoute},
+};
+
+/// A buffer that is longer is handed on at once.
+const FULL: usize = 32 * 1024;
+/// Buffers that wait to be written, of all workers.
+const WAITING_MAX: usize = 256;
+
+/// The instants of a request.
+pub(crate) struct Marks {
+    pub(crate) began: Instant,
+    /// Its head was there.
+    pub(crate) head: Instant,
+    /// It had its turn.
+    pub(crate) queued: Instant,
+    pub(crate) connected: Instant,
+    pub(crate) send: Instant,
+    pub(crate) sent: Instant,
+    /// The head of the answer was there.
+    pub(crate) answered: Option<Instant>,
+    pub(crate) dialled: bool,
+    pub(crate) status: u16,
+    /// Bytes of the client's, and to the client.
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    /// Bytes of the answer, of its body, and what it said that its body has.
+    pub(crate) answer_bytes: u64,
+    pub(crate) body: u64,
+    pub(crate) expected: Option<u64>,
+    /// Of the connection to the server.
+    pub(crate) reused: bool,
+    pub(crate) connection: u64,
+    pub(crate) idle: Option<Duration>,
+}
+
+impl Marks {
+    pub(crate) const fn at(began: Instant) -> Self {
+        Self {
+            began,
+            head: began,
+            queued: began,
+            connected: began,
+            send: began,
+            sent: began,
+            answered: None,
+            dialled: false,
+            status: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            answer_bytes: 0,
+            body: 0,
+            expected: None,
+            reused: false,
+            connection: 0,
+            idle: None,
+        }
+    }
+
+    /// The stages in order, with their beginnings, up to the one in which it ended.
+    pub(crate) fn stages(&self, last: Option<Stage>) -> impl Iterator<Item = (Stage, Instant)> {
+        let beginnings = [
+            (HEAD, Some(self.began)),
+            (Stage::Queue, Some(self.head)),
+            (Stage::Connect, self.dialled.then_some(self.queued)),
+            (Stage::Send, Some(self.send)),
+            (Stage::Wait, Some(self.sent)),
+            (Stage::Receive, self.answered),
+        ];
+        let mut over = false;
+        beginnings.into_iter().filter_map(|(stage, begun)| Some((stage, begun?))).take_while(move |(stage, _)| {
+            let was_over = over;
+            over |= Some(*stage) == last;
+            !was_over
+        })
+    }
+}
+
+/// What is to be told of a request.
+pub(crate) struct Entry<'a> {
+    pub(crate) marks: &'a Marks,
+    pub(crate) end: Instant,
+    pub(crate) known: Known,
+    pub(crate) route: Option<&'a Rc<PlannedRoute>>,
+    pub(crate) server: Option<SocketAddr>,
+    /// Why it went nowhere.
+    pub(crate) refused: Option<&'a str>,
+    pub(crate) failed: Option<(&'a CallFacts, &'a Judgement)>,
+}
+
+impl<'a> Entry<'a> {
+    /// Of a request that was answered by its server.
+    pub(crate) fn new(marks: &'a Marks, end: Instant) -> Self {
+        let known = Known { status: marks.status, ..Known::SERVED };
+        Self { marks, end, known, route: None, server: None, refused: None, failed: None }
+    }
+
+    fn stages(&self) -> impl Iterator<Item = (Stage, Instant, Instant)> {
+        let last = match (self.failed, self.refused) {
+            (Some((facts, _)), _) => Some(facts.stage),
+            (None, Some(_)) => Some(HEAD),
+            (None, None) => None,
+        };
+        let end = if self.refused.is_some() { self.marks.head } else { self.end };
+        let mut stages = self.marks.stages(last).peekable();
+        std::iter::from_fn(move || {
+            let (stage, begun) = stages.next()?;
+            Some((stage, begun, stages.peek().map_or(end, |(_, next)| *next)))
+        })
+    }
+
+    pub(crate) fn count(&self, counts: &Counts) {
+        add(Some(&counts.requests), 1);
+        add(Some(&counts.bytes_in), self.marks.bytes_in);
+        add(Some(&counts.bytes_out), self.marks.bytes_out);
+        add(counts.statuses.get(usize::from(self.known.status / 100)), 1);
+        for (stage, begun, ended) in self.stages() {
+            let place = STAGES.iter().position(|known| *known == stage);
+            if let Some(histogram) = place.and_then(|place| counts.stages.get(place)) {
+                histogram.record(ended.saturating_duration_since(begun));
+            }
+        }
+        counts.total.record(self.end.saturating_duration_since(self.marks.began));
+        if let (Some((_, judgement)), Some(route)) = (self.failed, self.route)
+            && let Some(verdict) = judgement.verdicts.first()
+        {
+            counts.failed(&route.route.name, verdict.cause);
+        }
+    }
+}
+
+/// The lines of one worker that are not handed on yet.
+pub(crate) struct Lines {
+    format: Option<Format>,
+    buf: Vec<u8>,
+    count: u64,
+    /// What time it is, as often as that is looked up.
+    time: (u64, u32),
+    to: Writer,
+}
+
+impl Lines {
+    pub(crate) fn new(format: Format, writer: Writer) -> Self {
+        let format = writer.to.is_some().then_some(format);
+        Self { format, buf: Vec::new(), count: 0, time: now(), to: writer }
+    }
+
+    /// Adds the line of one request.
+    pub(crate) fn put(&mut self, entry: &Entry<'_>, line: &Line, peer: SocketAddr) {
+        let Some(format) = self.format else { return };
+        // To a buffer that grows, writing does not fail.
+        let _ = match format {
+            Format::Json => json(&mut self.buf, self.time, entry, line, peer),
+            Format::Text => text(&mut self.buf, self.time, entry, line, peer),
+        };
+        self.count += 1;
+        if self.buf.len() >= FULL {
+            self.hand_on();
+        }
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.time = now();
+        self.hand_on();
+    }
+
+    fn hand_on(&mut self) {
+        if !self.buf.is_empty() {
+            let buf = std::mem::replace(&mut self.buf, Vec::with_capacity(FULL + FULL / 4));
+            self.to.write(buf, self.count);
+            self.count = 0;
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.hand_on();
+    }
+}
+
+/// Seconds and milliseconds since 1970.
+fn now() -> (u64, u32) {
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs(), since.subsec_millis())
+}
+
+/// As of RFC 3339.
+fn put_time(out: &mut Vec<u8>, (secs, millis): (u64, u32)) -> io::Result<()> {
+    let days = secs / 86_400;
+    // Civil from days: the year begins in March, so that the leap day is its last.
+    let era_day = days + 719_468;
+    let (era, of_era) = (era_day / 146_097, era_day % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
+    write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+fn put_number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn since(begun: Instant, ended: Instant) -> u64 {
+    micros(ended.saturating_duration_since(begun))
+}
+
+/// One object of `overdue.report/1`, with what only the gateway knows under `gate`.
+fn json(out: &mut Vec<u8>, time: (u64, u32), entry: &Entry<'_>, line: &Line, peer: SocketAddr) -> io::Result<()> {
+    let Entry { marks, end, known, .. } = entry;
+    match entry.failed {
+        None => {
+            let outcome = if entry.refused.is_some() { "failed" } else { "ok" };
+            out.extend_from_slice(b"{\"schema\":\"overdue.report/1\",\"outcome\":\"");
+            out.extend_from_slice(outcome.as_bytes());
+            out.extend_from_slice(b"\",\"stage\":null,\"cause\":null,\"limit\":null,\"elapsed_us\":");
+            put_number(out, since(marks.began, *end));
+            out.extend_from_slice(b",\"timeline\":[");
+            for (place, (stage, begun, ended)) in entry.stages().enumerate() {
+                out.extend_from_slice(if place == 0 { b"{\"stage\":\"" } else { b",{\"stage\":\"" });
+                out.extend_from_slice(stage.as_str().as_bytes());
+                out.extend_from_slice(b"\",\"start_us\":");
+                put_number(out, since(marks.began, begun));
+                out.extend_from_slice(b",\"duration_us\":");
+                put_number(out, since(begun, ended));
+                out.extend_from_slice(b",\"outcome\":\"done\"}");
+            }
+            out.extend_from_slice(b"]");
+        }
+        Some((facts, judgement)) => {
+            let outcome = match facts.failure {
+                overdue_core::facts::Failure::DeadlinePassed(_) | overdue_core::facts::Failure::DeadlinePast(_) => {
+                    Outcome::TimedOut
+                }
+                overdue_core::facts::Failure::Cancelled { .. } => Outcome::Cancelled,
+                _ => Outcome::Failed,
+            };
+            let mut report = Report::new(outcome, &facts.timeline, facts.now);
+            report.stage = Some(facts.stage.as_str());
+            report.cause = judgement.verdicts.first().map(|verdict| verdict.cause);
+            report.limit = match &facts.failure {
+                overdue_core::facts::Failure::DeadlinePassed(limit)
+                | overdue_core::facts::Failure::DeadlinePast(limit) => Some(LimitReport::from(limit)),
+                _ => None,
+            };
+            report.verdicts.clone_from(&judgement.verdicts);
+            report.advisories.clone_from(&judgement.advisories);
+            serde_json::to_writer(&mut *out, &report)?;
+            out.pop();
+        }
+    }
+    if let Some(server) = entry.server.filter(|_| marks.connection > 0 && entry.failed.is_none()) {
+        write!(out, ",\"connection\":{{\"id\":{},\"reused\":{},\"idle_us\":", marks.connection, marks.reused)?;
+        put_number(out, marks.idle.map_or(0, micros));
+        write!(out, ",\"peer\":\"{server}\"}}")?;
+    }
+    out.extend_from_slice(b",\"gate\":{\"time\":\"");
+    put_time(out, time)?;
+    write!(out, "\",\"client\":\"{peer}\",\"method\":")?;
+    put_text(out, line.method())?;
+    out.extend_from_slice(b",\"host\":");
+    put_text(out, line.authority())?;
+    out.extend_from_slice(b",\"path\":");
+    put_text(out, line.path())?;
+    out.extend_from_slice(b",\"status\":");
+    put_number(out, known.status.into());
+    if let Some(route) = entry.route {
+        out.extend_from_slice(b",\"route\":");
+        put_text(out, &route.route.name)?;
+    }
+    if let Some(server) = entry.server {
+        write!(out, ",\"server\":\"{server}\"")?;
+    }
+    if let Some(why) = entry.refused {
+        out.extend_from_slice(b",\"refused\":");
+        put_text(out, why)?;
+    }
+    out.extend_from_slice(b",\"bytes_in\":");
+    put_number(out, marks.bytes_in);
+    out.extend_from_slice(b",\"bytes_out\":");
+    put_number(out, marks.bytes_out);
+    out.extend_from_slice(b",\"termination\":\"");
+    out.extend_from_slice(&known.state);
+    out.extend_from_slice(b"\",\"flags\":\"");
+    out.extend_from_slice(known.flag.as_bytes());
+    out.extend_from_slice(b"\"}}\n");
+    Ok(())
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
+    let plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+    if text.bytes().all(plain) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return Ok(());
+    }
+    serde_json::to_writer(out, text).map_err(io::Error::from)
+}
+
+/// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER TR/Tw/Tc/Tr/Td/Ta BYTES CAUSE`, times in
+/// milliseconds.
+fn text(out: &mut Vec<u8>, time: (u64, u32), entry: &Entry<'_>, line: &Line, peer: SocketAddr) -> io::Result<()> {
+    let Entry { marks, end, known, .. } = entry;
+    put_time(out, time)?;
+    let state = str::from_utf8(&known.state).unwrap_or("--");
+    write!(out, " {peer} {} {state} {} ", known.status, known.flag)?;
+    let word = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_default().to_string() };
+    write!(out, "{} {} {} ", word(line.method()), word(line.authority()), word(line.path()))?;
+    let route = entry.route.map_or("-".to_owned(), |route| format!("{:?}", route.route.name));
+    write!(out, "{route} ")?;
+    match entry.server {
+        Some(server) => write!(out, "{server} ")?,
+        None => out.extend_from_slice(b"- "),
+    }
+    for stage in STAGES {
+        let span = entry.stages().find(|(known, ..)| *known == stage);
+        match span {
+            Some((_, begun, ended)) => write!(out, "{:.1}/", ended.saturating_duration_since(begun).as_secs_f64() * 1e3)?,
+            None => out.extend_from_slice(b"-/"),
+        }
+    }
+    write!(out, "{:.1} {} ", end.saturating_duration_since(marks.began).as_secs_f64() * 1e3, marks.bytes_out)?;
+    match (entry.failed, entry.refused) {
+        (Some((_, judgement)), _) => match judgement.verdicts.first() {
+            Some(verdict) => writeln!(out, "{}: {}", verdict.cause, verdict.summary.escape_debug()),
+            None => writeln!(out, "unknown"),
+        },
+        (None, Some(why)) => writeln!(out, "refused: {}", why.escape_debug()),
+        (None, None) => writeln!(out, "-"),
+    }
+}
+
+/// Where lines are handed to.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    to: Option<mpsc::SyncSender<Vec<u8>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Starts the thread that writes. It ends when every writer is dropped; the receiver says when.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or no thread started.
+    pub(crate) fn start(to: &To) -> io::Result<(Self, mpsc::Receiver<()>)> {
+        let (ended, end) = mpsc::channel();
+        let mut file: Box<dyn Write + Send> = match to {
+            To::Off => return Ok((Self { to: None, dropped: Arc::default() }, end)),
+            To::Stdout => Box::new(io::stdout()),
+            To::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        };
+        let (sender, receiver) = mpsc::sync_channel::<Vec<u8>>(WAITING_MAX);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let lost = Arc::clone(&dropped);
+        std::thread::Builder::new().name("overdue-log".to_owned()).spawn(move || {
+            // Without a limit on purpose: nobody waits for it but the end, which does so for a second.
+            while let Ok(buf) = receiver.recv() {
+                if file.write_all(&buf).and_then(|()| file.flush()).is_err() {
+                    let lines = buf.iter().filter(|byte| **byte == b'\n').count();
+                    lost.fetch_add(lines as u64, Relaxed);
+                }
+            }
+            let _ = ended.send(());
+        })?;
+        Ok((Self { to: Some(sender), dropped }, end))
+    }
+
+    fn write(&self, buf: Vec<u8>, lines: u64) {
+        if let Some(to) = &self.to
+            && to.try_send(buf).is_err()
+        {
+            self.dropped.fetch_add(lines, Relaxed);
+        }
+    }
+
+    /// Lines that could not be written.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+}
+
+/// The time of a line, for tests and the page.
+pub(crate) fn time_text(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut out = Vec::new();
+    let _ = put_time(&mut out, (since.as_secs(), since.subsec_millis()));
+    String::from_utf8(out).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        let at = |secs| time_text(UNIX_EPOCH + Duration::from_millis(secs * 1000 + 7));
+        assert_eq!(at(0), "1970-01-01T00:00:00.007Z");
+        assert_eq!(at(951_782_399), "2000-02-28T23:59:59.007Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.007Z");
+        assert_eq!(at(1_709_251_200), "2024-03-01T00:00:00.007Z");
+        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00.007Z");
+    }
+}

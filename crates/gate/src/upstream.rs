@@ -1,0 +1,364 @@
+//! The servers of a cluster, as one worker sees them: who is asked, and the connections that are kept.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use overdue_core::facts::PoolFacts;
+use tokio::{io::ReadBuf, net::TcpStream, task::coop::unconstrained};
+
+use crate::{
+    clock,
+    config::Cluster,
+    http1::{Buffers, Side},
+};
+
+/// The servers of a cluster.
+pub(crate) struct Servers {
+    pub(crate) cluster: Arc<Cluster>,
+    all: Vec<Rc<Server>>,
+    dice: Cell<u64>,
+}
+
+/// One server.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    /// Connections that this worker may have to it.
+    most: Cell<usize>,
+    idle_limit: Cell<Duration>,
+    /// In use, being dialled and idle.
+    open: Cell<usize>,
+    idle: RefCell<Vec<Idle>>,
+    waiting: RefCell<VecDeque<Rc<Turn>>>,
+    /// Requests that were given to it and are not done.
+    pub(crate) pending: Cell<usize>,
+    /// How long it takes for the head of an answer, smoothed, microseconds.
+    latency_us: Cell<f64>,
+    /// Connects that failed, one after another.
+    pub(crate) failed_connects: Cell<u32>,
+    /// Not asked until then, if there is another.
+    shunned_until: Cell<Option<Instant>>,
+    connections: Cell<u64>,
+}
+
+/// A connection to a server, in use. Dropped, it is closed, and whoever waits for one has a turn.
+pub(crate) struct Upstream {
+    pub(crate) side: Side<TcpStream>,
+    pub(crate) server: Rc<Server>,
+    /// Counts the connections of this worker to this server, from 1.
+    pub(crate) number: u64,
+    /// Requests that it has carried before.
+    pub(crate) carried: u64,
+    /// How long it lay idle before this one.
+    pub(crate) idle: Option<Duration>,
+    permit: Permit,
+}
+
+struct Idle {
+    upstream: Upstream,
+    since: Instant,
+}
+
+/// The right to one connection.
+pub(crate) struct Permit(Rc<Server>);
+
+/// A place in the queue.
+#[derive(Default)]
+struct Turn {
+    /// What it got.
+    got: RefCell<Option<Granted>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What a request gets from a server.
+pub(crate) enum Granted {
+    /// A connection that was kept.
+    Kept(Upstream),
+    /// The right to open one.
+    Room(Permit),
+}
+
+/// A smoothed value keeps this share of what it was.
+const KEEPS: f64 = 0.875;
+/// A server that cannot be connected to is left alone for so long, and longer each time.
+const SHUN: Duration = Duration::from_millis(500);
+const SHUN_MAX: Duration = Duration::from_secs(10);
+
+impl Servers {
+    /// Those of a cluster. Servers that were known before keep their connections and what is known of them.
+    pub(crate) fn new(cluster: &Arc<Cluster>, workers: usize, seed: u64, known: Option<&Self>) -> Self {
+        let most = cluster.connections.div_ceil(workers.max(1));
+        let all = cluster.servers.iter().map(|address| {
+            let known = known.and_then(|known| known.all.iter().find(|server| server.address == *address));
+            let server = known.map_or_else(|| Rc::new(Server::new(*address)), Rc::clone);
+            server.most.set(most);
+            server.idle_limit.set(cluster.idle.value);
+            server
+        });
+        Self { cluster: Arc::clone(cluster), all: all.collect(), dice: Cell::new(seed | 1) }
+    }
+
+    /// The server that gets the next request: of two that chance names, the one that has less to do for longer.
+    pub(crate) fn choose(&self) -> Option<&Rc<Server>> {
+        let (first, rest) = self.all.split_first()?;
+        if rest.is_empty() {
+            return Some(first);
+        }
+        let now = self.all.iter().any(|server| server.shunned_until.get().is_some()).then(clock::now);
+        let open = |server: &&Rc<Server>| now.is_none_or(|now| server.shunned_until.get().is_none_or(|until| now >= until));
+        let well: Vec<&Rc<Server>> = match now {
+            None => Vec::new(),
+            Some(_) => self.all.iter().filter(open).collect(),
+        };
+        let pick = |number: usize| match well.len() {
+            // Nobody is shunned, or everybody.
+            0 => self.all.get(number % self.all.len()),
+            some => well.get(number % some).copied(),
+        };
+        let dice = usize::try_from(self.roll() >> 1).unwrap_or_default();
+        let count = if well.is_empty() { self.all.len() } else { well.len() };
+        let one = dice % count;
+        let other = (one + 1 + dice / count % count.saturating_sub(1).max(1)) % count;
+        let (one, other) = (pick(one)?, pick(other)?);
+        Some(if other.cost() < one.cost() { other } else { one })
+    }
+
+    /// xorshift64*: which of two servers is no secret.
+    fn roll(&self) -> u64 {
+        let mut dice = self.dice.get();
+        dice ^= dice >> 12;
+        dice ^= dice << 25;
+        dice ^= dice >> 27;
+        self.dice.set(dice);
+        dice.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(crate) fn each(&self) -> impl Iterator<Item = &Rc<Server>> {
+        self.all.iter()
+    }
+}
+
+impl Server {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            most: Cell::new(1),
+            idle_limit: Cell::new(Duration::ZERO),
+            open: Cell::new(0),
+            idle: RefCell::default(),
+            waiting: RefCell::default(),
+            pending: Cell::new(0),
+            latency_us: Cell::new(0.0),
+            failed_connects: Cell::new(0),
+            shunned_until: Cell::new(None),
+            connections: Cell::new(0),
+        }
+    }
+
+    fn cost(&self) -> f64 {
+        let pending = u32::try_from(self.pending.get()).unwrap_or(u32::MAX);
+        f64::from(pending.saturating_add(1)) * self.latency_us.get().max(1.0)
+    }
+
+    /// The head of an answer took so long.
+    pub(crate) fn answered(&self, took: Duration) {
+        let (now, before) = (took.as_secs_f64() * 1e6, self.latency_us.get());
+        self.latency_us.set(if before == 0.0 { now } else { before * KEEPS + now * (1.0 - KEEPS) });
+    }
+
+    pub(crate) fn connected(&self, worked: bool) {
+        if worked {
+            self.failed_connects.set(0);
+            self.shunned_until.set(None);
+        } else {
+            let failed = self.failed_connects.get();
+            self.failed_connects.set(failed.saturating_add(1));
+            let pause = SHUN.saturating_mul(1 << failed.min(8)).min(SHUN_MAX);
+            self.shunned_until.set(Some(clock::now() + pause));
+        }
+    }
+
+    /// A connection that was kept, or the right to open one; `None` where both have to be waited for.
+    pub(crate) fn grant(self: &Rc<Self>, now: Instant) -> Option<Granted> {
+        loop {
+            let kept = self.idle.borrow_mut().pop();
+            let Some(Idle { mut upstream, since }) = kept else { break };
+            if upstream.is_fresh() {
+                upstream.idle = Some(now.saturating_duration_since(since));
+                return Some(Granted::Kept(upstream));
+            }
+        }
+        (self.open.get() < self.most.get()).then(|| Granted::Room(Permit::of(self)))
+    }
+
+    /// Waits for a turn. Cancel safe: who leaves the queue gives what it was granted to the next.
+    pub(crate) fn wait(self: &Rc<Self>) -> Waiting {
+        let turn = Rc::new(Turn::default());
+        self.waiting.borrow_mut().push_back(Rc::clone(&turn));
+        Waiting { server: Rc::clone(self), turn }
+    }
+
+    pub(crate) fn facts(&self) -> PoolFacts {
+        PoolFacts {
+            in_use: self.open.get() - self.idle.borrow().len().min(self.open.get()),
+            limit: self.most.get(),
+            waiting: self.waiting.borrow().len(),
+            dialling: 0,
+            limit_is_global: false,
+        }
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    pub(crate) fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    pub(crate) fn latency(&self) -> Duration {
+        Duration::from_secs_f64(self.latency_us.get() / 1e6)
+    }
+
+    pub(crate) fn is_shunned(&self, now: Instant) -> bool {
+        self.shunned_until.get().is_some_and(|until| now < until)
+    }
+
+    /// Closes what has been idle for too long, and what its server has closed.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let limit = self.idle_limit.get();
+        let mut kept = std::mem::take(&mut *self.idle.borrow_mut());
+        kept.retain_mut(|idle| now.saturating_duration_since(idle.since) < limit && idle.upstream.is_fresh());
+        // Closing one may have put others there.
+        let mut idle = self.idle.borrow_mut();
+        kept.append(&mut idle);
+        *idle = kept;
+    }
+
+    /// Gives a turn to the first who waits.
+    fn pass_on(self: &Rc<Self>, granted: Granted) -> Option<Granted> {
+        let Some(turn) = self.waiting.borrow_mut().pop_front() else { return Some(granted) };
+        *turn.got.borrow_mut() = Some(granted);
+        if let Some(waker) = turn.waker.borrow_mut().take() {
+            waker.wake();
+        }
+        None
+    }
+
+    /// Whoever waits may open a connection if there is room for one.
+    fn use_room(self: &Rc<Self>) {
+        if self.open.get() < self.most.get() && !self.waiting.borrow().is_empty() {
+            let granted = Granted::Room(Permit::of(self));
+            drop(self.pass_on(granted));
+        }
+    }
+}
+
+impl Permit {
+    fn of(server: &Rc<Server>) -> Self {
+        server.open.set(server.open.get() + 1);
+        Self(Rc::clone(server))
+    }
+
+    /// A connection that was opened with this right.
+    pub(crate) fn opened(self, stream: TcpStream) -> Upstream {
+        let server = Rc::clone(&self.0);
+        server.connections.set(server.connections.get() + 1);
+        let number = server.connections.get();
+        Upstream { side: Side::new(stream), server, number, carried: 0, idle: None, permit: self }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.use_room();
+    }
+}
+
+impl Upstream {
+    /// Whether it can carry another request: its server has neither closed it nor said anything. Asks the runtime, which
+    /// asks the kernel only where something came.
+    fn is_fresh(&mut self) -> bool {
+        let mut byte = [0];
+        let io = &self.side.io;
+        // Unconstrained: an exhausted budget of the task would look like a healthy connection. Nobody waits, so nobody need
+        // be woken.
+        let look = pin!(unconstrained(poll_fn(|cx| io.poll_peek(cx, &mut ReadBuf::new(&mut byte)))));
+        look.poll(&mut Context::from_waker(Waker::noop())).is_pending() && self.side.bytes().is_empty()
+    }
+
+    /// Puts it back, for the next request.
+    pub(crate) fn keep(mut self, buffers: &Buffers, now: Instant) {
+        self.side.rest(buffers);
+        self.carried += 1;
+        let server = Rc::clone(&self.server);
+        if self.permit.0.open.get() > server.most.get() {
+            return;
+        }
+        match server.pass_on(Granted::Kept(self)) {
+            Some(Granted::Kept(upstream)) => server.idle.borrow_mut().push(Idle { upstream, since: now }),
+            _ => {}
+        }
+    }
+}
+
+/// Somebody in the queue of a server.
+pub(crate) struct Waiting {
+    server: Rc<Server>,
+    turn: Rc<Turn>,
+}
+
+impl Waiting {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Granted> {
+        if let Some(granted) = self.turn.got.borrow_mut().take() {
+            return Poll::Ready(granted);
+        }
+        *self.turn.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let got = self.turn.got.borrow_mut().take();
+        match got {
+            Some(granted) => {
+                if let Some(Granted::Kept(upstream)) = self.server.pass_on(granted) {
+                    self.server.idle.borrow_mut().push(Idle { upstream, since: clock::now() });
+                }
+            }
+            None => self.server.waiting.borrow_mut().retain(|turn| !Rc::ptr_eq(turn, &self.turn)),
+        }
+    }
+}
+
+/// Opens a connection. The limit is the caller's.
+pub(crate) async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Ready once `work` is, or with what interrupts it.
+pub(crate) async fn or<T, U>(
+    work: impl Future<Output = T>,
+    mut interrupts: impl FnMut(&mut Context<'_>) -> Poll<U>,
+) -> Result<T, U> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        interrupts(cx).map(Err)
+    })
+    .await
+}

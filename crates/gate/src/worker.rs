@@ -1,0 +1,194 @@
+//! One thread that serves: its plan, its connections, its counts. Nothing here is shared with another thread.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+    time::Instant,
+};
+
+use overdue::server::propagate::TimeoutHeaders;
+use overdue_core::{Limit, Stage};
+use slab::Slab;
+
+use crate::{
+    clock,
+    config::{Config, Listener, Route},
+    counts::Counts,
+    http1::{Buffers, Line},
+    log::Lines,
+    upstream::Servers,
+};
+
+/// What a worker knows.
+pub(crate) struct Worker {
+    pub(crate) number: usize,
+    plan: RefCell<Rc<Plan>>,
+    pub(crate) buffers: Buffers,
+    pub(crate) counts: Counts,
+    pub(crate) lines: RefCell<Lines>,
+    live: RefCell<Slab<Rc<Live>>>,
+    draining: Cell<bool>,
+}
+
+/// A configuration, as one worker follows it.
+pub(crate) struct Plan {
+    pub(crate) config: Arc<Config>,
+    pub(crate) routes: Vec<Rc<PlannedRoute>>,
+    pub(crate) timeouts: TimeoutHeaders,
+    servers: BTreeMap<Arc<str>, Rc<Servers>>,
+}
+
+/// A route and the servers that it leads to.
+pub(crate) struct PlannedRoute {
+    pub(crate) route: Arc<Route>,
+    pub(crate) servers: Rc<Servers>,
+}
+
+/// A connection of a client, as an operator sees it.
+pub(crate) struct Live {
+    pub(crate) peer: SocketAddr,
+    pub(crate) since: Instant,
+    /// The request that it carries now.
+    pub(crate) request: RefCell<Option<InFlight>>,
+    pub(crate) line: RefCell<Line>,
+    stage: Cell<(Stage, Instant)>,
+    /// Its task, for those who want it to look up.
+    pub(crate) waker: RefCell<Option<Waker>>,
+}
+
+/// A request that is being served.
+pub(crate) struct InFlight {
+    pub(crate) began: Instant,
+    pub(crate) route: Arc<str>,
+    pub(crate) server: Option<SocketAddr>,
+    /// When it has to be done, and whose word that is.
+    pub(crate) deadline: Option<(Instant, Limit)>,
+}
+
+impl Live {
+    pub(crate) fn enter(&self, stage: Stage, now: Instant) {
+        self.stage.set((stage, now));
+    }
+
+    pub(crate) fn stage(&self) -> (Stage, Instant) {
+        self.stage.get()
+    }
+}
+
+/// Its place in the list of the worker.
+pub(crate) struct Listed {
+    worker: Rc<Worker>,
+    key: usize,
+    pub(crate) live: Rc<Live>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.worker.live.borrow_mut().try_remove(self.key);
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(number: usize, config: Arc<Config>, lines: Lines) -> Rc<Self> {
+        let plan = Plan::new(config, number, None);
+        Rc::new(Self {
+            number,
+            plan: RefCell::new(Rc::new(plan)),
+            buffers: Buffers::default(),
+            counts: Counts::default(),
+            lines: RefCell::new(lines),
+            live: RefCell::default(),
+            draining: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn plan(&self) -> Rc<Plan> {
+        Rc::clone(&self.plan.borrow())
+    }
+
+    /// Requests that come from now on follow this configuration; those that are being served go on as they began.
+    pub(crate) fn follow(&self, config: Arc<Config>) {
+        let plan = Plan::new(config, self.number, Some(&self.plan()));
+        *self.plan.borrow_mut() = Rc::new(plan);
+    }
+
+    pub(crate) fn list(self: &Rc<Self>, peer: SocketAddr) -> Listed {
+        let now = clock::now();
+        let live = Rc::new(Live {
+            peer,
+            since: now,
+            request: RefCell::default(),
+            line: RefCell::default(),
+            stage: Cell::new((HEAD, now)),
+            waker: RefCell::default(),
+        });
+        let key = self.live.borrow_mut().insert(Rc::clone(&live));
+        Listed { worker: Rc::clone(self), key, live }
+    }
+
+    pub(crate) fn each_live(&self, mut look: impl FnMut(&Live)) {
+        self.live.borrow().iter().for_each(|(_, live)| look(live));
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.live.borrow().len()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Connections that lie idle end now, the others after the request that they carry.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        let wakers: Vec<_> = self.live.borrow().iter().filter_map(|(_, live)| live.waker.borrow().clone()).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// What has to be done now and then: connections to servers that are of no use any more are closed.
+    pub(crate) fn tick(&self) {
+        let now = clock::now();
+        let plan = self.plan();
+        for servers in plan.servers.values() {
+            servers.each().for_each(|server| server.sweep(now));
+        }
+    }
+}
+
+/// The stage in which the head of a request comes.
+pub(crate) const HEAD: Stage = Stage::Named("head");
+
+impl Plan {
+    fn new(config: Arc<Config>, number: usize, former: Option<&Self>) -> Self {
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number as u64 + 1);
+        let servers: BTreeMap<Arc<str>, Rc<Servers>> = config
+            .clusters()
+            .into_iter()
+            .map(|(name, cluster)| {
+                let known = former.and_then(|former| former.servers.get(&name));
+                seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let servers = Servers::new(&cluster, config.workers, seed, known.map(Rc::as_ref));
+                (name, Rc::new(servers))
+            })
+            .collect();
+        let planned = |route: &Arc<Route>| {
+            let servers = servers.get(&route.cluster.name)?;
+            Some(Rc::new(PlannedRoute { route: Arc::clone(route), servers: Rc::clone(servers) }))
+        };
+        let routes = config.routes.iter().filter_map(planned).collect();
+        Self { routes, timeouts: TimeoutHeaders::default(), servers, config }
+    }
+
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Rc<Servers>> {
+        self.servers.values()
+    }
+
+    /// The listener at this address, as the configuration has it now.
+    pub(crate) fn listener(&self, address: SocketAddr) -> Option<&Listener> {
+        self.config.listeners.iter().find(|listener| listener.address == address)
+    }
+}
