@@ -10,7 +10,7 @@
 //! - [`stream`]: connections for protocols of your own, with deadlines that can be moved at any time.
 //! - `direct`: the same for threads that block, and a poller with deadlines (Linux, feature `direct`).
 //! - `adapt`: hyper-util's client, reqwest and any tower service under these limits (features `hyper-util`, `tower`).
-//! - `server`: deadlines that callers hand on, for those who serve them (feature `server`).
+//! - `server`: connections that are accepted whatever happens, and deadlines that callers hand on (feature `server`).
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
@@ -38,6 +38,8 @@ mod error;
 pub mod fuzz;
 #[cfg(feature = "client")]
 mod h1;
+#[cfg(any(feature = "client", feature = "server", all(feature = "direct", target_os = "linux")))]
+mod keepalive;
 #[cfg(feature = "client")]
 mod log;
 #[cfg(feature = "client")]
@@ -72,6 +74,8 @@ pub use context::{
     lost_deadlines, stray_tasks,
 };
 pub use error::{BoxError, Error};
+#[cfg(any(feature = "client", feature = "server", all(feature = "direct", target_os = "linux")))]
+pub use keepalive::Keepalive;
 #[cfg(feature = "client")]
 pub use log::CallLog;
 pub use overdue_core::{
@@ -79,6 +83,6 @@ pub use overdue_core::{
     Source, Span, SpanOutcome, Stage, Timeline, Verdict, parse_duration, plan,
 };
 #[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
-pub use tcp::{BeforeConnect, Keepalive, TcpOptions};
+pub use tcp::{BeforeConnect, TcpOptions};
 #[cfg(feature = "client")]
 pub use tls::{TlsOptions, TlsOptionsError};
