@@ -1,7 +1,7 @@
 //! The server's side over real sockets.
 
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "these are tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
 
 #[cfg(target_os = "linux")]
 mod exhausted;
