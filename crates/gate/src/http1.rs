@@ -12,7 +12,8 @@ mod head;
 mod side;
 
 pub(crate) use self::{
-    connection::{Client, serve},
+    answer::Known,
+    connection::serve,
     head::Line,
     side::{Buffers, Side},
 };

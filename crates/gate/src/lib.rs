@@ -10,10 +10,12 @@ mod gate;
 mod http1;
 mod log;
 mod route;
+mod run;
 mod upstream;
 mod worker;
 
 pub use self::{
     config::{Config, ConfigError},
     gate::{Gate, GateError},
+    run::{run, tell_stderr},
 };

@@ -63,7 +63,7 @@ pub(crate) struct Live {
 /// A request that is being served.
 pub(crate) struct InFlight {
     pub(crate) began: Instant,
-    pub(crate) route: Arc<str>,
+    pub(crate) route: Rc<PlannedRoute>,
     pub(crate) server: Option<SocketAddr>,
     /// When it has to be done, and whose word that is.
     pub(crate) deadline: Option<(Instant, Limit)>,

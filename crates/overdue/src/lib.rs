@@ -11,7 +11,7 @@
 //! - `direct`: the same for threads that block, and a poller with deadlines (Linux, feature `direct`).
 //! - `adapt`: hyper-util's client, reqwest and any tower service under these limits (features `hyper-util`, `tower`).
 //! - [`h1`]: strict HTTP/1.1 framing, for servers and proxies of your own.
-//! - `server`: deadlines that callers hand on, for those who serve them (feature `server`).
+//! - `server`: connections that are accepted whatever happens, and deadlines that callers hand on (feature `server`).
 //! - [`resolve`]: names to addresses under one limit.
 //! - [`Error`]: the four facts, through any chain of errors.
 
@@ -38,7 +38,13 @@ mod error;
 #[cfg(all(fuzzing, feature = "client"))]
 pub mod fuzz;
 #[cfg(feature = "client")]
+<<<<<<< HEAD
 pub mod h1;
+=======
+mod h1;
+#[cfg(any(feature = "client", feature = "server", all(feature = "direct", target_os = "linux")))]
+mod keepalive;
+>>>>>>> 44ce80d
 #[cfg(feature = "client")]
 mod log;
 #[cfg(feature = "client")]
@@ -73,6 +79,8 @@ pub use context::{
     lost_deadlines, stray_tasks,
 };
 pub use error::{BoxError, Error};
+#[cfg(any(feature = "client", feature = "server", all(feature = "direct", target_os = "linux")))]
+pub use keepalive::Keepalive;
 #[cfg(feature = "client")]
 pub use log::CallLog;
 pub use overdue_core::{
@@ -80,7 +88,7 @@ pub use overdue_core::{
     Source, Span, SpanOutcome, Stage, Timeline, Verdict, parse_duration, plan,
 };
 #[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
-pub use tcp::{BeforeConnect, Keepalive, TcpOptions};
+pub use tcp::{BeforeConnect, TcpOptions};
 #[cfg(feature = "client")]
 pub use timer::Alarm;
 #[cfg(feature = "client")]

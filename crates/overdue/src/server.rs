@@ -1,9 +1,18 @@
-//! The server's side: deadlines that callers hand on, and whom to believe.
+//! The server's side: connections that are accepted whatever happens, deadlines that callers hand on, and whom to
+//! believe.
 //!
+//! - [`Listener`]: accepts when descriptors run out and when peers come in masses (Unix).
+//! - [`Connections`]: how many there may be, in all and from one [`Source`].
 //! - [`propagate`]: the time that remains, in headers, read and written without allocating.
 //! - [`TrustedPeers`]: whose headers count.
 
+mod admit;
+#[cfg(unix)]
+mod listen;
 pub mod propagate;
 mod trusted;
 
+pub use admit::{Connections, Excess, Permit, Source};
+#[cfg(unix)]
+pub use listen::{AcceptFailure, Accepted, ListenOptions, Listener, ListenerEvent, ListenerStats, Refused};
 pub use trusted::{InvalidNetwork, TrustedPeers};

@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Socket, TcpKeepalive};
+use socket2::Socket;
 
+use crate::Keepalive;
 #[cfg(target_os = "linux")]
 use crate::socket;
 
@@ -38,22 +39,11 @@ pub struct TcpOptions {
     pub before_connect: Option<BeforeConnect>,
 }
 
-/// TCP keepalive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Keepalive {
-    /// Silence before the first probe.
-    pub idle: Duration,
-    /// Time between probes.
-    pub interval: Duration,
-    /// Unanswered probes until the connection counts as dead.
-    pub probes: u32,
-}
-
 impl Default for TcpOptions {
     fn default() -> Self {
         Self {
             nodelay: true,
-            keepalive: Some(Keepalive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), probes: 3 }),
+            keepalive: Some(Keepalive::default()),
             user_timeout: None,
             bind: None,
             before_connect: None,
@@ -78,10 +68,7 @@ impl TcpOptions {
         let option = |err| ("setsockopt", err);
         socket.set_tcp_nodelay(self.nodelay).map_err(option)?;
         if let Some(keepalive) = self.keepalive {
-            let probes = TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval);
-            #[cfg(not(windows))]
-            let probes = probes.with_retries(keepalive.probes);
-            socket.set_tcp_keepalive(&probes).map_err(option)?;
+            keepalive.apply(socket.into()).map_err(option)?;
         }
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(self.user_timeout).map_err(option)?;

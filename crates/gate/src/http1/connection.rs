@@ -274,7 +274,7 @@ impl<S: Client> Connection<S> {
             if let Some(request) = &mut *self.live().request.borrow_mut() {
                 request.server = Some(server.address);
             }
-            let mut upstream = match self.acquire(server, prepared, total, marks, plan).await {
+            let mut upstream = match self.acquire(server, prepared, total, marks).await {
                 Ok(upstream) => upstream,
                 Err(trouble) => {
                     let keep = bodyless && prepared.keep_alive;
@@ -388,7 +388,6 @@ impl<S: Client> Connection<S> {
         prepared: &Prepared,
         total: Option<Due<'_>>,
         marks: &mut Marks,
-        _plan: &Plan,
     ) -> Result<Upstream, Trouble> {
         let limits = &prepared.route.route.limits;
         if let Some(due) = total

@@ -1,0 +1,362 @@
+//! What an operator sees and does: metrics, health, requests in flight, the configuration with the origin of each limit.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use overdue_core::{Limit, LimitName, Limits, micros, report::LimitReport};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::{
+    clock,
+    config::Config,
+    counts::{Counts, STAGES},
+    gate::Order,
+    log::Writer,
+    worker::Worker,
+};
+
+/// How long a worker may take to answer: one that does not is late with its requests, too.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client of the operator's may take for a request head, and for everything.
+const CLIENT_HEAD: Duration = Duration::from_secs(5);
+const CLIENT_TOTAL: Duration = Duration::from_secs(60);
+/// Requests in flight that are listed, the most overdue first.
+const LISTED_MAX: usize = 1000;
+
+/// Asks the workers.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    pub(crate) workers: Vec<mpsc::UnboundedSender<Order>>,
+    pub(crate) writer: Writer,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) began: Instant,
+}
+
+/// What an operator wants done.
+pub(crate) enum Command {
+    /// What is followed now.
+    Config(oneshot::Sender<Arc<Config>>),
+    /// Read the file again.
+    Reload(oneshot::Sender<Result<String, String>>),
+    /// End.
+    Drain(oneshot::Sender<()>),
+}
+
+impl Desk {
+    /// What each worker says; `None` of one that did not answer in time.
+    async fn ask<T: Send + 'static>(&self, look: impl Fn(&Worker) -> T + Clone + Send + 'static) -> Vec<Option<T>> {
+        let mut answers = Vec::new();
+        for worker in &self.workers {
+            let (answer, answered) = oneshot::channel();
+            let look = look.clone();
+            let order = Order::Look(Box::new(move |worker| drop(answer.send(look(worker)))));
+            // One that has ended does not answer.
+            let _ = worker.send(order);
+            answers.push(answered);
+        }
+        let until = tokio::time::Instant::now() + PATIENCE;
+        let mut said = Vec::new();
+        for answer in answers {
+            said.push(tokio::time::timeout_at(until, answer).await.ok().and_then(Result::ok));
+        }
+        said
+    }
+
+    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        timeout(CLIENT_TOTAL, async {
+            self.commands.send(command(answer)).await.ok()?;
+            answered.await.ok()
+        })
+        .await
+        .ok()?
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let plain = |status: StatusCode, text: String| said(status, "text/plain; charset=utf-8", text);
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/metrics") => {
+                said(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().await)
+            }
+            (&Method::GET, "/healthz") => match self.ask(|_| ()).await.iter().filter(|worker| worker.is_none()).count() {
+                0 => plain(StatusCode::OK, "ok\n".to_owned()),
+                late => plain(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("{late} of {} workers did not answer within 1s\n", self.workers.len()),
+                ),
+            },
+            (&Method::GET, "/readyz") => {
+                let ready = self.ask(|worker| !worker.is_draining()).await;
+                match ready.iter().all(|ready| *ready == Some(true)) {
+                    true => plain(StatusCode::OK, "ready\n".to_owned()),
+                    false => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining, or a worker is late\n".to_owned()),
+                }
+            }
+            (&Method::GET, "/inflight") => json_of(StatusCode::OK, &self.in_flight().await),
+            (&Method::GET, "/config") => match self.command(Command::Config).await {
+                Some(config) => json_of(StatusCode::OK, &describe(&config)),
+                None => plain(StatusCode::SERVICE_UNAVAILABLE, "it is ending\n".to_owned()),
+            },
+            (&Method::POST, "/reload") => match self.command(Command::Reload).await {
+                Some(Ok(text)) => plain(StatusCode::OK, text + "\n"),
+                Some(Err(text)) => plain(StatusCode::UNPROCESSABLE_ENTITY, text + "\n"),
+                None => plain(StatusCode::SERVICE_UNAVAILABLE, "it is ending\n".to_owned()),
+            },
+            (&Method::POST, "/drain") => match self.command(Command::Drain).await {
+                Some(()) => plain(StatusCode::ACCEPTED, "draining\n".to_owned()),
+                None => plain(StatusCode::SERVICE_UNAVAILABLE, "it is ending\n".to_owned()),
+            },
+            (_, "/reload" | "/drain") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it\n".to_owned()),
+            _ => plain(
+                StatusCode::NOT_FOUND,
+                "GET /metrics /healthz /readyz /inflight /config, POST /reload /drain\n".to_owned(),
+            ),
+        }
+    }
+
+    async fn in_flight(&self) -> Value {
+        let looks = self.ask(|worker| {
+            let mut all: Vec<(i64, Value)> = Vec::new();
+            let now = clock::now();
+            worker.each_live(|live| {
+                let request = live.request.borrow();
+                let Some(request) = &*request else { return };
+                let (stage, since) = live.stage();
+                let line = live.line.borrow();
+                let left = request.deadline.as_ref().map(|(at, _)| left_us(*at, now));
+                let us = |from: Instant| micros(now.saturating_duration_since(from));
+                all.push((
+                    left.unwrap_or(i64::MAX),
+                    json!({
+                        "worker": worker.number,
+                        "client": live.peer.to_string(),
+                        "method": line.method(),
+                        "host": line.authority(),
+                        "path": line.path(),
+                        "route": request.route.route.name,
+                        "server": request.server.map(|server| server.to_string()),
+                        "age_us": us(request.began),
+                        "stage": stage.as_str(),
+                        "stage_us": us(since),
+                        "remaining_us": left,
+                        "limit": request.deadline.as_ref().map(|(_, limit)| LimitReport::from(limit)),
+                    }),
+                ));
+            });
+            all
+        });
+        let looks = looks.await;
+        let late = looks.iter().filter(|look| look.is_none()).count();
+        let mut all: Vec<_> = looks.into_iter().flatten().flatten().collect();
+        all.sort_by_key(|(left, _)| *left);
+        let count = all.len();
+        all.truncate(LISTED_MAX);
+        let listed: Vec<Value> = all.into_iter().map(|(_, request)| request).collect();
+        json!({"count": count, "workers_late": late, "requests": listed})
+    }
+
+    /// In the text format of Prometheus.
+    async fn metrics(&self) -> String {
+        let looks = self.ask(|worker| {
+            let mut servers: Vec<(Arc<str>, SocketAddr, [usize; 4], f64)> = Vec::new();
+            let now = clock::now();
+            for of in worker.plan().servers() {
+                for server in of.each() {
+                    let shunned = usize::from(server.is_shunned(now));
+                    let numbers = [server.open(), server.idle(), server.pending.get(), shunned];
+                    servers.push((Arc::clone(&of.cluster.name), server.address, numbers, server.latency().as_secs_f64()));
+                }
+            }
+            (worker.counts.clone(), worker.connections(), servers)
+        });
+        let looks = looks.await;
+        let mut out = Exposition::default();
+        let late = looks.iter().filter(|look| look.is_none()).count();
+        out.one("overdue_gate_workers", "gauge", "Workers.", self.workers.len() as f64);
+        out.one("overdue_gate_workers_late", "gauge", "Workers that did not answer within 1s.", late as f64);
+        let uptime = clock::now().saturating_duration_since(self.began).as_secs_f64();
+        out.one("overdue_gate_uptime_seconds", "gauge", "Time since the start.", uptime);
+        out.one("overdue_gate_log_lines_dropped_total", "counter", "Lines that could not be written.", self.writer.dropped() as f64);
+        let all = Counts::default();
+        let mut open = 0;
+        for (counts, connections, _) in looks.iter().flatten() {
+            all.merge(counts);
+            open += connections;
+        }
+        out.one("overdue_gate_connections", "gauge", "Connections of clients.", open as f64);
+        out.one("overdue_gate_connections_total", "counter", "Connections of clients so far.", all.connections.get() as f64);
+        out.one("overdue_gate_bytes_in_total", "counter", "Bytes from clients.", all.bytes_in.get() as f64);
+        out.one("overdue_gate_bytes_out_total", "counter", "Bytes to clients.", all.bytes_out.get() as f64);
+        out.head("overdue_gate_requests_total", "counter", "Requests by class of their status; none: the client left.");
+        for (class, count) in ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(&all.statuses) {
+            out.line("overdue_gate_requests_total", &[("status", class)], count.get() as f64);
+        }
+        out.head("overdue_gate_failures_total", "counter", "Requests that failed, by route and cause.");
+        for ((route, cause), count) in all.failures() {
+            out.line("overdue_gate_failures_total", &[("route", &route), ("cause", cause.as_str())], count as f64);
+        }
+        out.head("overdue_gate_server_connections_total", "counter", "Connections to servers that requests got.");
+        for (kind, count) in [("reused", &all.reused), ("dialled", &all.dialled)] {
+            out.line("overdue_gate_server_connections_total", &[("kind", kind)], count.get() as f64);
+        }
+        out.head("overdue_gate_stage_seconds", "histogram", "Time of requests by stage.");
+        for (stage, histogram) in STAGES.iter().zip(&all.stages) {
+            out.histogram("overdue_gate_stage_seconds", Some(("stage", stage.as_str())), histogram);
+        }
+        out.head("overdue_gate_request_seconds", "histogram", "Time of requests, from their first byte.");
+        out.histogram("overdue_gate_request_seconds", None, &all.total);
+        let gauges = [
+            ("overdue_gate_server_connections", "Connections to a server: in use, being dialled and idle."),
+            ("overdue_gate_server_connections_idle", "Connections to a server that lie idle."),
+            ("overdue_gate_server_requests", "Requests that a server has not answered."),
+            ("overdue_gate_server_shunned", "Workers that leave a server alone, as they cannot connect to it."),
+        ];
+        let mut servers: std::collections::BTreeMap<(Arc<str>, SocketAddr), [usize; 4]> = Default::default();
+        for (.., of_worker) in looks.iter().flatten() {
+            for (cluster, address, numbers, _) in of_worker {
+                let sums = servers.entry((Arc::clone(cluster), *address)).or_default();
+                sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
+            }
+        }
+        for (place, (name, help)) in gauges.into_iter().enumerate() {
+            out.head(name, "gauge", help);
+            for ((cluster, address), numbers) in &servers {
+                let number = numbers.get(place).copied().unwrap_or_default();
+                out.line(name, &[("cluster", cluster), ("server", &address.to_string())], number as f64);
+            }
+        }
+        out.0
+    }
+}
+
+fn left_us(at: Instant, now: Instant) -> i64 {
+    let us = |duration| i64::try_from(micros(duration)).unwrap_or(i64::MAX);
+    if at >= now { us(at - now) } else { -us(now - at) }
+}
+
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.0.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
+        self.head(name, kind, help);
+        self.line(name, &[], value);
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        self.0.push_str(name);
+        for (place, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            self.0.push_str(&format!("{}{label}=\"{text}\"", if place == 0 { "{" } else { "," }));
+        }
+        self.0.push_str(if labels.is_empty() { " " } else { "} " });
+        self.0.push_str(&format!("{value}\n"));
+    }
+
+    fn histogram(&mut self, name: &str, label: Option<(&str, &str)>, histogram: &crate::counts::Histogram) {
+        let labels = |le: &str| -> Vec<(String, String)> {
+            label.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).chain([("le".to_owned(), le.to_owned())]).collect()
+        };
+        let bounds = histogram.cumulative().map(|(bound, count)| (bound.to_string(), count));
+        for (bound, count) in bounds.chain([("+Inf".to_owned(), histogram.count())]) {
+            let labels = labels(&bound);
+            let labels: Vec<(&str, &str)> = labels.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+            self.line(&format!("{name}_bucket"), &labels, count as f64);
+        }
+        let labels: Vec<(&str, &str)> = label.into_iter().collect();
+        self.line(&format!("{name}_sum"), &labels, histogram.sum().as_secs_f64());
+        self.line(&format!("{name}_count"), &labels, histogram.count() as f64);
+    }
+}
+
+/// What is followed, with who set each limit and where.
+fn describe(config: &Config) -> Value {
+    let limit = |limit: Option<&Limit>| limit.map(LimitReport::from);
+    let limits = |limits: &Limits| -> Value {
+        let known = [LimitName::Stage(overdue_core::Stage::Resolve), LimitName::Stage(overdue_core::Stage::Tls), LimitName::ConnectAttempt, LimitName::Attempt];
+        Limits::NAMES
+            .into_iter()
+            .filter(|name| !known.contains(name))
+            .map(|name| (name.as_str().to_owned(), json!(limit(limits.get(name)))))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    };
+    json!({
+        "workers": config.workers,
+        "drain": limit(Some(&config.drain)),
+        "listeners": config.listeners.iter().map(|listener| json!({
+            "listen": listener.address.to_string(),
+            "head": limit(listener.head.as_ref()),
+            "idle": limit(listener.idle.as_ref()),
+            "connections": listener.connections,
+        })).collect::<Vec<_>>(),
+        "routes": config.routes.iter().map(|route| json!({
+            "name": route.name,
+            "matches": route.matches.to_string(),
+            "cluster": route.cluster.name,
+            "body_max": route.body_max,
+            "limits": limits(&route.limits),
+        })).collect::<Vec<_>>(),
+        "clusters": config.clusters().values().map(|cluster| json!({
+            "name": cluster.name,
+            "servers": cluster.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "connections": cluster.connections,
+            "idle": limit(Some(&cluster.idle)),
+        })).collect::<Vec<_>>(),
+        "conflicts": config.conflicts().into_iter().map(|(route, verdicts)| json!({
+            "route": route,
+            "advisories": verdicts,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn said(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}
+
+fn json_of(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    said(status, "application/json", format!("{value:#}\n"))
+}
+
+/// Serves the operator until the runtime ends.
+pub(crate) async fn serve(listener: TcpListener, desk: Desk) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // No descriptor is left, most likely: the next look is soon enough.
+            tokio::time::sleep(PATIENCE).await;
+            continue;
+        };
+        let desk = desk.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let desk = desk.clone();
+                async move { Ok::<_, Infallible>(desk.answer(request).await) }
+            });
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(CLIENT_HEAD);
+            // Whatever becomes of it, the client of an operator is told by its connection.
+            let _ = timeout(CLIENT_TOTAL, server.serve_connection(TokioIo::new(stream), service)).await;
+        });
+    }
+}

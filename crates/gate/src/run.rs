@@ -1,0 +1,113 @@
+//! A gateway from its file to its end: signals, reloads, and what the operator asks for.
+
+use std::{
+    io::Write as _,
+    path::Path,
+    sync::Arc,
+};
+
+use tokio::{
+    net::TcpListener,
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{
+    admin::{self, Command, Desk},
+    clock,
+    config::Config,
+    gate::{Gate, GateError},
+};
+
+/// Serves what the file says until it is told to stop: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
+/// the file again. What happens is told line by line to `tell`. False when requests were cut.
+///
+/// # Errors
+/// [`GateError`]: it did not start.
+pub fn run(path: &Path, tell: impl Fn(&str)) -> Result<bool, GateError> {
+    let config = Config::read(path)?;
+    for (route, verdicts) in config.conflicts() {
+        for verdict in verdicts {
+            tell(&format!("route {route:?}: {}: {}", verdict.cause, verdict.summary));
+        }
+    }
+    let admin = config.admin;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
+    let local = admin
+        .map(|address| runtime.block_on(TcpListener::bind(address)).map_err(|source| GateError::Listen { address, source }))
+        .transpose()?;
+    let mut gate = Gate::start(config)?;
+    for address in gate.addresses() {
+        tell(&format!("serving {address}"));
+    }
+    if let Some(address) = local.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        tell(&format!("operator at http://{address}/"));
+    }
+    runtime.block_on(async {
+        let on = |kind| signal(kind).map_err(GateError::Worker);
+        let (mut hangup, mut term, mut int) =
+            (on(SignalKind::hangup())?, on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        let (commands, mut commanded) = mpsc::channel(16);
+        if let Some(listener) = local {
+            let desk = Desk { workers: gate.workers().to_vec(), writer: gate.writer.clone(), commands, began: clock::now() };
+            drop(tokio::spawn(admin::serve(listener, desk)));
+        } else {
+            // Kept, so that it does not look closed.
+            std::mem::forget(commands);
+        }
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => match reload(&mut gate, path) {
+                    Ok(text) | Err(text) => tell(&text),
+                },
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                command = commanded.recv() => match command {
+                    Some(Command::Config(answer)) => drop(answer.send(Arc::clone(gate.config()))),
+                    Some(Command::Reload(answer)) => {
+                        let outcome = reload(&mut gate, path);
+                        match &outcome {
+                            Ok(text) | Err(text) => tell(text),
+                        }
+                        // Whoever asked may be gone.
+                        let _ = answer.send(outcome);
+                    }
+                    Some(Command::Drain(answer)) => {
+                        let _ = answer.send(());
+                        break;
+                    }
+                    None => break,
+                },
+            }
+        }
+        tell("draining: no more connections are taken; again to end at once");
+        let drained = tokio::task::spawn_blocking(move || gate.drain());
+        tokio::select! {
+            whole = drained => {
+                let whole = whole.unwrap_or(false);
+                tell(if whole { "every request was served" } else { "the limit for draining passed: requests were cut" });
+                Ok(whole)
+            }
+            _ = term.recv() => Ok(false),
+            _ = int.recv() => Ok(false),
+        }
+    })
+}
+
+/// Follows the file as it is now, or says why not.
+fn reload(gate: &mut Gate, path: &Path) -> Result<String, String> {
+    let config = Config::read(path).map_err(|err| format!("not reloaded, everything goes on as before: {err}"))?;
+    match gate.follow(config).as_slice() {
+        [] => Ok("reloaded".to_owned()),
+        parts => Err(format!(
+            "not reloaded, everything goes on as before: {} can only be changed by a new start",
+            parts.join(", ")
+        )),
+    }
+}
+
+/// Writes a line to standard error, whoever reads it.
+pub fn tell_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,14 @@
+//! The server's side over real sockets.
+
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
+
+#[cfg(target_os = "linux")]
+mod exhausted;
+mod listen;
+
+use std::time::Duration;
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
