@@ -45,6 +45,9 @@ pub(crate) enum Command {
     Flame(Flame),
     /// Show the whole story on loopback: eight faults that a log calls by one name
     Demo,
+    /// Stand in front of services: a reverse proxy whose deadlines hold, and whose timeouts say why
+    #[command(after_help = GATE_EXAMPLES)]
+    Gate(Gate),
     /// Faults made on purpose, with the truth about them
     #[command(subcommand, after_help = LAB_EXAMPLES)]
     Lab(Lab),
@@ -67,6 +70,23 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+const GATE_EXAMPLES: &str = "\
+Examples:
+  overdue gate --config gate.toml --check
+  overdue gate --config gate.toml
+  kill -HUP PID    follow the file as it is now; a file that is wrong changes nothing
+  kill -TERM PID   take no more connections, serve what is in flight, end";
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Gate {
+    /// The file that says what to do
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Only read it, and say what is wrong with it; limits that fight each other end with exit code 1
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 const LAB_EXAMPLES: &str = "\

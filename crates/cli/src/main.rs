@@ -8,6 +8,7 @@ mod drive;
 mod exit;
 mod explain;
 mod flame;
+mod gate;
 mod get;
 mod interrupt;
 mod lab;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Top(flags) => top::run(&flags),
         Command::Flame(flags) => flame::run(&flags),
         Command::Become { command } => why::become_command(&command),
+        Command::Gate(flags) => gate::run(&flags),
         Command::Demo => demo::run(),
         Command::Lab(Lab::List) => lab::list(),
         Command::Lab(Lab::Run { name, json, owner }) => lab::run(&name, json, owner),

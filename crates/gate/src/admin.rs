@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use overdue_core::{Limit, LimitName, Limits, micros, report::LimitReport};
+use overdue_core::{Limit, LimitName, LimitReport, Limits, micros};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -92,7 +92,8 @@ impl Desk {
             (&Method::GET, "/metrics") => {
                 said(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().await)
             }
-            (&Method::GET, "/healthz") => match self.ask(|_| ()).await.iter().filter(|worker| worker.is_none()).count() {
+            (&Method::GET, "/healthz") => match self.ask(|_| ()).await.iter().filter(|worker| worker.is_none()).count()
+            {
                 0 => plain(StatusCode::OK, "ok\n".to_owned()),
                 late => plain(
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -103,7 +104,9 @@ impl Desk {
                 let ready = self.ask(|worker| !worker.is_draining()).await;
                 match ready.iter().all(|ready| *ready == Some(true)) {
                     true => plain(StatusCode::OK, "ready\n".to_owned()),
-                    false => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining, or a worker is late\n".to_owned()),
+                    false => {
+                        plain(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining, or a worker is late\n".to_owned())
+                    }
                 }
             }
             (&Method::GET, "/inflight") => json_of(StatusCode::OK, &self.in_flight().await),
@@ -147,7 +150,7 @@ impl Desk {
                         "method": line.method(),
                         "host": line.authority(),
                         "path": line.path(),
-                        "route": request.route.route.name,
+                        "route": &*request.route.route.name,
                         "server": request.server.map(|server| server.to_string()),
                         "age_us": us(request.began),
                         "stage": stage.as_str(),
@@ -178,7 +181,12 @@ impl Desk {
                 for server in of.each() {
                     let shunned = usize::from(server.is_shunned(now));
                     let numbers = [server.open(), server.idle(), server.pending.get(), shunned];
-                    servers.push((Arc::clone(&of.cluster.name), server.address, numbers, server.latency().as_secs_f64()));
+                    servers.push((
+                        Arc::clone(&of.cluster.name),
+                        server.address,
+                        numbers,
+                        server.latency().as_secs_f64(),
+                    ));
                 }
             }
             (worker.counts.clone(), worker.connections(), servers)
@@ -190,7 +198,12 @@ impl Desk {
         out.one("overdue_gate_workers_late", "gauge", "Workers that did not answer within 1s.", late as f64);
         let uptime = clock::now().saturating_duration_since(self.began).as_secs_f64();
         out.one("overdue_gate_uptime_seconds", "gauge", "Time since the start.", uptime);
-        out.one("overdue_gate_log_lines_dropped_total", "counter", "Lines that could not be written.", self.writer.dropped() as f64);
+        out.one(
+            "overdue_gate_log_lines_dropped_total",
+            "counter",
+            "Lines that could not be written.",
+            self.writer.dropped() as f64,
+        );
         let all = Counts::default();
         let mut open = 0;
         for (counts, connections, _) in looks.iter().flatten() {
@@ -198,7 +211,12 @@ impl Desk {
             open += connections;
         }
         out.one("overdue_gate_connections", "gauge", "Connections of clients.", open as f64);
-        out.one("overdue_gate_connections_total", "counter", "Connections of clients so far.", all.connections.get() as f64);
+        out.one(
+            "overdue_gate_connections_total",
+            "counter",
+            "Connections of clients so far.",
+            all.connections.get() as f64,
+        );
         out.one("overdue_gate_bytes_in_total", "counter", "Bytes from clients.", all.bytes_in.get() as f64);
         out.one("overdue_gate_bytes_out_total", "counter", "Bytes to clients.", all.bytes_out.get() as f64);
         out.head("overdue_gate_requests_total", "counter", "Requests by class of their status; none: the client left.");
@@ -207,7 +225,7 @@ impl Desk {
         }
         out.head("overdue_gate_failures_total", "counter", "Requests that failed, by route and cause.");
         for ((route, cause), count) in all.failures() {
-            out.line("overdue_gate_failures_total", &[("route", &route), ("cause", cause.as_str())], count as f64);
+            out.line("overdue_gate_failures_total", &[("route", &route), ("cause", &cause.to_string())], count as f64);
         }
         out.head("overdue_gate_server_connections_total", "counter", "Connections to servers that requests got.");
         for (kind, count) in [("reused", &all.reused), ("dialled", &all.dialled)] {
@@ -273,7 +291,11 @@ impl Exposition {
 
     fn histogram(&mut self, name: &str, label: Option<(&str, &str)>, histogram: &crate::counts::Histogram) {
         let labels = |le: &str| -> Vec<(String, String)> {
-            label.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).chain([("le".to_owned(), le.to_owned())]).collect()
+            label
+                .iter()
+                .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+                .chain([("le".to_owned(), le.to_owned())])
+                .collect()
         };
         let bounds = histogram.cumulative().map(|(bound, count)| (bound.to_string(), count));
         for (bound, count) in bounds.chain([("+Inf".to_owned(), histogram.count())]) {
@@ -291,7 +313,12 @@ impl Exposition {
 fn describe(config: &Config) -> Value {
     let limit = |limit: Option<&Limit>| limit.map(LimitReport::from);
     let limits = |limits: &Limits| -> Value {
-        let known = [LimitName::Stage(overdue_core::Stage::Resolve), LimitName::Stage(overdue_core::Stage::Tls), LimitName::ConnectAttempt, LimitName::Attempt];
+        let known = [
+            LimitName::Stage(overdue_core::Stage::Resolve),
+            LimitName::Stage(overdue_core::Stage::Tls),
+            LimitName::ConnectAttempt,
+            LimitName::Attempt,
+        ];
         Limits::NAMES
             .into_iter()
             .filter(|name| !known.contains(name))
@@ -309,20 +336,20 @@ fn describe(config: &Config) -> Value {
             "connections": listener.connections,
         })).collect::<Vec<_>>(),
         "routes": config.routes.iter().map(|route| json!({
-            "name": route.name,
+            "name": &*route.name,
             "matches": route.matches.to_string(),
-            "cluster": route.cluster.name,
+            "cluster": &*route.cluster.name,
             "body_max": route.body_max,
             "limits": limits(&route.limits),
         })).collect::<Vec<_>>(),
         "clusters": config.clusters().values().map(|cluster| json!({
-            "name": cluster.name,
+            "name": &*cluster.name,
             "servers": cluster.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "connections": cluster.connections,
             "idle": limit(Some(&cluster.idle)),
         })).collect::<Vec<_>>(),
         "conflicts": config.conflicts().into_iter().map(|(route, verdicts)| json!({
-            "route": route,
+            "route": &*route,
             "advisories": verdicts,
         })).collect::<Vec<_>>(),
     })

@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use overdue::server::{ListenOptions, Listener};
+use bytes::Bytes;
+use overdue::server::{Connections, ListenOptions, Listener};
 use tokio::{
     runtime::Builder,
     sync::mpsc,
@@ -87,10 +88,12 @@ impl Gate {
         let (writer, written) = Writer::start(&config.log.to).map_err(GateError::Log)?;
         let mut addresses = Vec::new();
         // All are bound before anybody serves: a gateway that serves half of what it should is none.
-        let mut bound: Vec<Vec<(SocketAddr, TcpListener)>> = Vec::new();
+        let mut bound: Vec<Vec<Bound>> = Vec::new();
+        let limits: Vec<Connections> =
+            config.listeners.iter().map(|listener| Connections::new(Some(listener.connections), None)).collect();
         for number in 0..config.workers {
             let mut own = Vec::new();
-            for (place, listener) in config.listeners.iter().enumerate() {
+            for (place, (listener, connections)) in config.listeners.iter().zip(&limits).enumerate() {
                 // Port 0 is any, and the same for every worker.
                 let address = addresses.get(place).copied().unwrap_or(listener.address);
                 let failed = |source| GateError::Listen { address, source };
@@ -98,7 +101,7 @@ impl Gate {
                 if number == 0 {
                     addresses.push(socket.local_addr().map_err(failed)?);
                 }
-                own.push((listener.address, socket));
+                own.push(Bound { name: listener.address, socket, connections: connections.clone() });
             }
             bound.push(own);
         }
@@ -199,17 +202,26 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// A socket that one worker accepts from.
+struct Bound {
+    /// The address in the configuration.
+    name: SocketAddr,
+    socket: TcpListener,
+    /// Counted over all workers.
+    connections: Connections,
+}
+
+/// What a client gets that is one too many.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
 /// One worker, until it is drained.
-async fn serve(
-    worker: Rc<Worker>,
-    sockets: Vec<(SocketAddr, TcpListener)>,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-) {
+async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let mut accepting = JoinSet::new();
-    for (address, socket) in sockets {
-        let options = ListenOptions::new();
+    for Bound { name, socket, connections } in sockets {
+        let options = ListenOptions::new().connections(connections).refusal(|_| Bytes::from_static(FULL));
         match options.from_std(socket) {
-            Ok(listener) => drop(accepting.spawn_local(accept(Rc::clone(&worker), address, listener))),
+            Ok(listener) => drop(accepting.spawn_local(accept(Rc::clone(&worker), name, listener))),
             // It was bound and set up before: this does not happen.
             Err(_) => return,
         }
@@ -240,8 +252,8 @@ async fn serve(
 }
 
 async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener) {
-    loop {
-        let accepted = listener.accept().await;
+    // An error means that the listener is of no more use.
+    while let Ok(accepted) = listener.accept().await {
         let worker = Rc::clone(&worker);
         tokio::task::spawn_local(async move {
             let _permit = accepted.permit;

@@ -13,10 +13,15 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc,
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use overdue_core::{Outcome, Report, Stage, facts::CallFacts, judge::Judgement, micros, report::LimitReport};
+use overdue_core::{
+    LimitReport, Outcome, Report, Stage,
+    facts::{CallFacts, Failure},
+    judge::Judgement,
+    micros,
+};
 
 use crate::{
     clock,
@@ -257,18 +262,15 @@ fn json(out: &mut Vec<u8>, time: (u64, u32), entry: &Entry<'_>, line: &Line, pee
         }
         Some((facts, judgement)) => {
             let outcome = match facts.failure {
-                overdue_core::facts::Failure::DeadlinePassed(_) | overdue_core::facts::Failure::DeadlinePast(_) => {
-                    Outcome::TimedOut
-                }
-                overdue_core::facts::Failure::Cancelled { .. } => Outcome::Cancelled,
+                Failure::DeadlinePassed(_) | Failure::DeadlinePast(_) => Outcome::TimedOut,
+                Failure::Cancelled { .. } => Outcome::Cancelled,
                 _ => Outcome::Failed,
             };
             let mut report = Report::new(outcome, &facts.timeline, facts.now);
             report.stage = Some(facts.stage.as_str());
             report.cause = judgement.verdicts.first().map(|verdict| verdict.cause);
             report.limit = match &facts.failure {
-                overdue_core::facts::Failure::DeadlinePassed(limit)
-                | overdue_core::facts::Failure::DeadlinePast(limit) => Some(LimitReport::from(limit)),
+                Failure::DeadlinePassed(limit) | Failure::DeadlinePast(limit) => Some(LimitReport::from(limit)),
                 _ => None,
             };
             report.verdicts.clone_from(&judgement.verdicts);
@@ -344,7 +346,9 @@ fn text(out: &mut Vec<u8>, time: (u64, u32), entry: &Entry<'_>, line: &Line, pee
     for stage in STAGES {
         let span = entry.stages().find(|(known, ..)| *known == stage);
         match span {
-            Some((_, begun, ended)) => write!(out, "{:.1}/", ended.saturating_duration_since(begun).as_secs_f64() * 1e3)?,
+            Some((_, begun, ended)) => {
+                write!(out, "{:.1}/", ended.saturating_duration_since(begun).as_secs_f64() * 1e3)?
+            }
             None => out.extend_from_slice(b"-/"),
         }
     }
@@ -408,21 +412,17 @@ impl Writer {
     }
 }
 
-/// The time of a line, for tests and the page.
-pub(crate) fn time_text(at: SystemTime) -> String {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut out = Vec::new();
-    let _ = put_time(&mut out, (since.as_secs(), since.subsec_millis()));
-    String::from_utf8(out).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn times_are_those_of_the_calendar() {
-        let at = |secs| time_text(UNIX_EPOCH + Duration::from_millis(secs * 1000 + 7));
+        let at = |secs| {
+            let mut out = Vec::new();
+            put_time(&mut out, (secs, 7)).unwrap();
+            String::from_utf8(out).unwrap()
+        };
         assert_eq!(at(0), "1970-01-01T00:00:00.007Z");
         assert_eq!(at(951_782_399), "2000-02-28T23:59:59.007Z");
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.007Z");

@@ -28,9 +28,10 @@ impl Matches {
             && self.host.as_ref().is_none_or(|host| covers_host(host, without_port(asked.authority)))
             && (self.methods.is_empty() || self.methods.iter().any(|method| method == asked.method))
             && self.header.as_ref().is_none_or(|(name, value)| {
-                asked.fields.iter().any(|field| {
-                    field.name.eq_ignore_ascii_case(name) && field.value.trim_ascii() == value.as_bytes()
-                })
+                asked
+                    .fields
+                    .iter()
+                    .any(|field| field.name.eq_ignore_ascii_case(name) && field.value.trim_ascii() == value.as_bytes())
             })
     }
 

@@ -1,10 +1,6 @@
 //! A gateway from its file to its end: signals, reloads, and what the operator asks for.
 
-use std::{
-    io::Write as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{io::Write as _, path::Path, sync::Arc};
 
 use tokio::{
     net::TcpListener,
@@ -35,7 +31,9 @@ pub fn run(path: &Path, tell: impl Fn(&str)) -> Result<bool, GateError> {
     let admin = config.admin;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
     let local = admin
-        .map(|address| runtime.block_on(TcpListener::bind(address)).map_err(|source| GateError::Listen { address, source }))
+        .map(|address| {
+            runtime.block_on(TcpListener::bind(address)).map_err(|source| GateError::Listen { address, source })
+        })
         .transpose()?;
     let mut gate = Gate::start(config)?;
     for address in gate.addresses() {

@@ -113,7 +113,8 @@ impl Servers {
             return Some(first);
         }
         let now = self.all.iter().any(|server| server.shunned_until.get().is_some()).then(clock::now);
-        let open = |server: &&Rc<Server>| now.is_none_or(|now| server.shunned_until.get().is_none_or(|until| now >= until));
+        let open =
+            |server: &&Rc<Server>| now.is_none_or(|now| server.shunned_until.get().is_none_or(|until| now >= until));
         let well: Vec<&Rc<Server>> = match now {
             None => Vec::new(),
             Some(_) => self.all.iter().filter(open).collect(),

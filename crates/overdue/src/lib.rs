@@ -38,13 +38,9 @@ mod error;
 #[cfg(all(fuzzing, feature = "client"))]
 pub mod fuzz;
 #[cfg(feature = "client")]
-<<<<<<< HEAD
 pub mod h1;
-=======
-mod h1;
 #[cfg(any(feature = "client", feature = "server", all(feature = "direct", target_os = "linux")))]
 mod keepalive;
->>>>>>> 44ce80d
 #[cfg(feature = "client")]
 mod log;
 #[cfg(feature = "client")]

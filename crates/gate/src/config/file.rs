@@ -126,7 +126,9 @@ impl Source<'_> {
         }
         let value = parse_duration(text.get_ref()).map_err(|err| self.error(text.span(), format!("{name}: {err}")))?;
         if value.is_zero() {
-            return Err(self.error(text.span(), format!("{name}: nothing can be done in no time; write \"none\" for no limit")));
+            return Err(
+                self.error(text.span(), format!("{name}: nothing can be done in no time; write \"none\" for no limit"))
+            );
         }
         let origin = Origin::File { path: Arc::clone(&self.path), line: self.line(text.span()) };
         Ok(Some(Limit { name, value, origin }))
@@ -177,7 +179,10 @@ impl Source<'_> {
     fn address(&self, text: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
         text.get_ref().parse().map_err(|_| {
             let text_of = text.get_ref();
-            self.error(text.span(), format!("{text_of:?} is no address with a port, such as 127.0.0.1:8080 or [::]:8080"))
+            self.error(
+                text.span(),
+                format!("{text_of:?} is no address with a port, such as 127.0.0.1:8080 or [::]:8080"),
+            )
         })
     }
 
@@ -341,10 +346,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
 
 /// What was probably meant.
 fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    let near = |other: &&str| {
-        let same = word.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-        same * 2 >= word.len().max(other.len()) && same > 0
-    };
+    let near = |other: &&str| overdue_core::edit_distance(word, other) * 3 <= word.len().max(other.len());
     match known.clone().find(near) {
         Some(name) => format!("; did you mean {name:?}?"),
         None => match known.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ") {

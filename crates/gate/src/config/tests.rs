@@ -1,0 +1,83 @@
+use super::*;
+
+const GOOD: &str = "\
+[limits]
+total = \"30s\"
+
+[[listener]]
+listen = \"127.0.0.1:8080\"
+trusted = [\"10.0.0.0/8\"]
+
+[cluster.api]
+servers = [\"127.0.0.1:9001\"]
+
+[[route]]
+host = \"api.test\"
+path = \"/v1\"
+cluster = \"api\"
+[route.limits]
+wait = \"2s\"
+gap = \"none\"
+";
+
+#[test]
+fn limits_remember_their_lines() {
+    let config = Config::parse(GOOD, "g.toml").unwrap();
+    let limits = &config.routes[0].limits;
+    assert_eq!(limits.wait.as_ref().unwrap().to_string(), "wait 2s (g.toml:16)");
+    assert_eq!(limits.total.as_ref().unwrap().to_string(), "total 30s (g.toml:2)");
+    assert_eq!(limits.gap, None);
+    assert_eq!(limits.connect.as_ref().unwrap().to_string(), "connect 10s (default)");
+    assert_eq!(config.listeners[0].head.as_ref().unwrap().to_string(), "head 10s (default)");
+    assert_eq!(&*config.routes[0].name, "api.test/v1");
+    assert!(config.conflicts().is_empty());
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_line() {
+    for (from, to, line, why) in [
+        ("wait = \"2s\"", "wait = \"2\"", 16, "such as 250ms"),
+        ("wait = \"2s\"", "wiat = \"2s\"", 16, "wiat"),
+        ("wait = \"2s\"", "wait = \"0s\"", 16, "no time"),
+        ("wait = \"2s\"", "wait = 2", 16, "string"),
+        ("cluster = \"api\"", "cluster = \"apii\"", 14, "did you mean \"api\"?"),
+        ("cluster = \"api\"", "cluster = \"x\"", 14, "there are \"api\""),
+        ("127.0.0.1:9001", "localhost", 9, "no address with a port"),
+        ("[\"127.0.0.1:9001\"]", "[]", 8, "no servers"),
+        ("10.0.0.0/8", "10.0.0.0/33", 6, "10.0.0.0/33"),
+        ("host = \"api.test\"", "host = \"api.test:80\"", 12, "without a port"),
+        ("path = \"/v1\"", "path = \"v1\"", 13, "no path"),
+        ("127.0.0.1:8080", "127.0.0.1", 5, "no address with a port"),
+        ("[[route]]", "[[rout]]", 11, "rout"),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let error = Config::parse(&GOOD.replace(from, to), "g.toml").unwrap_err();
+        assert!(error.line == line && error.message.contains(why), "{to}: {error}");
+        assert!(error.to_string().starts_with(&format!("g.toml:{line}: ")));
+    }
+    assert!(Config::parse("", "g.toml").unwrap_err().to_string().contains("no [[listener]]"));
+    let no_route = "[[listener]]\nlisten = \"127.0.0.1:0\"\n";
+    assert!(Config::parse(no_route, "g.toml").unwrap_err().to_string().contains("no [[route]]"));
+}
+
+#[test]
+fn a_route_that_nothing_reaches_is_an_error() {
+    let error =
+        Config::parse(&format!("{GOOD}[[route]]\nhost = \"api.test\"\npath = \"/v1/x\"\ncluster = \"api\"\n"), "g")
+            .unwrap_err();
+    assert!(error.line == 18 && error.message.contains("\"api.test/v1\" above"), "{error}");
+}
+
+#[test]
+fn limits_that_fight_each_other_are_found() {
+    let config = Config::parse(&GOOD.replace("wait = \"2s\"", "wait = \"40s\""), "g.toml").unwrap();
+    let conflicts = config.conflicts();
+    assert_eq!(conflicts[0].1[0].cause, overdue_core::Cause::LimitShadowed);
+    assert!(conflicts[0].1[0].evidence[0].text.contains("g.toml:16"), "{:?}", conflicts[0].1[0].evidence);
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let error = Config::read(Path::new("/nowhere/gate.toml")).unwrap_err();
+    assert!(error.to_string().starts_with("/nowhere/gate.toml: cannot be read"), "{error}");
+}

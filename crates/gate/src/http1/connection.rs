@@ -104,8 +104,7 @@ pub(crate) async fn serve<S: Client>(io: S, peer: SocketAddr, listener: SocketAd
 impl<S: Client> Connection<S> {
     async fn run(&mut self) {
         let then = loop {
-            let plan = self.worker.plan();
-            let next = self.next(&plan).await;
+            let (next, plan) = self.next().await;
             let then = match next {
                 Next::Request(prepared, head, began) => Box::pin(self.handle(&plan, &prepared, head, began)).await,
                 Next::NotServed(refused, began) => self.refuse(&plan, &refused, began).await,
@@ -133,13 +132,15 @@ impl<S: Client> Connection<S> {
         &self.listed.live
     }
 
-    /// Waits for a whole request head.
-    async fn next(&mut self, plan: &Plan) -> Next {
+    /// Waits for a whole request head. It follows the plan of the moment in which that is there.
+    async fn next(&mut self) -> (Next, Rc<Plan>) {
         let Self { client, worker, listed, alarm, since, served, listener } = self;
-        let Some(listener) = plan.listener(*listener) else { return Next::End };
+        let mut plan = worker.plan();
         let mut began: Option<Instant> = None;
         let mut parsed = 0;
-        poll_fn(|cx| {
+        let next = poll_fn(|cx| {
+            plan = worker.plan();
+            let Some(listener) = plan.listener(*listener) else { return Poll::Ready(Next::End) };
             loop {
                 let bytes = client.bytes();
                 if began.is_none() && !bytes.is_empty() {
@@ -163,7 +164,7 @@ impl<S: Client> Connection<S> {
                     }
                     let mut out = worker.buffers.lend();
                     let mut line = listed.live.line.borrow_mut();
-                    let prepared = prepare(bytes, plan, listener, listed.live.peer, &mut line, &mut out);
+                    let prepared = prepare(bytes, &plan, listener, listed.live.peer, &mut line, &mut out);
                     match prepared {
                         Ok(Some(prepared)) => {
                             client.used(prepared.length);
@@ -201,7 +202,8 @@ impl<S: Client> Connection<S> {
                 },
             }
         })
-        .await
+        .await;
+        (next, plan)
     }
 
     /// A request that goes nowhere.
@@ -211,7 +213,8 @@ impl<S: Client> Connection<S> {
         }
         let now = clock::now();
         let known = Known::refused(refused.status);
-        let told = Told { cause: None, stage: HEAD.as_str(), detail: self.trusts(plan).then_some(refused.why.as_str()) };
+        let told =
+            Told { cause: None, stage: HEAD.as_str(), detail: self.trusts(plan).then_some(refused.why.as_str()) };
         let keep = refused.length.filter(|_| !self.worker.is_draining());
         if let Some(length) = keep {
             self.client.used(length);
@@ -278,10 +281,8 @@ impl<S: Client> Connection<S> {
                 Ok(upstream) => upstream,
                 Err(trouble) => {
                     let keep = bodyless && prepared.keep_alive;
-                    let socket = (trouble.stage == Stage::Connect).then(|| SocketFacts {
-                        peer: server.address.to_string(),
-                        ..SocketFacts::default()
-                    });
+                    let socket = (trouble.stage == Stage::Connect)
+                        .then(|| SocketFacts { peer: server.address.to_string(), ..SocketFacts::default() });
                     self.worker.buffers.take_back(head);
                     return self.fail(plan, Some((prepared, server, None)), marks, &trouble, socket, keep, true).await;
                 }
@@ -344,11 +345,8 @@ impl<S: Client> Connection<S> {
                     if seen.server_keeps && upstream.side.bytes().is_empty() && !seen.tunnel {
                         upstream.keep(&self.worker.buffers, now);
                     }
-                    let entry = Entry {
-                        route: Some(&prepared.route),
-                        server: Some(server.address),
-                        ..Entry::new(marks, now)
-                    };
+                    let entry =
+                        Entry { route: Some(&prepared.route), server: Some(server.address), ..Entry::new(marks, now) };
                     self.log(&entry);
                     let keep = seen.told.is_some_and(|told| told.keep_alive) && !self.worker.is_draining();
                     return if keep { Then::Next } else { Then::Close };
@@ -430,7 +428,10 @@ impl<S: Client> Connection<S> {
         let due = Due::earlier(Due::after(marks.queued, limits.connect.as_ref()), total);
         let opened = self.under(Stage::Connect, due, prepared, upstream::open(server.address)).await;
         let opened = opened.and_then(|opened| {
-            opened.map_err(|err| Trouble { party: Party::Server, ..self.at_gate(Stage::Connect, os_failure("connect", err).0) })
+            opened.map_err(|err| Trouble {
+                party: Party::Server,
+                ..self.at_gate(Stage::Connect, os_failure("connect", err).0)
+            })
         });
         match opened {
             Ok(stream) => {
@@ -466,11 +467,23 @@ impl<S: Client> Connection<S> {
                 if let Some(how) = left {
                     let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
                     let party = Party::Client;
-                    return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });
+                    return Poll::Ready(Trouble {
+                        stage,
+                        party,
+                        failure,
+                        late_by: Duration::ZERO,
+                        silent: Duration::ZERO,
+                    });
                 }
             }
             let party = if stage == Stage::Connect { Party::Server } else { Party::Gate };
-            Due::poll(due, alarm, cx).map(|(failure, late_by)| Trouble { stage, party, failure, late_by, silent: Duration::ZERO })
+            Due::poll(due, alarm, cx).map(|(failure, late_by)| Trouble {
+                stage,
+                party,
+                failure,
+                late_by,
+                silent: Duration::ZERO,
+            })
         })
         .await
     }
@@ -507,7 +520,11 @@ impl<S: Client> Connection<S> {
             body_expected: marks.expected,
             since_write: None,
             last_read: None,
-            reader_away: if trouble.party == Party::Client && trouble.stage == Stage::Receive { trouble.silent } else { Duration::ZERO },
+            reader_away: if trouble.party == Party::Client && trouble.stage == Stage::Receive {
+                trouble.silent
+            } else {
+                Duration::ZERO
+            },
             reused_after: marks.idle.filter(|_| marks.reused),
         };
         let facts = CallFacts {
@@ -534,7 +551,8 @@ impl<S: Client> Connection<S> {
             status = known.status;
             if known.status != 0 {
                 let trusted = self.trusts(plan);
-                let told = Told { cause, stage: trouble.stage.as_str(), detail: summary.as_deref().filter(|_| trusted) };
+                let told =
+                    Told { cause, stage: trouble.stage.as_str(), detail: summary.as_deref().filter(|_| trusted) };
                 let written = self.answer(known.status, &told, keep, is_head, plan).await;
                 then = if keep && written { Then::Next } else { Then::Close };
             }

@@ -56,9 +56,9 @@ impl<'l> Due<'l> {
     /// Ready with the failure once it has come, and how late that was noticed.
     pub(crate) fn poll(due: Option<Self>, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<(Failure, Duration)> {
         let Some(due) = due else { return Poll::Pending };
-        alarm.poll(cx, due.at).map(|noticed| {
-            (Failure::DeadlinePassed(due.limit.clone()), noticed.saturating_duration_since(due.at))
-        })
+        alarm
+            .poll(cx, due.at)
+            .map(|noticed| (Failure::DeadlinePassed(due.limit.clone()), noticed.saturating_duration_since(due.at)))
     }
 }
 
@@ -129,7 +129,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
             Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
             Ok(Poll::Pending) => {
                 let (due, party) = self.due();
-                Due::poll(due, alarm, cx).map(|(failure, late_by)| Err(Trouble { late_by, ..self.trouble(party, failure) }))
+                Due::poll(due, alarm, cx)
+                    .map(|(failure, late_by)| Err(Trouble { late_by, ..self.trouble(party, failure) }))
             }
             Err(trouble) => Poll::Ready(Err(*trouble)),
         }
@@ -152,9 +153,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
                 Err(Broken::Receiver(err)) => self.seen.write_failed = Some(err),
                 Err(Broken::SenderClosed) => return Err(self.client_left("it closed before the end of its request")),
                 Err(Broken::Sender(err)) => return Err(self.client_left(&err.to_string())),
-                Err(Broken::Framing(text)) => return Err(Box::new(self.trouble(Party::Client, Failure::Protocol(text)))),
+                Err(Broken::Framing(text)) => {
+                    return Err(Box::new(self.trouble(Party::Client, Failure::Protocol(text))));
+                }
                 Err(Broken::TooLong) => {
-                    let text = format!("the request's body is longer than the {} bytes that its route takes", self.body_max);
+                    let text =
+                        format!("the request's body is longer than the {} bytes that its route takes", self.body_max);
                     return Err(Box::new(self.trouble(Party::Client, Failure::RequestBody(text))));
                 }
             }

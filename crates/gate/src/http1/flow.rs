@@ -88,13 +88,8 @@ impl Flow {
         self.ended
     }
 
-    /// Back to the beginning of a head that has no body behind it.
-    pub(crate) fn rewind(&mut self) {
-        self.sent = 0;
-    }
-
-    /// Something to be sent before all else, ahead of what waits.
-    pub(crate) fn out(&mut self) -> &mut BytesMut {
+    /// Where what is to be sent is put, behind what waits.
+    fn out(&mut self) -> &mut BytesMut {
         if self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
@@ -191,6 +186,7 @@ impl Flow {
             }
             Body::Chunked(decoder) => {
                 if self.sent == self.out.len() {
+                    // A head stays where it is until then: it may have to be sent again.
                     self.out.clear();
                     self.sent = 0;
                 }
@@ -201,7 +197,11 @@ impl Flow {
                     let ended = part.map(|part| match part {
                         Part::Data(at) => {
                             let data = from.bytes().get(at).unwrap_or_default();
-                            if self.chunks { put_chunk(&mut self.out, data) } else { self.out.put_slice(data) }
+                            if self.chunks {
+                                put_chunk(&mut self.out, data)
+                            } else {
+                                self.out.put_slice(data)
+                            }
                             moved += data.len();
                             false
                         }

@@ -122,7 +122,10 @@ pub(crate) fn prepare(
     if let (Framing::Length(length), Some(most)) = (head.framing, route.route.body_max)
         && length > most
     {
-        return Err(not_served(413, format!("its body of {length} bytes is longer than the {most} that its route takes")));
+        return Err(not_served(
+            413,
+            format!("its body of {length} bytes is longer than the {most} that its route takes"),
+        ));
     }
     let trusted = listener.trusted.contains(peer.ip());
     let inherited = if trusted { inherited(&plan.timeouts, head.fields) } else { Ok(None) };

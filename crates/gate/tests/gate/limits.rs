@@ -1,0 +1,222 @@
+//! Every limit fires in its stage, names who set it, and is told with the right status.
+
+use std::{thread, time::Duration};
+
+use crate::bed::{Bed, GET, OK, Server, field};
+
+/// The line of `gate.toml` in which the tests put this limit.
+fn origin(line: &serde_json::Value) -> &str {
+    line["limit"]["origin"].as_str().unwrap()
+}
+
+#[test]
+fn a_server_that_does_not_answer() {
+    let server = Server::new(|peer| while peer.request().is_some() {});
+    let bed = Bed::new(&[server.address], &[("limits", "wait = \"120ms\"")]);
+    let mut client = bed.connect();
+    let answer = client.call(GET);
+    assert_eq!(answer.status, 504);
+    let problem = answer.problem();
+    assert_eq!((&problem["cause"], &problem["stage"]), (&"server-slow".into(), &"wait".into()));
+    // Details are for those who are trusted.
+    assert_eq!(problem["detail"], serde_json::Value::Null);
+    // The connection is of use still.
+    assert_eq!(client.call(GET).status, 504);
+    let lines = bed.lines();
+    assert_eq!(lines.len(), 2);
+    let line = &lines[0];
+    assert_eq!(
+        (&line["outcome"], &line["stage"], &line["cause"]),
+        (&"timed-out".into(), &"wait".into(), &"server-slow".into())
+    );
+    assert_eq!((origin(line), &line["limit"]["name"]), ("gate.toml:5", &"wait".into()));
+    assert_eq!((&line["gate"]["termination"], &line["gate"]["flags"]), (&"sH".into(), &"UT".into()));
+    assert!(
+        line["verdicts"][0]["evidence"].as_array().unwrap().iter().any(|fact| fact["source"] == "tcp-info"),
+        "{line:#}"
+    );
+}
+
+#[test]
+fn the_whole_ends_at_its_limit_in_whatever_stage() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.client.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc");
+        while !peer.ends() {}
+        peer.say("ended");
+    });
+    let bed = Bed::new(&[server.address], &[("limits", "total = \"200ms\"")]);
+    let mut client = bed.connect();
+    client.send(GET);
+    assert!(client.head().contains("content-length: 100"));
+    // An end that looked like any other would make the body look whole to some.
+    let (rest, end) = client.rest();
+    assert!(rest == b"abc" || rest.is_empty() && end.is_err(), "{rest:?}");
+    assert!(end.is_err(), "it must look cut");
+    assert_eq!(server.saw(), "ended");
+    let line = bed.line();
+    assert_eq!((&line["stage"], &line["cause"]), (&"receive".into(), &"body-stalled".into()), "{line:#}");
+    assert_eq!((&line["limit"]["name"], &line["gate"]["termination"]), (&"total".into(), &"sD".into()));
+    assert_eq!(line["gate"]["status"], 200);
+}
+
+#[test]
+fn a_body_that_stops() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.client.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        while !peer.ends() {}
+    });
+    let bed = Bed::new(&[server.address], &[("limits", "gap = \"150ms\"")]);
+    let mut client = bed.connect();
+    client.send(GET);
+    client.head();
+    let (rest, _) = client.rest();
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "{rest:?}");
+    let line = bed.line();
+    assert_eq!((&line["limit"]["name"], &line["cause"]), (&"gap".into(), &"body-stalled".into()), "{line:#}");
+}
+
+#[test]
+fn a_client_whose_head_does_not_come() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[("listener", "head = \"150ms\"")]);
+    let mut silent = bed.connect();
+    // Byte by byte does not help: the limit is for the whole head.
+    let mut drips = bed.connect();
+    let mut writes = drips.stream.try_clone().unwrap();
+    let dripping = thread::spawn(move || {
+        use std::io::Write as _;
+        for byte in GET.bytes().cycle().take(GET.len() - 1).chain(std::iter::repeat_n(b' ', 2000)) {
+            if writes.write_all(&[byte]).is_err() {
+                break;
+            }
+            thread::yield_now();
+            std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_millis(5)).unwrap_err();
+        }
+    });
+    // Nobody has asked for anything: nobody is answered.
+    assert_eq!(silent.rest().0, b"");
+    let answer = drips.answer();
+    assert_eq!((answer.status, answer.field("connection")), (408, Some("close")));
+    drop(drips);
+    dripping.join().unwrap();
+    assert_eq!(server.connections(), 0);
+    let line = bed.line();
+    assert_eq!(
+        (&line["stage"], &line["limit"]["name"], &line["gate"]["termination"]),
+        (&"head".into(), &"head".into(), &"cR".into()),
+        "{line:#}"
+    );
+}
+
+/// A slow upload is its client's fault, and is logged as that.
+#[test]
+fn a_client_whose_body_does_not_come() {
+    let server = Server::new(|peer| while peer.request().is_some() {});
+    let bed = Bed::new(&[server.address], &[("limits", "gap = \"150ms\"")]);
+    let mut client = bed.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("connection")), (408, Some("close")));
+    let line = bed.line();
+    assert_eq!((&line["stage"], &line["cause"]), (&"send".into(), &"sender-slow".into()), "{line:#}");
+    assert_eq!((&line["gate"]["termination"], &line["gate"]["flags"]), (&"cH".into(), &"SI".into()));
+}
+
+#[test]
+fn a_client_that_does_not_read() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.client.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+        let piece = "x".repeat(1 << 16);
+        use std::io::Write as _;
+        while peer.client.stream.write_all(piece.as_bytes()).is_ok() {}
+        peer.say("stopped");
+    });
+    let bed = Bed::new(&[server.address], &[("limits", "gap = \"300ms\"")]);
+    let mut client = bed.connect();
+    client.send(GET);
+    client.head();
+    assert_eq!(server.saw(), "stopped");
+    let line = bed.line();
+    assert_eq!((&line["stage"], &line["cause"]), (&"receive".into(), &"reader-slow".into()), "{line:#}");
+    assert_eq!(&line["gate"]["termination"], "cD");
+}
+
+#[test]
+fn a_pool_that_is_empty() {
+    let server = Server::new(|peer| while peer.request().is_some() {});
+    let bed =
+        Bed::new(&[server.address], &[("limits", "queue = \"150ms\"\nwait = \"3s\""), ("cluster", "connections = 1")]);
+    let mut first = bed.connect();
+    first.send(GET);
+    server.accepted.recv_timeout(crate::bed::PATIENCE).unwrap();
+    let mut second = bed.connect();
+    let answer = second.call(GET);
+    assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")));
+    assert_eq!(answer.problem()["cause"], "pool-exhausted");
+    drop(first);
+    drop(second);
+    let lines = bed.lines();
+    let line = lines.iter().find(|line| line["cause"] == "pool-exhausted").unwrap_or_else(|| panic!("{lines:#?}"));
+    assert_eq!(
+        (&line["stage"], &line["gate"]["termination"], &line["gate"]["flags"]),
+        (&"queue".into(), &"sQ".into(), &"UO".into())
+    );
+}
+
+/// Who waits for a connection gets the one that another gives back.
+#[test]
+fn a_connection_goes_from_hand_to_hand() {
+    let server = Server::new(|peer| {
+        while peer.request().is_some() {
+            std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_millis(30)).unwrap_err();
+            peer.client.send(OK);
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("cluster", "connections = 1")]);
+    let mut clients: Vec<_> = (0..6).map(|_| bed.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(GET));
+    clients.iter_mut().for_each(|client| assert_eq!(client.answer().status, 200));
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn what_remains_is_handed_on_and_shrinks() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[("listener", "trusted = [\"127.0.0.1\"]"), ("limits", "total = \"4s\"")]);
+    let mut client = bed.connect();
+    let mut left = |more: &str| -> u64 {
+        let answer = client.call(&format!("GET / HTTP/1.1\r\nHost: a\r\n{more}\r\n"));
+        assert_eq!(answer.status, 200);
+        field(&server.saw(), "x-envoy-expected-rq-timeout-ms").unwrap().parse().unwrap()
+    };
+    assert!((2000..4000).contains(&left("")));
+    assert!((500..1000).contains(&left("x-envoy-expected-rq-timeout-ms: 1000\r\n")));
+    // The shorter of two, and never more than our own.
+    assert!((500..1000).contains(&left("x-envoy-expected-rq-timeout-ms: 2000\r\ngrpc-timeout: 1S\r\n")));
+    assert!((2000..4000).contains(&left("x-envoy-expected-rq-timeout-ms: 90000\r\n")));
+    assert_eq!(client.call("GET / HTTP/1.1\r\nHost: a\r\ngrpc-timeout: soon\r\n\r\n").status, 400);
+}
+
+#[test]
+fn the_callers_deadline_fires_and_is_named() {
+    let server = Server::new(|peer| while peer.request().is_some() {});
+    let bed = Bed::new(&[server.address], &[("listener", "trusted = [\"127.0.0.1\"]")]);
+    let mut client = bed.connect();
+    let answer = client.call("GET / HTTP/1.1\r\nHost: a\r\nx-envoy-expected-rq-timeout-ms: 150\r\n\r\n");
+    assert_eq!(answer.status, 504);
+    assert!(answer.problem()["detail"].is_string());
+    // What has passed before it is read goes nowhere.
+    assert_eq!(client.call("GET / HTTP/1.1\r\nHost: a\r\nx-envoy-expected-rq-timeout-ms: 0\r\n\r\n").status, 504);
+    assert_eq!(server.connections(), 1);
+    let lines = bed.lines();
+    assert_eq!(origin(&lines[0]), "header x-envoy-expected-rq-timeout-ms");
+    assert_eq!(
+        (&lines[1]["cause"], &lines[1]["gate"]["flags"]),
+        (&"budget-spent".into(), &"DT".into()),
+        "{:#}",
+        lines[1]
+    );
+}

@@ -1,0 +1,9 @@
+//! The gateway between real sockets: what goes through, what is refused, and what is said of what fails.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
+
+mod bed;
+mod failures;
+mod framing;
+mod limits;
+mod running;

@@ -1,0 +1,52 @@
+//! A gateway that runs: told to follow another file, told to end, asked for what it does.
+
+use crate::bed::{Bed, GET, OK, Server};
+
+#[test]
+fn another_configuration_is_followed_from_the_next_request_on() {
+    let (one, other) = (Server::answering(OK), Server::answering("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"));
+    let slow = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.say("asked");
+        // Until somebody closes: it is in flight all the while.
+        while !peer.ends() {}
+    });
+    let mut bed = Bed::new(&[one.address], &[]);
+    let mut client = bed.connect();
+    assert_eq!(client.call(GET).status, 200);
+    assert!(bed.follow(&[slow.address], &[("limits", "wait = \"1s\"")]).is_empty());
+    let mut waits = bed.connect();
+    waits.send(GET);
+    assert_eq!(slow.saw(), "asked");
+    assert!(bed.follow(&[other.address], &[("limits", "wait = \"60s\"")]).is_empty());
+    // On the connection that was there before.
+    assert_eq!(client.call(GET).status, 201);
+    // It goes on under the limits with which it began.
+    assert_eq!(waits.answer().status, 504);
+}
+
+#[test]
+fn the_end_waits_for_what_is_in_flight_and_for_nothing_else() {
+    let (answer, answers) = std::sync::mpsc::channel::<()>();
+    let answers = std::sync::Arc::new(std::sync::Mutex::new(answers));
+    let server = Server::new(move |peer| {
+        peer.request().unwrap();
+        peer.say("asked");
+        answers.lock().unwrap().recv().unwrap();
+        peer.client.send(OK);
+    });
+    let bed = Bed::new(&[server.address], &[]);
+    let mut idle = bed.connect();
+    let mut busy = bed.connect();
+    busy.send(GET);
+    assert_eq!(server.saw(), "asked");
+    let address = bed.gate.addresses()[0];
+    let ending = std::thread::spawn(move || bed.lines());
+    // Who has nothing to do is let go.
+    assert_eq!(idle.rest().0, b"");
+    assert!(std::net::TcpStream::connect(address).is_err(), "nobody is taken any more");
+    answer.send(()).unwrap();
+    let whole = busy.answer();
+    assert_eq!((whole.status, whole.field("connection")), (200, Some("close")));
+    assert_eq!(ending.join().unwrap().len(), 1);
+}
