@@ -6,7 +6,6 @@
 use std::{
     fs::OpenOptions,
     io::{self, Write},
-    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -28,6 +27,7 @@ use crate::{
     config::{Format, To},
     counts::{Counts, STAGES, add},
     http1::{Known, Line},
+    upstream::Server,
     worker::{HEAD, PlannedRoute},
 };
 
@@ -43,7 +43,6 @@ pub(crate) struct Marks {
     pub(crate) head: Instant,
     /// It had its turn.
     pub(crate) queued: Instant,
-    pub(crate) connected: Instant,
     pub(crate) send: Instant,
     pub(crate) sent: Instant,
     /// The head of the answer was there.
@@ -69,7 +68,6 @@ impl Marks {
             began,
             head: began,
             queued: began,
-            connected: began,
             send: began,
             sent: began,
             answered: None,
@@ -111,7 +109,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) end: Instant,
     pub(crate) known: Known,
     pub(crate) route: Option<&'a Rc<PlannedRoute>>,
-    pub(crate) server: Option<SocketAddr>,
+    pub(crate) server: Option<&'a Server>,
     /// Why it went nowhere.
     pub(crate) refused: Option<&'a str>,
     pub(crate) failed: Option<(&'a CallFacts, &'a Judgement)>,
@@ -164,7 +162,7 @@ pub(crate) struct Lines {
     buf: Vec<u8>,
     count: u64,
     /// What time it is, as often as that is looked up.
-    time: (u64, u32),
+    time: Vec<u8>,
     to: Writer,
 }
 
@@ -175,12 +173,12 @@ impl Lines {
     }
 
     /// Adds the line of one request.
-    pub(crate) fn put(&mut self, entry: &Entry<'_>, line: &Line, peer: SocketAddr) {
+    pub(crate) fn put(&mut self, entry: &Entry<'_>, line: &Line, peer: &str) {
         let Some(format) = self.format else { return };
         // To a buffer that grows, writing does not fail.
         let _ = match format {
-            Format::Json => json(&mut self.buf, self.time, entry, line, peer),
-            Format::Text => text(&mut self.buf, self.time, entry, line, peer),
+            Format::Json => json(&mut self.buf, &self.time, entry, line, peer),
+            Format::Text => text(&mut self.buf, &self.time, entry, line, peer),
         };
         self.count += 1;
         if self.buf.len() >= FULL {
@@ -208,10 +206,13 @@ impl Drop for Lines {
     }
 }
 
-/// Seconds and milliseconds since 1970.
-fn now() -> (u64, u32) {
+/// What time it is.
+fn now() -> Vec<u8> {
     let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (since.as_secs(), since.subsec_millis())
+    let mut text = Vec::new();
+    // To a buffer that grows, writing does not fail.
+    let _ = put_time(&mut text, (since.as_secs(), since.subsec_millis()));
+    text
 }
 
 /// As of RFC 3339.
@@ -239,7 +240,7 @@ fn since(begun: Instant, ended: Instant) -> u64 {
 }
 
 /// One object of `overdue.report/1`, with what only the gateway knows under `gate`.
-fn json(out: &mut Vec<u8>, time: (u64, u32), entry: &Entry<'_>, line: &Line, peer: SocketAddr) -> io::Result<()> {
+fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &str) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;
     match entry.failed {
         None => {
@@ -280,13 +281,23 @@ fn json(out: &mut Vec<u8>, time: (u64, u32), entry: &Entry<'_>, line: &Line, pee
         }
     }
     if let Some(server) = entry.server.filter(|_| marks.connection > 0 && entry.failed.is_none()) {
-        write!(out, ",\"connection\":{{\"id\":{},\"reused\":{},\"idle_us\":", marks.connection, marks.reused)?;
+        out.extend_from_slice(b",\"connection\":{\"id\":");
+        put_number(out, marks.connection);
+        out.extend_from_slice(if marks.reused {
+            b",\"reused\":true,\"idle_us\":"
+        } else {
+            b",\"reused\":false,\"idle_us\":"
+        });
         put_number(out, marks.idle.map_or(0, micros));
-        write!(out, ",\"peer\":\"{server}\"}}")?;
+        out.extend_from_slice(b",\"peer\":\"");
+        out.extend_from_slice(server.text.as_bytes());
+        out.extend_from_slice(b"\"}");
     }
     out.extend_from_slice(b",\"gate\":{\"time\":\"");
-    put_time(out, time)?;
-    write!(out, "\",\"client\":\"{peer}\",\"method\":")?;
+    out.extend_from_slice(time);
+    out.extend_from_slice(b"\",\"client\":\"");
+    out.extend_from_slice(peer.as_bytes());
+    out.extend_from_slice(b"\",\"method\":");
     put_text(out, line.method())?;
     out.extend_from_slice(b",\"host\":");
     put_text(out, line.authority())?;
@@ -299,7 +310,9 @@ fn json(out: &mut Vec<u8>, time: (u64, u32), entry: &Entry<'_>, line: &Line, pee
         put_text(out, &route.route.name)?;
     }
     if let Some(server) = entry.server {
-        write!(out, ",\"server\":\"{server}\"")?;
+        out.extend_from_slice(b",\"server\":\"");
+        out.extend_from_slice(server.text.as_bytes());
+        out.push(b'"');
     }
     if let Some(why) = entry.refused {
         out.extend_from_slice(b",\"refused\":");
@@ -330,9 +343,9 @@ fn put_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
 
 /// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER TR/Tw/Tc/Tr/Td/Ta BYTES CAUSE`, times in
 /// milliseconds.
-fn text(out: &mut Vec<u8>, time: (u64, u32), entry: &Entry<'_>, line: &Line, peer: SocketAddr) -> io::Result<()> {
+fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &str) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;
-    put_time(out, time)?;
+    out.extend_from_slice(time);
     let state = str::from_utf8(&known.state).unwrap_or("--");
     write!(out, " {peer} {} {state} {} ", known.status, known.flag)?;
     let word = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_default().to_string() };
@@ -340,7 +353,7 @@ fn text(out: &mut Vec<u8>, time: (u64, u32), entry: &Entry<'_>, line: &Line, pee
     let route = entry.route.map_or("-".to_owned(), |route| format!("{:?}", route.route.name));
     write!(out, "{route} ")?;
     match entry.server {
-        Some(server) => write!(out, "{server} ")?,
+        Some(server) => write!(out, "{} ", server.text)?,
         None => out.extend_from_slice(b"- "),
     }
     for stage in STAGES {

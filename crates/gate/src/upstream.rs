@@ -31,6 +31,8 @@ pub(crate) struct Servers {
 /// One server.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    /// The same, written out: it is told with every request.
+    pub(crate) text: Box<str>,
     /// Connections that this worker may have to it.
     most: Cell<usize>,
     idle_limit: Cell<Duration>,
@@ -151,6 +153,7 @@ impl Server {
     fn new(address: SocketAddr) -> Self {
         Self {
             address,
+            text: address.to_string().into(),
             most: Cell::new(1),
             idle_limit: Cell::new(Duration::ZERO),
             open: Cell::new(0),

@@ -51,6 +51,8 @@ pub(crate) struct PlannedRoute {
 /// A connection of a client, as an operator sees it.
 pub(crate) struct Live {
     pub(crate) peer: SocketAddr,
+    /// The same, written out: it is told with every request.
+    pub(crate) peer_text: Box<str>,
     pub(crate) since: Instant,
     /// The request that it carries now.
     pub(crate) request: RefCell<Option<InFlight>>,
@@ -70,6 +72,12 @@ pub(crate) struct InFlight {
 }
 
 impl Live {
+    /// The address without its port, and without brackets.
+    pub(crate) fn peer_ip(&self) -> &str {
+        let ip = self.peer_text.rsplit_once(':').map_or(&*self.peer_text, |(ip, _)| ip);
+        ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip)
+    }
+
     pub(crate) fn enter(&self, stage: Stage, now: Instant) {
         self.stage.set((stage, now));
     }
@@ -119,6 +127,7 @@ impl Worker {
     pub(crate) fn list(self: &Rc<Self>, peer: SocketAddr) -> Listed {
         let now = clock::now();
         let live = Rc::new(Live {
+            peer_text: SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string().into(),
             peer,
             since: now,
             request: RefCell::default(),

@@ -115,7 +115,6 @@ impl<S: Client> Connection<S> {
                 break then;
             }
             self.served += 1;
-            self.since = clock::now();
             self.live().enter(HEAD, self.since);
             self.client.rest(&self.worker.buffers);
         };
@@ -164,7 +163,7 @@ impl<S: Client> Connection<S> {
                     }
                     let mut out = worker.buffers.lend();
                     let mut line = listed.live.line.borrow_mut();
-                    let prepared = prepare(bytes, &plan, listener, listed.live.peer, &mut line, &mut out);
+                    let prepared = prepare(bytes, &plan, listener, &listed.live, &mut line, &mut out);
                     match prepared {
                         Ok(Some(prepared)) => {
                             client.used(prepared.length);
@@ -221,7 +220,8 @@ impl<S: Client> Connection<S> {
         }
         let written = self.answer(known.status, &told, keep.is_some(), refused.is_head, plan).await;
         let marks = Marks { began, head: now, ..Marks::at(began) };
-        self.log(&Entry { known, refused: Some(&refused.why), ..Entry::new(&marks, clock::now()) });
+        self.since = clock::now();
+        self.log(&Entry { known, refused: Some(&refused.why), ..Entry::new(&marks, self.since) });
         if keep.is_some() && written { Then::Next } else { Then::Close }
     }
 
@@ -287,8 +287,7 @@ impl<S: Client> Connection<S> {
                     return self.fail(plan, Some((prepared, server, None)), marks, &trouble, socket, keep, true).await;
                 }
             };
-            let now = clock::now();
-            marks.connected = now;
+            let now = if marks.dialled { clock::now() } else { marks.queued };
             marks.send = now;
             let left = total.map(|total| total.at.saturating_duration_since(now));
             head.truncate(head_length);
@@ -302,7 +301,7 @@ impl<S: Client> Connection<S> {
             self.live().enter(Stage::Send, now);
             server.pending.set(server.pending.get() + 1);
             let (read_before, written_before) = (upstream.side.read, upstream.side.written);
-            let client_before = (self.client.read, self.client.written);
+            let client_before = self.client.written;
             let (result, seen, flow) = {
                 let mut exchange = Exchange {
                     client: &mut self.client,
@@ -328,11 +327,12 @@ impl<S: Client> Connection<S> {
             };
             server.pending.set(server.pending.get().saturating_sub(1));
             let now = clock::now();
+            self.since = now;
             marks.sent = seen.sent.unwrap_or(now);
             marks.answered = seen.head;
             marks.status = seen.status;
-            marks.bytes_in = self.client.read - client_before.0;
-            marks.bytes_out = self.client.written - client_before.1;
+            marks.bytes_in = prepared.length as u64 + flow.moved;
+            marks.bytes_out = self.client.written - client_before;
             if let Some(answered) = seen.head {
                 server.answered(answered.saturating_duration_since(marks.send));
             }
@@ -345,8 +345,7 @@ impl<S: Client> Connection<S> {
                     if seen.server_keeps && upstream.side.bytes().is_empty() && !seen.tunnel {
                         upstream.keep(&self.worker.buffers, now);
                     }
-                    let entry =
-                        Entry { route: Some(&prepared.route), server: Some(server.address), ..Entry::new(marks, now) };
+                    let entry = Entry { route: Some(&prepared.route), server: Some(server), ..Entry::new(marks, now) };
                     self.log(&entry);
                     let keep = seen.told.is_some_and(|told| told.keep_alive) && !self.worker.is_draining();
                     return if keep { Then::Next } else { Then::Close };
@@ -393,20 +392,22 @@ impl<S: Client> Connection<S> {
         {
             return Err(self.at_gate(Stage::Queue, Failure::DeadlinePast(due.limit.clone())));
         }
+        // One that is there is had at once.
+        marks.queued = marks.head;
         let granted = match server.grant(marks.head) {
             Some(granted) => granted,
             None => {
                 let due = Due::earlier(Due::after(marks.head, limits.queue.as_ref()), total);
                 let mut waiting = server.wait();
                 let turn = poll_fn(|cx| waiting.poll(cx));
-                self.under(Stage::Queue, due, prepared, turn).await?
+                let turn = self.under(Stage::Queue, due, prepared, turn).await;
+                marks.queued = clock::now();
+                turn?
             }
         };
-        marks.queued = clock::now();
         match granted {
             Granted::Kept(upstream) => {
                 crate::counts::add(Some(&self.worker.counts.reused), 1);
-                marks.connected = marks.queued;
                 Ok(upstream)
             }
             Granted::Room(permit) => self.dial(server, permit, prepared, total, marks).await,
@@ -557,12 +558,13 @@ impl<S: Client> Connection<S> {
                 then = if keep && written { Then::Next } else { Then::Close };
             }
         }
+        self.since = clock::now();
         let entry = Entry {
             known: Known { status, ..known },
             route: whom.map(|(prepared, ..)| &prepared.route),
-            server: whom.map(|(_, server, _)| server.address),
+            server: whom.map(|(_, server, _)| &**server),
             failed: Some((&facts, &judgement)),
-            ..Entry::new(marks, clock::now())
+            ..Entry::new(marks, self.since)
         };
         self.log(&entry);
         then
@@ -629,7 +631,7 @@ impl<S: Client> Connection<S> {
     fn log(&self, entry: &Entry<'_>) {
         let live = self.live();
         entry.count(&self.worker.counts);
-        self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), live.peer);
+        self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), &live.peer_text);
     }
 }
 

@@ -18,6 +18,9 @@ use super::{
     side::{Buffers, Side},
 };
 
+/// A body up to this size is copied behind its head: cheaper than to tell the kernel of two places.
+const COPY_MAX: usize = 4 * 1024;
+
 /// Bytes on their way from one side to the other.
 pub(crate) struct Flow {
     /// Goes first: a head, or a chunk as it is told to the other side.
@@ -115,7 +118,13 @@ impl Flow {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            let direct = self.direct(from.bytes().len());
+            let mut direct = self.direct(from.bytes().len());
+            if (1..=COPY_MAX).contains(&direct) && self.sent < self.out.len() {
+                // Behind the head, so that both leave in one plain write.
+                self.out.put_slice(from.bytes().get(..direct).unwrap_or_default());
+                self.took(from, direct, most)?;
+                direct = 0;
+            }
             let first = self.out.get(self.sent..).unwrap_or_default();
             if !first.is_empty() || direct > 0 {
                 let then = from.bytes().get(..direct).unwrap_or_default();

@@ -4,7 +4,7 @@
 //! `Proxy-Connection`, `TE`, `Upgrade`, and the framing, which is told anew. Nor is what only a proxy that is trusted may
 //! say: the time that remains, and whom it serves.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use bytes::{BufMut as _, BytesMut};
 use overdue::{
@@ -20,7 +20,7 @@ use overdue_core::Limit;
 use crate::{
     config::Listener,
     route::{self, Asked},
-    worker::{Plan, PlannedRoute},
+    worker::{Live, Plan, PlannedRoute},
 };
 
 /// A request that was read, whose new head has been begun.
@@ -100,7 +100,7 @@ pub(crate) fn prepare(
     buf: &[u8],
     plan: &Plan,
     listener: &Listener,
-    peer: SocketAddr,
+    live: &Live,
     line: &mut Line,
     out: &mut BytesMut,
 ) -> Result<Option<Prepared>, NotServed> {
@@ -127,11 +127,11 @@ pub(crate) fn prepare(
             format!("its body of {length} bytes is longer than the {most} that its route takes"),
         ));
     }
-    let trusted = listener.trusted.contains(peer.ip());
+    let trusted = !listener.trusted.is_empty() && listener.trusted.contains(live.peer.ip());
     let inherited = if trusted { inherited(&plan.timeouts, head.fields) } else { Ok(None) };
     let inherited = inherited.map_err(|why| not_served(400, why))?;
     let upgrade = head.said.upgrade && head.is_1_1 && head.framing == Framing::Empty;
-    let is_grpc = write_request(out, &head, authority, peer, trusted, upgrade);
+    let is_grpc = write_request(out, &head, authority, live.peer_ip(), trusted, upgrade);
     Ok(Some(Prepared {
         route: Rc::clone(route),
         length: head.length,
@@ -184,7 +184,7 @@ fn write_request(
     out: &mut BytesMut,
     head: &request::Head<'_, '_>,
     authority: &str,
-    peer: SocketAddr,
+    peer: &str,
     trusted: bool,
     upgrade: bool,
 ) -> bool {
@@ -219,7 +219,7 @@ fn write_request(
         out.put_slice(served);
         out.put_slice(b", ");
     }
-    put_ip(out, peer);
+    out.put_slice(peer.as_bytes());
     out.put_slice(b"\r\n");
     if !proto {
         put_field(out, "x-forwarded-proto", b"http");
@@ -234,12 +234,6 @@ fn write_request(
         Framing::Chunked | Framing::UntilClose => put_field(out, "transfer-encoding", b"chunked"),
     }
     is_grpc
-}
-
-fn put_ip(out: &mut BytesMut, peer: SocketAddr) {
-    use std::fmt::Write as _;
-    // Writing to a buffer that grows does not fail.
-    let _ = write!(out, "{}", peer.ip().to_canonical());
 }
 
 /// Whether `Connection` names this field.
