@@ -7,6 +7,7 @@ mod cases;
 mod child;
 mod client;
 mod deadline;
+mod gate;
 mod go;
 mod interrupt;
 mod machine;
@@ -48,6 +49,7 @@ Examples:
   cargo xtask bench client --rounds 15 --json client.json
   cargo xtask bench deadline --quick
   cargo xtask bench why --rounds 5             as root: it needs nginx and wrk
+  cargo xtask bench gate --rounds 7            beside nginx, haproxy and Envoy, where they are; it needs nginx and wrk
 
 Go takes part where `go` is on the PATH. The peer is nginx where it is on the PATH, and else a server of our own.";
 
@@ -65,6 +67,8 @@ enum What {
     Soak,
     /// What it costs a server to be watched: by `overdue why`, bpftrace, perf trace and strace.
     Why,
+    /// CPU time of a request through the gateway, and memory of idle connections, beside other proxies.
+    Gate,
 }
 
 /// As typed, but for the file, which is nobody's business.
@@ -97,6 +101,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         What::Memory => memory::run(rounds)?,
         What::Soak => soak::run(rounds)?,
         What::Why => why::run(rounds)?,
+        What::Gate => gate::run(rounds)?,
     };
     println!("{}", machine::describe(&arguments.to_string(), &report.peers));
     println!("{}", report.text);

@@ -49,6 +49,18 @@ impl Peer {
         Self::nginx(nginx, Core::Load, "location = /status { stub_status; }")
     }
 
+    /// One for proxies to stand before: it has a body of 1 KiB at `/1k`, counts its requests, and is elsewhere than what is
+    /// measured.
+    pub(crate) fn behind() -> anyhow::Result<Self> {
+        let nginx = on_path("nginx").context("nginx is not on the PATH: it is behind (apt-get install nginx-light)")?;
+        let body = "x".repeat(1024);
+        Self::nginx(
+            nginx,
+            Core::Peer,
+            &format!("location = /status {{ stub_status; }} location = /1k {{ return 200 {body}; }}"),
+        )
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.server.pid()
     }
@@ -99,7 +111,7 @@ fn url(port: u16) -> String {
 fn configuration(port: u16, location: &str) -> String {
     format!(
         "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
-         events {{ worker_connections 1024; }}
+         events {{ worker_connections 4096; }}
          http {{
            access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;
            client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;

@@ -61,6 +61,11 @@ impl Usage {
         self.machine.as_secs_f64() * 1e6 / self.requests()
     }
 
+    /// Processor time of whoever else was looked at, for each.
+    pub(crate) fn watcher_us(&self) -> Option<f64> {
+        self.watcher.map(|watcher| watcher.as_secs_f64() * 1e6 / self.requests())
+    }
+
     /// How much of one processor the watcher used.
     pub(crate) fn watcher_percent(&self) -> Option<f64> {
         self.watcher.map(|watcher| watcher.as_secs_f64() * 100.0 / self.length.as_secs_f64())
@@ -91,6 +96,12 @@ fn is_zombie(pid: u32) -> bool {
 /// The most memory that a process ever held, bytes.
 pub(crate) fn peak_memory(pid: u32) -> Option<u64> {
     let kilobytes: u64 = status(pid, "VmHWM:")?.strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// The memory that a process holds now, bytes.
+pub(crate) fn memory(pid: u32) -> Option<u64> {
+    let kilobytes: u64 = status(pid, "VmRSS:")?.strip_suffix(" kB")?.parse().ok()?;
     Some(kilobytes * 1024)
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn main<'a>(arguments: impl Iterator<Item = &'a str>) -> ExitCode {
         let house = House::new();
         let mut builds = vec!["build --release --manifest-path bench/Cargo.toml --target-dir target/bench"];
         // What is measured there is the command, which then lies beside the benchmarks.
-        if arguments.contains(&"why") {
+        if arguments.iter().any(|argument| ["why", "gate"].contains(argument)) {
             builds.push("build --release -p overdue-cli --target-dir target/bench");
         }
         for build in builds {

@@ -25,7 +25,11 @@ fn check(flags: &Gate) -> anyhow::Result<Exit> {
     }
     if conflicts.is_empty() {
         let (routes, clusters) = (config.routes.len(), config.clusters().len());
-        writeln!(out, "{}: {routes} routes to {clusters} clusters, and no limits that fight each other", flags.config.display())?;
+        writeln!(
+            out,
+            "{}: {routes} routes to {clusters} clusters, and no limits that fight each other",
+            flags.config.display()
+        )?;
     }
     Ok(if conflicts.is_empty() { Exit::Fine } else { Exit::Finding })
 }
