@@ -24,6 +24,7 @@ use super::{
     Target,
     clock::{Clock, us},
     stat,
+    tiers::Watcher,
 };
 use crate::observation::{Hidden, Overhead};
 
@@ -222,8 +223,11 @@ impl Meter {
                 self.refused = true;
                 self.hidden.push(Hidden {
                     what: "what the watch costs in the kernel".to_owned(),
-                    why: format!("the kernel counts it for CAP_SYS_ADMIN alone ({})", error.io_error),
-                    how: "run as root; without, no budget is kept".to_owned(),
+                    why: format!(
+                        "the kernel counts it for CAP_SYS_ADMIN alone ({}), so no budget is kept",
+                        error.io_error
+                    ),
+                    how: Watcher::here().remedy(&["CAP_SYS_ADMIN"]),
                 });
             }
         }

@@ -32,7 +32,7 @@ use super::{
     pause::Pause,
     stacks::{Detail, Places, Registers, StackId, Stacks},
     tasks::Tasks,
-    watch::concealed,
+    watch::find,
 };
 use crate::observation::{Hidden, Stack};
 
@@ -168,7 +168,7 @@ impl Trace {
     /// # Errors
     /// When there is no such process, or its calls cannot be seen.
     pub fn attach(pid: u32, options: Options) -> Result<Self, AttachError> {
-        let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
+        let target = find(pid)?;
         if !cfg!(target_arch = "x86_64") {
             let why = "the numbers of system calls are known for x86-64 only".to_owned();
             let hidden = Hidden { what: "system calls".to_owned(), why, how: "use strace here".to_owned() };

@@ -163,3 +163,27 @@ fn the_stage_that_stalled_stands_out() {
     }
     assert!(!red(&report));
 }
+
+/// One remedy stands once, with all that it would show; of one process that has ended there is none.
+#[test]
+fn what_one_remedy_would_show_stands_together() {
+    let hidden =
+        |what: &str, why: &str, how: &str| Hidden { what: what.to_owned(), why: why.to_owned(), how: how.to_owned() };
+    let lines = hidden_lines(&[
+        hidden("lives", "refused", "be root"),
+        hidden("sockets", "elsewhere", "enter"),
+        hidden("loops", "refused", "be root"),
+        hidden("memory", "locked", "be root"),
+        hidden("goroutines", "it has ended", ""),
+    ]);
+    assert_eq!(
+        lines,
+        [
+            "lives; loops: refused",
+            "memory: locked",
+            "To see these: be root",
+            "sockets: elsewhere. To see it: enter",
+            "goroutines: it has ended",
+        ]
+    );
+}
