@@ -279,8 +279,8 @@ Examples:
   overdue flame --pid 4242
   overdue flame --pid 4242 --off --for 10s -o off.svg
   overdue flame --pid 4242 --wait --folded waits.folded -o waits.svg
-  overdue flame --diff before.folded after.folded
-  overdue flame --diff monday.overdue friday.overdue     recordings of `why`
+  overdue flame --diff before.folded after.folded        two of the same kind
+  overdue flame --diff monday.overdue friday.overdue --wait   recordings of `why`
 
 Exit codes: 0 it was drawn, 2 wrong usage or environment, 130 interrupted
 (what was seen by then is drawn).";
