@@ -60,6 +60,8 @@ impl Cell {
 pub(crate) struct Line {
     /// What stays the same from look to look: a cookie, a pid, a tid.
     pub(crate) key: u64,
+    /// Among those that are equal it comes last, whichever way they are sorted: it is gone already.
+    pub(crate) last: bool,
     /// As many as the table has columns.
     pub(crate) cells: Vec<Cell>,
 }
@@ -149,7 +151,7 @@ impl Table {
                 _ => Ordering::Equal,
             };
             let order = if self.reversed { order.reverse() } else { order };
-            order.then(a.key.cmp(&b.key))
+            order.then(a.last.cmp(&b.last)).then(a.key.cmp(&b.key))
         });
         self.shown = shown;
     }
@@ -212,7 +214,7 @@ impl Table {
     }
 }
 
-static EMPTY: Line = Line { key: 0, cells: Vec::new() };
+static EMPTY: Line = Line { key: 0, last: false, cells: Vec::new() };
 
 #[cfg(test)]
 mod tests {
@@ -221,7 +223,7 @@ mod tests {
     const COLUMNS: &[Column] = &[left("NAME", 8, 0), right("COUNT", 5, 1)];
 
     fn line(key: u64, name: &str, count: f64) -> Line {
-        Line { key, cells: vec![Cell::text(name), Cell::number(count, format!("{count}"))] }
+        Line { key, last: false, cells: vec![Cell::text(name), Cell::number(count, format!("{count}"))] }
     }
 
     fn keys(table: &Table) -> Vec<u64> {
@@ -239,6 +241,16 @@ mod tests {
         assert_eq!(keys(&table), [3, 1, 2]);
         table.sort_by(false);
         assert_eq!((table.sort, table.reversed), (1, false));
+    }
+
+    #[test]
+    fn what_is_gone_comes_behind_its_equals() {
+        let mut table = Table::new(COLUMNS, 1);
+        let gone = |line: Line| Line { last: true, ..line };
+        table.set(vec![gone(line(1, "a", 0.0)), line(2, "b", 0.0), gone(line(3, "c", 5.0)), line(4, "d", 5.0)]);
+        assert_eq!(keys(&table), [4, 3, 2, 1]);
+        table.reverse();
+        assert_eq!(keys(&table), [2, 1, 4, 3]);
     }
 
     #[test]
