@@ -26,7 +26,7 @@ use crate::{
     args,
     exit::Exit,
     interrupt, page,
-    render::time,
+    render::{time, why::hidden_lines},
     screen::{Ink, Screen, harmless},
 };
 
@@ -65,11 +65,12 @@ fn draw(flags: &args::Flame, pid: u32, sight: Sight) -> anyhow::Result<Exit> {
         let (graph, watched) = watch.finish();
         Ok((name, graph, watched))
     })?;
-    for hidden in &graph.not_visible {
-        say(&format!("not visible: {}", harmless(hidden)));
+    let told = Screen::of(&io::stderr());
+    for (place, line) in hidden_lines(&graph.not_visible).iter().enumerate() {
+        say(told.hanging(if place == 0 { "not visible: " } else { "             " }, line).trim_end());
     }
     if graph.folded.total() == 0 {
-        return Err(nothing(sight, &name, watched));
+        return Err(nothing(sight, &name, watched, !graph.not_visible.is_empty()));
     }
     let headline = format!("{name}, pid {pid}: {}", shown(sight, graph.unit));
     let subtitle = format!("watched {}, {}", text(watched), completeness(&graph));
@@ -106,9 +107,12 @@ fn text(time: Duration) -> String {
 }
 
 /// Nothing was seen, and what to look at instead.
-fn nothing(sight: Sight, name: &str, watched: Duration) -> anyhow::Error {
+fn nothing(sight: Sight, name: &str, watched: Duration, is_blind: bool) -> anyhow::Error {
     let watched = text(watched);
     match sight {
+        _ if is_blind => {
+            anyhow!("nothing of {name} was seen in {watched}, because of what is not visible to this user")
+        }
         Sight::On => {
             anyhow!("{name} did not compute in {watched}: no sample met it; `--off` shows where its time goes")
         }

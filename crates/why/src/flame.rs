@@ -11,7 +11,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::observation::{GoroutineState, Observation, Stack};
+use crate::observation::{GoroutineState, Hidden, Observation, Stack};
 
 /// No graph has more stacks: others are counted as `[left out]`.
 pub const STACKS_MAX: usize = 50_000;
@@ -294,7 +294,7 @@ pub struct Graph {
     /// Events that were lost because a table was full.
     pub lost: u64,
     /// What could not be seen.
-    pub not_visible: Vec<String>,
+    pub not_visible: Vec<Hidden>,
     reasons: BTreeMap<String, u64>,
 }
 

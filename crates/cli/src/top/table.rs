@@ -98,8 +98,10 @@ pub(crate) struct Table {
     lines: Vec<Line>,
     /// Those that the filter leaves, in order, by their place in `lines`.
     shown: Vec<usize>,
-    /// Stays on the same line, wherever that goes.
     selected: Option<u64>,
+    /// The selection was moved: it stays on the same line, wherever that goes. Until then the first line is selected, so
+    /// that the top stays in view.
+    follows: bool,
 }
 
 /// Filters are no longer than this.
@@ -124,6 +126,7 @@ impl Table {
             lines: Vec::new(),
             shown: Vec::new(),
             selected: None,
+            follows: false,
         }
     }
 
@@ -138,6 +141,7 @@ impl Table {
         }
     }
 
+    /// Sorts and filters anew.
     fn arrange(&mut self) {
         let wanted = self.filter.to_lowercase();
         let matches = |line: &Line| line.cells.iter().any(|cell| cell.text.to_lowercase().contains(&wanted));
@@ -154,6 +158,9 @@ impl Table {
             order.then(a.last.cmp(&b.last)).then(a.key.cmp(&b.key))
         });
         self.shown = shown;
+        if !self.follows {
+            self.select(0);
+        }
     }
 
     /// All lines that there are, whatever the filter.
@@ -184,6 +191,7 @@ impl Table {
 
     pub(crate) fn go(&mut self, to: Move) {
         let place = self.place().unwrap_or(0);
+        self.follows = to != Move::First;
         self.select(match to {
             Move::Up(by) => place.saturating_sub(by),
             Move::Down(by) => place.saturating_add(by),
@@ -258,6 +266,10 @@ mod tests {
         let mut table = Table::new(COLUMNS, 1);
         table.set(vec![line(1, "a", 9.0), line(2, "b", 5.0), line(3, "c", 1.0)]);
         assert_eq!(table.selected(), Some(1));
+        // Nobody has chosen it: the top is what is looked at.
+        table.set(vec![line(1, "a", 0.0), line(2, "b", 5.0), line(3, "c", 1.0)]);
+        assert_eq!((table.selected(), table.place()), (Some(2), Some(0)));
+        table.set(vec![line(1, "a", 9.0), line(2, "b", 5.0), line(3, "c", 1.0)]);
         table.go(Move::Down(1));
         table.set(vec![line(1, "a", 9.0), line(2, "b", 0.5), line(3, "c", 1.0)]);
         assert_eq!((table.selected(), table.place()), (Some(2), Some(2)));
@@ -265,6 +277,9 @@ mod tests {
         assert_eq!(table.selected(), Some(3), "its neighbour");
         table.go(Move::Up(usize::MAX));
         assert_eq!(table.selected(), Some(1));
+        table.go(Move::First);
+        table.set(vec![line(1, "a", 1.0), line(3, "c", 9.0)]);
+        assert_eq!(table.selected(), Some(3), "at the top again");
         table.set(Vec::new());
         table.go(Move::Last);
         assert_eq!(table.selected(), None);

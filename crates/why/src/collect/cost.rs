@@ -12,7 +12,7 @@
 
 mod own;
 
-use std::os::fd::OwnedFd;
+use std::{io, os::fd::OwnedFd};
 
 use aya::{
     Ebpf,
@@ -221,12 +221,13 @@ impl Meter {
             }
             Err(error) => {
                 self.refused = true;
+                let refused = match error.io_error.kind() {
+                    io::ErrorKind::PermissionDenied => "the kernel counts it for CAP_SYS_ADMIN alone".to_owned(),
+                    _ => format!("the kernel does not count it ({})", error.io_error),
+                };
                 self.hidden.push(Hidden {
                     what: "what the watch costs in the kernel".to_owned(),
-                    why: format!(
-                        "the kernel counts it for CAP_SYS_ADMIN alone ({}), so no budget is kept",
-                        error.io_error
-                    ),
+                    why: format!("{refused}, so no budget is kept"),
                     how: Watcher::here().remedy(&["CAP_SYS_ADMIN"]),
                 });
             }

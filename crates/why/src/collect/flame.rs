@@ -136,8 +136,7 @@ impl Flame {
         .unwrap_or_default();
         graph.lost = seen.overhead.dropped_events;
         self.hidden.append(&mut seen.not_visible);
-        let text = |hidden: &Hidden| format!("{}: {}. To see it: {}", hidden.what, hidden.why, hidden.how);
-        graph.not_visible = self.hidden.iter().map(text).collect();
+        graph.not_visible = self.hidden;
         (graph, watched)
     }
 }

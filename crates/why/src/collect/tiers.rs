@@ -79,7 +79,7 @@ impl Watcher {
             (_, ["CAP_SYS_ADMIN"]) => "run as root (CAP_SYS_ADMIN)".to_owned(),
             _ => {
                 let bits = lacks.join(",").to_lowercase();
-                format!("run as root, or give the program {names} (`setcap {bits}+ep FILE`)")
+                format!("run as root, or give the program {names} (`setcap {bits}+ep $(which overdue)`)")
             }
         }
     }
@@ -152,7 +152,7 @@ mod tests {
         const BPF: &[&str] = &["CAP_BPF", "CAP_PERFMON"];
         assert_eq!(
             watcher(1000, &["CAP_BPF"]).remedy(BPF),
-            "run as root, or give the program CAP_PERFMON (`setcap cap_perfmon+ep FILE`)"
+            "run as root, or give the program CAP_PERFMON (`setcap cap_perfmon+ep $(which overdue)`)"
         );
         assert_eq!(
             watcher(0, &["CAP_NET_ADMIN"]).remedy(BPF),
