@@ -34,6 +34,9 @@ use crate::{
 const LISTED: usize = 10;
 /// No file of collapsed stacks is larger.
 const FOLDED_MAX: u64 = 64 << 20;
+/// Callers that are listed of a wait, and the share of all from which on they are, in %.
+const CALLERS: usize = 6;
+const CALLERS_FROM: f64 = 5.0;
 /// Of less samples the shares say little.
 const FEW: u64 = 50;
 /// What a recording begins with.
@@ -88,7 +91,7 @@ fn draw(flags: &args::Flame, pid: u32, sight: Sight) -> anyhow::Result<Exit> {
     }
     let screen = Screen::of(&io::stdout());
     let mut said = format!("{}\n{}", screen.ink(Ink::Bold, &headline), screen.hanging("  ", &subtitle));
-    said.push_str(&heaviest(screen, &graph));
+    said.push_str(&heaviest(screen, sight, &graph));
     finish(&output, &said)?;
     Ok(if interrupted { Exit::Interrupted } else { Exit::Fine })
 }
@@ -140,13 +143,19 @@ fn completeness(graph: &Graph) -> String {
 }
 
 /// The functions that have most by themselves: what the graph says at once.
-fn heaviest(screen: Screen, graph: &Graph) -> String {
+fn heaviest(screen: Screen, sight: Sight, graph: &Graph) -> String {
     let total = graph.folded.total().max(1);
     let mut out = format!("\n{}\n", screen.ink(Ink::Bold, "   self   total  function"));
     for function in graph.folded.functions().into_iter().take(LISTED).filter(|function| function.own > 0) {
         let share = |weight: u64| weight as f64 * 100.0 / total as f64;
         let (own, all) = (share(function.own), share(function.total));
         _ = writeln!(out, "{own:5.1} % {all:5.1} %  {}", harmless(&function.name));
+        // Where it waits is a system call: whose that is, is what the reader wants to know.
+        let callers = graph.folded.callers(&function.name);
+        if sight != Sight::On && own >= CALLERS_FROM && !callers.is_empty() {
+            let callers = callers.iter().take(CALLERS).copied().collect::<Vec<_>>().join(" < ");
+            out.push_str(&screen.hanging("                   < ", &callers));
+        }
     }
     out
 }

@@ -197,6 +197,14 @@ impl Folded {
             .collect()
     }
 
+    /// Who called a function in the heaviest of the stacks that end in it, the nearest first.
+    #[must_use]
+    pub fn callers(&self, of: &str) -> Vec<&str> {
+        let ends_in = self.stacks.iter().filter(|(stack, _)| stack.rsplit(';').next() == Some(of));
+        let heaviest = ends_in.max_by_key(|(_, weight)| **weight);
+        heaviest.map(|(stack, _)| stack.rsplit(';').skip(1).collect()).unwrap_or_default()
+    }
+
     /// Functions with their weights, the heaviest by themselves first.
     #[must_use]
     pub fn functions(&self) -> Vec<Function> {

@@ -86,7 +86,7 @@ pub(crate) fn draw(model: &Model, palette: Palette, frame: &mut Frame<'_>) {
 /// Text on the whole screen, scrolled.
 fn page(frame: &mut Frame<'_>, area: Rect, palette: Palette, lines: &[String], scroll: usize) {
     frame.render_widget(Clear, area);
-    let height = usize::from(area.height);
+    let (height, columns) = (usize::from(area.height), usize::from(area.width));
     let scroll = scroll.min(lines.len().saturating_sub(height));
     let styled = |line: &String| {
         let is_title =
@@ -96,7 +96,7 @@ fn page(frame: &mut Frame<'_>, area: Rect, palette: Palette, lines: &[String], s
             true => Palette::bold(),
             false => Style::new(),
         };
-        Line::styled(harmless(line), style)
+        Line::styled(cut(&harmless(line), columns), style)
     };
     let text: Vec<Line<'_>> = lines.iter().skip(scroll).take(height).map(styled).collect();
     frame.render_widget(Paragraph::new(text), area);

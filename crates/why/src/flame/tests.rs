@@ -117,6 +117,13 @@ fn too_many_stacks_are_refused_in_a_file_and_counted_in_a_watch() {
 }
 
 #[test]
+fn callers_are_those_of_the_heaviest_stack() {
+    let folded = folded("t;main;light;read 1\nt;main;heavy;read 9\nt;main;heavy;read;copy 90\n");
+    assert_eq!(folded.callers("read"), ["heavy", "main", "t"]);
+    assert_eq!(folded.callers("nobody"), [] as [&str; 0]);
+}
+
+#[test]
 fn functions_count_once_in_a_stack() {
     let functions = folded("main;f;f 2\nmain;g 1").functions();
     let of = |name: &str| functions.iter().find(|it| it.name == name).map(|it| (it.own, it.total)).unwrap();
