@@ -247,7 +247,8 @@ pub(crate) struct Why {
     /// network, and what fails or is slow
     #[arg(long, value_name = "CALLS", num_args = 0..=1, value_parser = Chosen::parse, help_heading = "Trace", conflicts_with = "replay")]
     pub(crate) trace: Option<Option<Chosen>>,
-    /// A call that takes so long is slow: it is shown with its stack, as one that failed is
+    /// A call that takes so long is slow: it is shown with its stack, as one that failed is. A wait that ends at its
+    /// own limit is not: for that, its lateness counts
     #[arg(long, value_name = "DUR", default_value = "10ms", value_parser = parse_duration, help_heading = "Trace", requires = "trace")]
     pub(crate) slow: Duration,
 
