@@ -8,7 +8,7 @@ use overdue_why::{
     collect::machine::{Counted, Listed, Processes},
     observation::{
         BlockedIn, Connection, Connections, FdKind, Fds, Hidden, HttpHead, Moment, Process, Reading, Side, Sockets,
-        TcpSocket, TcpTimer, Thread, ThreadState, Threads,
+        TcpSocket, Thread, ThreadState, Threads,
     },
 };
 use proptest::prelude::*;
@@ -53,26 +53,19 @@ fn keys(model: &mut Model, text: &str) {
 
 fn socket(cookie: u64, state: TcpState, in_state_us: u64) -> TcpSocket {
     TcpSocket {
-        cookie,
         fd: Some(u32::try_from(cookie).unwrap() + 10),
-        local: "10.0.0.1:8080".parse().unwrap(),
-        remote: format!("10.0.0.2:{}", 40_000 + cookie).parse().unwrap(),
-        state,
         in_state_us,
-        since_before: false,
         inbound: true,
-        unread_bytes: 0,
         fin_unread: state == TcpState::CloseWait,
-        unread_for_us: 0,
-        unsent_bytes: 0,
-        timer: TcpTimer::default(),
         first: Some(TcpInfo { rtt_us: 250, ..TcpInfo::default() }),
         last: Some(TcpInfo { rtt_us: 250, total_retrans: 2, ..TcpInfo::default() }),
         last_seen_us: 8_000_000,
-        peer_listener: None,
-        peer_unread_bytes: None,
-        peer_unsent_bytes: None,
-        peer_pid: None,
+        ..TcpSocket::new(
+            cookie,
+            "10.0.0.1:8080".parse().unwrap(),
+            format!("10.0.0.2:{}", 40_000 + cookie).parse().unwrap(),
+            state,
+        )
     }
 }
 
