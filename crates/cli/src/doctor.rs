@@ -100,7 +100,8 @@ fn text(screen: Screen, kernel: &str, checks: &[Check]) -> String {
         let below = " ".repeat("yes  ".len() + widest);
         out.push_str(&screen.hanging(&format!("{mark}  {what}  "), &check.found));
         if let Some(how) = &check.how {
-            out.push_str(&screen.hanging(&format!("{below}  to have it: "), how));
+            // Not hung under its first words: commands are long, and stay on one line.
+            out.push_str(&screen.hanging(&format!("{below}  "), &format!("To have it: {how}.")));
         }
         out.push_str(&screen.hanging(&format!("{below}  "), &format!("Good for {}.", check.use_for)));
     }
