@@ -15,7 +15,7 @@ const LABEL: usize = 10;
 
 /// What could be done, and how to have it done. Empty where no verdict calls for it.
 pub(crate) fn planned(screen: Screen, report: &Report) -> String {
-    if report.first_aid.iter().all(|aid| aid.withheld.is_some()) {
+    if report.first_aid.is_empty() {
         return String::new();
     }
     let mut out = format!("\n{}\n", screen.ink(Ink::Bold, "FIRST AID, to buy time"));
@@ -24,6 +24,9 @@ pub(crate) fn planned(screen: Screen, report: &Report) -> String {
         if let Some(why) = &aid.withheld {
             out.push_str(&screen.hanging("    not given: ", why));
         }
+    }
+    if report.first_aid.iter().all(|aid| aid.withheld.is_some()) {
+        return out;
     }
     let command = format!("overdue why --pid {} --allow-changes", report.process.pid);
     out + &screen.hanging("  ", &format!("`{command}` does it, and says first what that means."))

@@ -267,7 +267,8 @@ pub(crate) struct Why {
     /// network, and what fails or is slow
     #[arg(long, value_name = "CALLS", num_args = 0..=1, value_parser = Chosen::parse, help_heading = "Trace", conflicts_with = "replay")]
     pub(crate) trace: Option<Option<Chosen>>,
-    /// A call that takes so long is slow: it is shown with its stack, as one that failed is
+    /// A call that takes so long is slow: it is shown with its stack, as one that failed is. A wait that ends at its
+    /// own limit is not: for that, its lateness counts
     #[arg(long, value_name = "DUR", default_value = "10ms", value_parser = parse_duration, help_heading = "Trace", requires = "trace")]
     pub(crate) slow: Duration,
 
@@ -299,8 +300,8 @@ Examples:
   overdue flame --pid 4242
   overdue flame --pid 4242 --off --for 10s -o off.svg
   overdue flame --pid 4242 --wait --folded waits.folded -o waits.svg
-  overdue flame --diff before.folded after.folded
-  overdue flame --diff monday.overdue friday.overdue     recordings of `why`
+  overdue flame --diff before.folded after.folded        two of the same kind
+  overdue flame --diff monday.overdue friday.overdue --wait   recordings of `why`
 
 Exit codes: 0 it was drawn, 2 wrong usage or environment, 130 interrupted
 (what was seen by then is drawn).";

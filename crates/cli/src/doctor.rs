@@ -58,7 +58,7 @@ impl Check {
     }
 
     fn missing(what: &'static str, use_for: &'static str, why: impl Into<String>, how: impl Into<String>) -> Self {
-        Self { what, seen: false, found: why.into(), use_for, how: Some(how.into()) }
+        Self { what, seen: false, found: why.into(), use_for, how: Some(how.into()).filter(|how| !how.is_empty()) }
     }
 }
 
@@ -100,7 +100,8 @@ fn text(screen: Screen, kernel: &str, checks: &[Check]) -> String {
         let below = " ".repeat("yes  ".len() + widest);
         out.push_str(&screen.hanging(&format!("{mark}  {what}  "), &check.found));
         if let Some(how) = &check.how {
-            out.push_str(&screen.hanging(&format!("{below}  to have it: "), how));
+            // Not hung under its first words: commands are long, and stay on one line.
+            out.push_str(&screen.hanging(&format!("{below}  "), &format!("To have it: {how}.")));
         }
         out.push_str(&screen.hanging(&format!("{below}  "), &format!("Good for {}.", check.use_for)));
     }
@@ -222,8 +223,11 @@ fn namespace() -> Check {
             WHAT,
             FOR,
             why,
-            "allow unprivileged user namespaces and install nftables, or run as root; in a container: a seccomp \
-             profile that allows unshare",
+            format!(
+                "install nftables and allow unprivileged user namespaces (in a container: a seccomp profile that allows \
+                 unshare); or {}",
+                Watcher::here().remedy(&["CAP_SYS_ADMIN"])
+            ),
         ),
     }
 }
@@ -246,12 +250,12 @@ fn processes() -> Check {
     let watcher = Watcher::here();
     let scope = watcher.ptrace_scope.filter(|scope| *scope > 0);
     let scope = scope.map(|scope| format!("; kernel.yama.ptrace_scope is {scope}")).unwrap_or_default();
-    if watcher.has("CAP_SYS_PTRACE") || watcher.has("CAP_SYS_ADMIN") {
+    if watcher.has("CAP_SYS_PTRACE") {
         return Check::seen(WHAT, FOR, format!("user {} may look into any process", watcher.uid));
     }
-    let hidden = watcher.hidepid.map(|hidepid| format!(", and /proc hides them (hidepid={hidepid})"));
+    let hidden = watcher.hidepid.as_ref().map(|hidepid| format!(", and /proc hides them (hidepid={hidepid})"));
     let why = format!("user {} may look into its own ones{scope}{}", watcher.uid, hidden.unwrap_or_default());
-    Check::missing(WHAT, FOR, why, "run as root, or `setcap cap_sys_ptrace+ep`")
+    Check::missing(WHAT, FOR, why, watcher.remedy(&["CAP_SYS_PTRACE"]))
 }
 
 /// The kernel's types, which programs are fitted to.
@@ -297,10 +301,7 @@ fn closing() -> Check {
     const FOR: &str = "`overdue why --allow-changes`: ends connections of a process that are stuck";
     match aid::try_closing() {
         Ok(()) => Check::seen(WHAT, FOR, "one between two sockets of this process was closed through sock_diag"),
-        Err(why) => {
-            let how = "run as root (CAP_NET_ADMIN in the network namespace of the process)";
-            Check::missing(WHAT, FOR, why, how)
-        }
+        Err(refused) => Check::missing(WHAT, FOR, refused.why, refused.how),
     }
 }
 
@@ -313,5 +314,5 @@ fn limits() -> Check {
         return Check::seen(WHAT, FOR, "of any process, soft and hard ones");
     }
     let mine = format!("user {} may raise soft limits of its own processes, up to the hard ones", watcher.uid);
-    Check::missing(WHAT, FOR, mine, "run with CAP_SYS_RESOURCE, which root has unless a container took it")
+    Check::missing(WHAT, FOR, mine, watcher.remedy(&["CAP_SYS_RESOURCE"]))
 }

@@ -59,6 +59,11 @@ pub(crate) fn words(error: &anyhow::Error) -> String {
 
 /// Ends a command line that was not understood, or that asked for help.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    _ = error.print();
-    ExitCode::from(if error.use_stderr() { ERROR } else { 0 })
+    // What is still in a buffer at the end of the program is lost without a word.
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    match printed {
+        _ if error.use_stderr() => ExitCode::from(ERROR),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&anyhow::Error::new(error).context("cannot write to stdout")),
+    }
 }

@@ -16,8 +16,9 @@ use inferno::flamegraph::{
     color::{BasicPalette, MultiPalette},
 };
 use overdue_why::{
+    Observation,
     collect::flame::Flame,
-    flame::{Change, Folded, Graph, Sight, Unit, changes},
+    flame::{Change, Folded, Graph, Kind, Sight, Unit, changes},
     recording,
 };
 
@@ -25,7 +26,7 @@ use crate::{
     args,
     exit::Exit,
     interrupt, page,
-    render::time,
+    render::{time, why::hidden_lines},
     screen::{Ink, Screen, harmless},
 };
 
@@ -33,27 +34,25 @@ use crate::{
 const LISTED: usize = 10;
 /// No file of collapsed stacks is larger.
 const FOLDED_MAX: u64 = 64 << 20;
+/// Callers that are listed of a wait, and the share of all from which on they are, in %.
+const CALLERS: usize = 6;
+const CALLERS_FROM: f64 = 5.0;
+/// Of less samples the shares say little.
+const FEW: u64 = 50;
 /// What a recording begins with.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 pub(crate) fn run(flags: &args::Flame) -> anyhow::Result<Exit> {
-    let sight = match (flags.off, flags.wait) {
-        (true, _) => Sight::Off,
-        (_, true) => Sight::Wait,
-        _ => Sight::On,
+    let asked = match (flags.on, flags.off, flags.wait) {
+        (true, ..) => Some(Sight::On),
+        (_, true, _) => Some(Sight::Off),
+        (.., true) => Some(Sight::Wait),
+        _ => None,
     };
     match (flags.pid, flags.diff.as_slice()) {
-        (Some(pid), _) => draw(flags, pid, sight),
-        (None, [before, after]) => compare(flags, before, after, sight),
+        (Some(pid), _) => draw(flags, pid, asked.unwrap_or_default()),
+        (None, [before, after]) => compare(flags, before, after, asked),
         _ => bail!("which process?"),
-    }
-}
-
-const fn word(sight: Sight) -> &'static str {
-    match sight {
-        Sight::On => "on",
-        Sight::Off => "off",
-        Sight::Wait => "wait",
     }
 }
 
@@ -69,33 +68,41 @@ fn draw(flags: &args::Flame, pid: u32, sight: Sight) -> anyhow::Result<Exit> {
         let (graph, watched) = watch.finish();
         Ok((name, graph, watched))
     })?;
-    for hidden in &graph.not_visible {
-        say(&format!("not visible: {}", harmless(hidden)));
+    let told = Screen::of(&io::stderr());
+    for (place, line) in hidden_lines(&graph.not_visible).iter().enumerate() {
+        say(told.hanging(if place == 0 { "not visible: " } else { "             " }, line).trim_end());
     }
     if graph.folded.total() == 0 {
-        return Err(nothing(sight, &name, watched));
+        return Err(nothing(sight, &name, watched, !graph.not_visible.is_empty()));
     }
-    let what = match (sight, graph.unit) {
-        (Sight::On, _) => "where it computes",
-        (Sight::Off, _) => "where its threads are off the processors",
-        (Sight::Wait, Unit::Goroutines) => "what its goroutines wait for",
-        (Sight::Wait, _) => "where its threads wait",
-    };
-    let headline = format!("{name}, pid {pid}: {what}");
+    let headline = format!("{name}, pid {pid}: {}", shown(sight, graph.unit));
     let subtitle = format!("watched {}, {}", text(watched), completeness(&graph));
     let drawing = Drawing { title: &headline, subtitle: &subtitle, unit: graph.unit, colors: colors(sight) };
     let svg = drawing.svg(&graph.folded.text())?;
     // Both are written before anything is said to have gone well.
-    let output = flags.output.clone().unwrap_or_else(|| PathBuf::from(format!("overdue-{pid}-{}.svg", word(sight))));
+    let output = flags
+        .output
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("overdue-{pid}-{}.svg", sight.to_string().trim_matches('-'))));
     write(&output, &svg)?;
     if let Some(folded) = &flags.folded {
-        write(folded, graph.folded.text().as_bytes())?;
+        let heading = Kind { sight, unit: graph.unit }.heading();
+        write(folded, format!("{heading}{}", graph.folded.text()).as_bytes())?;
     }
     let screen = Screen::of(&io::stdout());
     let mut said = format!("{}\n{}", screen.ink(Ink::Bold, &headline), screen.hanging("  ", &subtitle));
-    said.push_str(&heaviest(screen, &graph));
+    said.push_str(&heaviest(screen, sight, &graph));
     finish(&output, &said)?;
     Ok(if interrupted { Exit::Interrupted } else { Exit::Fine })
+}
+
+const fn shown(sight: Sight, unit: Unit) -> &'static str {
+    match (sight, unit) {
+        (Sight::On, _) => "where it computes",
+        (Sight::Off, _) => "where its threads are off the processors",
+        (Sight::Wait, Unit::Goroutines) => "what its goroutines wait for",
+        (Sight::Wait, _) => "where its threads wait",
+    }
 }
 
 fn text(time: Duration) -> String {
@@ -103,9 +110,12 @@ fn text(time: Duration) -> String {
 }
 
 /// Nothing was seen, and what to look at instead.
-fn nothing(sight: Sight, name: &str, watched: Duration) -> anyhow::Error {
+fn nothing(sight: Sight, name: &str, watched: Duration, is_blind: bool) -> anyhow::Error {
     let watched = text(watched);
     match sight {
+        _ if is_blind => {
+            anyhow!("nothing of {name} was seen in {watched}, because of what is not visible to this user")
+        }
         Sight::On => {
             anyhow!("{name} did not compute in {watched}: no sample met it; `--off` shows where its time goes")
         }
@@ -133,55 +143,123 @@ fn completeness(graph: &Graph) -> String {
 }
 
 /// The functions that have most by themselves: what the graph says at once.
-fn heaviest(screen: Screen, graph: &Graph) -> String {
+fn heaviest(screen: Screen, sight: Sight, graph: &Graph) -> String {
     let total = graph.folded.total().max(1);
     let mut out = format!("\n{}\n", screen.ink(Ink::Bold, "   self   total  function"));
     for function in graph.folded.functions().into_iter().take(LISTED).filter(|function| function.own > 0) {
         let share = |weight: u64| weight as f64 * 100.0 / total as f64;
         let (own, all) = (share(function.own), share(function.total));
         _ = writeln!(out, "{own:5.1} % {all:5.1} %  {}", harmless(&function.name));
+        // Where it waits is a system call: whose that is, is what the reader wants to know.
+        let callers = graph.folded.callers(&function.name);
+        if sight != Sight::On && own >= CALLERS_FROM && !callers.is_empty() {
+            let callers = callers.iter().take(CALLERS).copied().collect::<Vec<_>>().join(" < ");
+            out.push_str(&screen.hanging("                   < ", &callers));
+        }
     }
     out
 }
 
-fn compare(flags: &args::Flame, before: &Path, after: &Path, sight: Sight) -> anyhow::Result<Exit> {
-    let (old, new) = (read(before, sight)?, read(after, sight)?);
-    let name = |path: &Path| harmless(&path.display().to_string());
-    let title = format!("from {} to {}", name(before), name(after));
-    let subtitle =
-        format!("{} before, {} after, drawn in shares; red has grown, blue has shrunk", old.total(), new.total());
+fn compare(flags: &args::Flame, before: &Path, after: &Path, asked: Option<Sight>) -> anyhow::Result<Exit> {
+    let (old, new) = (Input::read(before)?, Input::read(after)?);
+    // A recording holds several kinds: what was asked for is taken, or what the other file is.
+    let sight = asked.or(old.kind().or(new.kind()).map(|kind| kind.sight)).unwrap_or_default();
+    let names = [before, after].map(|file| harmless(&file.display().to_string()));
+    let [name, other] = &names;
+    let ((old, one), (new, two)) = (old.stacks(name, other, sight)?, new.stacks(other, name, sight)?);
+    for (name, kind) in [(name, one), (other, two)] {
+        if let Some(kind) = kind.filter(|kind| asked.is_some_and(|asked| asked != kind.sight)) {
+            bail!("{name} was written by {}: leave {sight} away, or give two files of it", kind.sight);
+        }
+    }
+    if let (Some(one), Some(two)) = (one, two)
+        && one != two
+    {
+        bail!(
+            "{name} shows {} ({one}) and {other} {} ({two}): these cannot be compared; write both by one and the same: \
+             `overdue flame --pid PID {} --folded FILE`",
+            shown(one.sight, one.unit),
+            shown(two.sight, two.unit),
+            one.sight
+        );
+    }
+    let unit = one.or(two).map_or(Unit::Samples, |kind| kind.unit);
+    let title = format!("from {name} to {other}");
+    let totals = match unit {
+        Unit::Microseconds => format!("{} before, {} after", time(old.total()), time(new.total())),
+        unit => format!("{} {unit} before, {} after", old.total(), new.total()),
+    };
+    let subtitle = format!("{totals}, drawn in shares; red has grown, blue has shrunk");
     // Without a number after, inferno has nothing to draw: the stacks of before would be all blue, and have no width.
-    let drawing = Drawing { title: &title, subtitle: &subtitle, unit: Unit::Samples, colors: colors(Sight::On) };
+    let drawing = Drawing { title: &title, subtitle: &subtitle, unit, colors: colors(Sight::On) };
     let svg = drawing.svg(&Folded::differential(&old, &new))?;
     let output = flags.output.clone().unwrap_or_else(|| PathBuf::from("overdue-diff.svg"));
     write(&output, &svg)?;
     let screen = Screen::of(&io::stdout());
-    let said = format!("{}\n{}", screen.ink(Ink::Bold, &title), table(screen, &changes(&old, &new)));
+    let few = unit == Unit::Samples && old.total().min(new.total()) < FEW;
+    let few = if few { ": so few that chance may be all of the difference; watch longer (`--for`)" } else { "" };
+    let title = screen.ink(Ink::Bold, &title);
+    let totals = screen.hanging("  ", &format!("{totals}{few}"));
+    let said = format!("{title}\n{totals}{}", table(screen, &changes(&old, &new)));
     finish(&output, &said)?;
     Ok(Exit::Fine)
 }
 
-/// Collapsed stacks, or those of a recording.
-fn read(file: &Path, sight: Sight) -> anyhow::Result<Folded> {
-    let name = || harmless(&file.display().to_string());
-    let mut bytes = Vec::new();
-    let input = File::open(file).with_context(|| format!("cannot open {}", name()))?;
-    input.take(FOLDED_MAX + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", name()))?;
-    if bytes.len() as u64 > FOLDED_MAX {
-        bail!("{} is larger than {} MiB", name(), FOLDED_MAX >> 20);
-    }
-    if bytes.starts_with(&GZIP) {
-        let seen = recording::read(bytes.as_slice()).with_context(|| format!("{} cannot be read", name()))?;
-        if sight == Sight::Off {
-            bail!("recordings hold no switches: write two files by `overdue flame --off --folded FILE`");
+/// One side of a comparison.
+enum Input {
+    Collapsed(Folded, Option<Kind>),
+    Recording(Box<Observation>),
+}
+
+impl Input {
+    fn read(file: &Path) -> anyhow::Result<Self> {
+        let name = || harmless(&file.display().to_string());
+        let mut bytes = Vec::new();
+        let input = File::open(file).with_context(|| format!("cannot open {}", name()))?;
+        input.take(FOLDED_MAX + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", name()))?;
+        if bytes.len() as u64 > FOLDED_MAX {
+            bail!("{} is larger than {} MiB", name(), FOLDED_MAX >> 20);
         }
-        let graph = Graph::of(&seen, sight).filter(|graph| graph.folded.total() > 0);
-        let other = if sight == Sight::On { "--wait" } else { "--on" };
-        let graph = graph.with_context(|| format!("{} holds nothing of the kind; try {other}", name()))?;
-        return Ok(graph.folded);
+        if bytes.starts_with(&GZIP) {
+            let seen = recording::read(bytes.as_slice()).with_context(|| format!("{} cannot be read", name()))?;
+            return Ok(Self::Recording(Box::new(seen)));
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let folded = Folded::parse(&text).with_context(|| {
+            format!("{} is no recording (`why --record`) and holds no collapsed stacks (`flame --folded`)", name())
+        })?;
+        Ok(Self::Collapsed(folded, Kind::of(&text)))
     }
-    let text = String::from_utf8_lossy(&bytes);
-    Folded::parse(&text).with_context(|| format!("{} holds no collapsed stacks", name()))
+
+    const fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Collapsed(_, kind) => *kind,
+            Self::Recording(_) => None,
+        }
+    }
+
+    /// Its stacks; of a recording those of that kind.
+    fn stacks(self, name: &str, other: &str, sight: Sight) -> anyhow::Result<(Folded, Option<Kind>)> {
+        let seen = match self {
+            Self::Collapsed(folded, kind) => return Ok((folded, kind)),
+            Self::Recording(seen) => seen,
+        };
+        let has = |sight| Graph::of(&seen, sight).filter(|graph| graph.folded.total() > 0);
+        if let Some(graph) = has(sight) {
+            return Ok((graph.folded, Some(Kind { sight, unit: graph.unit })));
+        }
+        let others = [Sight::On, Sight::Wait].into_iter().filter(|other| *other != sight && has(*other).is_some());
+        let next = match others.map(|other| other.to_string()).next() {
+            Some(flag) => format!("it has those of {flag}: try `overdue flame --diff {name} {other} {flag}`"),
+            None => format!("write files of the kind by `overdue flame --pid PID {sight} --folded FILE`"),
+        };
+        let why = match sight {
+            Sight::Off => "no recording tells of switches",
+            Sight::On => "nothing of it was met computing, or samples could not be taken",
+            Sight::Wait => "nothing of it was met waiting, or its stacks could not be seen",
+        };
+        bail!("the recording {name} has no stacks of {sight}: {why}; {next}")
+    }
 }
 
 /// The largest changes.

@@ -7,6 +7,8 @@ use std::{
     io::{self},
     os::fd::{AsFd as _, OwnedFd},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -19,6 +21,8 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitpid},
 };
 
+use crate::screen::harmless;
+
 /// How long this program itself may take to begin once more.
 const BEGIN: Duration = Duration::from_secs(10);
 /// How long a command that is asked to end has for it, and then the kernel, when it is killed.
@@ -29,6 +33,7 @@ const GLANCE: Duration = Duration::from_millis(2);
 /// A command as a child. Dropping it ends it.
 pub(crate) struct Started {
     child: Child,
+    _spawner: Spawner,
     pid: Pid,
     /// Readable when it has ended.
     pidfd: OwnedFd,
@@ -50,20 +55,19 @@ impl Started {
     pub(crate) fn stopped(command: &[OsString]) -> anyhow::Result<Self> {
         let own = std::env::current_exe().context("cannot find this program's own file")?;
         let stdout = io::stderr().as_fd().try_clone_to_owned().context("no descriptor is left")?;
-        let mut child = Command::new(own)
-            .arg(crate::why::BECOME)
-            .arg("--")
-            .args(command)
-            // stdout carries the report only.
-            .stdout(Stdio::from(stdout))
-            .spawn()
-            .context("cannot start another process")?;
+        let mut again = Command::new(&own);
+        // stdout carries the report only.
+        again.arg(crate::why::BECOME).arg("--").args(command).stdout(Stdio::from(stdout));
+        let (mut child, spawner) = spawn_within(BEGIN, move || again.spawn()).with_context(|| {
+            let own = own.display().to_string();
+            format!("cannot start another process of this program ({})", harmless(&own))
+        })?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let Some((pid, pidfd)) = pid.and_then(|pid| Some((pid, pidfd_open(pid, PidfdFlags::empty()).ok()?))) else {
             _ = child.kill();
             bail!("cannot hold the command's process: it takes Linux 5.3 or later, and a free descriptor");
         };
-        let started = Self { child, pid, pidfd };
+        let started = Self { child, _spawner: spawner, pid, pidfd };
         let mut waited = Duration::ZERO;
         loop {
             match waitpid(Some(pid), WaitOptions::UNTRACED | WaitOptions::NOHANG) {
@@ -151,6 +155,39 @@ impl Started {
     }
 }
 
+/// The thread that made a child. It lives as long as this: the kernel takes its end for the parent's, which kills the
+/// child.
+type Spawner = mpsc::Sender<()>;
+
+/// Makes a child on a thread beside: until the kernel has read its program, whoever makes it is held up, and no signal
+/// helps.
+fn spawn_within(
+    limit: Duration,
+    spawn: impl FnOnce() -> io::Result<Child> + Send + 'static,
+) -> anyhow::Result<(Child, Spawner)> {
+    let (tell, told) = mpsc::sync_channel(0);
+    let (spawner, until) = mpsc::channel();
+    let beside = move || match tell.send(spawn()) {
+        // Nothing is ever sent.
+        Ok(()) => _ = until.recv(),
+        // Too late: nobody wants it any more.
+        Err(mpsc::SendError(Ok(mut late))) => {
+            _ = late.kill();
+            _ = late.wait();
+        }
+        Err(mpsc::SendError(Err(_))) => {}
+    };
+    thread::Builder::new().name("overdue-spawn".to_owned()).spawn(beside).context("no thread could be started")?;
+    match told.recv_timeout(limit) {
+        Ok(spawned) => Ok((spawned?, spawner)),
+        Err(_) => bail!(
+            "it was not read within {}: most often the file server or disk that it lies on does not answer; use a copy \
+             of the program on a local disk",
+            DurationText(limit)
+        ),
+    }
+}
+
 /// All that a process started, and those: so many at most.
 fn descendants(pid: u32) -> Vec<OwnedFd> {
     const MANY: usize = 256;
@@ -200,5 +237,50 @@ impl Drop for Started {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.kill();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    /// As where the program lies on a file server that is gone.
+    #[test]
+    fn who_makes_a_child_is_not_waited_for_without_end() {
+        let (answers, server) = mpsc::channel::<()>();
+        let (ended, end) = mpsc::channel();
+        let spawn = move || {
+            _ = server.recv();
+            let mut child = Command::new("sleep").arg("60").spawn()?;
+            let pid = child.id();
+            assert!(child.try_wait()?.is_none());
+            ended.send(pid).ok();
+            Ok(child)
+        };
+        let error = spawn_within(SOON, spawn).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("not read within 50ms") && error.contains("file server"), "{error}");
+        // It answers after all: the child of then is not left behind.
+        drop(answers);
+        let pid = end.recv_timeout(BEGIN).unwrap();
+        let clock = Clock::start();
+        while fs::metadata(format!("/proc/{pid}")).is_ok() {
+            assert!(clock.elapsed() < BEGIN, "{pid} is left behind");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_child_outlives_the_making_of_it() {
+        let sleep = || Command::new("sleep").arg("60").stdin(Stdio::null()).spawn();
+        let (mut child, spawner) = spawn_within(BEGIN, sleep).unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        _ = child.kill();
+        child.wait().unwrap();
+        drop(spawner);
+        let nothing = || Command::new("/nowhere/at/all").spawn();
+        let error = spawn_within(BEGIN, nothing).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("No such file"), "{error}");
     }
 }

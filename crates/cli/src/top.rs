@@ -1,8 +1,8 @@
 //! `overdue top`: a live view of all processes with sockets, and of one of them.
 //!
-//! The thread that draws waits for its inbox: keys, signals, and what the threads beside it have seen; and, when a watch
-//! is left, for its end, which has a limit. What is shown is a pure function of the model, and what a key does is one, too.
-//! A look that takes long makes the picture stale, and never the screen.
+//! The thread that draws waits for its inbox, and for nothing else: keys, signals, and what the threads beside it have
+//! seen. What is shown is a pure function of the model, and what a key does is one, too. A look that takes long makes the
+//! picture stale, and never the screen; a watch that is left ends beside.
 
 mod draw;
 mod model;
@@ -34,7 +34,7 @@ use self::{
     draw::Palette,
     model::{Effect, Input, Model},
     terminal::Terminal,
-    watching::{Listing, Watching},
+    watching::{Leaving, Listing, Watching},
 };
 use crate::{args, exit::Exit, screen::Screen};
 
@@ -75,11 +75,13 @@ pub(crate) fn run(flags: &args::Top) -> anyhow::Result<Exit> {
         }
     })?;
     beside("overdue-keys", &post, keys)?;
-    let mut session = Session { post, model: Model::new(flags.pid), watching: None, listing: None, watches: 0 };
+    let model = Model::new(flags.pid);
+    let mut session = Session { post, model, watching: None, leaving: Vec::new(), listing: None, watches: 0 };
     let ended = session.begin(flags.pid).and_then(|()| session.go_on(&inbox, &mut terminal, palette));
     // First the terminal, so that whoever waits can go on; then what is beside.
     drop(terminal);
-    drop(session);
+    session.leave();
+    Leaving::wait_for_all(&session.leaving);
     handle.close();
     ended
 }
@@ -130,6 +132,8 @@ struct Session {
     post: Sender<Mail>,
     model: Model,
     watching: Option<Watching>,
+    /// Those that were left and have not ended yet.
+    leaving: Vec<Leaving>,
     listing: Option<Listing>,
     watches: u64,
 }
@@ -152,6 +156,11 @@ impl Session {
         self.watches += 1;
         self.watching = Some(Watching::begin(self.watches, pid, &self.post)?);
         Ok(())
+    }
+
+    fn leave(&mut self) {
+        self.leaving.retain(|leaving| !leaving.is_over());
+        self.leaving.extend(self.watching.take().map(Watching::leave));
     }
 
     fn go_on(&mut self, inbox: &Receiver<Mail>, terminal: &mut Terminal, palette: Palette) -> anyhow::Result<Exit> {
@@ -190,7 +199,7 @@ impl Session {
             Some(Effect::Quit) => return Ok(Some(Exit::Fine)),
             Some(Effect::Attach(pid)) => self.attach(pid)?,
             Some(Effect::Detach) => {
-                self.watching = None;
+                self.leave();
                 self.list()?;
             }
         }

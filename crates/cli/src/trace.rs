@@ -142,10 +142,11 @@ fn function(frame: &Frame) -> String {
     harmless(frame.function.as_deref().or(frame.module.as_deref()).unwrap_or("?"))
 }
 
-/// All calls, the one with the most time first.
+/// Calls by their names, the one with the most time first.
 fn sums(screen: Screen, summary: &Summary) -> String {
     let head = format!("{:>9} {:>9} {:>9}  {:18}  {}", "total", "longest", "calls", "call", "failed");
-    let mut out = format!("\n{}\n", screen.ink(Ink::Bold, &head));
+    let title = format!("{} of {}", screen.ink(Ink::Bold, "SUMS"), summary.of);
+    let mut out = format!("\n{}{}\n", screen.hanging("", &title), screen.ink(Ink::Bold, &head));
     for sum in summary.calls.iter().take(SUMS) {
         let CallSum { call, calls, errors, total_us, longest_us } = sum;
         let errors: Vec<String> = errors
@@ -243,6 +244,8 @@ impl<'a> Line<'a> {
 #[derive(Serialize)]
 struct Sums<'a> {
     schema: &'static str,
+    /// What calls these are.
+    of: &'static str,
     summary: Vec<Sum<'a>>,
     dropped: u64,
     lost: u64,
@@ -269,6 +272,7 @@ impl<'a> Sums<'a> {
         };
         Self {
             schema: SCHEMA,
+            of: summary.of,
             summary: summary.calls.iter().map(sum).collect(),
             dropped: summary.dropped,
             lost: summary.lost,
@@ -330,7 +334,9 @@ mod tests {
     fn sums_say_what_is_missing() {
         let errors = [(111, 2), (512, 1)].into();
         let sum = CallSum { call: "connect".to_owned(), calls: 5, errors, total_us: 1500, longest_us: 900 };
-        let text = sums(Screen::plain(80), &Summary { calls: vec![sum], dropped: 7, ..Summary::default() });
+        let summary = Summary { of: "the chosen calls", calls: vec![sum], dropped: 7, ..Summary::default() };
+        let text = sums(Screen::plain(80), &summary);
+        assert!(text.starts_with("\nSUMS of the chosen calls\n"), "{text}");
         assert!(text.contains("connect             2 ECONNREFUSED, 1 interrupted"), "{text}");
         assert!(text.contains("7 calls were not shown"), "{text}");
     }

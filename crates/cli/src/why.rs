@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow, bail};
 use overdue_core::DurationText;
 use overdue_why::{
     Observation, Report,
-    collect::{Options, Target, Watch},
+    collect::{Options, Target, Watch, aid::withhold},
     recording,
 };
 use rustix::process::{Signal, getpid, kill_process};
@@ -49,6 +49,7 @@ pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
     let mut report = Report::of(&observation);
     let drawn = flags.html.as_ref().map(|file| draw(file, &report, &observation));
     // Whoever interrupts wants nothing more to happen.
+    target.iter().for_each(|target| withhold(target, &mut report.first_aid));
     let aided = target.filter(|_| flags.allow_changes && !interrupted);
     let mut out = io::stdout();
     let screen = Screen::of(&out);

@@ -163,6 +163,16 @@ fn wrong_usage_says_what_would_be_right() {
 }
 
 #[test]
+fn help_that_cannot_be_written_is_an_error() {
+    for args in [&["--help"][..], &["why", "--help"], &["--version"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_overdue")).args(args).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+        assert!(stderr(&output).contains("cannot write to stdout: No space left"), "{args:?}: {output:?}");
+    }
+}
+
+#[test]
 fn help_has_examples_and_the_version_is_there() {
     for args in [
         &["--help"][..],

@@ -177,10 +177,43 @@ fn recordings_are_compared() {
     assert!(stderr(&output).contains("+50.0"), "{output:?}");
     let off = scratch.flame(&["--diff", "before", "after", "--off"]);
     assert_exit(&off, 2);
-    assert!(stderr(&off).contains("no switches"), "{off:?}");
+    assert!(stderr(&off).contains("no recording tells of switches"), "{off:?}");
+    assert!(stderr(&off).contains("overdue flame --diff before after --on"), "{off:?}");
     let wait = scratch.flame(&["--diff", "before", "after", "--wait"]);
     assert_exit(&wait, 2);
-    assert!(stderr(&wait).contains("try --on"), "{wait:?}");
+    assert!(stderr(&wait).contains("overdue flame --diff before after --on"), "{wait:?}");
+
+    // The kind of the other file is what is taken of a recording.
+    scratch.file("samples", "# overdue flame --on, samples\nt;main;slow 7\n");
+    scratch.file("waits", "# overdue flame --wait, microseconds\nt;main;slow 7\n");
+    assert_exit(&scratch.flame(&["--diff", "before", "samples"]), 0);
+    let waits = scratch.flame(&["--diff", "before", "waits"]);
+    assert_exit(&waits, 2);
+    assert!(stderr(&waits).contains("the recording before has no stacks of --wait"), "{waits:?}");
+}
+
+/// Samples and microseconds have nothing in common, nor have waits of goroutines and of threads.
+#[test]
+fn stacks_of_different_kinds_are_not_compared() {
+    let scratch = Scratch::new("kinds");
+    let kinds = ["--on, samples", "--off, microseconds", "--wait, microseconds", "--wait, goroutines"];
+    for (at, kind) in kinds.iter().enumerate() {
+        scratch.file(&at.to_string(), format!("# overdue flame {kind}\nt;main;f 7\n"));
+    }
+    scratch.file("foreign", "t;main;f 7\n");
+    for one in 0..kinds.len() {
+        for two in 0..kinds.len() {
+            let output = scratch.flame(&["--diff", &one.to_string(), &two.to_string()]);
+            assert_exit(&output, if one == two { 0 } else { 2 });
+            let both = [kinds[one], kinds[two], "overdue flame --pid PID --"];
+            assert!(one == two || both.iter().all(|part| stderr(&output).contains(part)), "{output:?}");
+        }
+        // Of those of another tool nobody knows.
+        assert_exit(&scratch.flame(&["--diff", &one.to_string(), "foreign"]), 0);
+    }
+    let asked = scratch.flame(&["--diff", "0", "0", "--wait"]);
+    assert_exit(&asked, 2);
+    assert!(stderr(&asked).contains("0 was written by --on"), "{asked:?}");
 }
 
 #[test]

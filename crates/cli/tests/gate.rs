@@ -34,7 +34,7 @@ fn configuration(folder: &Path, behind: SocketAddr, more: &str) -> String {
     let file = folder.join("gate.toml");
     let log = folder.join("log");
     let text = format!(
-        "workers = 2\ndrain = \"10s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nfile = {log:?}\n[[listener]]\n\
+        "workers = 2\ndrain = \"10m\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nfile = {log:?}\n[[listener]]\n\
          listen = \"127.0.0.1:0\"\n[cluster.behind]\nservers = [\"{behind}\"]\n[[route]]\ncluster = \"behind\"\n\
          [route.limits]\n{more}\n"
     );
@@ -185,7 +185,7 @@ fn its_operator_sees_and_steers_it() {
     assert_eq!(log.lines().count(), 2);
 }
 
-/// Who is told twice does not wait.
+/// Who is told twice does not wait for what is in flight, which would take minutes.
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut running = Running::start("wait = \"50s\"");

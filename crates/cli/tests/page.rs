@@ -16,8 +16,8 @@ use overdue_why::{
     observation::{
         BlockedIn, Call, CallCount, Calls, Connection, Connections, Cpu, DnsExchange, FdKind, Fds, Frame, Gaps, Go,
         GoroutineGroup, Hidden, History, HotStack, HttpHead, Look, Moment, Opener, PeerFds, Process, Reading, Resolved,
-        Runtime, Side, Sockets, SourceHandshakes, Stack, TcpCounts, TcpSocket, TcpTimer, Thread, ThreadCounts,
-        ThreadState, Threads, Throttling, TlsHandshake, WaitStack, WaitsFor,
+        Runtime, Side, Sockets, SourceHandshakes, Stack, TcpCounts, TcpSocket, Thread, ThreadCounts, ThreadState,
+        Threads, Throttling, TlsHandshake, WaitStack, WaitsFor,
     },
     recording,
 };
@@ -304,26 +304,17 @@ fn observation() -> Observation {
         ..connection.clone()
     };
     let socket = |cookie: u64| TcpSocket {
-        cookie,
         fd: Some(7),
-        local: "10.0.0.2:40000".parse().unwrap(),
-        remote: "10.0.0.7:80".parse().unwrap(),
-        state: TcpState::Established,
         in_state_us: 3_000_000,
-        since_before: false,
-        inbound: false,
-        unread_bytes: 0,
-        fin_unread: false,
-        unread_for_us: 0,
         unsent_bytes: 9,
-        timer: TcpTimer::default(),
-        first: None,
         last: Some(TcpInfo { rtt_us: 300, total_retrans: 2, ..TcpInfo::default() }),
         last_seen_us: 3_000_000,
-        peer_listener: None,
-        peer_unread_bytes: None,
-        peer_unsent_bytes: None,
-        peer_pid: None,
+        ..TcpSocket::new(
+            cookie,
+            "10.0.0.2:40000".parse().unwrap(),
+            "10.0.0.7:80".parse().unwrap(),
+            TcpState::Established,
+        )
     };
     let look = |at_us: u64| Look {
         at_us,

@@ -161,6 +161,21 @@ fn a_process_is_chosen_from_the_list_and_its_end_is_told() {
     assert_eq!(terminal.ends().code(), Some(0));
 }
 
+/// The kernel closes all that it had; how that was before is what is worth reading.
+#[test]
+fn of_one_that_is_killed_the_last_states_stay() {
+    let running = target("close-wait-pileup");
+    let mut terminal = Terminal::new(&["--pid", &running.pid().to_string()]);
+    terminal.sees("CLOSE_WAIT");
+    drop(running);
+    terminal.sees("IT HAS ENDED");
+    let text = terminal.text();
+    let states: Vec<&str> = text.lines().skip(7).filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert!(states.contains(&"CLOSE_WAIT") && !states.contains(&"CLOSED"), "{text}");
+    terminal.press("q");
+    assert_eq!(terminal.ends().code(), Some(0));
+}
+
 /// A process that does nothing, ended with its owner.
 struct Idle(Child);
 

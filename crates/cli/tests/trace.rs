@@ -125,6 +125,54 @@ fn a_server_under_load_is_told_by_its_calls() {
     assert!(text.contains("nothing wrong was found"), "{text}");
 }
 
+const WAITS: &str = "
+import select, socket, time
+a, b = socket.socketpair()
+poll = select.poll(); poll.register(b, select.POLLIN); poll.poll(150)
+epoll = select.epoll(); epoll.register(b); epoll.poll(0.15)
+select.select([b], [], [], 0.15)
+time.sleep(0.15)
+b.settimeout(None)
+import threading
+threading.Timer(0.15, lambda: a.send(b'x')).start()
+poll.poll(9000)
+";
+
+/// A wait that ends at its own limit did what it was asked for; one that something ended took long.
+#[test]
+fn a_wait_that_ends_at_its_limit_is_not_slow() {
+    if !has_bpf() {
+        return;
+    }
+    let output = why(&["--trace", "--json", "--for", "5s", "--", "python3", "-c", WAITS]);
+    let (all, _) = events(&output);
+    let waits = |event: &&Value| ["poll", "ppoll", "epoll_wait", "select", "pselect6"].contains(&call(event));
+    let waited: Vec<_> =
+        all.iter().filter(waits).filter(|event| event["duration_us"].as_u64() > Some(100_000)).collect();
+    assert_eq!(waited.len(), 1, "{all:#?}");
+    assert_eq!((&waited[0]["arguments"]["timeout"], &waited[0]["result"]), (&"9s".into(), &1.into()), "{waited:?}");
+    assert!(waited[0]["stack"].is_object(), "{waited:?}");
+    assert!(!all.iter().any(|event| call(event) == "clock_nanosleep"), "{all:#?}");
+    // They are counted all the same.
+    let sums = all.last().unwrap();
+    assert_eq!(sums["of"], "all calls, told or not");
+    let counted = |name: &str| sums["summary"].as_array().unwrap().iter().any(|sum| sum["call"] == name);
+    assert!(counted("epoll_wait") && counted("clock_nanosleep"), "{sums}");
+    // Who asks for them is told, without a stack.
+    let output = why(&["--trace", "clock_nanosleep,connect", "--json", "--for", "5s", "--", "python3", "-c", WAITS]);
+    let (all, _) = events(&output);
+    let sleep = all.iter().find(|event| call(event) == "clock_nanosleep").unwrap();
+    assert!(sleep["duration_us"].as_u64() > Some(149_000) && sleep["stack"].is_null(), "{sleep}");
+    let sums = all.last().unwrap();
+    assert_eq!(sums["of"], "the chosen calls, told or not");
+    let summed: Vec<&str> = sums["summary"].as_array().unwrap().iter().map(call).collect();
+    assert!(summed.iter().all(|name| ["clock_nanosleep", "connect"].contains(name)), "{summed:?}");
+}
+
+fn call(event: &Value) -> &str {
+    event["call"].as_str().unwrap_or_default()
+}
+
 /// More than anybody could read: dropped and counted, and the counts are whole.
 #[test]
 fn a_flood_is_bounded() {

@@ -333,7 +333,7 @@ fn connections_that_are_stuck_are_closed_and_no_others() {
     assert!(told.contains(&format!("close {planned} connections of pid {pid} in CLOSE_WAIT")), "{told}");
     if closing["done"] != true {
         // Without the right to it, that is said.
-        assert!(closing["error"].as_str().unwrap().contains("CAP_NET_ADMIN"), "{closing:#}");
+        assert!(closing["withheld"].as_str().unwrap().contains("CAP_NET_ADMIN"), "{closing:#}");
         return;
     }
     assert_eq!(closing["after"]["stuck"], 0, "{closing:#}");
@@ -356,6 +356,56 @@ fn who_is_well_gets_no_first_aid() {
     let output = run(&["why", "--for", "2s", "--pid", &running.pid().to_string(), "--allow-changes"]);
     assert_exit(&output, 0);
     assert!(stdout(&output).contains("no verdict calls for anything"), "{output:?}");
+}
+
+/// A file server that takes every question and answers none, in a mount namespace of its own.
+const DEAD_SERVER: &str = r"
+import ctypes, os, struct, subprocess, sys, threading
+folder, overdue = sys.argv[1:]
+libc = ctypes.CDLL(None)
+user, group = os.getuid(), os.getgid()
+if libc.unshare(0x20000 if user == 0 else 0x10020000): sys.exit(77)
+if user:
+    for name, text in ('setgroups', 'deny'), ('uid_map', f'0 {user} 1'), ('gid_map', f'0 {group} 1'):
+        open('/proc/self/' + name, 'w').write(text)
+libc.mount(None, b'/', None, 0x44000, None)
+try: server = os.open('/dev/fuse', os.O_RDWR)
+except OSError: sys.exit(77)
+options = f'fd={server},rootmode=40000,user_id=0,group_id=0'
+if libc.mount(b'dead', folder.encode(), b'fuse', 0, options.encode()): sys.exit(77)
+def serve():
+    while True:
+        length, kind, unique = struct.unpack_from('=IIQ', os.read(server, 1 << 17))
+        if kind == 26: # FUSE_INIT
+            answer = struct.pack('=4I2H2I2H8I', 7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, *[0] * 8)
+            os.write(server, struct.pack('=IiQ', 16 + len(answer), 0, unique) + answer)
+threading.Thread(target=serve, daemon=True).start()
+code = subprocess.call([overdue, 'why', '--for', '1s', '--', 'cat', folder + '/file'])
+os._exit(code) # With the server everybody who waits for it is let go.
+";
+
+/// Neither who watches it nor who kills it waits without end.
+#[test]
+fn a_command_that_no_signal_ends_is_said_to_be_left_behind() {
+    let folder = env::temp_dir().join(format!("overdue-dead-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    // Not to pipes: what is left behind would hold them open.
+    let said = folder.with_extension("txt");
+    let file = fs::File::create(&said).unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", DEAD_SERVER]).arg(&folder).arg(env!("CARGO_BIN_EXE_overdue")).stdin(Stdio::null());
+    let status = command.stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
+    let text = fs::read_to_string(&said).unwrap();
+    fs::remove_dir(&folder).unwrap();
+    fs::remove_file(&said).unwrap();
+    if status.code() == Some(77) {
+        println!("no file server can be made here: skipped");
+        return;
+    }
+    assert_eq!(status.code(), Some(0), "{text}");
+    for part in ["did not end within 2s of being killed", "state D", "left behind", "watched 1"] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
 }
 
 /// A shell that only waits says who works, and how to watch that one.

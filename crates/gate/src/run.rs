@@ -6,7 +6,7 @@ use tokio::{
     net::TcpListener,
     runtime::Builder,
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 use crate::{
@@ -80,7 +80,10 @@ pub fn run(path: &Path, tell: impl Fn(&str)) -> Result<bool, GateError> {
             }
         }
         tell("draining: no more connections are taken; again to end at once");
-        let drained = tokio::task::spawn_blocking(move || gate.drain());
+        // A thread of its own, for which nobody has to wait: one of the runtime's would hold up its end.
+        let (drains, drained) = oneshot::channel();
+        let drain = move || drop(drains.send(gate.drain()));
+        thread::Builder::new().name("overdue-drain".to_owned()).spawn(drain).map_err(GateError::Worker)?;
         tokio::select! {
             whole = drained => {
                 let whole = whole.unwrap_or(false);

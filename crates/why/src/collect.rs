@@ -40,7 +40,7 @@ pub use bpf::Kernel;
 pub use clock::Clock;
 pub use connections::Connections;
 pub use target::{Gone, Target};
-pub use watch::{AttachError, Ended, Interrupt, Options, SIGHT, Watch};
+pub use watch::{AttachError, Ended, Interrupt, Options, Parent, SIGHT, Watch};
 
 #[cfg(fuzzing)]
 pub(crate) mod fuzz {

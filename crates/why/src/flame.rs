@@ -1,7 +1,8 @@
 //! Flame graphs as data: stacks with weights, in the collapsed form that many tools read, and what changed between two.
 //!
 //! A line is `frame;frame;frame weight`, the outermost frame first. The first frame is the name of the thread. Names come
-//! from the process and are untrusted: what would break a line, or a document that shows it, is replaced.
+//! from the process and are untrusted: what would break a line, or a document that shows it, is replaced. The first line
+//! of a file of ours says what it shows, as a comment, which other tools pass over.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,7 +11,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::observation::{GoroutineState, Observation, Stack};
+use crate::observation::{GoroutineState, Hidden, Observation, Stack};
 
 /// No graph has more stacks: others are counted as `[left out]`.
 pub const STACKS_MAX: usize = 50_000;
@@ -57,6 +58,57 @@ impl fmt::Display for Unit {
     }
 }
 
+/// What stacks show and count: only those of one kind can be compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kind {
+    /// What they show.
+    pub sight: Sight,
+    /// What they count.
+    pub unit: Unit,
+}
+
+/// What the first line of a file begins with.
+const HEADING: &str = "# overdue flame ";
+
+impl Kind {
+    const ALL: [Self; 4] = [
+        Self { sight: Sight::On, unit: Unit::Samples },
+        Self { sight: Sight::Off, unit: Unit::Microseconds },
+        Self { sight: Sight::Wait, unit: Unit::Microseconds },
+        Self { sight: Sight::Wait, unit: Unit::Goroutines },
+    ];
+
+    /// The first line of a file of this kind.
+    #[must_use]
+    pub fn heading(self) -> String {
+        format!("{HEADING}{self}\n")
+    }
+
+    /// Of a file, as its first line says. `None` of one that another tool wrote.
+    #[must_use]
+    pub fn of(text: &str) -> Option<Self> {
+        let said = text.lines().next()?.strip_prefix(HEADING)?;
+        Self::ALL.into_iter().find(|kind| kind.to_string() == said.trim_end())
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}, {}", self.sight, self.unit)
+    }
+}
+
+/// The flag that asks for it.
+impl fmt::Display for Sight {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::On => "--on",
+            Self::Off => "--off",
+            Self::Wait => "--wait",
+        })
+    }
+}
+
 /// A file that holds no collapsed stacks.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum FoldedError {
@@ -99,7 +151,7 @@ impl Folded {
     pub fn parse(text: &str) -> Result<Self, FoldedError> {
         let mut folded = Self::default();
         for (at, line) in text.lines().enumerate() {
-            if line.trim().is_empty() {
+            if line.trim().is_empty() || at == 0 && line.starts_with(HEADING) {
                 continue;
             }
             let wrong = || FoldedError::Line(at + 1);
@@ -143,6 +195,14 @@ impl Folded {
         all.into_keys()
             .map(|stack| format!("{stack} {} {}\n", scaled(weight(before, stack)), weight(after, stack)))
             .collect()
+    }
+
+    /// Who called a function in the heaviest of the stacks that end in it, the nearest first.
+    #[must_use]
+    pub fn callers(&self, of: &str) -> Vec<&str> {
+        let ends_in = self.stacks.iter().filter(|(stack, _)| stack.rsplit(';').next() == Some(of));
+        let heaviest = ends_in.max_by_key(|(_, weight)| **weight);
+        heaviest.map(|(stack, _)| stack.rsplit(';').skip(1).collect()).unwrap_or_default()
     }
 
     /// Functions with their weights, the heaviest by themselves first.
@@ -242,7 +302,7 @@ pub struct Graph {
     /// Events that were lost because a table was full.
     pub lost: u64,
     /// What could not be seen.
-    pub not_visible: Vec<String>,
+    pub not_visible: Vec<Hidden>,
     reasons: BTreeMap<String, u64>,
 }
 

@@ -22,4 +22,4 @@ pub mod collect;
 pub mod fuzz;
 
 pub use observation::Observation;
-pub use report::{ConnectionLine, Report};
+pub use report::{ConnectionLine, Report, by_remedy};

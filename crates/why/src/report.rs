@@ -48,6 +48,19 @@ pub struct Report {
     pub overhead: Overhead,
 }
 
+/// What cannot be seen, by what would show it: one remedy stands once, in the order of the first that it would show.
+#[must_use]
+pub fn by_remedy(not_visible: &[Hidden]) -> Vec<(&str, Vec<&Hidden>)> {
+    let mut all: Vec<(&str, Vec<&Hidden>)> = Vec::new();
+    for hidden in not_visible {
+        match all.iter_mut().find(|(how, _)| *how == hidden.how) {
+            Some((_, same)) => same.push(hidden),
+            None => all.push((&hidden.how, vec![hidden])),
+        }
+    }
+    all
+}
+
 impl Report {
     /// How long the process had run when the watch ended, or when it ended itself: a verdict may look back so far.
     #[must_use]

@@ -6,14 +6,20 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
     os::fd::AsRawFd as _,
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
     time::Duration,
 };
 
 use overdue_core::facts::TcpState;
 use overdue_why::{
     Observation,
-    collect::{AttachError, Ended, Interrupt, Options, Target, Watch, cpu, fds, sockets, threads},
+    collect::{
+        AttachError, Ended, Interrupt, Options, Target, Watch, cpu, fds,
+        flame::Flame,
+        sockets, threads,
+        trace::{self, Trace},
+    },
+    flame::Sight,
     observation::{Look, TcpSocket},
 };
 
@@ -69,14 +75,14 @@ fn one_that_the_peer_closed_and_one_that_we_did() {
     let (_kept, _) = listener.accept().unwrap();
     closed_by_us.shutdown(std::net::Shutdown::Write).unwrap();
 
-    let seen = watch(std::process::id(), 600);
+    let seen = watch(process::id(), 600);
     let socket = of_stream(&seen, &closed_by_peer);
     assert_eq!((socket.state, socket.fin_unread, socket.unread_bytes), (TcpState::CloseWait, true, 0));
     assert!(socket.in_state_us >= 550_000 && socket.since_before, "{socket:?}");
     assert_eq!(socket.fd, Some(u32::try_from(closed_by_peer.as_raw_fd()).unwrap()));
     let socket = of_stream(&seen, &closed_by_us);
     assert_eq!((socket.state, socket.inbound), (TcpState::FinWait2, false));
-    assert_eq!(socket.peer_pid, Some(std::process::id()));
+    assert_eq!(socket.peer_pid, Some(process::id()));
 }
 
 #[test]
@@ -141,7 +147,7 @@ sys.stdin.read()",
 fn sockets_of_the_other_family() {
     let Ok(listener) = TcpListener::bind("[::1]:0") else { return eprintln!("skipped: there is no IPv6") };
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let seen = watch(std::process::id(), 50);
+    let seen = watch(process::id(), 50);
     let socket = of_stream(&seen, &stream);
     assert!(socket.state == TcpState::Established && socket.last.is_some(), "{socket:?}");
     assert_eq!(socket.peer_listener.map(|listener| listener.queued), Some(1));
@@ -187,7 +193,7 @@ fn the_end_of_a_process_is_seen_at_once() {
 #[test]
 fn a_watch_is_interrupted() {
     let mut watch =
-        Watch::attach(std::process::id(), Options { for_: Duration::from_secs(60), ..Options::default() }).unwrap();
+        Watch::attach(process::id(), Options { for_: Duration::from_secs(60), ..Options::default() }).unwrap();
     let interrupt = Interrupt::new().unwrap();
     interrupt.raise();
     assert_eq!(watch.run(&interrupt), Ended::Interrupted);
@@ -199,6 +205,20 @@ fn nobody_is_watched() {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
     assert!(matches!(Watch::attach(child.id(), Options::default()), Err(AttachError::Gone(_))));
+}
+
+#[test]
+fn a_zombie_is_said_to_wait_for_its_parent() {
+    let mut child = Command::new("true").spawn().unwrap();
+    while Target::new(child.id()).unwrap().is_alive() {
+        std::thread::yield_now();
+    }
+    let text = Watch::attach(child.id(), Options::default()).map(|_| ()).unwrap_err().to_string();
+    let trace = Trace::attach(child.id(), trace::Options::default()).map(|_| ()).unwrap_err().to_string();
+    let flame = Flame::attach(child.id(), Sight::Wait).map(|_| ()).unwrap_err().to_string();
+    child.wait().unwrap();
+    assert!(text.contains("(true) has ended") && text.contains(&format!("its parent, {} (", process::id())), "{text}");
+    assert_eq!((&trace, &flame), (&text, &text));
 }
 
 #[test]

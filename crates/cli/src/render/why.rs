@@ -5,9 +5,9 @@ pub(crate) mod connections;
 use std::fmt::Write as _;
 
 use overdue_why::{
-    Report,
+    Report, by_remedy,
     judge::Finding,
-    observation::{Child, Process, Runtime},
+    observation::{Child, Hidden, Process, Runtime},
 };
 
 use super::{fix, section, time};
@@ -158,13 +158,37 @@ fn effects(screen: Screen, finding: &Finding, before: &str, out: &mut String) {
     }
 }
 
+/// What cannot be seen and why. Where one remedy would show several, it stands once, behind them.
+pub(crate) fn hidden_lines(not_visible: &[Hidden]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (how, hidden) in by_remedy(not_visible) {
+        let mut whys = Vec::new();
+        for Hidden { what, why, .. } in hidden {
+            // What one reason hides is said together.
+            match whys.iter_mut().find(|(reason, _)| *reason == why) {
+                Some((_, whats)) => *whats = format!("{whats}; {what}"),
+                None => whys.push((why, what.clone())),
+            }
+        }
+        let first = lines.len();
+        lines.extend(whys.into_iter().map(|(why, what)| format!("{what}: {why}")));
+        match (lines.len() - first, lines.last_mut()) {
+            // It has ended, and nothing would show it.
+            _ if how.is_empty() => {}
+            (1, Some(line)) => *line = format!("{line}. To see it: {how}"),
+            _ => lines.push(format!("To see these: {how}")),
+        }
+    }
+    lines
+}
+
 fn not_visible(screen: Screen, report: &Report) -> String {
     if report.not_visible.is_empty() {
         return String::new();
     }
     let mut out = format!("\n{}\n", screen.ink(Ink::Bold, "NOT VISIBLE"));
-    for hidden in &report.not_visible {
-        out.push_str(&screen.hanging("  ", &format!("{}: {}. To see it: {}", hidden.what, hidden.why, hidden.how)));
+    for line in hidden_lines(&report.not_visible) {
+        out.push_str(&screen.hanging("  ", &line));
     }
     out
 }

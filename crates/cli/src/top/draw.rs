@@ -86,7 +86,7 @@ pub(crate) fn draw(model: &Model, palette: Palette, frame: &mut Frame<'_>) {
 /// Text on the whole screen, scrolled.
 fn page(frame: &mut Frame<'_>, area: Rect, palette: Palette, lines: &[String], scroll: usize) {
     frame.render_widget(Clear, area);
-    let height = usize::from(area.height);
+    let (height, columns) = (usize::from(area.height), usize::from(area.width));
     let scroll = scroll.min(lines.len().saturating_sub(height));
     let styled = |line: &String| {
         let is_title =
@@ -96,7 +96,7 @@ fn page(frame: &mut Frame<'_>, area: Rect, palette: Palette, lines: &[String], s
             true => Palette::bold(),
             false => Style::new(),
         };
-        Line::styled(harmless(line), style)
+        Line::styled(cut(&harmless(line), columns), style)
     };
     let text: Vec<Line<'_>> = lines.iter().skip(scroll).take(height).map(styled).collect();
     frame.render_widget(Paragraph::new(text), area);
@@ -321,10 +321,27 @@ fn findings_pane(frame: &mut Frame<'_>, area: Rect, palette: Palette, watched: &
         let verdict = &finding.verdict;
         let tone = if is_verdict { Tone::Bad } else { Tone::Doubtful };
         let cause = Span::styled(format!("{:18} ", verdict.cause.id()), palette.tone(tone));
-        let line = Line::from(vec![cause, Span::raw(harmless(&verdict.summary))]);
+        let room = usize::from(rest.width).saturating_sub(cause.width());
+        let line = Line::from(vec![cause, Span::raw(cut(&harmless(&verdict.summary), room))]);
         line.patch_style(Palette::selected(has_keys && place == watched.finding))
     });
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), rest);
+}
+
+/// As much of it as there is room for, in columns, and a sign that it goes on.
+fn cut(text: &str, columns: usize) -> String {
+    if Span::raw(text).width() <= columns {
+        return text.to_owned();
+    }
+    let mut kept = String::new();
+    for letter in text.chars() {
+        kept.push(letter);
+        if Span::raw(kept.as_str()).width() >= columns {
+            kept.pop();
+            break;
+        }
+    }
+    format!("{}\u{2026}", kept.trim_end())
 }
 
 fn processes(frame: &mut Frame<'_>, area: Rect, foot: Rect, palette: Palette, model: &Model, list: &List) {
@@ -346,7 +363,7 @@ fn processes(frame: &mut Frame<'_>, area: Rect, foot: Rect, palette: Palette, mo
 fn unseen<'a>(seen: &Processes, palette: Palette, age: Duration, paused: bool) -> Line<'a> {
     let mut parts = Vec::new();
     if seen.hidden > 0 {
-        parts.push(format!("{} not visible to this user: run as root (CAP_SYS_PTRACE)", seen.hidden));
+        parts.push(format!("{} not visible to this user: it takes CAP_SYS_PTRACE", seen.hidden));
     }
     if seen.left_out > 0 {
         parts.push(format!("{} more that there was no time for", seen.left_out));
@@ -418,7 +435,8 @@ fn grid(frame: &mut Frame<'_>, area: Rect, palette: Palette, table: &Table, has_
         Row::new(fitting.iter().map(|(place, width)| {
             let Some(cell) = line.cells.get(*place) else { return Cell::default() };
             let right = table.columns.get(*place).is_some_and(|column| column.right);
-            let text = if right { format!("{:>1$}", cell.text, usize::from(*width)) } else { cell.text.clone() };
+            let columns = usize::from(*width);
+            let text = if right { format!("{:>columns$}", cell.text) } else { cut(&cell.text, columns) };
             Cell::from(Span::styled(text, palette.tone(cell.tone)))
         }))
     });

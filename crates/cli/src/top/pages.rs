@@ -269,8 +269,8 @@ pub(crate) fn thread(picture: &Picture, tid: u32, columns: usize) -> Vec<String>
 pub(crate) fn hidden(picture: &Picture, columns: usize) -> Vec<String> {
     let mut page = Lines::new(columns);
     page.title("NOT VISIBLE");
-    for hidden in &picture.seen.not_visible {
-        page.fact("", &format!("{}: {}. To see it: {}", hidden.what, hidden.why, hidden.how));
+    for line in render::why::hidden_lines(&picture.seen.not_visible) {
+        page.fact("", &line);
     }
     if picture.seen.not_visible.is_empty() {
         page.fact("", "nothing: all that can be seen from outside is seen");

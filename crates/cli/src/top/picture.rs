@@ -185,9 +185,10 @@ pub(crate) fn what(connection: &Connection) -> Option<String> {
 }
 
 /// The stage that a connection is in, and for how long.
-fn stage(connection: &Connection, window_us: u64) -> Option<(&'static str, u64)> {
+fn stage(connection: &Connection, window_us: u64, closed: bool) -> Option<(&'static str, u64)> {
     let last = timeline::stages(connection, window_us).pop()?;
-    (last.partial && connection.closed.is_none()).then_some((last.stage.as_str(), last.duration_us))
+    let open = last.partial || connection.closed.is_some();
+    (open && !closed).then_some((last.stage.as_str(), last.duration_us))
 }
 
 fn connections(seen: &Observation, stalls: &[Stall], before: &Before, elapsed: Option<f64>) -> Vec<Line> {
@@ -198,6 +199,8 @@ fn connections(seen: &Observation, stalls: &[Stall], before: &Before, elapsed: O
     cookies.sort_unstable();
     cookies.dedup();
     let look_us = last_look_us(seen);
+    // When a process ends the kernel closes all that it had: what is worth reading is how that was before.
+    let ended = seen.process.ended_at_us.is_some();
     let line = |cookie: u64| {
         let (socket, life, stall) = (sockets.get(&cookie), lives.get(&cookie), stalls.get(&cookie));
         let peer = socket.map(|it| it.remote).or_else(|| life.and_then(|it| it.remote));
@@ -206,13 +209,14 @@ fn connections(seen: &Observation, stalls: &[Stall], before: &Before, elapsed: O
             (Some(Side::Server), _) | (_, Some(true)) => "server",
             _ => "-",
         };
-        let closed = life.is_some_and(|it| it.closed.is_some()) || socket.is_some_and(|it| it.last_seen_us < look_us);
+        let there = socket.is_some_and(|it| it.last_seen_us >= look_us);
+        let closed = (life.is_some_and(|it| it.closed.is_some()) || socket.is_some() && !there) && !(ended && there);
         let state = match socket {
             _ if closed => "CLOSED",
             Some(socket) => judge::state_text(socket.state),
             None => "-",
         };
-        let stage = life.and_then(|it| stage(it, seen.window_us));
+        let stage = life.and_then(|it| stage(it, seen.window_us, closed));
         let stage = stage.or_else(|| stall.map(|stall| (stall.stage, stall.stalled_us)));
         // One that is established may be as long as it likes.
         let settled = socket.filter(|it| !closed && it.state != TcpState::Established);
@@ -224,12 +228,13 @@ fn connections(seen: &Observation, stalls: &[Stall], before: &Before, elapsed: O
             Some(bytes / elapsed)
         });
         let tone = match socket.map(|it| it.state) {
-            _ if closed => Tone::Dim,
+            _ if closed || ended => Tone::Dim,
             Some(TcpState::Established) | None => Tone::Plain,
             Some(_) => Tone::Doubtful,
         };
         Line {
             key: cookie,
+            last: closed,
             cells: vec![
                 peer.map_or_else(Cell::none, |peer| Cell::text(&peer.to_string())),
                 Cell::text(side),
@@ -280,6 +285,7 @@ fn thread(thread: &Thread, window_us: u64) -> Line {
     let known = |text: Option<&str>| text.filter(|text| !text.is_empty()).map_or_else(Cell::none, Cell::text);
     Line {
         key: thread.tid.into(),
+        last: false,
         cells: vec![
             Cell::text(&thread.name),
             Cell::number(-f64::from(thread.tid), thread.tid.to_string()),
@@ -300,7 +306,7 @@ fn descriptors(fds: &Fds) -> Vec<Line> {
         let grew = Cell::number(grew as f64, if grew == 0 { "-".to_owned() } else { format!("{grew:+}") })
             .tone(if grew > 0 { Tone::Doubtful } else { Tone::Dim });
         let cells = vec![Cell::text(name), count(last), grew, example.map_or_else(Cell::none, Cell::text)];
-        Line { key, cells }
+        Line { key, last: false, cells }
     };
     let kinds = fds.by_kind.iter().map(|kind| (kind.kind.as_str(), kind.first, kind.last, kind.example.as_deref()));
     let peers = fds.by_peer.iter().map(|peer| (peer.peer.as_str(), peer.first, peer.last, Some("a peer's sockets")));

@@ -40,6 +40,7 @@ fn line(listed: &Listed) -> Line {
     let queue = listed.sockets.and_then(|counted| counted.queue);
     Line {
         key: listed.pid.into(),
+        last: false,
         cells: vec![
             Cell::number(-f64::from(listed.pid), listed.pid.to_string()),
             Cell::text(&listed.name),

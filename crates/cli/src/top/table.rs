@@ -60,6 +60,8 @@ impl Cell {
 pub(crate) struct Line {
     /// What stays the same from look to look: a cookie, a pid, a tid.
     pub(crate) key: u64,
+    /// Among those that are equal it comes last, whichever way they are sorted: it is gone already.
+    pub(crate) last: bool,
     /// As many as the table has columns.
     pub(crate) cells: Vec<Cell>,
 }
@@ -96,8 +98,10 @@ pub(crate) struct Table {
     lines: Vec<Line>,
     /// Those that the filter leaves, in order, by their place in `lines`.
     shown: Vec<usize>,
-    /// Stays on the same line, wherever that goes.
     selected: Option<u64>,
+    /// The selection was moved: it stays on the same line, wherever that goes. Until then the first line is selected, so
+    /// that the top stays in view.
+    follows: bool,
 }
 
 /// Filters are no longer than this.
@@ -122,6 +126,7 @@ impl Table {
             lines: Vec::new(),
             shown: Vec::new(),
             selected: None,
+            follows: false,
         }
     }
 
@@ -136,6 +141,7 @@ impl Table {
         }
     }
 
+    /// Sorts and filters anew.
     fn arrange(&mut self) {
         let wanted = self.filter.to_lowercase();
         let matches = |line: &Line| line.cells.iter().any(|cell| cell.text.to_lowercase().contains(&wanted));
@@ -149,9 +155,12 @@ impl Table {
                 _ => Ordering::Equal,
             };
             let order = if self.reversed { order.reverse() } else { order };
-            order.then(a.key.cmp(&b.key))
+            order.then(a.last.cmp(&b.last)).then(a.key.cmp(&b.key))
         });
         self.shown = shown;
+        if !self.follows {
+            self.select(0);
+        }
     }
 
     /// All lines that there are, whatever the filter.
@@ -182,6 +191,7 @@ impl Table {
 
     pub(crate) fn go(&mut self, to: Move) {
         let place = self.place().unwrap_or(0);
+        self.follows = to != Move::First;
         self.select(match to {
             Move::Up(by) => place.saturating_sub(by),
             Move::Down(by) => place.saturating_add(by),
@@ -212,7 +222,7 @@ impl Table {
     }
 }
 
-static EMPTY: Line = Line { key: 0, cells: Vec::new() };
+static EMPTY: Line = Line { key: 0, last: false, cells: Vec::new() };
 
 #[cfg(test)]
 mod tests {
@@ -221,7 +231,7 @@ mod tests {
     const COLUMNS: &[Column] = &[left("NAME", 8, 0), right("COUNT", 5, 1)];
 
     fn line(key: u64, name: &str, count: f64) -> Line {
-        Line { key, cells: vec![Cell::text(name), Cell::number(count, format!("{count}"))] }
+        Line { key, last: false, cells: vec![Cell::text(name), Cell::number(count, format!("{count}"))] }
     }
 
     fn keys(table: &Table) -> Vec<u64> {
@@ -242,10 +252,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_comes_behind_its_equals() {
+        let mut table = Table::new(COLUMNS, 1);
+        let gone = |line: Line| Line { last: true, ..line };
+        table.set(vec![gone(line(1, "a", 0.0)), line(2, "b", 0.0), gone(line(3, "c", 5.0)), line(4, "d", 5.0)]);
+        assert_eq!(keys(&table), [4, 3, 2, 1]);
+        table.reverse();
+        assert_eq!(keys(&table), [2, 1, 4, 3]);
+    }
+
+    #[test]
     fn the_selected_line_is_followed() {
         let mut table = Table::new(COLUMNS, 1);
         table.set(vec![line(1, "a", 9.0), line(2, "b", 5.0), line(3, "c", 1.0)]);
         assert_eq!(table.selected(), Some(1));
+        // Nobody has chosen it: the top is what is looked at.
+        table.set(vec![line(1, "a", 0.0), line(2, "b", 5.0), line(3, "c", 1.0)]);
+        assert_eq!((table.selected(), table.place()), (Some(2), Some(0)));
+        table.set(vec![line(1, "a", 9.0), line(2, "b", 5.0), line(3, "c", 1.0)]);
         table.go(Move::Down(1));
         table.set(vec![line(1, "a", 9.0), line(2, "b", 0.5), line(3, "c", 1.0)]);
         assert_eq!((table.selected(), table.place()), (Some(2), Some(2)));
@@ -253,6 +277,9 @@ mod tests {
         assert_eq!(table.selected(), Some(3), "its neighbour");
         table.go(Move::Up(usize::MAX));
         assert_eq!(table.selected(), Some(1));
+        table.go(Move::First);
+        table.set(vec![line(1, "a", 1.0), line(3, "c", 9.0)]);
+        assert_eq!(table.selected(), Some(3), "at the top again");
         table.set(Vec::new());
         table.go(Move::Last);
         assert_eq!(table.selected(), None);

@@ -8,7 +8,7 @@ use overdue_why::{
     collect::machine::{Counted, Listed, Processes},
     observation::{
         BlockedIn, Connection, Connections, FdKind, Fds, Hidden, HttpHead, Moment, Process, Reading, Side, Sockets,
-        TcpSocket, TcpTimer, Thread, ThreadState, Threads,
+        TcpSocket, Thread, ThreadState, Threads,
     },
 };
 use proptest::prelude::*;
@@ -53,26 +53,19 @@ fn keys(model: &mut Model, text: &str) {
 
 fn socket(cookie: u64, state: TcpState, in_state_us: u64) -> TcpSocket {
     TcpSocket {
-        cookie,
         fd: Some(u32::try_from(cookie).unwrap() + 10),
-        local: "10.0.0.1:8080".parse().unwrap(),
-        remote: format!("10.0.0.2:{}", 40_000 + cookie).parse().unwrap(),
-        state,
         in_state_us,
-        since_before: false,
         inbound: true,
-        unread_bytes: 0,
         fin_unread: state == TcpState::CloseWait,
-        unread_for_us: 0,
-        unsent_bytes: 0,
-        timer: TcpTimer::default(),
         first: Some(TcpInfo { rtt_us: 250, ..TcpInfo::default() }),
         last: Some(TcpInfo { rtt_us: 250, total_retrans: 2, ..TcpInfo::default() }),
         last_seen_us: 8_000_000,
-        peer_listener: None,
-        peer_unread_bytes: None,
-        peer_unsent_bytes: None,
-        peer_pid: None,
+        ..TcpSocket::new(
+            cookie,
+            "10.0.0.1:8080".parse().unwrap(),
+            format!("10.0.0.2:{}", 40_000 + cookie).parse().unwrap(),
+            state,
+        )
     }
 }
 
@@ -193,6 +186,51 @@ PEER                  STATE       STAGE        FOR \u{25bc}STALLED CAUSE
 }
 
 #[test]
+fn a_line_that_is_cut_says_so() {
+    for width in [60, 80, 200] {
+        let lines = screen(&watched(), width, 24);
+        let is_cut = lines[5].ends_with('\u{2026}');
+        assert!(is_cut == (width < 200) && lines[5].chars().count() <= usize::from(width), "{lines:#?}");
+    }
+}
+
+/// The kernel closes all connections of a process that ends: how they were before is what counts.
+#[test]
+fn of_one_that_ended_the_last_states_are_kept() {
+    let mut seen = ill("server");
+    seen.process.ended_at_us = Some(7_990_000);
+    let at_the_end = |cookie| Connection {
+        cookie,
+        side: Side::Server,
+        closed: Some(Moment::At(7_990_000)),
+        closed_by_us: true,
+        ..Connection::default()
+    };
+    let lives = &mut seen.connections.as_mut().unwrap().connections;
+    lives.extend((1..=12).map(at_the_end));
+    // It was gone before.
+    seen.sockets.as_mut().unwrap().tcp[0].last_seen_us = 6_000_000;
+    let mut model = Model::new(Some(4242));
+    model.update(picture(seen), Duration::ZERO);
+    let lines = screen(&model, 80, 24);
+    let counted = |state: &str| lines.iter().skip(8).filter(|line| line.contains(state)).count();
+    assert_eq!((counted("CLOSE_WAIT"), counted("CLOSED")), (11, 1), "{lines:#?}");
+}
+
+/// On a busy server most that there was is gone.
+#[test]
+fn what_is_there_comes_before_what_is_gone() {
+    let mut seen = ill("server");
+    let gone = |cookie| Connection { cookie, closed: Some(Moment::At(1)), ..Connection::default() };
+    seen.connections.as_mut().unwrap().connections.insert(0, gone(0));
+    let mut model = Model::new(Some(4242));
+    model.update(picture(seen), Duration::ZERO);
+    let lines = screen(&model, 80, 24);
+    let place = |state: &str| lines.iter().position(|line| line.contains(state)).unwrap();
+    assert!(place("CLOSED") > lines.iter().rposition(|line| line.contains("CLOSE_WAIT")).unwrap(), "{lines:#?}");
+}
+
+#[test]
 fn a_verdict_is_opened_read_and_closed() {
     let mut model = watched();
     assert_eq!(key(&mut model, KeyCode::Enter), None);
@@ -266,7 +304,7 @@ fn threads_and_descriptors_have_their_views() {
 fn the_list_leads_to_a_process_and_back() {
     let mut model = all_processes();
     let lines = screen(&model, 80, 12);
-    assert_eq!(lines[1], "7 not visible to this user: run as root (CAP_SYS_PTRACE)");
+    assert_eq!(lines[1], "7 not visible to this user: it takes CAP_SYS_PTRACE");
     assert!(lines[4].contains("redis-server") && lines[4].contains("1m01s") && lines[4].ends_with("900/1024"));
     key(&mut model, KeyCode::Down);
     assert_eq!(key(&mut model, KeyCode::Enter), Some(Effect::Attach(10)));

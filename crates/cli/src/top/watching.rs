@@ -1,7 +1,7 @@
 //! The threads that look: at one process, or at all of them. They end when nobody is interested any more.
 
 use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel, sync_channel},
     time::Duration,
 };
 
@@ -18,12 +18,18 @@ use super::{
 const EVERY: Duration = Duration::from_secs(1);
 /// From one look at all processes to the next.
 const LIST_EVERY: Duration = Duration::from_secs(2);
-/// How long the end of a watch is waited for. The kernel takes everything down when this process ends, at the latest.
+/// How long the ends of all watches are waited for, when the program ends. The kernel takes everything down when this
+/// process has ended, at the latest.
 const DETACH_WITHIN: Duration = Duration::from_secs(3);
 
-/// A watch that goes on beside. Dropping it detaches.
+/// A watch that goes on beside.
 pub(crate) struct Watching {
     interrupt: Interrupt,
+    detached: Leaving,
+}
+
+/// A watch that was told to end, and does so beside, however long that takes.
+pub(crate) struct Leaving {
     /// Nothing is ever sent: it is closed when everything is detached.
     detached: Receiver<()>,
 }
@@ -37,14 +43,27 @@ impl Watching {
             watch_on(pid, &raised, |input| post.send(Mail::Watched(watch, input)).is_ok());
             drop(until);
         })?;
-        Ok(Self { interrupt, detached })
+        Ok(Self { interrupt, detached: Leaving { detached } })
+    }
+
+    /// Tells it to end, and does not wait for that.
+    pub(crate) fn leave(self) -> Leaving {
+        self.interrupt.raise();
+        self.detached
     }
 }
 
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.interrupt.raise();
-        _ = self.detached.recv_timeout(DETACH_WITHIN);
+impl Leaving {
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.detached.try_recv(), Err(TryRecvError::Disconnected))
+    }
+
+    /// Waits for the ends of all, no longer than one limit together.
+    pub(crate) fn wait_for_all(all: &[Self]) {
+        let began = Clock::start();
+        for leaving in all {
+            _ = leaving.detached.recv_timeout(DETACH_WITHIN.saturating_sub(began.elapsed()));
+        }
     }
 }
 
@@ -111,5 +130,26 @@ fn list(until: &Receiver<()>, post: &Sender<Mail>) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that hangs in the kernel, say: the thread that draws goes on, and the program ends.
+    #[test]
+    fn nobody_waits_for_a_watch_that_does_not_end() {
+        let (hangs, detached) = sync_channel(0);
+        let interrupt = Interrupt::new().unwrap();
+        let clock = Clock::start();
+        let leaving = Watching { interrupt, detached: Leaving { detached } }.leave();
+        assert!(!leaving.is_over() && clock.elapsed() < DETACH_WITHIN / 4);
+        let (_hangs_too, detached) = sync_channel(0);
+        let all = [leaving, Leaving { detached }];
+        Leaving::wait_for_all(&all);
+        assert!((DETACH_WITHIN..DETACH_WITHIN * 3 / 2).contains(&clock.elapsed()), "{:?}", clock.elapsed());
+        drop(hangs);
+        assert!(all[0].is_over() && !all[1].is_over());
     }
 }

@@ -41,26 +41,14 @@ fn socket(cookie: u64, state: TcpState) -> TcpSocket {
         ..TcpInfo::default()
     };
     TcpSocket {
-        cookie,
         fd: Some(u32::try_from(cookie).unwrap() + 10),
-        local: "10.0.0.1:80".parse().unwrap(),
-        remote: "10.0.0.2:40000".parse().unwrap(),
-        state,
         in_state_us: 60_000_000,
         since_before: true,
         inbound: true,
-        unread_bytes: 0,
-        fin_unread: false,
-        unread_for_us: 0,
-        unsent_bytes: 0,
-        timer: TcpTimer::default(),
         first: Some(tcp),
         last: Some(tcp),
         last_seen_us: 5_000_000,
-        peer_listener: None,
-        peer_unread_bytes: None,
-        peer_unsent_bytes: None,
-        peer_pid: None,
+        ..TcpSocket::new(cookie, "10.0.0.1:80".parse().unwrap(), "10.0.0.2:40000".parse().unwrap(), state)
     }
 }
 

@@ -25,8 +25,12 @@ use super::{
     pause::pidfd,
     sockets::{self, source::Source},
     stat,
+    tiers::{self, Watcher},
 };
-use crate::aid::{FirstAid, State, Step, Stuck, is_stuck};
+use crate::{
+    aid::{FirstAid, State, Step, Stuck, is_stuck},
+    observation::Hidden,
+};
 
 /// Processor time for finding out who else holds a connection, microseconds: 1,000 processes take some 20 ms.
 const SEARCH_US: u64 = 2_000_000;
@@ -36,6 +40,48 @@ const DESCRIPTORS: usize = 200_000;
 const REACTION: Duration = Duration::from_secs(1);
 /// From one look at that to the next.
 const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// Withholds what this watcher may not do, and says what it lacks: only what can be done is offered.
+pub fn withhold(target: &Target, steps: &mut [FirstAid]) {
+    let (watcher, own) = (Watcher::here(), is_own(target));
+    for step in steps.iter_mut().filter(|step| step.withheld.is_none()) {
+        step.withheld = cannot(&watcher, own, &step.step);
+    }
+}
+
+/// Why it cannot be done by this watcher, on a process of its own or of somebody else.
+fn cannot(watcher: &Watcher, own: bool, step: &Step) -> Option<String> {
+    let may = |capability| watcher.has(capability);
+    match step {
+        // Only the machine's own root may: in another user namespace the capability does not count.
+        Step::RaiseFdLimit { hard_to: Some(_), .. } => {
+            let allowed = may("CAP_SYS_RESOURCE") && watcher.first_user_namespace != Some(false);
+            (!allowed).then(|| to_raise(watcher, true))
+        }
+        Step::RaiseFdLimit { .. } => (!own && !may("CAP_SYS_RESOURCE")).then(|| to_raise(watcher, false)),
+        Step::CloseSockets { .. } => (!may("CAP_NET_ADMIN")).then(|| to_close(watcher)),
+    }
+}
+
+fn to_raise(watcher: &Watcher, hard: bool) -> String {
+    let what = if hard { "a hard limit" } else { "a limit of another user's process" };
+    format!("to raise {what} takes CAP_SYS_RESOURCE: {}", watcher.remedy(&["CAP_SYS_RESOURCE"]))
+}
+
+fn to_close(watcher: &Watcher) -> String {
+    let remedy = watcher.remedy(&["CAP_NET_ADMIN"]);
+    format!("to end a connection takes CAP_NET_ADMIN in the network namespace of the process: {remedy}")
+}
+
+/// Whether its limits may be set without a privilege: all its users and groups are those of this process.
+fn is_own(target: &Target) -> bool {
+    let status = target.read_text("status", 16 * 1024).unwrap_or_default();
+    let all = |key: &str, own: u32| {
+        let mut ids = status.lines().find_map(|line| line.strip_prefix(key)).into_iter();
+        ids.any(|ids| ids.split_ascii_whitespace().take(3).all(|id| id.parse() == Ok(own)))
+    };
+    all("Uid:", rustix::process::getuid().as_raw()) && all("Gid:", rustix::process::getgid().as_raw())
+}
 
 /// Gives one step of first aid to a process, and enters what came of it. What is withheld is not given.
 pub fn give(target: &Target, aid: &mut FirstAid) {
@@ -54,23 +100,31 @@ pub fn give(target: &Target, aid: &mut FirstAid) {
 /// and closes that.
 ///
 /// # Errors
-/// Why it may not.
-pub fn try_closing() -> Result<(), String> {
-    let said = |err: io::Error| refusal(&err);
+/// Why it may not, and what would change that.
+pub fn try_closing() -> Result<(), Hidden> {
+    let hidden = |why: String, how: String| Hidden { what: "closing connections".to_owned(), why, how };
+    let said = |err: io::Error| match Errno::from_io_error(&err) {
+        Some(Errno::PERM) => {
+            hidden("the kernel does not permit it to this user".to_owned(), Watcher::here().remedy(&["CAP_NET_ADMIN"]))
+        }
+        _ => hidden(refusal(&err), "use a kernel built with CONFIG_INET_DIAG_DESTROY".to_owned()),
+    };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
     let ours = TcpStream::connect(listener.local_addr().map_err(said)?).map_err(said)?;
-    let target = Target::new(std::process::id()).map_err(|gone| gone.to_string())?;
-    let (mut source, less) = Source::of(&target).map_err(|hidden| hidden.why)?;
-    if let Some(less) = less {
-        return Err(less.why);
-    }
+    let target = Target::new(std::process::id()).map_err(|gone| hidden(gone.to_string(), "mount /proc".to_owned()))?;
+    let mut source = match Source::of(&target)? {
+        (source, None) => source,
+        (_, Some(less)) => return Err(less),
+    };
     let cookie = rustix::net::sockopt::socket_cookie(&ours).map_err(|errno| said(errno.into()))?;
     let ends = (ours.local_addr().map_err(said)?, ours.peer_addr().map_err(said)?);
-    let socket = source.one(ends.0, ends.1, cookie).ok_or("sock_diag does not show a socket of our own")?;
+    let socket = source
+        .one(ends.0, ends.1, cookie)
+        .ok_or_else(|| hidden("sock_diag does not show a socket of our own".to_owned(), String::new()))?;
     source.end(&socket).map_err(said)?;
     match ours.take_error() {
         Ok(Some(_)) => Ok(()),
-        _ => Err("the kernel said that it was done, and the connection is as it was".to_owned()),
+        _ => Err(hidden("the kernel said that it was done, and the connection is as it was".to_owned(), String::new())),
     }
 }
 
@@ -99,10 +153,9 @@ fn raise(target: &Target, aid: &mut FirstAid, seen: (u64, u64), to: (u64, u64)) 
     if let Err(errno) = replaced {
         aid.error = Some(match errno {
             Errno::PERM if to.1 > seen.1 => {
-                "not permitted: to raise a hard limit takes CAP_SYS_RESOURCE (and no limit is above fs.nr_open)"
-                    .to_owned()
+                format!("not permitted: {} (and no limit is above fs.nr_open)", to_raise(&Watcher::here(), true))
             }
-            Errno::PERM => "not permitted: run as the same user, or as root (CAP_SYS_RESOURCE)".to_owned(),
+            Errno::PERM => format!("not permitted: {}", to_raise(&Watcher::here(), false)),
             errno => format!("prlimit: {}", io::Error::from(errno)),
         });
         return;
@@ -293,7 +346,8 @@ fn holders(target: &Target, inodes: HashSet<u32>) -> Result<(HashMap<u32, Vec<u3
                 let is_parent = pid == own.parent && pid != 1;
                 let may_descend = its.started_ticks >= own.started_ticks;
                 if is_parent || may_descend && (its.parent == target.pid() || its.session == own.session) {
-                    return Err(unknown(format!("process {pid} may not be looked into ({err}); run as root")));
+                    let how = tiers::to_look_into(&process, false);
+                    return Err(unknown(format!("process {pid} may not be looked into ({err}); {how}")));
                 }
                 unseen += 1;
             }
@@ -309,7 +363,7 @@ fn open(target: &Target) -> Option<u64> {
 
 fn refusal(err: &io::Error) -> String {
     match Errno::from_io_error(err) {
-        Some(Errno::PERM) => "not permitted: it takes CAP_NET_ADMIN in the network namespace of the process".to_owned(),
+        Some(Errno::PERM) => format!("not permitted: {}", to_close(&Watcher::here())),
         Some(Errno::OPNOTSUPP) => "this kernel cannot (CONFIG_INET_DIAG_DESTROY)".to_owned(),
         Some(Errno::NOENT | Errno::STALE) => "it ended meanwhile".to_owned(),
         _ => err.to_string(),
@@ -328,7 +382,6 @@ mod tests {
     use overdue_core::facts::TcpState;
 
     use super::*;
-    use crate::collect::tiers::Watcher;
 
     fn may(capability: &str) -> bool {
         Watcher::here().has(capability)
@@ -545,6 +598,39 @@ mod tests {
         let mut withheld = FirstAid { withheld: Some("not this one".to_owned()), ..raising(100, 128, 110, None) };
         give(&target, &mut withheld);
         assert_eq!((withheld.done, withheld.before), (false, None));
+    }
+
+    #[test]
+    fn what_this_watcher_may_not_do_is_withheld() {
+        let watcher = |capabilities: &[&'static str]| Watcher {
+            uid: 0,
+            capabilities: capabilities.to_vec(),
+            ptrace_scope: None,
+            hidepid: None,
+            first_user_namespace: Some(true),
+        };
+        let soft = raising(64, 128, 100, None).step;
+        let hard = raising(128, 128, 256, Some(256)).step;
+        let close = closing(vec![closed_by_the_peer().1], 0).step;
+        let none = watcher(&[]);
+        assert_eq!(cannot(&none, true, &soft), None);
+        for (own, step, lacks) in
+            [(false, &soft, "CAP_SYS_RESOURCE"), (true, &hard, "CAP_SYS_RESOURCE"), (true, &close, "CAP_NET_ADMIN")]
+        {
+            let why = cannot(&none, own, step).unwrap();
+            assert!(why.contains(&format!("give root {lacks}")), "{why}");
+            assert_eq!(cannot(&watcher(&[lacks]), own, step), None);
+        }
+        let inner = Watcher { first_user_namespace: Some(false), ..watcher(&["CAP_SYS_RESOURCE"]) };
+        assert!(cannot(&inner, true, &hard).unwrap().contains("user namespace"));
+
+        // As this very test may, of a child of its own.
+        let child = limited(64, 64);
+        let target = Target::new(child.0.id()).unwrap();
+        let mut steps = [raising(64, 64, 128, Some(128)), raising(64, 128, 100, None)];
+        withhold(&target, &mut steps);
+        let may_hard = may("CAP_SYS_RESOURCE") && Watcher::here().first_user_namespace != Some(false);
+        assert_eq!([steps[0].withheld.is_none(), steps[1].withheld.is_none()], [may_hard, true], "{steps:?}");
     }
 
     #[test]

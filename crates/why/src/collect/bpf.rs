@@ -18,9 +18,9 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
-use aya::{Btf, Ebpf, EbpfLoader, Pod, maps::Map, programs::ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader, Pod, maps::Map, programs::ProgramError, sys::SyscallError};
 
-use super::{Target, connections, lookups, off_cpu, trace, waiting};
+use super::{Target, connections, lookups, off_cpu, tiers::Watcher, trace, waiting};
 use crate::observation::Hidden;
 
 /// The inode of the first pid namespace (`PROC_PID_INIT_INO`).
@@ -230,7 +230,11 @@ where
 }
 
 /// What the kernel's refusal means to the reader.
-pub(crate) fn refused(error: impl std::error::Error) -> Hidden {
+pub(crate) fn refused(error: impl std::error::Error + 'static) -> Hidden {
+    if is_permission(&error) {
+        let how = Watcher::here().remedy(&["CAP_BPF", "CAP_PERFMON"]);
+        return hidden("the kernel does not permit BPF to this user".to_owned(), &how);
+    }
     // The causes below say more than the text above them; each is said once.
     let mut why = said(&error.to_string());
     let mut source = error.source();
@@ -241,7 +245,23 @@ pub(crate) fn refused(error: impl std::error::Error) -> Hidden {
         }
         source = error.source();
     }
-    hidden(why, "run as root, or give the program CAP_BPF and CAP_PERFMON (`setcap cap_bpf,cap_perfmon+ep`)")
+    hidden(why, "use a kernel of Linux 6.1 or later; and report this, with `uname -r`")
+}
+
+/// Whether the kernel refused for want of a right, whatever was asked first.
+fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let causes_text: String = causes.clone().map(ToString::to_string).collect();
+    causes.any(|cause| {
+        let io_error = cause.downcast_ref::<io::Error>();
+        let of_call = cause.downcast_ref::<SyscallError>().map(|error| &error.io_error);
+        // EACCES is said of events (`perf_event_paranoid`), and of a program that its verifier does not like.
+        io_error.or(of_call).and_then(io::Error::raw_os_error).is_some_and(|errno| match errno {
+            libc::EPERM => true,
+            libc::EACCES => !causes_text.contains("Verifier output"),
+            _ => false,
+        })
+    })
 }
 
 /// Where the kernel did not like a program it tells all that it thought; what it disliked is said near the end.

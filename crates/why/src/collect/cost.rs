@@ -12,7 +12,7 @@
 
 mod own;
 
-use std::os::fd::OwnedFd;
+use std::{io, os::fd::OwnedFd};
 
 use aya::{
     Ebpf,
@@ -24,6 +24,7 @@ use super::{
     Target,
     clock::{Clock, us},
     stat,
+    tiers::Watcher,
 };
 use crate::observation::{Hidden, Overhead};
 
@@ -220,10 +221,14 @@ impl Meter {
             }
             Err(error) => {
                 self.refused = true;
+                let refused = match error.io_error.kind() {
+                    io::ErrorKind::PermissionDenied => "the kernel counts it for CAP_SYS_ADMIN alone".to_owned(),
+                    _ => format!("the kernel does not count it ({})", error.io_error),
+                };
                 self.hidden.push(Hidden {
                     what: "what the watch costs in the kernel".to_owned(),
-                    why: format!("the kernel counts it for CAP_SYS_ADMIN alone ({})", error.io_error),
-                    how: "run as root; without, no budget is kept".to_owned(),
+                    why: format!("{refused}, so no budget is kept"),
+                    how: Watcher::here().remedy(&["CAP_SYS_ADMIN"]),
                 });
             }
         }

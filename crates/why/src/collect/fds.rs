@@ -9,6 +9,7 @@ use super::{
     Target,
     clock::Pace,
     descriptors::{self, Named},
+    tiers,
     window::{self, Overlap},
 };
 use crate::observation::{FdKind, Fds, Hidden, Reading};
@@ -164,7 +165,7 @@ fn hidden(target: &Target, err: &io::Error) -> Hidden {
     Hidden {
         what: "descriptors".to_owned(),
         why: format!("/proc/{}/fd: {err}", target.pid()),
-        how: "run as the same user, or as root (CAP_SYS_PTRACE)".to_owned(),
+        how: tiers::to_look_into(target, false),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     AttachError, Clock, Ended, Interrupt, Kernel, Target, go::Goroutines, off_cpu::OffCpu, pause::Pause, threads,
-    waiting::Waiting, watch::concealed,
+    waiting::Waiting, watch::find,
 };
 use crate::{
     Observation,
@@ -43,7 +43,7 @@ impl Flame {
     /// # Errors
     /// When there is no such process, or what is asked for cannot be seen at all.
     pub fn attach(pid: u32, sight: Sight) -> Result<Self, AttachError> {
-        let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
+        let target = find(pid)?;
         let needed = |hidden: Hidden| {
             let how = format!("{}; without it, `overdue flame --wait` shows where threads wait", hidden.how);
             let what = if sight == Sight::On { "samples" } else { "switches" }.to_owned();
@@ -136,8 +136,7 @@ impl Flame {
         .unwrap_or_default();
         graph.lost = seen.overhead.dropped_events;
         self.hidden.append(&mut seen.not_visible);
-        let text = |hidden: &Hidden| format!("{}: {}. To see it: {}", hidden.what, hidden.why, hidden.how);
-        graph.not_visible = self.hidden.iter().map(text).collect();
+        graph.not_visible = self.hidden;
         (graph, watched)
     }
 }

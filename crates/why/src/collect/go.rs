@@ -24,7 +24,7 @@ use self::{
     sample::{Place, Reader, Sample},
 };
 use super::{
-    Target, clock,
+    Target, clock, tiers,
     window::{self, Overlap},
 };
 use crate::observation::{Frame, Go, GoroutineGroup, Hidden, Reading, Stack};
@@ -89,23 +89,23 @@ impl Goroutines {
             Ok(file) => File::from(file),
             // The kernel's own threads have none.
             Err(Errno::NOENT) if target.is_alive() => return Ok(None),
-            Err(errno) => return Err(unreadable(&errno.into())),
+            Err(errno) => return Err(unreadable(target, &errno.into())),
         };
         let binary = match Binary::new(file) {
             Ok(binary) => binary,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
-            Err(error) => return Err(unreadable(&error)),
+            Err(error) => return Err(unreadable(target, &error)),
         };
         let Some(info) = build_info(&binary) else { return Ok(None) };
         if !binary.is_amd64() {
             return Err(hidden("the machine is not amd64, the only one whose code is understood", PPROF));
         }
-        let entered_at = target.read("auxv", 4096).map_err(|error| unreadable(&error))?;
+        let entered_at = target.read("auxv", 4096).map_err(|error| unreadable(target, &error))?;
         let entered_at = entry(&entered_at).ok_or_else(|| hidden("where it was loaded is not known", PPROF))?;
         let moved_by = binary.moved_by(entered_at);
 
         let known = binary.segments().first().map(|segment| segment.address.wrapping_add(moved_by)).unwrap_or_default();
-        let memory = Memory::new(target, Range { at: known, len: 16 }).map_err(|error| unreadable(&error))?;
+        let memory = Memory::new(target, Range { at: known, len: 16 }).map_err(|error| unreadable(target, &error))?;
         let version = match info {
             BuildInfo::Version(version) => version,
             BuildInfo::At(at) => pointed_at(&memory, at).unwrap_or_else(|| "go before 1.18".into()),
@@ -319,12 +319,9 @@ fn unknown(version: &str) -> Hidden {
     )
 }
 
-fn unreadable(error: &io::Error) -> Hidden {
+fn unreadable(target: &Target, error: &io::Error) -> Hidden {
     match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => hidden(
-            "its memory may not be read",
-            "run as its user, and where kernel.yama.ptrace_scope is not 0, or as another user, with CAP_SYS_PTRACE",
-        ),
+        Some(libc::EPERM | libc::EACCES) => hidden("its memory may not be read", &tiers::to_look_into(target, true)),
         Some(libc::ESRCH | libc::ENOENT) => hidden("the process has ended", ""),
         _ => hidden(&format!("its memory could not be read: {error}"), PPROF),
     }

@@ -11,6 +11,7 @@ use super::{
     descriptors::{self, Named},
     patience::{self, patiently},
     stat::{self, Stat},
+    tiers,
 };
 use crate::observation::{Child, Hidden, Process, Runtime};
 
@@ -80,7 +81,7 @@ impl Collector {
                     Err(err) => self.not_visible.push(Hidden {
                         what: "program".to_owned(),
                         why: format!("/proc/{}/exe: {err}", self.target.pid()),
-                        how: "run as the same user or as root".to_owned(),
+                        how: tiers::to_look_into(&self.target, false),
                     }),
                 }
             }

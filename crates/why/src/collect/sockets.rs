@@ -26,7 +26,7 @@ use self::{
     own::Own,
     tracked::{Connection, Listening},
 };
-use super::{Target, clock::Pace, window::Overlap};
+use super::{Target, clock::Pace, tiers, window::Overlap};
 use crate::observation::{HalfOpen, Hidden, HostTcp, PeerFds, Sockets, TcpCounts, TcpSocket};
 
 /// Connections that are followed.
@@ -120,7 +120,7 @@ impl Collector {
         this.round(0, true).map_err(|err| Hidden {
             what: "sockets".to_owned(),
             why: err.to_string(),
-            how: "run as the same user, or as root (CAP_SYS_PTRACE)".to_owned(),
+            how: tiers::to_look_into(target, false),
         })?;
         this.pace.end(0);
         let (peers, counters) = (this.peers.clone(), this.counters);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use self::sample::{Changed, Counts, Look};
-use super::{Target, clock::Pace, patience::patiently, window::Overlap};
+use super::{Target, clock::Pace, patience::patiently, tiers, window::Overlap};
 use crate::observation::{Hidden, Thread, ThreadCounts, ThreadState, Threads};
 
 /// Threads that are looked at; the others are counted.
@@ -75,7 +75,7 @@ impl Collector {
         this.round(0).map_err(|err| Hidden {
             what: "threads".to_owned(),
             why: format!("/proc/{}/task: {err}", target.pid()),
-            how: "run as the same user, or as root".to_owned(),
+            how: tiers::to_look_into(target, false),
         })?;
         this.pace.end(0);
         this.first = Overlap::new(this.last);
@@ -139,7 +139,7 @@ impl Collector {
             self.hidden = Some(Hidden {
                 what: "what threads wait in (system calls, their descriptors and limits)".to_owned(),
                 why: format!("/proc/{}/task/TID/syscall: {err}", self.target.pid()),
-                how: "run as root (CAP_SYS_PTRACE); as the same user where kernel.yama.ptrace_scope is 0".to_owned(),
+                how: tiers::to_look_into(&self.target, true),
             });
         }
         for sample in look.samples {

@@ -1,12 +1,10 @@
-//! What this watcher may see, of a process or on this machine, and what would change that: tried, not guessed.
+//! Who watches, what that allows, and what would allow more.
 
 use std::fs;
 
-use rustix::fs::{Mode, OFlags, openat, readlink, readlinkat};
 use serde::Serialize;
 
-use super::{Target, descriptors, patience, patience::patiently};
-use crate::observation::Hidden;
+use super::Target;
 
 /// The capabilities that count here, by their numbers (`linux/capability.h`).
 const CAPABILITIES: [(u32, &str); 7] = [
@@ -35,27 +33,6 @@ pub struct Watcher {
     pub first_user_namespace: Option<bool>,
 }
 
-/// What it may see of one process.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Sight {
-    /// Who watches.
-    pub watcher: Watcher,
-    /// The process's effective user.
-    pub uid: Option<u32>,
-    /// Its descriptors, and with them its sockets.
-    pub descriptors: bool,
-    /// The system calls that its threads wait in.
-    pub calls: bool,
-    /// Its memory: limits and arrays of those calls, goroutines.
-    pub memory: bool,
-    /// Whether it shares the watcher's network namespace. `None` where that cannot be told.
-    pub same_network: Option<bool>,
-    /// Its pid namespace: numbers that it writes about itself are others.
-    pub same_pids: Option<bool>,
-    /// Its user namespace.
-    pub same_users: Option<bool>,
-}
-
 impl Watcher {
     /// Who this is.
     #[must_use]
@@ -75,71 +52,49 @@ impl Watcher {
     pub fn has(&self, capability: &str) -> bool {
         self.capabilities.contains(&capability)
     }
-}
 
-impl Sight {
-    /// Tries what can be seen of a process.
+    /// What would let it do what takes all of these capabilities, and was refused: nobody who is root is told to become it.
     #[must_use]
-    pub fn of(target: &Target) -> Self {
-        let same = |namespace: &str| {
-            let theirs = readlinkat(target.folder(), target.shared(&format!("ns/{namespace}")), Vec::new()).ok()?;
-            Some(theirs == readlink(format!("/proc/thread-self/ns/{namespace}"), Vec::new()).ok()?)
+    pub fn remedy(&self, needs: &[&str]) -> String {
+        // What CAP_SYS_ADMIN was before it was divided.
+        let holds = |need: &str| {
+            self.has(need) || matches!(need, "CAP_BPF" | "CAP_PERFMON" | "CAP_SYSLOG") && self.has("CAP_SYS_ADMIN")
         };
-        let tried = target.clone();
-        let inside = patiently("memory", patience::LIMIT, move || {
-            let calls = tried.read(&tried.shared("syscall"), 256).is_ok();
-            let memory =
-                openat(tried.folder(), tried.shared("mem"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).is_ok();
-            (calls, memory)
-        });
-        let (calls, memory) = inside.unwrap_or_default();
-        Self {
-            watcher: Watcher::here(),
-            uid: target.read_text("status", 16 * 1024).ok().as_deref().and_then(parse_uid),
-            descriptors: descriptors::each(target, 1, |_, _| {}).is_ok(),
-            calls,
-            memory,
-            same_network: same("net"),
-            same_pids: same("pid"),
-            same_users: same("user"),
-        }
-    }
-
-    /// What cannot be seen, with the reason and the remedy.
-    #[must_use]
-    pub fn not_visible(&self) -> Vec<Hidden> {
-        let mut hidden = Vec::new();
-        let mut add = |what: &str, why: String, how: &str| {
-            hidden.push(Hidden { what: what.to_owned(), why, how: how.to_owned() });
-        };
-        let own = self.uid == Some(self.watcher.uid);
-        let other = || match self.uid {
-            Some(uid) if !own => format!("the process is of user {uid}, the watcher of user {}", self.watcher.uid),
-            _ if self.same_users == Some(false) => "the process is in another user namespace".to_owned(),
-            _ => "the process may not be looked into: it changed its user, or has more capabilities".to_owned(),
-        };
-        if !self.descriptors {
-            add("descriptors and sockets", other(), "run as the same user, or as root (CAP_SYS_PTRACE)");
-        }
-        if !self.calls || !self.memory {
-            let what = "what threads wait in, and the memory of the process";
-            match self.watcher.ptrace_scope {
-                Some(scope) if scope > 0 && own => add(
-                    what,
-                    format!("kernel.yama.ptrace_scope is {scope}"),
-                    "run as root (CAP_SYS_PTRACE), or let `overdue why -- CMD` start the process",
-                ),
-                _ => add(what, other(), "run as the same user, or as root (CAP_SYS_PTRACE)"),
+        let lacks: Vec<&str> = needs.iter().copied().filter(|need| !holds(need)).collect();
+        let names = lacks.join(" and ");
+        match (self.uid, lacks.as_slice()) {
+            (_, []) if self.first_user_namespace == Some(false) => {
+                format!("run in the machine's own user namespace: in this one {} counts for less", needs.join(" and "))
+            }
+            (_, []) => format!(
+                "{} is there: a security module or the kernel's lockdown refuses it, which `dmesg` may tell",
+                needs.join(" and ")
+            ),
+            (0, _) => {
+                let short = |name: &&str| format!("--cap-add {}", name.trim_start_matches("CAP_"));
+                let flags: Vec<String> = lacks.iter().map(short).collect();
+                format!("give root {names}, which it lacks here (in a container: `{}`)", flags.join(" "))
+            }
+            // Nothing less than root.
+            (_, ["CAP_SYS_ADMIN"]) => "run as root (CAP_SYS_ADMIN)".to_owned(),
+            _ => {
+                let bits = lacks.join(",").to_lowercase();
+                format!("run as root, or give the program {names} (`setcap {bits}+ep $(which overdue)`)")
             }
         }
-        if self.same_network == Some(false) && !self.watcher.has("CAP_SYS_ADMIN") {
-            add(
-                "TCP_INFO of sockets",
-                "the process has a network namespace of its own".to_owned(),
-                "run as root (CAP_SYS_ADMIN), or inside the namespace: nsenter --target PID --net overdue why ...",
-            );
-        }
-        hidden
+    }
+}
+
+/// What lets this watcher read what only the process itself and a debugger may: its descriptors, and with `inside` its
+/// memory and the arguments of its calls.
+pub(super) fn to_look_into(target: &Target, inside: bool) -> String {
+    let watcher = Watcher::here();
+    let uid = target.read_text("status", 16 * 1024).ok().as_deref().and_then(parse_uid);
+    // To one of the same user it was refused already, by Yama or because it changed its user.
+    let refused = uid == Some(watcher.uid) || inside && watcher.ptrace_scope.is_some_and(|scope| scope > 0);
+    match watcher.remedy(&["CAP_SYS_PTRACE"]) {
+        remedy if refused || watcher.uid == 0 => remedy,
+        remedy => format!("run as the same user, or {}", remedy.trim_start_matches("run ")),
     }
 }
 
@@ -187,12 +142,33 @@ mod tests {
         assert_eq!(parse_is_first("         0       1000          1\n"), Some(false));
     }
 
+    fn watcher(uid: u32, capabilities: &[&'static str]) -> Watcher {
+        let capabilities = capabilities.to_vec();
+        Watcher { uid, capabilities, ptrace_scope: None, hidepid: None, first_user_namespace: Some(true) }
+    }
+
     #[test]
-    fn the_own_process_is_seen() {
-        let sight = Sight::of(&Target::new(std::process::id()).unwrap());
-        assert!(sight.descriptors && sight.memory && sight.calls, "{sight:?}");
-        assert_eq!((sight.same_network, sight.same_pids, sight.uid), (Some(true), Some(true), Some(sight.watcher.uid)));
-        assert_eq!(sight.not_visible(), []);
+    fn root_is_told_what_it_lacks_and_others_to_be_root() {
+        const BPF: &[&str] = &["CAP_BPF", "CAP_PERFMON"];
+        assert_eq!(
+            watcher(1000, &["CAP_BPF"]).remedy(BPF),
+            "run as root, or give the program CAP_PERFMON (`setcap cap_perfmon+ep $(which overdue)`)"
+        );
+        assert_eq!(
+            watcher(0, &["CAP_NET_ADMIN"]).remedy(BPF),
+            "give root CAP_BPF and CAP_PERFMON, which it lacks here (in a container: `--cap-add BPF --cap-add PERFMON`)"
+        );
+        for all in [watcher(0, BPF), watcher(0, &["CAP_SYS_ADMIN"]), watcher(1000, BPF)] {
+            assert!(all.remedy(BPF).contains("lockdown"), "{}", all.remedy(BPF));
+        }
+        let inner = Watcher { first_user_namespace: Some(false), ..watcher(0, BPF) };
+        assert!(inner.remedy(BPF).starts_with("run in the machine's own user namespace"), "{}", inner.remedy(BPF));
+    }
+
+    #[test]
+    fn whoever_is_of_the_same_user_is_not_told_to_be() {
+        let own = to_look_into(&Target::new(std::process::id()).unwrap(), false);
+        assert!(!own.contains("same user"), "{own}");
     }
 
     proptest! {

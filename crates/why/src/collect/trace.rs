@@ -2,7 +2,8 @@
 //!
 //! A call is told when it returns, in the order of the returns over all threads; those that never return while watched
 //! come at the end. Its stack is taken where it failed, or took long. That nothing is ready yet (`EAGAIN`,
-//! `EINPROGRESS`) is no failure. All calls of the process are counted, whichever are told.
+//! `EINPROGRESS`) is no failure, and a wait that ended at its own limit did not take long: it did what it was asked for.
+//! Those calls are summed up that could be told, whether they were or not.
 
 mod calls;
 mod records;
@@ -32,7 +33,7 @@ use super::{
     pause::Pause,
     stacks::{Detail, Places, Registers, StackId, Stacks},
     tasks::Tasks,
-    watch::concealed,
+    watch::find,
 };
 use crate::observation::{Hidden, Stack};
 
@@ -133,6 +134,8 @@ pub struct CallSum {
 /// What is told in the end.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
+    /// What calls these are.
+    pub of: &'static str,
     /// By call, the one with the most time first.
     pub calls: Vec<CallSum>,
     /// Calls that were chosen and not told, because there were too many.
@@ -168,7 +171,7 @@ impl Trace {
     /// # Errors
     /// When there is no such process, or its calls cannot be seen.
     pub fn attach(pid: u32, options: Options) -> Result<Self, AttachError> {
-        let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
+        let target = find(pid)?;
         if !cfg!(target_arch = "x86_64") {
             let why = "the numbers of system calls are known for x86-64 only".to_owned();
             let hidden = Hidden { what: "system calls".to_owned(), why, how: "use strace here".to_owned() };
@@ -357,6 +360,9 @@ impl Trace {
     fn sum_up(&self) -> Summary {
         let mut calls: BTreeMap<u16, CallSum> = BTreeMap::new();
         for (key, count) in self.counts.iter().flatten() {
+            if !self.options.chosen.is_summed(key.number) {
+                continue;
+            }
             let fresh = || CallSum { call: text::name(key.number), ..CallSum::default() };
             let sum = calls.entry(key.number).or_insert_with(fresh);
             sum.calls += count.calls;
@@ -378,7 +384,7 @@ impl Trace {
         });
         let tally = tally.unwrap_or_default();
         let lost = tally.lost_stacks + tally.lost_entries + self.stacks.lost();
-        Summary { calls, dropped: tally.dropped, lost, foreign: tally.compat }
+        Summary { of: self.options.chosen.summed(), calls, dropped: tally.dropped, lost, foreign: tally.compat }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One watch of one process, from the first look to the [`Observation`].
 
 use std::{
-    io,
+    fmt, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -22,7 +22,8 @@ use super::{
     join,
     lookups::Lookups,
     pause::Pause,
-    process, sockets, threads,
+    process, sockets, stat, threads,
+    tiers::Watcher,
     waiting::Waiting,
     window::Overlap,
 };
@@ -73,6 +74,17 @@ pub enum AttachError {
         /// Why, and how to change that.
         hidden: Hidden,
     },
+    /// It has ended, and whoever started it has not asked how.
+    #[error("process {pid} ({name}) has ended: nothing of it is left to see, and it waits for {parent} to collect it (a \
+             zombie)", name = .name.escape_debug())]
+    Ended {
+        /// The process.
+        pid: u32,
+        /// Its name, which it gave to itself.
+        name: String,
+        /// Whom it waits for.
+        parent: Parent,
+    },
     /// The one thing that was asked for cannot be seen.
     #[error("{what} of process {pid} cannot be seen: {why}; {how}", what = .hidden.what, why = .hidden.why, how = .hidden.how)]
     Unseen {
@@ -81,6 +93,38 @@ pub enum AttachError {
         /// What, why, and how to change that.
         hidden: Hidden,
     },
+}
+
+/// Who started a process, or took it over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parent {
+    /// `None` where it is outside of this pid namespace.
+    pub pid: Option<u32>,
+    /// Its name; empty where it is not known.
+    pub name: String,
+}
+
+impl fmt::Display for Parent {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(out, "its parent, {pid} ({}),", self.name.escape_debug()),
+            None => out.write_str("its parent, which is outside of this pid namespace,"),
+        }
+    }
+}
+
+/// The process with that number, unless nothing of it runs.
+pub(super) fn find(pid: u32) -> Result<Target, AttachError> {
+    let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
+    let stat = |target: &Target| stat::parse(&target.read_text("stat", 4096).ok()?);
+    match stat(&target) {
+        Some(ended) if ended.has_ended() => {
+            let parent = Some(ended.parent).filter(|pid| *pid != 0);
+            let name = parent.and_then(|pid| stat(&Target::new(pid).ok()?)).map(|stat| stat.name).unwrap_or_default();
+            Err(AttachError::Ended { pid, name: ended.name, parent: Parent { pid: parent, name } })
+        }
+        _ => Ok(target),
+    }
 }
 
 /// Ends a watch early, from another thread or a signal handler. A clone ends the same one.
@@ -187,14 +231,15 @@ impl Watch {
     pub fn attach(pid: u32, options: Options) -> Result<Self, AttachError> {
         let cpu_before_us = clock::own_cpu_us();
         let asked = Clock::start();
-        let target = Target::new(pid).map_err(|gone| concealed(pid).unwrap_or(AttachError::Gone(gone)))?;
+        let target = find(pid)?;
         let process = process::Collector::attach(&target).map_err(|hidden| AttachError::Hidden { pid, hidden })?;
         let mut hidden = Vec::new();
         let kernel = seen(Kernel::new(), &mut hidden);
         let mut connections =
-            kernel.as_ref().and_then(|kernel| seen(Connections::attach(kernel, &target), &mut hidden));
+            kernel.as_ref().and_then(|kernel| seen(events(LIVES, Connections::attach(kernel, &target)), &mut hidden));
         hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
-        let waiting = kernel.as_ref().and_then(|kernel| seen(Waiting::attach(kernel, &target), &mut hidden));
+        let waiting =
+            kernel.as_ref().and_then(|kernel| seen(events(LOOPS, Waiting::attach(kernel, &target)), &mut hidden));
         let go = seen(Goroutines::attach(&target), &mut hidden).flatten();
         let probed = kernel.as_ref().filter(|_| options.uprobes);
         let lookups = probed.and_then(|kernel| seen(Lookups::attach(kernel, &target), &mut hidden));
@@ -462,9 +507,17 @@ pub(super) fn concealed(pid: u32) -> Option<AttachError> {
     let hidden = Hidden {
         what: "process".to_owned(),
         why: "it is another user's, and /proc is mounted with hidepid".to_owned(),
-        how: "run as root".to_owned(),
+        how: Watcher::here().remedy(&["CAP_SYS_PTRACE"]),
     };
     is_there.then_some(AttachError::Hidden { pid, hidden })
+}
+
+/// What two objects of programs see: where one is refused it is said what it would have given.
+const LIVES: &str = "lives of connections and their first bytes";
+const LOOPS: &str = "event loops, waits and samples";
+
+fn events<T>(what: &str, attached: Result<T, Hidden>) -> Result<T, Hidden> {
+    attached.map_err(|hidden| Hidden { what: what.to_owned(), ..hidden })
 }
 
 /// A collector, or a line in the list of what cannot be seen.

@@ -31,6 +31,20 @@ fn samples_become_lines_with_the_thread_first() {
 }
 
 #[test]
+fn a_file_says_what_it_shows() {
+    for kind in Kind::ALL {
+        let text = format!("{}main;f 3\n", kind.heading());
+        assert_eq!(Kind::of(&text), Some(kind));
+        assert_eq!(folded(&text).text(), "main;f 3\n");
+    }
+    assert_eq!(Kind::of("main;f 3\n"), None);
+    assert_eq!(Kind::of("# overdue flame --sideways, apples\nmain;f 3\n"), None);
+    // Elsewhere it is a line like any other.
+    assert_eq!(Folded::parse("main;f 3\n# overdue flame --on, samples\n"), Err(FoldedError::Line(2)));
+    assert_eq!(Folded::parse("# overdue flame --on, samples\n"), Err(FoldedError::Empty));
+}
+
+#[test]
 fn what_has_no_name_is_one_frame_a_file() {
     let frame = |module: &str| Frame { module: Some(module.to_owned()), ..Frame::default() };
     let frames = vec![frame("/usr/lib/libfoo.so.1+0x12"), frame("0x7f00"), Frame::default()];
@@ -100,6 +114,13 @@ fn too_many_stacks_are_refused_in_a_file_and_counted_in_a_watch() {
         folded.add([format!("f{at}").as_str()], 1);
     }
     assert_eq!(folded.stacks.get(LEFT_OUT), Some(&5));
+}
+
+#[test]
+fn callers_are_those_of_the_heaviest_stack() {
+    let folded = folded("t;main;light;read 1\nt;main;heavy;read 9\nt;main;heavy;read;copy 90\n");
+    assert_eq!(folded.callers("read"), ["heavy", "main", "t"]);
+    assert_eq!(folded.callers("nobody"), [] as [&str; 0]);
 }
 
 #[test]

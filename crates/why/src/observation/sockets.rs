@@ -66,6 +66,35 @@ pub struct TcpSocket {
     pub peer_pid: Option<u32>,
 }
 
+impl TcpSocket {
+    /// One of which nothing more is known yet.
+    #[must_use]
+    pub const fn new(cookie: u64, local: SocketAddr, remote: SocketAddr, state: TcpState) -> Self {
+        Self {
+            cookie,
+            fd: None,
+            local,
+            remote,
+            state,
+            in_state_us: 0,
+            since_before: false,
+            inbound: false,
+            unread_bytes: 0,
+            fin_unread: false,
+            unread_for_us: 0,
+            unsent_bytes: 0,
+            timer: TcpTimer { kind: TimerKind::Off, expires_ms: 0, fired: 0 },
+            first: None,
+            last: None,
+            last_seen_us: 0,
+            peer_listener: None,
+            peer_unread_bytes: None,
+            peer_unsent_bytes: None,
+            peer_pid: None,
+        }
+    }
+}
+
 /// A listener's queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Backlog {

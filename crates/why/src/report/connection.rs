@@ -191,26 +191,10 @@ mod tests {
 
     fn socket(cookie: u64, state: TcpState) -> TcpSocket {
         TcpSocket {
-            cookie,
             fd: Some(7),
-            local: "10.0.0.2:40000".parse().unwrap(),
-            remote: "10.0.0.7:443".parse().unwrap(),
-            state,
             in_state_us: 3_000_000,
-            since_before: false,
-            inbound: false,
-            unread_bytes: 0,
-            fin_unread: false,
-            unread_for_us: 0,
-            unsent_bytes: 0,
-            timer: TcpTimer::default(),
-            first: None,
-            last: None,
             last_seen_us: 5_000_000,
-            peer_listener: None,
-            peer_unread_bytes: None,
-            peer_unsent_bytes: None,
-            peer_pid: None,
+            ..TcpSocket::new(cookie, "10.0.0.2:40000".parse().unwrap(), "10.0.0.7:443".parse().unwrap(), state)
         }
     }
 

@@ -1,7 +1,7 @@
 use overdue_core::facts::TcpState;
 use overdue_why::{
     Observation,
-    observation::{Connection, Connections, HttpHead, Moment, Side, Sockets, TcpSocket, TcpTimer, TlsHandshake},
+    observation::{Connection, Connections, HttpHead, Moment, Side, Sockets, TcpSocket, TlsHandshake},
 };
 
 use super::*;
@@ -14,26 +14,10 @@ fn at(us: u64) -> Option<Moment> {
 
 fn socket(cookie: u64, remote: &str) -> TcpSocket {
     TcpSocket {
-        cookie,
         fd: Some(7),
-        local: "10.0.0.2:40000".parse().unwrap(),
-        remote: remote.parse().unwrap(),
-        state: TcpState::Established,
         in_state_us: 3_000_000,
-        since_before: false,
-        inbound: false,
-        unread_bytes: 0,
-        fin_unread: false,
-        unread_for_us: 0,
-        unsent_bytes: 0,
-        timer: TcpTimer::default(),
-        first: None,
-        last: None,
         last_seen_us: WINDOW_US,
-        peer_listener: None,
-        peer_unread_bytes: None,
-        peer_unsent_bytes: None,
-        peer_pid: None,
+        ..TcpSocket::new(cookie, "10.0.0.2:40000".parse().unwrap(), remote.parse().unwrap(), TcpState::Established)
     }
 }
 
@@ -162,4 +146,28 @@ fn the_stage_that_stalled_stands_out() {
         stall.stalled_us = 300_000;
     }
     assert!(!red(&report));
+}
+
+/// One remedy stands once, with all that it would show; of one process that has ended there is none.
+#[test]
+fn what_one_remedy_would_show_stands_together() {
+    let hidden =
+        |what: &str, why: &str, how: &str| Hidden { what: what.to_owned(), why: why.to_owned(), how: how.to_owned() };
+    let lines = hidden_lines(&[
+        hidden("lives", "refused", "be root"),
+        hidden("sockets", "elsewhere", "enter"),
+        hidden("loops", "refused", "be root"),
+        hidden("memory", "locked", "be root"),
+        hidden("goroutines", "it has ended", ""),
+    ]);
+    assert_eq!(
+        lines,
+        [
+            "lives; loops: refused",
+            "memory: locked",
+            "To see these: be root",
+            "sockets: elsewhere. To see it: enter",
+            "goroutines: it has ended",
+        ]
+    );
 }

@@ -38,9 +38,31 @@ const NOT_SECRET: [&str; 7] = ["file", "path", "dir", "url", "stdin", "prompt", 
 /// Secrets that begin like this are known without a name.
 const KNOWN: [&str; 12] =
     ["eyJ", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "sk-", "xoxb-", "xoxp-", "AKIA", "ASIA", "hvs."];
-/// Short flags that mean a password to a program, beside `-p` where its value is no port.
-const SHORT: [(&str, &str); 6] =
-    [("redis-cli", "-a"), ("curl", "-u"), ("wget", "-u"), ("ldapsearch", "-w"), ("sqlcmd", "-P"), ("ftp", "-u")];
+/// Short flags whose value is a secret, for programs whose names begin so: behind the flag, or the word after it.
+const SHORT: [(&str, &str); 20] = [
+    ("mysql", "-p"),
+    ("mariadb", "-p"),
+    ("sshpass", "-p"),
+    ("mongo", "-p"),
+    ("cqlsh", "-p"),
+    ("7z", "-p"),
+    ("rar", "-p"),
+    ("unrar", "-p"),
+    ("redis-cli", "-a"),
+    ("valkey-cli", "-a"),
+    ("curl", "-u"),
+    ("wget", "-u"),
+    ("ftp", "-u"),
+    ("ldap", "-w"),
+    ("sqlcmd", "-P"),
+    ("zip", "-P"),
+    ("unzip", "-P"),
+    ("ipmitool", "-P"),
+    ("mosquitto_pub", "-P"),
+    ("mosquitto_sub", "-P"),
+];
+/// To these `-p` is a folder, a file or nothing, whatever stands behind it. Of others nobody knows.
+const OTHER_P: [&str; 5] = ["nginx", "haproxy", "mkdir", "cp", "unshare"];
 
 /// The parts of `/proc/PID/cmdline`, secrets hidden, `at_most` of them.
 pub(super) fn parse(text: &str, at_most: usize) -> Vec<String> {
@@ -55,7 +77,7 @@ pub(super) fn parse(text: &str, at_most: usize) -> Vec<String> {
 
 /// The same words with secrets hidden.
 fn hide(words: &[&str]) -> Vec<String> {
-    let program = words.first().map_or("", |first| first.rsplit('/').next().unwrap_or(first));
+    let mut programs = Vec::new();
     let mut is_value = false;
     words
         .iter()
@@ -64,18 +86,30 @@ fn hide(words: &[&str]) -> Vec<String> {
             if std::mem::take(&mut is_value) && !word.starts_with("--") {
                 return HIDDEN.to_owned();
             }
+            programs.extend(known_program(word));
             if at > 0 {
-                is_value = takes_secret(program, word, words.get(at + 1).copied());
+                is_value = takes_secret(&programs, word, words.get(at + 1).copied());
             }
-            if word.contains(char::is_whitespace) { hide_in_text(word) } else { hide_in_word(program, word) }
+            if word.contains(char::is_whitespace) { hide_in_text(word) } else { hide_in_word(&programs, word) }
         })
         .collect()
+}
+
+/// A program whose short flags are known, wherever it stands: behind `sudo`, `env`, `exec`, in its own title.
+fn known_program(word: &str) -> Option<&str> {
+    let word = word.trim_matches(['"', '\'', '(', ':', ';']);
+    let name = word.rsplit('/').next().unwrap_or(word);
+    let is_known =
+        !word.starts_with('-') && (SHORT.iter().any(|(known, _)| name.starts_with(known)) || OTHER_P.contains(&name));
+    is_known.then_some(name)
 }
 
 /// A text of several words: `sh -c "..."`, or a title that the program wrote itself.
 fn hide_in_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
+    let mut programs = Vec::new();
     let mut is_value = false;
+    let mut words = text.split_whitespace();
     for piece in text.split_inclusive(char::is_whitespace) {
         let word = piece.trim_end_matches(char::is_whitespace);
         let space = piece.get(word.len()..).unwrap_or_default();
@@ -83,14 +117,18 @@ fn hide_in_text(text: &str) -> String {
             out.push_str(space);
             continue;
         }
+        words.next();
         if is_value && !word.starts_with("--") {
             // `Bearer` and `Basic` are followed by what counts.
             is_value = word.trim_matches(['"', '\'']).eq_ignore_ascii_case("bearer")
                 || word.trim_matches(['"', '\'']).eq_ignore_ascii_case("basic");
             out.push_str(HIDDEN);
         } else {
-            is_value = takes_secret("", word.trim_start_matches(['"', '\'', '(']), None) || ends_as_secret_key(word);
-            out.push_str(&hide_in_word("", word));
+            programs.extend(known_program(word));
+            let next = words.clone().next().map(|next| next.trim_matches(['"', '\'']));
+            is_value =
+                takes_secret(&programs, word.trim_start_matches(['"', '\'', '(']), next) || ends_as_secret_key(word);
+            out.push_str(&hide_in_word(&programs, word));
         }
         out.push_str(space);
     }
@@ -103,16 +141,15 @@ fn ends_as_secret_key(word: &str) -> bool {
 }
 
 /// Whether the word after this flag is a secret.
-fn takes_secret(program: &str, flag: &str, next: Option<&str>) -> bool {
-    if SHORT.iter().any(|&(of, short)| program == of && flag == short) {
-        return true;
+fn takes_secret(programs: &[&str], flag: &str, next: Option<&str>) -> bool {
+    // The port of a container may stand behind the name of what runs in it.
+    let is_port = |next: &str| next.contains(':') && is_path_or_number(next);
+    if short_flags(programs).any(|short| flag == short) {
+        return !(flag == "-p" && next.is_some_and(is_port));
     }
     match flag {
-        // Most often a port: `-p 22`, `-p 127.0.0.1:80:80/tcp`.
-        "-p" => !next.is_some_and(|next| {
-            !next.is_empty() && next.trim_end_matches("/tcp").chars().all(|c| c.is_ascii_digit() || ".:,-".contains(c))
-        }),
-        "--user" => program == "curl",
+        "-p" => !programs.iter().any(|program| OTHER_P.contains(program)) && !next.is_some_and(is_path_or_number),
+        "--user" => programs.contains(&"curl"),
         _ => flag.strip_prefix('-').is_some_and(|rest| {
             let name = rest.trim_start_matches('-');
             !name.contains('=') && !name.starts_with("no-") && name.len() > 1 && is_secret(name)
@@ -120,15 +157,26 @@ fn takes_secret(program: &str, flag: &str, next: Option<&str>) -> bool {
     }
 }
 
+/// The flags of these programs that have a secret as their value.
+fn short_flags(programs: &[&str]) -> impl Iterator<Item = &'static str> {
+    SHORT.iter().filter(|(known, _)| programs.iter().any(|program| program.starts_with(known))).map(|&(_, flag)| flag)
+}
+
+/// A file, a folder, a pid or a port: `/run/x.pid`, `22`, `127.0.0.1:80:80/tcp`.
+fn is_path_or_number(value: &str) -> bool {
+    let is_path = value == "." || ["/", "./", "../", "~/"].iter().any(|begin| value.starts_with(begin));
+    let number = value.trim_end_matches("/tcp").trim_end_matches("/udp");
+    is_path || !number.is_empty() && number.chars().all(|c| c.is_ascii_digit() || ".:,-".contains(c))
+}
+
 /// One word: assignments in it, the userinfo and the query of a URL, and what looks like a token.
-fn hide_in_word(program: &str, word: &str) -> String {
+fn hide_in_word(programs: &[&str], word: &str) -> String {
     if KNOWN.iter().any(|known| word.starts_with(known) && word.len() >= known.len() + 8) {
         return HIDDEN.to_owned();
     }
-    if ["mysql", "mariadb", "sshpass"].iter().any(|of| program.starts_with(of))
-        && word.strip_prefix("-p").is_some_and(|rest| !rest.is_empty())
-    {
-        return format!("-p{HIDDEN}");
+    let glued = |flag: &&str| word.strip_prefix(flag).is_some_and(|secret| !secret.is_empty());
+    if let Some(flag) = short_flags(programs).find(glued) {
+        return format!("{flag}{HIDDEN}");
     }
     hide_assignments(&hide_in_url(word))
 }
@@ -205,6 +253,18 @@ mod tests {
             ("ssh -p 22 host", "ssh -p 22 host"),
             ("docker run -p 127.0.0.1:80:80/tcp img", "docker run -p 127.0.0.1:80:80/tcp img"),
             ("mongo -p hunter2", "mongo -p ***"),
+            ("anything -p hunter2", "anything -p ***"),
+            ("haproxy -f /etc/h.cfg -p /run/haproxy.pid", "haproxy -f /etc/h.cfg -p /run/haproxy.pid"),
+            ("/usr/sbin/haproxy -p haproxy.pid -D", "/usr/sbin/haproxy -p haproxy.pid -D"),
+            ("nginx -p prefix -c n.conf", "nginx -p prefix -c n.conf"),
+            ("anything -p ./run -p ../x -p . -p 53/udp", "anything -p ./run -p ../x -p . -p 53/udp"),
+            ("sshpass -p 123456 ssh host", "sshpass -p *** ssh host"),
+            ("mysql -p /hunter2", "mysql -p ***"),
+            ("sudo mysqldump -phunter2 db", "sudo mysqldump -p*** db"),
+            ("env A=1 redis-cli -p 6380 -a hunter2", "env A=1 redis-cli -p 6380 -a ***"),
+            ("curl -ume:hunter2 h", "curl -u*** h"),
+            ("curl https://h/mysql -u me:hunter2", "curl https://h/mysql -u ***"),
+            ("docker run --name mongo -p 27017:27017 mongo", "docker run --name mongo -p 27017:27017 mongo"),
             ("mysql -uroot -phunter2 db", "mysql -uroot -p*** db"),
             ("redis-cli -a hunter2", "redis-cli -a ***"),
             ("curl -u me:hunter2 http://h/", "curl -u *** http://h/"),
@@ -229,6 +289,10 @@ mod tests {
             ("curl -H \"Authorization: Bearer hunter2\"", "curl -H \"Authorization: *** ***"),
             ("PGPASSWORD=hunter2 psql", "PGPASSWORD=*** psql"),
             ("nginx: worker process", "nginx: worker process"),
+            ("nginx: master process nginx -p run", "nginx: master process nginx -p run"),
+            ("anything -p /run/x.pid -p '8080' -p hunter2", "anything -p /run/x.pid -p '8080' -p ***"),
+            ("exec sshpass -p 123456 ssh host", "exec sshpass -p *** ssh host"),
+            ("cd /x; mysql -phunter2 db", "cd /x; mysql -p*** db"),
         ] {
             assert_eq!(hide(&["sh", "-c", text])[2], shown);
         }

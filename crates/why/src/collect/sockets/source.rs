@@ -21,7 +21,11 @@ use rustix::{
 
 use super::text;
 use crate::{
-    collect::{Target, clock::Clock},
+    collect::{
+        Target,
+        clock::Clock,
+        tiers::{self, Watcher},
+    },
     observation::Hidden,
 };
 
@@ -57,7 +61,7 @@ impl Source {
         let theirs = readlinkat(target.folder(), target.shared("ns/net"), Vec::new());
         let less = |why: String| {
             let what = "TCP_INFO of connections, limits of accept queues".to_owned();
-            (Self::Text(target.clone()), Some(Hidden { what, why, how: ENTER.to_owned() }))
+            (Self::Text(target.clone()), Some(Hidden { what, why, how: to_enter() }))
         };
         match (own, theirs) {
             (Ok(own), Ok(theirs)) if own == theirs => Ok(match Diag::open() {
@@ -72,7 +76,7 @@ impl Source {
             }),
             (_, Err(err)) => Err(hidden(
                 format!("the network namespace of the process cannot be told: {err}"),
-                "run as the same user, or as root (CAP_SYS_PTRACE)",
+                &tiers::to_look_into(target, false),
             )),
         }
     }
@@ -136,7 +140,11 @@ fn is_unknown(err: &io::Error) -> bool {
     matches!(Errno::from_io_error(err), Some(Errno::INVAL | Errno::NOENT | Errno::OPNOTSUPP))
 }
 
-const ENTER: &str = "run as root (CAP_SYS_ADMIN), or inside the namespace: nsenter --target PID --net overdue why ...";
+/// To ask in the network namespace of another.
+fn to_enter() -> String {
+    let inside = "inside the namespace: `nsenter --target PID --net overdue why ...`";
+    format!("{}; or {inside}", Watcher::here().remedy(&["CAP_SYS_ADMIN"]))
+}
 
 /// A `sock_diag` socket. It asks about the namespace that it was made in, wherever its user is.
 #[derive(Debug)]

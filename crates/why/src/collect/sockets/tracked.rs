@@ -36,26 +36,9 @@ impl Connection {
     pub(super) fn new(seen: &InetSocket, at_us: u64, round: u32) -> Self {
         Self {
             socket: TcpSocket {
-                cookie: seen.cookie,
-                fd: None,
-                local: seen.local,
-                remote: seen.remote,
-                state: seen.state,
-                in_state_us: 0,
                 since_before: round == 0,
-                inbound: false,
-                unread_bytes: 0,
-                fin_unread: false,
-                unread_for_us: 0,
-                unsent_bytes: 0,
-                timer: TcpTimer::default(),
-                first: None,
-                last: None,
                 last_seen_us: at_us,
-                peer_listener: None,
-                peer_unread_bytes: None,
-                peer_unsent_bytes: None,
-                peer_pid: None,
+                ..TcpSocket::new(seen.cookie, seen.local, seen.remote, seen.state)
             },
             first: Overlap::new(seen.info),
             state_since_us: at_us,

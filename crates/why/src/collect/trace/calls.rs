@@ -68,6 +68,7 @@ enum LimitAt {
     None,
     Timespec(u8),
     Timeval(u8),
+    Milliseconds(u8),
     Futex,
 }
 
@@ -141,12 +142,12 @@ static CALLS: &[Signature] = &[
     call("close", &[Files, Network], &[Fd(0)]),
     call("sendfile", &[Files, Network], &[Fd(0), Fd(1), Bytes(3)]),
     call("splice", &[Files, Network], &[Fd(0), Fd(2), Bytes(4)]),
-    call("poll", POLL, &[Polled(1), LimitMs(2)]).data(Data::Polled),
+    call("poll", POLL, &[Polled(1), LimitMs(2)]).data(Data::Polled).limit(LimitAt::Milliseconds(2)),
     call("ppoll", POLL, &[Polled(1), Limit]).data(Data::Polled).limit(LimitAt::Timespec(2)),
     call("select", POLL, &[Number("below", 0), Limit]).limit(LimitAt::Timeval(4)),
     call("pselect6", POLL, &[Number("below", 0), Limit]).limit(LimitAt::Timespec(4)),
-    call("epoll_wait", POLL, &[Fd(0), Number("at most", 2), LimitMs(3)]),
-    call("epoll_pwait", POLL, &[Fd(0), Number("at most", 2), LimitMs(3)]),
+    call("epoll_wait", POLL, &[Fd(0), Number("at most", 2), LimitMs(3)]).limit(LimitAt::Milliseconds(3)),
+    call("epoll_pwait", POLL, &[Fd(0), Number("at most", 2), LimitMs(3)]).limit(LimitAt::Milliseconds(3)),
     call("epoll_pwait2", POLL, &[Fd(0), Number("at most", 2), Limit]).limit(LimitAt::Timespec(3)),
     call("epoll_ctl", POLL, &[Fd(0), One("operation", 1, words::EPOLL_CTL), Fd(2), EpollEvents])
         .data(Data::Bytes(3, 4)),
@@ -261,6 +262,24 @@ impl Chosen {
         Ok(chosen)
     }
 
+    /// What the sums are of.
+    #[must_use]
+    pub fn summed(&self) -> &'static str {
+        match self {
+            _ if self.all || self.notable => "all calls, told or not",
+            // Which descriptor it was nobody counts.
+            _ if self.groups.contains(&Network) && !self.groups.contains(&Files) => {
+                "the chosen calls, told or not; those that also work on files are counted there, too"
+            }
+            _ => "the chosen calls, told or not",
+        }
+    }
+
+    /// Whether the sums have it: what is chosen by its name or group, or may be told for what came of it.
+    pub(super) fn is_summed(&self, number: u16) -> bool {
+        self.how(number).report != 0
+    }
+
     /// What to do with the call of that number.
     pub(super) fn how(&self, number: u16) -> How {
         let signature = signature(number);
@@ -293,6 +312,7 @@ impl Chosen {
             LimitAt::Timespec(at) => (1, at),
             LimitAt::Timeval(at) => (2, at),
             LimitAt::Futex => (3, 3),
+            LimitAt::Milliseconds(at) => (4, at),
         };
         How { report, data, at, size, limit, limit_at, takes_fd: u8::from(call.takes_fd), unused: 0 }
     }
@@ -341,6 +361,9 @@ mod tests {
         let files = Chosen::parse("files,network").unwrap();
         assert_eq!((report(&files, "write"), report(&files, "brk")), (1, 0));
         assert_eq!(report(&Chosen::parse("all").unwrap(), "brk"), 1);
+        let summed = |chosen: &Chosen, name| chosen.is_summed(number(name));
+        assert!(summed(&network, "brk") && network.summed().starts_with("all"));
+        assert!(summed(&some, "epoll_wait") && !summed(&some, "connect") && some.summed().starts_with("the chosen"));
         assert!(Chosen::parse("connect,conect").unwrap_err().contains("conect"));
         assert!(Chosen::parse("").is_err());
     }

@@ -18,7 +18,19 @@
 #define EINPROGRESS 115
 #define ERESTARTSYS 512
 #define ERESTART_RESTARTBLOCK 516
-enum { NR_ioctl = 16, NR_exit = 60, NR_futex = 202, NR_exit_group = 231, NR_close = 3, NR_accept = 43, NR_accept4 = 288 };
+enum {
+	NR_close = 3,
+	NR_ioctl = 16,
+	NR_nanosleep = 35,
+	NR_accept = 43,
+	NR_exit = 60,
+	NR_futex = 202,
+	NR_clock_nanosleep = 230,
+	NR_exit_group = 231,
+	NR_accept4 = 288,
+};
+#define CLOCK_MONOTONIC 1
+#define TIMER_ABSTIME 1
 /* Who reads looks for news by himself: to wake him for each would cost the thread that is watched. */
 #define BPF_RB_NO_WAKEUP 1
 #define S_IFMT 0170000
@@ -100,7 +112,7 @@ enum {
 	OPTION,	 /* the value of a socket's option that is a number or a time */
 };
 /* Where a limit is. */
-enum { NO_LIMIT, TIMESPEC, TIMEVAL, FUTEX };
+enum { NO_LIMIT, TIMESPEC, TIMEVAL, FUTEX, MILLISECONDS };
 
 struct how {
 	u8 report;
@@ -267,11 +279,15 @@ static __always_inline void describe(struct task_struct *task, u32 fd, struct wh
 }
 
 /* The limit of a wait in nanoseconds, which the kernel overwrites later with what was left of it. */
-static __always_inline s64 limit_of(struct pt_regs *regs, struct how *how)
+static __always_inline s64 limit_of(struct pt_regs *regs, long nr, struct how *how)
 {
 	s64 time[2];
 	if (how->limit == NO_LIMIT)
 		return UNKNOWN;
+	if (how->limit == MILLISECONDS) {
+		s32 ms = argument(regs, how->limit_at);
+		return ms < 0 ? UNLIMITED : (s64)ms * 1000000;
+	}
 	if (how->limit == FUTEX) {
 		/* FUTEX_WAIT, FUTEX_LOCK_PI, FUTEX_WAIT_BITSET: others use the argument otherwise. */
 		u32 operation = regs->si & 127;
@@ -286,7 +302,24 @@ static __always_inline s64 limit_of(struct pt_regs *regs, struct how *how)
 		return UNLIMITED;
 	if (bpf_probe_read_user(time, sizeof(time), (void *)at) || time[0] < 0 || time[0] > 1000000000)
 		return UNKNOWN;
-	return time[0] * 1000000000 + time[1] * (how->limit == TIMEVAL ? 1000 : 1);
+	s64 ns = time[0] * 1000000000 + time[1] * (how->limit == TIMEVAL ? 1000 : 1);
+	if (nr != NR_clock_nanosleep || !(regs->si & TIMER_ABSTIME))
+		return ns;
+	/* An instant: a length from now on, where it is of the clock that can be read here. */
+	s64 left = ns - (s64)bpf_ktime_get_ns();
+	return regs->di != CLOCK_MONOTONIC ? UNKNOWN : left > 0 ? left : 0;
+}
+
+/* How long a call took that nobody asked for: a wait that ended at its own limit did what it was for, unless it was
+ * late. */
+static __always_inline u64 unasked(u64 nr, s64 result, u64 ns, s64 limit_ns)
+{
+	bool sleeps = nr == NR_nanosleep || nr == NR_clock_nanosleep;
+	if (nr == NR_futex ? result != -ETIMEDOUT : result != 0)
+		return ns;
+	if (limit_ns >= 0)
+		return ns > limit_ns ? ns - limit_ns : 0;
+	return sleeps && limit_ns == UNKNOWN ? 0 : ns;
 }
 
 OWN int count(u64 nr, u64 error, u64 ns)
@@ -403,7 +436,7 @@ int BPF_PROG(enter, struct pt_regs *regs, long nr)
 	}
 	known->nr = nr;
 	known->before = 0;
-	known->limit_ns = limit_of(regs, how);
+	known->limit_ns = limit_of(regs, nr, how);
 	/* Afterwards nobody knows what it was. */
 	if (nr == NR_close && how->report) {
 		__builtin_memset(&known->closed, 0, sizeof(known->closed));
@@ -467,7 +500,8 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 	count(nr, error, ns);
 
 	bool failed = is_failure(nr, result);
-	bool notable = failed || ns >= settings->slow_ns;
+	s64 limit_ns = since && entered && !before ? entered->limit_ns : UNKNOWN;
+	bool notable = failed || unasked(nr, result, ns, limit_ns) >= settings->slow_ns;
 	bool wanted = how->report & ALWAYS || (notable && how->report & IF_NOTABLE);
 	struct what what = {};
 	if (!wanted && !(how->report & IF_SOCKET))
@@ -497,7 +531,7 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 	out->result = result;
 	for (u32 i = 0; i < 6; i++)
 		out->args[i] = argument(regs, i);
-	out->limit_ns = since && entered && !before ? entered->limit_ns : UNKNOWN;
+	out->limit_ns = limit_ns;
 	out->tid = tid;
 	out->nr = nr;
 	out->before = before;
