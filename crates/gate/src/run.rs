@@ -1,6 +1,6 @@
 //! A gateway from its file to its end: signals, reloads, and what the operator asks for.
 
-use std::{io::Write as _, path::Path, sync::Arc};
+use std::{io::Write as _, path::Path, sync::Arc, thread};
 
 use tokio::{
     net::TcpListener,
