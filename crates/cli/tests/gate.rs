@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, ChildStderr, Command, Output, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -53,19 +53,19 @@ impl Running {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let behind = server.local_addr().unwrap();
         let (answer, answers) = mpsc::channel::<()>();
+        let answers = Arc::new(Mutex::new(answers));
         thread::spawn(move || {
-            // Kept open: what is not answered waits.
-            let mut open = Vec::new();
             for stream in server.incoming() {
                 let Ok(mut stream) = stream else { break };
-                let mut request = [0; 4096];
-                while stream.read(&mut request).is_ok_and(|bytes| bytes > 0) {
-                    if answers.recv().is_err() {
-                        break;
+                let answers = Arc::clone(&answers);
+                thread::spawn(move || {
+                    let mut request = [0; 4096];
+                    while stream.read(&mut request).is_ok_and(|bytes| bytes > 0)
+                        && answers.lock().unwrap().recv().is_ok()
+                    {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
                     }
-                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-                }
-                open.push(stream);
+                });
             }
         });
         let folder = TempDir::new().unwrap();
