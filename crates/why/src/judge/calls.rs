@@ -22,11 +22,14 @@ pub(super) use late::deadline_ignored;
 use super::{CROWD, Finding, SETTLED_US, Severity, ShareOf, count, diag, share, sockets::peer_of, time, total};
 use crate::{
     Observation,
-    observation::{BlockedIn, Connection, Cpu, Side, TcpSocket, Thread},
+    observation::{BlockedIn, Connection, Cpu, Side, TcpSocket, Thread, WaitsFor},
 };
 
 /// The share of a process's calls that must fail before single failures are more than noise.
 const WORTH: f64 = 0.1;
+
+/// POLLIN.
+const READABLE: u32 = 1;
 
 /// A connection that does not get on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -128,8 +131,9 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         let of_group = total(group.iter().map(|trouble| trouble.stalled_us));
         let number = group.len() as u64;
         let mut meant = group.iter().map(|trouble| trouble.meant).min().unwrap_or(Meant::No);
-        // A crowd that waits for one peer is no chance, unless each has asked for that.
-        if callers(seen) > 0 || (number >= CROWD && meant < Meant::Asked) {
+        // A crowd that waits for one peer is no chance, unless each has asked for that. What may ask for nothing holds up
+        // nobody, however many there are of it.
+        if meant != Meant::Unseen && (callers(seen) > 0 || number >= CROWD && meant < Meant::Asked) {
             meant = Meant::No;
         }
         let Some(worst) = group.into_iter().next() else { continue };
@@ -262,8 +266,9 @@ fn join(seen: &Observation) -> Vec<Known<'_>> {
     }
     for thread in seen.threads.iter().flat_map(|threads| &threads.threads) {
         let Some(blocked) = &thread.blocked_in else { continue };
-        // A loop that waits for many says nothing of one of them.
-        let polled = blocked.waits_for.iter().filter(|_| !blocked.call.starts_with("epoll"));
+        // A loop that waits for many says nothing of one of them; nor does who waits until he can write.
+        let polls = |member: &&WaitsFor| !blocked.call.starts_with("epoll") && member.events & READABLE != 0;
+        let polled = blocked.waits_for.iter().filter(polls);
         for cookie in polled.filter_map(|member| member.cookie).take(4).chain(blocked.cookie) {
             if let Some(known) = by_cookie.get_mut(&cookie) {
                 known.blocked = Some((thread, blocked));

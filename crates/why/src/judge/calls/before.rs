@@ -13,7 +13,7 @@ use crate::{
     observation::Moment,
 };
 
-/// A client that has sent so much and never got a byte is not a client that waits for its first answer.
+/// Who has sent so much and never got a byte sends logs or metrics, and waits for no answer.
 const REQUEST_MAX: u64 = 64 * 1024;
 
 /// The last that passed was ours, a while ago, and has arrived.
@@ -52,9 +52,11 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
         ))
         .with("silent_us", silent_us),
     );
-    // Logs and metrics are sent without an answer, by programs that do other work, too.
-    let serves = seen.sockets.as_ref().is_none_or(|sockets| !sockets.listeners.is_empty());
-    let may_ask_nothing = calls == 0 && (serves || sent > REQUEST_MAX);
-    trouble.meant = if may_ask_nothing { Meant::Unseen } else { Meant::No };
+    // Logs and metrics are sent without an answer, and look like this. What shows that something is held up: a peer that
+    // does not even take what was sent, or a caller that waits; but a log is written for a caller, too, again and again.
+    let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
+    let wrote_on = socket.first.and_then(|tcp| tcp.bytes_acked).is_some_and(|acked| acked.saturating_sub(1) < sent);
+    let goes_one_way = received == 0 && (wrote_on || sent > REQUEST_MAX);
+    trouble.meant = if untaken || calls > 0 && !goes_one_way { Meant::No } else { Meant::Unseen };
     Some(trouble)
 }

@@ -155,7 +155,12 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     let exact = exact.and_then(|connection| Some(at(connection.last_write?)? > at(connection.last_read?)?));
     let wrote_last = exact.unwrap_or(tcp.last_data_sent_ms < tcp.last_data_recv_ms);
     if received == 0 || wrote_last {
-        return waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000));
+        let waits = waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
+        // One of several that a thread polls may be there for what it sends alone: logs, metrics.
+        let many = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1;
+        let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
+        let one_way = received == 0 && many && waits.unseen && !untaken;
+        return Some(Trouble { meant: if one_way { Meant::Unseen } else { waits.meant }, ..waits });
     }
     // Without a request that was seen, silence after an answer may be a subscriber's, who waits for news.
     let silent = u64::from(tcp.last_data_recv_ms) * 1_000;

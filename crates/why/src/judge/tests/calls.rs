@@ -3,7 +3,7 @@
 use super::*;
 use crate::observation::{
     Backlog, BlockedIn, Call, DnsExchange, Gaps, HalfOpen, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
-    TlsHandshake,
+    TlsHandshake, WaitsFor,
 };
 
 fn blocked(seen: Observation, call: &str, cookie: u64, us: u64) -> Observation {
@@ -133,7 +133,20 @@ fn a_thread_that_reads_and_gets_nothing() {
     // One that has never said anything has not.
     let mut never = socket.clone();
     never.last.as_mut().unwrap().bytes_received = Some(0);
-    only(&blocked(idle().tcp([never]), "recvfrom", 9, WINDOW), Cause::ServerSlow);
+    only(&blocked(idle().tcp([never.clone()]), "recvfrom", 9, WINDOW), Cause::ServerSlow);
+    // Of several that are polled, one may be there for logs alone.
+    let mut other = never.clone();
+    (other.cookie, other.last.as_mut().unwrap().last_data_recv_ms) = (10, 1_000);
+    let polls = |members: &[(u64, u32)]| {
+        let member = |&(cookie, events)| WaitsFor { events, cookie: Some(cookie), ..WaitsFor::default() };
+        let waits_for: Vec<_> = members.iter().map(member).collect();
+        blocked(idle().tcp([never.clone(), other.clone()]), "poll", 0, WINDOW).thread(|thread| {
+            thread.blocked_in = Some(BlockedIn { call: "poll".to_owned(), waits_for, ..BlockedIn::default() });
+        })
+    };
+    only(&polls(&[(9, 1)]), Cause::ServerSlow);
+    advisory(&polls(&[(9, 1), (10, 1)]), Cause::ServerSlow);
+    advisory(&polls(&[(9, 4)]), Cause::ServerSlow);
     // Nor has one that does not read what it is asked.
     let unread = TcpSocket { peer_unread_bytes: Some(48), peer_unsent_bytes: Some(0), ..socket.clone() };
     only(&blocked(idle().tcp([unread]), "recvfrom", 9, WINDOW), Cause::ServerSlow);
@@ -669,10 +682,31 @@ fn calls_from_before_the_watch() {
         change(tcp);
         idle().tcp([socket])
     };
-    let mut client = sent(0, |_| {});
-    client.sockets.as_mut().unwrap().listeners.clear();
-    let finding = only(&client, Cause::ServerSlow);
+    // Logs and metrics are sent without an answer: one connection of a program that serves nothing, and many.
+    let finding = advisory(&sent(0, |_| {}), Cause::ServerSlow);
     assert!(finding.verdict.evidence[0].text.starts_with("80 bytes were sent"), "{:?}", finding.verdict.evidence);
+    let mut shards = sent(0, |_| {});
+    let tcp = &mut shards.sockets.as_mut().unwrap().tcp;
+    tcp.extend((10..14).map(|cookie| TcpSocket { cookie, ..tcp[0].clone() }).collect::<Vec<_>>());
+    advisory(&shards, Cause::ServerSlow);
+    // A peer that does not even take it is no collector of logs.
+    let mut untaken = sent(0, |_| {});
+    let socket = &mut untaken.sockets.as_mut().unwrap().tcp[0];
+    (socket.peer_unread_bytes, socket.peer_unsent_bytes) = (Some(80), Some(0));
+    only(&untaken, Cause::ServerSlow);
+    // A caller that waits shows that something is due, unless what was sent is one line of many.
+    let mut caller = inbound(8, "10.0.0.20:50000");
+    let tcp = caller.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (40_000, 31_500);
+    let called = sent(0, |_| {}).tcp([caller]);
+    only(&called, Cause::WaitsUpstream);
+    let mut logs = called.clone();
+    let socket = &mut logs.sockets.as_mut().unwrap().tcp[0];
+    (socket.first, socket.last.as_mut().unwrap().bytes_acked) = (socket.last, Some(161));
+    advisory(&logs, Cause::ServerSlow);
+    let mut logs = called;
+    logs.sockets.as_mut().unwrap().tcp[0].last.as_mut().unwrap().bytes_acked = Some(70_000);
+    advisory(&logs, Cause::ServerSlow);
     // A service may send its logs so. After an answer a client may have the last word.
     let mut service = sent(0, |_| {});
     let listener = Listener {
