@@ -201,6 +201,7 @@ targets! {
     task_backlog_python: "task-backlog-python",
     task_leak_go: "task-leak-go",
     task_leak_rust: "task-leak-rust",
+    deadlock: "deadlock",
     runtime_blocked_node: "runtime-blocked-node",
     runtime_blocked_python: "runtime-blocked-python",
     runtime_blocked_tokio: "runtime-blocked-tokio",
@@ -250,6 +251,7 @@ targets! {
     healthy_workers: "healthy-workers",
     healthy_subscriber: "healthy-subscriber",
     healthy_calls: "healthy-calls",
+    healthy_logger: "healthy-logger",
     healthy_long_poll: "healthy-long-poll",
     healthy_worker: "healthy-worker",
 }

@@ -174,6 +174,9 @@ pub struct Finding {
     /// Said, but no verdict.
     #[serde(skip)]
     advisory: bool,
+    /// Certain whatever else is found.
+    #[serde(skip)]
+    proven: bool,
 }
 
 /// What the judge found.
@@ -207,6 +210,7 @@ const RULES: &[Rule] = &[
     tasks::threads,
     calls::rule,
     calls::deadline_ignored,
+    threads::deadlock,
     threads::wait_unlimited,
 ];
 
@@ -220,10 +224,11 @@ pub fn judge(seen: &Observation) -> Judgement {
         b.severity.cmp(&a.severity).then(by_share).then(b.verdict.confidence.cmp(&a.verdict.confidence))
     });
     let (mut advisories, mut verdicts): (Vec<_>, Vec<_>) = roots.into_iter().partition(|finding| finding.advisory);
-    // A wait without limit is what explains the stall where nothing else does; otherwise it is a remark on it.
+    // A wait without limit is what explains the stall where nothing else does; otherwise it is a remark on it, unless it
+    // is a deadlock.
     if !verdicts.is_empty() {
         let (remarks, rest): (Vec<_>, Vec<_>) =
-            verdicts.into_iter().partition(|finding| finding.verdict.cause == Cause::WaitUnlimited);
+            verdicts.into_iter().partition(|finding| finding.verdict.cause == Cause::WaitUnlimited && !finding.proven);
         if rest.is_empty() {
             verdicts = remarks;
         } else {
@@ -269,6 +274,7 @@ impl Finding {
             effects: Vec::new(),
             severity,
             advisory: cause.is_advisory(),
+            proven: false,
         }
     }
 

@@ -200,6 +200,10 @@ checks! {
         seen.grows("threads", 10, Seen::threads);
         seen.grows("memory in KiB", 640, Seen::resident_kib);
     };
+    deadlock "deadlock" |seen| {
+        seen.eventually("two threads wait for a lock", |seen| seen.in_futex() == 2);
+        seen.rests(Seen::in_futex);
+    };
     runtime_blocked_node "runtime-blocked-node" blocked_runtime;
     runtime_blocked_python "runtime-blocked-python" blocked_runtime;
     runtime_blocked_tokio "runtime-blocked-tokio" blocked_runtime;
@@ -292,6 +296,10 @@ checks! {
         seen.rests(Seen::threads);
     };
     healthy_subscriber "healthy-subscriber" |seen| {
+        waits_for_peer(seen, 1);
+        assert!(seen.tcp().iter().all(|socket| socket.has_timer));
+    };
+    healthy_logger "healthy-logger" |seen| {
         waits_for_peer(seen, 1);
         assert!(seen.tcp().iter().all(|socket| socket.has_timer));
     };

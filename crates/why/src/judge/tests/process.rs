@@ -326,6 +326,53 @@ fn an_event_loop_that_sits_in_a_call() {
     nothing(&sits("clock_nanosleep"));
 }
 
+/// Threads that wait for locks, with who holds them.
+fn locked(pairs: &[(u32, Option<u32>)]) -> Observation {
+    let mut seen = idle();
+    let threads = seen.threads.as_mut().unwrap();
+    threads.threads.extend(pairs.iter().map(|&(tid, held_by)| Thread {
+        tid,
+        name: "worker".to_owned(),
+        blocked_in: Some(BlockedIn {
+            call: "futex".to_owned(),
+            timeout_us: Some(None),
+            held_by,
+            ..BlockedIn::default()
+        }),
+        blocked_us: WINDOW,
+        since_before: true,
+        stack: Some(stack(&["__lll_lock_wait", "pthread_mutex_lock", "transfer", "start_thread"])),
+        ..Thread::default()
+    }));
+    threads.last = threads.threads.len() as u64;
+    seen
+}
+
+#[test]
+fn threads_that_wait_for_each_other() {
+    let finding = only(&locked(&[(11, Some(12)), (12, Some(11))]), Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("threads 11 (worker) and 12 (worker)"), "{}", finding.verdict.summary);
+    assert_eq!(finding.verdict.evidence.len(), 2);
+    assert!(finding.verdict.evidence.iter().all(|it| it.text.contains("transfer")), "{finding:#?}");
+    // Who waits behind them, a circle of three, and one that takes its own lock twice.
+    let finding = only(&locked(&[(10, Some(11)), (11, Some(12)), (12, Some(11))]), Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("1 more wait"), "{}", finding.verdict.summary);
+    let finding = only(&locked(&[(11, Some(12)), (12, Some(13)), (13, Some(11))]), Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("3 threads wait in a circle"), "{}", finding.verdict.summary);
+    let finding = only(&locked(&[(11, Some(11))]), Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("holds itself"), "{}", finding.verdict.summary);
+    // A pool: one waits for work and holds the lock for which the others wait.
+    nothing(&locked(&[(11, None), (12, Some(11)), (13, Some(11))]));
+    // Who was seen to run meanwhile is not stuck.
+    let mut ran = locked(&[(11, Some(12)), (12, Some(11))]);
+    ran.threads.as_mut().unwrap().threads[1].blocked_us = 400_000;
+    nothing(&ran);
+    // It is told beside what else is wrong.
+    let full = Listener { backlog: 4, queued_max: 5, queued_last: 5, full_rounds: 20, drops: Some(31), ..listener() };
+    let judgement = judge(&listening(locked(&[(11, Some(12)), (12, Some(11))]), full));
+    assert_eq!(causes(&judgement), ["accept-queue-overflow", "wait-unlimited"]);
+}
+
 #[test]
 fn names_that_are_resolved_one_after_the_other() {
     let query = |place: u64| DnsExchange {
