@@ -468,6 +468,52 @@ s.close()"
     }
 }
 
+/// A head that comes in several reads or lies in several spans says what it says all the same.
+#[test]
+fn a_head_may_come_in_pieces() {
+    let seen = |head: &str, rest: &str, reads: &str| {
+        let script = format!(
+            r"
+l = listener()
+head = {head}
+def serve():
+    s, _ = l.accept(); s.recv(1000)
+    s.sendall(head + {rest}); s.close()
+child(serve)
+watched()
+s = socket.create_connection(l.getsockname())
+s.sendall(b'GET / HTTP/1.1\r\n\r\n')
+s.recv(len(head) + len({rest}), socket.MSG_PEEK | socket.MSG_WAITALL)
+{reads}
+while os.read(s.fileno(), 999): pass
+s.close()"
+        );
+        Some(only(&watch(&script)?).http.clone().unwrap())
+    };
+    let chunked = r"b'HTTP/1.1 200 OK\r\nserver: x\r\nTransfer-Encoding: chunked\r\n\r\n'";
+    let counted = r"b'HTTP/1.1 200 OK\r\nserver: x\r\nContent-Length: 9\r\n\r\n'";
+    for reads in [
+        "os.read(s.fileno(), 5); os.read(s.fileno(), 20)",
+        "os.read(s.fileno(), 48)",
+        "os.read(s.fileno(), len(head) - 1)",
+        "os.read(s.fileno(), len(head))",
+        "os.readv(s.fileno(), [bytearray(21), bytearray(30), bytearray(5)])",
+    ] {
+        let Some(cut) = seen(chunked, r"b'3\r\nabc\r\n'", reads) else { return };
+        assert_eq!((cut.status, cut.chunks_ended, cut.half_head), (Some(200), Some(false), false), "{reads}");
+        assert_eq!((cut.head_bytes, cut.body_bytes), (Some(58), Some(8)), "{reads}");
+        let missing = seen(counted, "b'abc'", reads).unwrap();
+        assert_eq!((missing.missing_bytes, missing.chunks_ended), (Some(6), None), "{reads}");
+        assert_eq!((missing.head_bytes, missing.body_bytes), (Some(49), Some(3)), "{reads}");
+    }
+    let reads = "os.read(s.fileno(), 48)";
+    let whole = seen(chunked, r"b'3\r\nabc\r\n0\r\n\r\n'", reads).unwrap();
+    assert_eq!(whole.chunks_ended, Some(true));
+    // Of an answer that ends behind its head, nothing of the body came.
+    let empty = seen(chunked, "b''", reads).unwrap();
+    assert_eq!((empty.chunks_ended, empty.body_bytes), (Some(false), Some(0)));
+}
+
 #[test]
 fn a_process_that_reads_and_writes_all_the_time_is_watched_in_windows() {
     let Some(kernel) = kernel() else { return };

@@ -229,6 +229,12 @@ pub struct HttpHead {
     /// there are and the connection was watched from its beginning.
     #[serde(default)]
     pub missing_bytes: Option<u64>,
+    /// Of a response that the process reads: bytes of its head, all of it or as many as came.
+    #[serde(default)]
+    pub head_bytes: Option<u64>,
+    /// The same: bytes of its body that had come at the end, the frames of chunks included.
+    #[serde(default)]
+    pub body_bytes: Option<u64>,
     /// The request itself says that the answer may wait for something to happen: a long poll.
     #[serde(default)]
     pub asks_to_wait: bool,

@@ -74,6 +74,16 @@ impl Stages {
     }
 }
 
+/// Bytes that were read of the response, head included, and of its body. Where the end of its head was not seen, all
+/// bytes of the connection stand for both.
+pub(super) fn response_bytes(connection: &Connection) -> (u64, u64) {
+    let http = connection.http.as_ref();
+    match http.and_then(|http| http.head_bytes.zip(http.body_bytes)) {
+        Some((head, body)) => (head.saturating_add(body), body),
+        None => (connection.read_bytes, connection.read_bytes.max(1)),
+    }
+}
+
 /// The facts of a stage that has run for so long, and of which nothing before it is known.
 pub(super) fn facts(known: &Known<'_>, stage: Stage, ran_us: u64, failure: Failure) -> CallFacts {
     let mut stages = Stages::new();

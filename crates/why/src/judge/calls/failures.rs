@@ -7,7 +7,7 @@ use overdue_core::{
 
 use super::{
     Known, Meant, Trouble,
-    facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os, unread},
+    facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os, response_bytes, unread},
     waits::{asked, came_since, may_be_answered},
 };
 use crate::{
@@ -109,8 +109,10 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     if connection.fin_received.is_some() && !closed_before && (cut || all_read && (due || in_handshake)) {
         let mut facts = facts(known, stage, life, Failure::Closed);
         if cut || http.is_some_and(|http| http.half_head) {
-            facts.exchange.body_bytes = connection.read_bytes.max(1);
-            facts.exchange.response_bytes = connection.read_bytes;
+            let (came, of_body) = response_bytes(connection);
+            (facts.exchange.response_bytes, facts.exchange.body_bytes) = (came, of_body);
+            let missing = http.and_then(|http| http.missing_bytes);
+            facts.exchange.body_expected = missing.map(|missing| of_body.saturating_add(missing));
         }
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
@@ -159,13 +161,13 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     if life < GIVEN_UP_US {
         return None;
     }
-    let came = connection.read_bytes.max(1);
+    let (came, of_body) = response_bytes(connection);
     let last_read = connection.last_read.and_then(at).filter(|_| !matches!(due, Due::All));
     let mut facts = stages.facts(known, given_up(life), last_read);
     let exchange = &mut facts.exchange;
-    exchange.response_bytes = if matches!(due, Due::All) { 0 } else { came };
+    exchange.response_bytes = if matches!(due, Due::All) { 0 } else { came.max(1) };
     if let Due::Body(missing) = due {
-        (exchange.body_bytes, exchange.body_expected) = (came, Some(came.saturating_add(missing)));
+        (exchange.body_bytes, exchange.body_expected) = (of_body, Some(of_body.saturating_add(missing)));
     }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
     // A long poll that its client ends after a while, to ask again.

@@ -387,6 +387,44 @@ fn long_polls_that_their_client_ends() {
     only(&started, Cause::ServerSlow);
 }
 
+/// What is said of the body is of the body alone: without the head, and without earlier answers.
+#[test]
+fn bytes_of_a_body_are_counted_without_the_head() {
+    let half = |connection: &mut Connection| {
+        let http = answered(connection, 5_000);
+        (http.head_bytes, http.body_bytes, http.missing_bytes) = (Some(80), Some(1_000), Some(3_000));
+    };
+    let said = |finding: &Finding| {
+        let texts = finding.verdict.evidence.iter().map(|it| it.text.as_ref());
+        texts.chain([finding.verdict.summary.as_ref()]).collect::<Vec<_>>().join("\n")
+    };
+    let bytes = "response: 1080 bytes received, 1000 of the body of 4000";
+    let stalled = said(&only(&asked(half), Cause::BodyStalled));
+    assert!(stalled.contains(bytes) && stalled.contains("after 1000 bytes"), "{stalled}");
+    let closed = said(&only(
+        &asked(|connection| {
+            half(connection);
+            connection.fin_received = Some(Moment::At(2_000));
+        }),
+        Cause::ClosedEarly,
+    ));
+    assert!(closed.contains(bytes) && closed.contains("1000 bytes came of 4000"), "{closed}");
+    let gave_up = said(&only(
+        &asked(|connection| {
+            half(connection);
+            closed_by_us(connection, 2_000_000);
+        }),
+        Cause::BodyStalled,
+    ));
+    assert!(gave_up.contains(bytes), "{gave_up}");
+    let none = |connection: &mut Connection| {
+        let http = answered(connection, 5_080);
+        (http.head_bytes, http.body_bytes, http.missing_bytes) = (Some(80), Some(0), Some(4_000));
+    };
+    let none = said(&only(&asked(none), Cause::BodyStalled));
+    assert!(none.contains("no byte of the body after its head"), "{none}");
+}
+
 #[test]
 fn answers_that_stop_in_the_middle() {
     let half = |connection: &mut Connection| answered(connection, 38).half_head = true;
