@@ -366,6 +366,36 @@ serve(4)";
     }
 }
 
+/// A request whose answer does not come, and one whose answer does: inside of TLS only lengths tell.
+#[test]
+fn a_request_inside_of_tls_that_nobody_answers() {
+    for version in ["TLSv1_2", "TLSv1_3"] {
+        let script = |answer: &str| {
+            format!(
+                r"
+def answer():
+    s, _ = l.accept(); s = server.wrap_socket(s, server_side=True); s.recv(99)
+    {answer}
+    s.recv(99)
+child(answer)
+watched()
+s = trusting.wrap_socket(socket.create_connection(address), server_hostname='host.example')
+s.sendall(b'GET / HTTP/1.1\r\n\r\n'); s.settimeout(0.4)
+try: s.recv(99)
+except TimeoutError: pass
+s.close()"
+            )
+        };
+        let Some(silent) = tls("asked", version, &script("pass")) else { return };
+        let connection = only(&silent);
+        let tls_seen = connection.tls.as_ref().unwrap();
+        assert!(tls_seen.asked_bytes >= 18 && connection.closed_by_us, "{version} {connection:#?}");
+        assert!(at(connection.closed) - at(tls_seen.unanswered) >= 400_000, "{version} {connection:#?}");
+        let answered = tls("answered", version, &script(r"s.sendall(b'HTTP/1.1 200 OK\r\n\r\n')")).unwrap();
+        assert_eq!(only(&answered).tls.as_ref().unwrap().unanswered, None, "{version}");
+    }
+}
+
 #[test]
 fn an_answer_that_is_no_tls() {
     let script = r"

@@ -208,6 +208,13 @@ pub struct TlsHandshake {
     pub alert_hidden: bool,
     /// What answered a `ClientHello` was no TLS: its first bytes, printable.
     pub not_tls: Option<String>,
+    /// The last of the first data that the client sent, where nothing came after it: inferred from the lengths of
+    /// records, for over TLS 1.3 session tickets look like data.
+    #[serde(default)]
+    pub unanswered: Option<Moment>,
+    /// Bytes of that data.
+    #[serde(default)]
+    pub asked_bytes: u64,
 }
 
 /// An HTTP/1 exchange, by its heads. No header but those that carry deadlines is kept.

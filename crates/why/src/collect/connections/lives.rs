@@ -475,7 +475,7 @@ fn connection(
         heads_hidden: raw.has(BLIND),
         resolved: resolved(raw, epoch, dns),
         http2: heads.http2,
-        tls: heads.tls.as_deref().map(|tls| tls_seen(tls, epoch)),
+        tls: heads.tls.as_deref().map(|tls| tls_seen(tls, raw, epoch)),
         redis: heads.redis.clone(),
         goaway: heads.frames.as_ref().and_then(|frames| frames.goaway),
         http: heads.http.as_deref().map(|exchange| http_seen(exchange, raw, epoch)),
@@ -522,8 +522,9 @@ fn gaps(way: &RawWay, epoch: Epoch) -> Gaps {
     }
 }
 
-fn tls_seen(tls: &Handshake, epoch: Epoch) -> TlsHandshake {
+fn tls_seen(tls: &Handshake, raw: &RawConnection, epoch: Epoch) -> TlsHandshake {
     let hello = tls.hello();
+    let unanswered = tls.unanswered(raw.read.bytes, raw.write.bytes);
     let done = tls.done_at.and_then(|at| epoch.moment(at));
     TlsHandshake {
         client: tls.is_client(),
@@ -539,6 +540,11 @@ fn tls_seen(tls: &Handshake, epoch: Epoch) -> TlsHandshake {
         alert: tls.alert.map(|(code, way)| (code, way == Way::Read)),
         alert_hidden: tls.alert_hidden,
         not_tls: tls.not_tls.clone(),
+        unanswered: unanswered.and_then(|(at, _)| match epoch.moment(at) {
+            Some(Moment::At(at)) => Some(Moment::Inferred(at)),
+            moment => moment,
+        }),
+        asked_bytes: unanswered.map_or(0, |(_, bytes)| bytes),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Calls that failed, and calls that their callers gave up.
 
 use overdue_core::{
-    Cause, Stage,
+    Cause, Confidence, Stage,
     facts::{Failure, H2Facts, SocketFacts},
 };
 
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Observation,
     judge::{GIVEN_UP_US, bpf, time},
-    observation::{Call, Connection, Side},
+    observation::{Call, Connection, Side, TlsHandshake},
 };
 
 fn answered(connection: &Connection) -> bool {
@@ -148,7 +148,8 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     // Who waits for a connection waits for its name, too; later requests wait for neither.
     let is_first = connection.turns == 0 || connection.turns == 1 && answered(connection);
     let is_in_handshake = connection.tls.as_ref().is_some_and(|tls| tls.done.is_none());
-    if (is_first || is_in_handshake)
+    let hidden = asked_in_tls(connection);
+    if (is_first || is_in_handshake || hidden.is_some())
         && let Some(opened) = connection.opened.and_then(at)
     {
         if let Some(name) = &connection.resolved {
@@ -157,6 +158,7 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         stages.add(Stage::Connect, opened, connection.established.and_then(at)?);
     }
     let due = due(seen, known, connection, &mut stages)?;
+    stages.without_pause(GIVEN_UP_US);
     let life = stages.life_us();
     if life < GIVEN_UP_US {
         return None;
@@ -166,6 +168,9 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     let mut facts = stages.facts(known, given_up(life), last_read);
     let exchange = &mut facts.exchange;
     exchange.response_bytes = if matches!(due, Due::All) { 0 } else { came.max(1) };
+    if let Some((tls, _)) = hidden {
+        exchange.request_bytes = tls.asked_bytes;
+    }
     if let Due::Body(missing) = due {
         (exchange.body_bytes, exchange.body_expected) = (of_body, Some(of_body.saturating_add(missing)));
     }
@@ -174,10 +179,30 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     if trouble.verdict.cause == Cause::ServerSlow && matches!(due, Due::All) && asked(seen, known) {
         trouble.meant = Meant::Asked;
     }
+    if let Some((tls, _)) = hidden {
+        trouble.verdict.confidence = trouble.verdict.confidence.min(Confidence::Medium);
+        trouble.verdict.evidence.push(
+            bpf(format!(
+                "inside of TLS: {} bytes of data were sent after the handshake and none came back (inferred from the \
+                 lengths of records; two of the same length are taken for session tickets)",
+                tls.asked_bytes
+            ))
+            .with("asked_bytes", tls.asked_bytes),
+        );
+    }
     trouble.verdict.evidence.push(
         bpf(format!("the process closed the connection {} after the call began", time(life))).with("given_up_us", life),
     );
     Some(trouble)
+}
+
+/// A request that TLS hides, to which nothing came, and when it had been sent: the client has offered to speak HTTP, which
+/// has an answer to each request.
+fn asked_in_tls(connection: &Connection) -> Option<(&TlsHandshake, u64)> {
+    let tls = connection.tls.as_ref().filter(|tls| tls.client && tls.done.is_some())?;
+    let is_http = tls.alpn.iter().any(|protocol| protocol == "h2" || protocol.starts_with("http/"));
+    let refused = tls.alert.is_some_and(|(code, _)| code != CLOSE_NOTIFY) || tls.alert_hidden;
+    (is_http && !refused).then_some((tls, at(tls.unanswered?)?))
 }
 
 /// What was due, and the stages that were under way for it.
@@ -190,6 +215,11 @@ fn due(seen: &Observation, known: &Known<'_>, connection: &Connection, stages: &
         }
         stages.add(Stage::Tls, at(tls.hello?)?, closed);
         return Some(if tls.answered.is_some() { Due::Rest } else { Due::All });
+    }
+    if let Some((tls, sent)) = asked_in_tls(connection) {
+        stages.add(Stage::Tls, at(tls.hello?)?, at(tls.done?)?);
+        stages.add(Stage::Wait, sent, closed);
+        return (unread(known) == 0).then_some(Due::All);
     }
     let http = connection.http.as_ref()?;
     let requested = http.requested?;

@@ -1,5 +1,7 @@
 //! The first table of the catalogue, as far as it is seen from outside of the caller.
 
+use overdue_core::Confidence;
+
 use super::*;
 use crate::observation::{
     Backlog, BlockedIn, Call, DnsExchange, Gaps, HalfOpen, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
@@ -345,10 +347,52 @@ fn calls_that_were_given_up() {
     nothing(&gave_up(|connection| answered(connection, 600).missing_bytes = Some(0)));
     nothing(&gave_up(|connection| answered(connection, 600).missing_bytes = None));
     nothing(&gave_up(|connection| connection.closed = Some(Moment::At(100_000))));
+    // The connection had been opened long before.
+    nothing(&gave_up(|connection| connection.http.as_mut().unwrap().requested = Some(Moment::At(800_000))));
     // One of many is no trouble of the process.
     let mut seen = gave_up(|_| {});
     seen.connections.as_mut().unwrap().opened = 5_000;
     nothing(&seen);
+}
+
+/// The same inside of TLS, where nothing but lengths is seen.
+#[test]
+fn calls_over_tls_that_were_given_up() {
+    let gave_up = |change: fn(&mut TlsHandshake)| {
+        connected(|connection| {
+            (connection.read_bytes, connection.written_bytes, connection.turns) = (4_000, 900, 2);
+            (connection.last_read, connection.last_write) = (Some(Moment::At(1_200)), Some(Moment::At(2_000_000)));
+            closed_by_us(connection, 2_000_100);
+            let mut tls = TlsHandshake {
+                client: true,
+                alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+                hello: Some(Moment::At(400)),
+                answered: Some(Moment::At(700)),
+                done: Some(Moment::Inferred(900)),
+                unanswered: Some(Moment::Inferred(1_000)),
+                asked_bytes: 120,
+                ..TlsHandshake::default()
+            };
+            change(&mut tls);
+            connection.tls = Some(tls);
+        })
+    };
+    let finding = only(&gave_up(|_| {}), Cause::ServerSlow);
+    assert_eq!(finding.verdict.stage, "wait");
+    assert!(finding.verdict.confidence <= Confidence::Medium);
+    let texts: Vec<_> = finding.verdict.evidence.iter().map(|it| it.text.as_ref()).collect();
+    assert!(texts.iter().any(|text| text.contains("inferred from the lengths")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("request: 120 bytes sent")), "{texts:?}");
+    // A protocol that may ask for nothing, an answer, a refusal, a change of mind.
+    nothing(&gave_up(|tls| tls.alpn.clear()));
+    nothing(&gave_up(|tls| tls.unanswered = None));
+    nothing(&gave_up(|tls| tls.alert = Some((48, false))));
+    nothing(&gave_up(|tls| tls.unanswered = Some(Moment::Inferred(1_990_000))));
+    // What took the time was the handshake.
+    let slow = |tls: &mut TlsHandshake| {
+        (tls.done, tls.unanswered) = (Some(Moment::Inferred(1_400_000)), Some(Moment::Inferred(1_400_100)));
+    };
+    assert_eq!(judge(&gave_up(slow)).verdicts[0].verdict.cause, Cause::TlsSlow);
 }
 
 /// A client that asks for news, ends the wait itself after a while, and asks again.
