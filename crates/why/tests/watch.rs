@@ -14,7 +14,7 @@ use overdue_core::facts::TcpState;
 use overdue_why::{
     Observation,
     collect::{AttachError, Ended, Interrupt, Options, Target, Watch, cpu, fds, sockets, threads},
-    observation::{Look, TcpSocket},
+    observation::{Ending, Look, TcpSocket},
 };
 
 fn watch(pid: u32, ms: u64) -> Observation {
@@ -180,6 +180,7 @@ fn the_end_of_a_process_is_seen_at_once() {
     assert_eq!(watch.run(&Interrupt::new().unwrap()), Ended::Process);
     let seen = watch.finish();
     assert!(seen.process.ended_at_us.unwrap() <= seen.window_us);
+    assert_eq!(seen.process.ended, Some(Ending::Exited { code: 0 }));
     assert_eq!(seen.sockets.unwrap().listeners.first().unwrap().backlog, 7);
     assert!(!seen.fds.unwrap().by_kind.is_empty());
 }
