@@ -411,7 +411,11 @@ fn a_quota_and_a_neighbour() {
     cpu.throttling = Some(Throttling { throttled_periods: 1, ..quota });
     cpu.runqueue_us = Some(3_000_000);
     seen = seen.thread(|thread| thread.involuntary_switches = 30);
-    only(&seen, Cause::CpuThrottled);
+    let finding = only(&seen, Cause::CpuThrottled);
+    assert!(finding.verdict.summary.contains("a quota hardly holds it back"), "{}", finding.verdict.summary);
+    seen.cpu.as_mut().unwrap().throttling.as_mut().unwrap().throttled_periods = 0;
+    let finding = only(&seen, Cause::CpuThrottled);
+    assert!(finding.verdict.summary.contains("no quota holds it back"), "{}", finding.verdict.summary);
     seen.cpu.as_mut().unwrap().runqueue_us = Some(20_000);
     nothing(&seen);
 }
