@@ -178,6 +178,7 @@ targets! {
     spin_accept_error: "spin-accept-error",
     spin_accept_emfile: "spin-accept-emfile",
     fd_leak: "fd-leak",
+    fd_leak_far: "fd-leak-far",
     fd_leak_accept: "fd-leak-accept",
     close_wait_pileup: "close-wait-pileup",
     fin_wait2_pileup: "fin-wait2-pileup",

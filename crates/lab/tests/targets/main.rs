@@ -130,6 +130,10 @@ checks! {
         leaks_descriptors(seen);
         assert!(seen.open("/etc/hostname") >= 4);
     };
+    fd_leak_far "fd-leak-far" |seen| {
+        leaks_descriptors(seen);
+        assert!(seen.open("/etc/hostname") >= 4);
+    };
     fd_leak_python "fd-leak-python" leaks_connections;
     fd_leak_go "fd-leak-go" leaks_connections;
     fd_leak_accept "fd-leak-accept" |seen| {

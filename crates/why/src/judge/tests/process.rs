@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::observation::{
-    BlockedIn, Call, DnsExchange, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, Runtime,
+    BlockedIn, Call, DnsExchange, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, PeerFds, Runtime,
     SourceHandshakes, Throttling,
 };
 
@@ -155,6 +155,71 @@ fn descriptors_that_grow_toward_the_limit() {
     let waves = [600, 640, 610, 660, 600, 650, 620, 670, 610, 640, 600, 660, 610, 650, 620, 660, 600, 650, 610, 640];
     seen.fds.as_mut().unwrap().open = readings(&waves);
     nothing(&seen);
+}
+
+/// Five more a second, and an hour until the limit.
+#[test]
+fn descriptors_that_grow_far_from_the_limit() {
+    let leaks = |change: fn(&mut Fds)| {
+        let mut seen = idle();
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open) = (20_000, rising(200, 2));
+        fds.by_kind = vec![kind("file", 150, 187), kind("tcp", 10, 11)];
+        let place = |name: &str, still_open| Opener {
+            stack: stack(&["open", name, "main"]),
+            call: "openat".to_owned(),
+            still_open,
+        };
+        fds.openers = Some(vec![place("load_template", 37), place("serve", 1)]);
+        change(fds);
+        seen
+    };
+    let finding = advisory(&leaks(|_| {}), Cause::FdLeak);
+    let summary = &finding.verdict.summary;
+    assert!(summary.contains("7.6 more a second") && summary.contains("limit of 20000 is reached in 43m"), "{summary}");
+    assert!(finding.verdict.evidence.iter().any(|evidence| evidence.text.contains("load_template")));
+    let unseen = advisory(&leaks(|fds| fds.openers = None), Cause::FdLeak);
+    assert!(unseen.verdict.confidence < finding.verdict.confidence);
+    // More clients; work of many kinds; one that closes, too; a few; the end of time.
+    let quiet: [fn(&mut Fds); 6] = [
+        |fds| fds.by_kind = vec![kind("tcp", 10, 47), kind("file", 150, 151)],
+        |fds| fds.by_kind = vec![kind("tcp", 10, 30), kind("file", 150, 168)],
+        |fds| fds.openers.as_mut().unwrap()[1].still_open = 20,
+        |fds| fds.open[9].value = fds.open[8].value - 1,
+        |fds| fds.open = readings(&(0..20).map(|place| 200 + place / 2).collect::<Vec<_>>()),
+        |fds| fds.soft_limit = 1 << 20,
+    ];
+    for (at, change) in quiet.into_iter().enumerate() {
+        assert_eq!(judge(&leaks(change)), Judgement::default(), "{at}");
+    }
+}
+
+/// Connections that are used once, and never again nor closed.
+#[test]
+fn connections_that_are_opened_while_others_lie_idle() {
+    let grows = |inbound: bool, last: fn(&mut TcpInfo)| {
+        let mut seen = idle();
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open) = (20_000, rising(200, 2));
+        fds.by_kind = vec![kind("tcp", 10, 48)];
+        fds.by_peer = vec![PeerFds { peer: "10.0.0.9:80".to_owned(), first: 0, last: 38 }];
+        seen.tcp((1..=30).map(|cookie| {
+            let mut socket = TcpSocket { inbound, ..outbound(cookie, "10.0.0.9:80") };
+            let tcp = socket.last.as_mut().unwrap();
+            (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (2_100, 2_000);
+            last(tcp);
+            socket
+        }))
+    };
+    let finding = advisory(&grows(false, |_| {}), Cause::FdLeak);
+    assert!(finding.verdict.summary.contains("connections to 10.0.0.9:80"), "{}", finding.verdict.summary);
+    // Clients that come; calls that wait for their answers; connections in use.
+    assert_eq!(judge(&grows(true, |_| {})), Judgement::default());
+    nothing(&grows(false, |tcp| tcp.last_data_recv_ms = 9_000));
+    assert_eq!(
+        judge(&grows(false, |tcp| (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (90, 20))),
+        Judgement::default()
+    );
 }
 
 #[test]
