@@ -45,7 +45,7 @@ use std::{borrow::Cow, time::Duration};
 use overdue_core::{Cause, Confidence, DurationText, Evidence, Rejected, Source, Verdict, facts::TcpState};
 use serde::Serialize;
 
-use crate::Observation;
+use crate::{Observation, observation::Hidden};
 
 pub use calls::{Stall, stalls};
 pub(crate) use sockets::in_state;
@@ -240,6 +240,11 @@ pub fn judge(seen: &Observation) -> Judgement {
         }
     }
     Judgement { verdicts, advisories }
+}
+
+/// What nobody could tell of this process, where no verdict explains why its callers wait.
+pub(crate) fn untold(seen: &Observation, judgement: &Judgement) -> Option<Hidden> {
+    judgement.verdicts.is_empty().then(|| calls::stopped_or_idle(seen)).flatten()
 }
 
 /// Puts what follows from another finding beneath it.

@@ -17,6 +17,7 @@ use overdue_core::{
 };
 use serde::Serialize;
 
+pub(super) use before::stopped_or_idle;
 pub(super) use late::deadline_ignored;
 
 use super::{CROWD, Finding, SETTLED_US, Severity, ShareOf, count, diag, share, sockets::peer_of, time, total};

@@ -753,6 +753,33 @@ fn lookups_that_were_probed() {
     nothing(&seen);
 }
 
+/// A body that stopped before the watch began looks like a connection that lies idle: nobody is blamed, and it is said.
+#[test]
+fn bodies_that_stopped_before_the_watch() {
+    let untold = |seen: &Observation| super::super::untold(seen, &judge(seen));
+    let silent = |sent_ms, recv_ms| {
+        let mut socket = outbound(9, "10.0.0.9:80");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (sent_ms, recv_ms);
+        socket
+    };
+    let mut caller = inbound(8, "10.0.0.20:50000");
+    let tcp = caller.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (40_000, 31_000);
+    let waits = idle().tcp([silent(30_500, 30_000), caller.clone()]);
+    nothing(&waits);
+    let hidden = untold(&waits).unwrap();
+    assert!(
+        hidden.why.starts_with("callers of this process wait (1)") && hidden.why.contains("10.0.0.9:80"),
+        "{hidden:?}"
+    );
+    assert_eq!(crate::Report::of(&waits).not_visible, [hidden]);
+    // Nobody waits; it was used in the window; something else explains the wait.
+    assert_eq!(untold(&idle().tcp([silent(30_500, 30_000)])), None);
+    assert_eq!(untold(&idle().tcp([silent(2_500, 2_000), caller.clone()])), None);
+    assert_eq!(untold(&idle().tcp([silent(30_500, 30_000), caller, syn_sent(None)])), None);
+}
+
 /// The call was on its way when the watch began, and its loop polls again and again, so that no thread seems to wait.
 #[test]
 fn calls_from_before_the_watch() {
