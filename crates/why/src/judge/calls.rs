@@ -223,19 +223,24 @@ impl Finding {
         self.advisory = true;
         self.verdict.confidence = Confidence::Low;
         let why = match meant {
-            Meant::Asked => "the request itself asks to wait",
+            Meant::Asked => "no caller of this process waits, and the request itself asks to wait",
             Meant::Unseen => "what was sent may ask for nothing",
-            Meant::Perhaps | Meant::No => "the peer has answered before",
+            Meant::Perhaps | Meant::No => "no caller of this process waits, and the peer has answered before",
         };
-        self.verdict
-            .evidence
-            .push(diag(format!("nothing shows that anybody is held up: no caller of this process waits, and {why}")));
+        let fix = match meant {
+            Meant::Unseen => {
+                "Logs and metrics are sent like this, without an answer, and are well. If somebody does wait for an answer on \
+                 this connection, look at the server."
+            }
+            _ => {
+                "A subscriber, a long poll and a worker that waits for its next job look like this and are well. If somebody \
+                 does wait for this answer, look at the server."
+            }
+        };
+        self.verdict.evidence.push(diag(format!("nothing shows that anybody is held up by it: {why}")));
         self.verdict.rejected.clear();
-        self.fix(
-            "A subscriber, a long poll and a worker that waits for its next job look like this and are well. If somebody does \
-             wait for this answer, look at the server.",
-        )
-        .rejected(Cause::Unknown, "possible: the wait may be what the connection is for, and then no fault at all")
+        self.fix(fix)
+            .rejected(Cause::Unknown, "possible: the wait may be what the connection is for, and then no fault at all")
     }
 }
 

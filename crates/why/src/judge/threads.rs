@@ -279,7 +279,6 @@ pub(super) fn deadlock(seen: &Observation) -> Vec<Finding> {
          one at a time.",
     )
     .share(ShareOf::StalledTime, share((circle.len() as u64).saturating_add(behind), threads.last));
-    finding.verdict.stage = "any";
     (finding.advisory, finding.proven) = (false, true);
     vec![finding]
 }
