@@ -251,12 +251,14 @@ pub(crate) fn untold(seen: &Observation, judgement: &Judgement) -> Option<Hidden
 fn nest(mut found: Vec<Finding>) -> Vec<Finding> {
     // From the last of the table to the first, so that an effect takes its own effects with it.
     for &(cause, effect) in EFFECTS.iter().rev() {
-        let Some(above) = found.iter().find(|finding| finding.verdict.cause == cause) else { continue };
-        // A remark explains no trouble.
-        let remark = above.advisory;
+        // A remark explains nothing else.
+        let explains = |finding: &Finding| finding.verdict.cause == cause && !finding.advisory;
+        if !found.iter().any(explains) {
+            continue;
+        }
         let (below, mut rest): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|f| f.verdict.cause == effect && (f.advisory || !remark));
-        if let Some(above) = rest.iter_mut().find(|finding| finding.verdict.cause == cause) {
+            found.into_iter().partition(|f| f.verdict.cause == effect && !f.proven);
+        if let Some(above) = rest.iter_mut().find(|finding| explains(finding)) {
             above.effects.extend(below);
         }
         found = rest;

@@ -46,6 +46,15 @@ fn sharing_the_processors_with_the_load_is_fine() {
     }
 }
 
+/// It computes, and shares the processors: both are worth a remark.
+#[test]
+fn a_remark_is_not_put_beneath_another() {
+    let mut seen = idle().used(2_500_000).thread(|thread| thread.voluntary_switches = 90_000);
+    seen.cpu.as_mut().unwrap().runqueue_us = Some(2_400_000);
+    advisory(&seen, Cause::CpuThrottled);
+    advisory(&seen, Cause::CpuBusy);
+}
+
 /// A remark swallows no verdict.
 #[test]
 fn a_full_accept_queue_is_told_beside_a_busy_machine() {
