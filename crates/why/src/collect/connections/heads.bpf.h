@@ -207,25 +207,25 @@ static long search_byte(u32 at, struct search *search)
 }
 
 /* Goes on through a head: whether it says that a body comes in chunks, and where it ends. What is behind the first 512
- * bytes of a span is not seen. */
-static __noinline void search_span(struct connection *c, u64 base, u64 length)
+ * bytes of a span is not seen. Not static, so it is verified once, and returns something, as such functions must. */
+__noinline bool search_span(struct connection *c, u64 base, u64 length)
 {
 	u32 zero = 0, size = length < sizeof(struct head) ? length : sizeof(struct head);
 	struct search search = { .head = bpf_map_lookup_elem(&heads, &zero) };
 
 	if (!c || !size)
-		return;
+		return true;
 	if (!search.head ||
 	    bpf_probe_read_user(search.head->bytes, ((size - 1) & (sizeof(struct head) - 1)) + 1, (void *)base)) {
 		c->flags &= ~HEAD_OPEN;
-		return;
+		return true;
 	}
 	/* Nothing of it was searched yet: it begins as an answer does, as far as it is here. */
 	if (!c->searched &&
 	    (search.head->bytes[0] != 'H' || (size > 1 && search.head->bytes[1] != 'T') ||
 	     (size > 2 && search.head->bytes[2] != 'T') || (size > 3 && search.head->bytes[3] != 'P'))) {
 		c->flags &= ~HEAD_OPEN;
-		return;
+		return true;
 	}
 	search.last = c->searched;
 	bpf_loop(size, search_byte, &search, 0);
@@ -236,13 +236,14 @@ static __noinline void search_span(struct connection *c, u64 base, u64 length)
 	}
 	if (search.ended || length > size)
 		c->flags &= ~HEAD_OPEN;
+	return true;
 }
 
 /* The same with what was just read, span by span. */
-static __noinline void search_head(struct connection *c, struct places *places, u64 left)
+__noinline bool search_head(struct connection *c, struct places *places, u64 left)
 {
 	if (!c || !places)
-		return;
+		return true;
 	if (!places->iov) {
 		search_span(c, places->one.base, left < places->one.length ? left : places->one.length);
 		left = 0;
@@ -260,6 +261,7 @@ static __noinline void search_head(struct connection *c, struct places *places, 
 	c->head_reads++;
 	if (left || c->head_reads >= HEAD_READS)
 		c->flags &= ~HEAD_OPEN;
+	return true;
 }
 
 /* Adds the last bytes of a span of what was just read. */
