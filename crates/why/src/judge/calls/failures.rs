@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Observation,
-    judge::{GIVEN_UP_US, bpf, time},
+    judge::{GIVEN_UP_US, SETTLED_US, bpf, time},
     observation::{Call, Connection, Side, TlsHandshake},
 };
 
@@ -86,14 +86,15 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     // its own socket, and so may one whose socket was not looked at since the FIN.
     let http = connection.http.as_ref();
     let unread = unread(known);
-    let all_read = unread == 0 && is_left_empty(known, connection);
+    let left_empty = is_left_empty(seen, known, connection);
+    let all_read = unread == 0 && left_empty;
     let due = http.is_some_and(|http| {
         let open = |requested| !may_be_answered(seen, known, requested) && !came_since(known, requested);
         http.half_head || http.answered.is_none() && http.requested.is_some_and(open)
     });
     let cut = http.is_some_and(|http| {
         !http.half_head
-            && (http.missing_bytes.is_some_and(|missing| missing > unread) && is_left_empty(known, connection)
+            && (http.missing_bytes.is_some_and(|missing| missing > unread) && left_empty
                 || http.chunks_ended == Some(false) && all_read)
     });
     // Who closes first is answered by a close.
@@ -120,13 +121,17 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
 }
 
 /// Whether the own socket, after the peer's FIN, is known to hold no more than was seen in it.
-fn is_left_empty(known: &Known<'_>, connection: &Connection) -> bool {
+fn is_left_empty(seen: &Observation, known: &Known<'_>, connection: &Connection) -> bool {
     if connection.closed.is_some() {
         // The kernel resets a connection that is closed with bytes unread.
         return !connection.reset_sent;
     }
     let fin = connection.fin_received.and_then(at).unwrap_or(0);
-    known.socket.is_none_or(|socket| socket.last_seen_us >= fin)
+    match known.socket {
+        Some(socket) => socket.last_seen_us >= fin,
+        // Nobody has looked at it yet: on a busy machine looks are late.
+        None => seen.window_us.saturating_sub(fin) >= SETTLED_US,
+    }
 }
 
 /// What was due when the process closed the connection.
