@@ -357,6 +357,7 @@ fn observation() -> Observation {
                     cookie: Some(1),
                     waits_for: vec![WaitsFor { fd: 7, events: 1, what: some("tcp 10.0.0.7:80"), cookie: Some(1) }],
                     timeout_us: None,
+                    held_by: None,
                 }),
                 calls: vec![(text("epoll_wait"), 12)],
                 blocked_us: 3_000_000,

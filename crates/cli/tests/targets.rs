@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// Watched for so long: long enough for the slowest, and far below the ten seconds within which an answer is due.
 const WATCHED: &str = "4s";
-/// Where the fault takes three seconds each time.
+/// Where the fault takes three seconds each time, or grows slowly.
 const WATCHED_SLOW: &str = "8s";
 /// Idle connections show only when they have been idle for a while.
 const WATCHED_IDLE: &str = "11s";
@@ -24,7 +24,7 @@ fn watched(name: &str) -> &'static str {
     match name {
         "no-keepalive" => WATCHED_IDLE,
         _ if name.starts_with("waits-upstream") || name.starts_with("deadline-ignored") => WATCHED_SLOW,
-        "healthy-long-poll" | "healthy-worker" => WATCHED_SLOW,
+        "healthy-long-poll" | "healthy-worker" | "fd-leak-far" => WATCHED_SLOW,
         _ => WATCHED,
     }
 }
@@ -178,6 +178,7 @@ targets! {
     spin_accept_error: "spin-accept-error",
     spin_accept_emfile: "spin-accept-emfile",
     fd_leak: "fd-leak",
+    fd_leak_far: "fd-leak-far",
     fd_leak_accept: "fd-leak-accept",
     close_wait_pileup: "close-wait-pileup",
     fin_wait2_pileup: "fin-wait2-pileup",
@@ -201,6 +202,7 @@ targets! {
     task_backlog_python: "task-backlog-python",
     task_leak_go: "task-leak-go",
     task_leak_rust: "task-leak-rust",
+    deadlock: "deadlock",
     runtime_blocked_node: "runtime-blocked-node",
     runtime_blocked_python: "runtime-blocked-python",
     runtime_blocked_tokio: "runtime-blocked-tokio",
@@ -250,6 +252,7 @@ targets! {
     healthy_workers: "healthy-workers",
     healthy_subscriber: "healthy-subscriber",
     healthy_calls: "healthy-calls",
+    healthy_logger: "healthy-logger",
     healthy_long_poll: "healthy-long-poll",
     healthy_worker: "healthy-worker",
 }

@@ -82,7 +82,10 @@ pub fn run(path: &Path, tell: impl Fn(&str)) -> Result<bool, GateError> {
         tell("draining: no more connections are taken; again to end at once");
         // A thread of its own, for which nobody has to wait: one of the runtime's would hold up its end.
         let (drains, drained) = oneshot::channel();
-        let drain = move || drop(drains.send(gate.drain()));
+        let drain = move || {
+            // Whoever waits may have been told to end at once.
+            let _ = drains.send(gate.drain());
+        };
         thread::Builder::new().name("overdue-drain".to_owned()).spawn(drain).map_err(GateError::Worker)?;
         tokio::select! {
             whole = drained => {

@@ -1,5 +1,5 @@
 /* A daemon that reads its settings four times a second and never closes them. Of 256 descriptors it has used all after
- * a minute. */
+ * a minute; of as many as its argument says, later. */
 #include "common.h"
 
 static char settings[256];
@@ -13,8 +13,8 @@ __attribute__((noinline)) static void load_settings(void) {
     /* close(file) is missing. */
 }
 
-int main(void) {
-    limit_descriptors(256);
+int main(int argc, char **argv) {
+    limit_descriptors(argc > 1 ? (rlim_t)atoi(argv[1]) : 256);
     int timer = tick_every(250);
     for (int turn = 0;; turn++) {
         struct pollfd wait = {.fd = timer, .events = POLLIN};

@@ -13,6 +13,7 @@ mod connections;
 mod cost;
 pub mod cpu;
 mod descriptors;
+mod ending;
 pub mod fds;
 pub mod flame;
 pub mod go;

@@ -15,6 +15,7 @@
 //! | [`ALWAYS`] | 0.9 | the share of polls, of threads, of looks that is called "nearly all" |
 //! | [`BETWEEN`] | 0.1 | other calls for each poll: a loop that does less between its polls does nothing |
 //! | [`NEAR_LIMIT`] | half of the limit, or the limit within 10 minutes | descriptors that grow and end there |
+//! | [`FAR`] | 16 more, the limit within a day | the same, as a remark, where it is farther away |
 //! | [`STORM_PER_SECOND`] | 5 | failed handshakes a second |
 //! | [`CHURN_PER_SECOND`] | 50 | connections a second that end without work |
 //! | [`THROTTLED`] | 0.1 | the share of periods in which a quota was used up |
@@ -44,7 +45,7 @@ use std::{borrow::Cow, time::Duration};
 use overdue_core::{Cause, Confidence, DurationText, Evidence, Rejected, Source, Verdict, facts::TcpState};
 use serde::Serialize;
 
-use crate::Observation;
+use crate::{Observation, observation::Hidden};
 
 pub use calls::{Stall, stalls};
 pub(crate) use sockets::in_state;
@@ -63,6 +64,8 @@ pub const ALWAYS: f64 = 0.9;
 pub const BETWEEN: f64 = 0.1;
 /// See the table of thresholds.
 pub const NEAR_LIMIT: (f64, Duration) = (0.5, Duration::from_secs(600));
+/// See the table of thresholds.
+pub const FAR: (u64, Duration) = (16, Duration::from_secs(86_400));
 /// See the table of thresholds.
 pub const STORM_PER_SECOND: f64 = 5.0;
 /// See the table of thresholds.
@@ -174,6 +177,9 @@ pub struct Finding {
     /// Said, but no verdict.
     #[serde(skip)]
     advisory: bool,
+    /// Certain whatever else is found.
+    #[serde(skip)]
+    proven: bool,
 }
 
 /// What the judge found.
@@ -207,6 +213,7 @@ const RULES: &[Rule] = &[
     tasks::threads,
     calls::rule,
     calls::deadline_ignored,
+    threads::deadlock,
     threads::wait_unlimited,
 ];
 
@@ -220,10 +227,11 @@ pub fn judge(seen: &Observation) -> Judgement {
         b.severity.cmp(&a.severity).then(by_share).then(b.verdict.confidence.cmp(&a.verdict.confidence))
     });
     let (mut advisories, mut verdicts): (Vec<_>, Vec<_>) = roots.into_iter().partition(|finding| finding.advisory);
-    // A wait without limit is what explains the stall where nothing else does; otherwise it is a remark on it.
+    // A wait without limit is what explains the stall where nothing else does; otherwise it is a remark on it, unless it
+    // is a deadlock.
     if !verdicts.is_empty() {
         let (remarks, rest): (Vec<_>, Vec<_>) =
-            verdicts.into_iter().partition(|finding| finding.verdict.cause == Cause::WaitUnlimited);
+            verdicts.into_iter().partition(|finding| finding.verdict.cause == Cause::WaitUnlimited && !finding.proven);
         if rest.is_empty() {
             verdicts = remarks;
         } else {
@@ -234,16 +242,23 @@ pub fn judge(seen: &Observation) -> Judgement {
     Judgement { verdicts, advisories }
 }
 
+/// What nobody could tell of this process, where no verdict explains why its callers wait.
+pub(crate) fn untold(seen: &Observation, judgement: &Judgement) -> Option<Hidden> {
+    judgement.verdicts.is_empty().then(|| calls::stopped_or_idle(seen)).flatten()
+}
+
 /// Puts what follows from another finding beneath it.
 fn nest(mut found: Vec<Finding>) -> Vec<Finding> {
     // From the last of the table to the first, so that an effect takes its own effects with it.
     for &(cause, effect) in EFFECTS.iter().rev() {
-        let Some(above) = found.iter().find(|finding| finding.verdict.cause == cause) else { continue };
-        // A remark explains no trouble.
-        let remark = above.advisory;
+        // A remark explains nothing else.
+        let explains = |finding: &Finding| finding.verdict.cause == cause && !finding.advisory;
+        if !found.iter().any(explains) {
+            continue;
+        }
         let (below, mut rest): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|f| f.verdict.cause == effect && (f.advisory || !remark));
-        if let Some(above) = rest.iter_mut().find(|finding| finding.verdict.cause == cause) {
+            found.into_iter().partition(|f| f.verdict.cause == effect && !f.proven);
+        if let Some(above) = rest.iter_mut().find(|finding| explains(finding)) {
             above.effects.extend(below);
         }
         found = rest;
@@ -269,6 +284,7 @@ impl Finding {
             effects: Vec::new(),
             severity,
             advisory: cause.is_advisory(),
+            proven: false,
         }
     }
 

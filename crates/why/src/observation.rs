@@ -32,7 +32,7 @@ pub use go::{Go, GoroutineGroup, GoroutineState};
 pub use history::{History, Look, TcpCounts, ThreadCounts};
 pub use lookups::{Lookup, Lookups};
 pub use polling::{PollCall, PollLoop, Polling, ReadyFd, Timeouts};
-pub use process::{Child, Process, Runtime};
+pub use process::{Child, Ending, Process, Runtime};
 pub use sockets::{Backlog, HalfOpen, HostTcp, Listener, Sockets, TcpSocket, TcpTimer, TimerKind};
 pub use stack::{Frame, Stack};
 pub use threads::{BlockedIn, Thread, ThreadState, Threads, WaitStack, WaitsFor};

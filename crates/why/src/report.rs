@@ -74,6 +74,7 @@ impl Report {
     pub fn of(seen: &Observation) -> Self {
         let judgement = judge::judge(seen);
         let first_aid = aid::plan(seen, &judgement);
+        let untold = judge::untold(seen, &judgement);
         let first = judgement.verdicts.first();
         let listed = connection::listed(seen);
         Self {
@@ -89,7 +90,7 @@ impl Report {
             connections_not_listed: listed.not_listed,
             connections_stalled: listed.stalled,
             first_aid,
-            not_visible: seen.not_visible.clone(),
+            not_visible: seen.not_visible.iter().cloned().chain(untold).collect(),
             overhead: seen.overhead.clone(),
         }
     }

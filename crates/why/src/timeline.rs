@@ -46,6 +46,12 @@ pub fn stages(connection: &Connection, window_us: u64) -> Vec<Phase> {
         if tls.hello.is_some() && tls.done.is_none() {
             return phases.all;
         }
+        // What it wrote last may be the end of TLS, after a wait in which nothing came.
+        if let Some(sent) = tls.unanswered.filter(|_| connection.side == Side::Client) {
+            phases.add(Stage::Send, tls.done, Some(sent));
+            phases.add(Stage::Wait, Some(sent), None);
+            return phases.all;
+        }
         secured = us(tls.done);
     }
     // What was written or read as a part of the handshake is no exchange.
@@ -152,6 +158,29 @@ mod tests {
     fn shown(connection: &Connection) -> Vec<(&'static str, u64, u64, bool, bool)> {
         let phases = stages(connection, 10_000);
         phases.iter().map(|p| (p.stage.as_str(), p.start_us, p.duration_us, p.partial, p.inferred)).collect()
+    }
+
+    #[test]
+    fn a_wait_inside_of_tls_lasts_until_the_close() {
+        let connection = Connection {
+            side: Side::Client,
+            closed: at(5000),
+            tls: Some(TlsHandshake {
+                client: true,
+                hello: at(420),
+                done: Some(Moment::Inferred(700)),
+                unanswered: Some(Moment::Inferred(800)),
+                ..TlsHandshake::default()
+            }),
+            first_write: at(4990),
+            last_write: at(4990),
+            last_read: at(900),
+            ..Connection::default()
+        };
+        assert_eq!(
+            shown(&connection),
+            [("tls", 420, 280, false, true), ("send", 700, 100, false, true), ("wait", 800, 4200, false, true)]
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use overdue_why::{
         trace::{self, Trace},
     },
     flame::Sight,
-    observation::{Look, TcpSocket},
+    observation::{Ending, Look, TcpSocket},
 };
 
 fn watch(pid: u32, ms: u64) -> Observation {
@@ -186,6 +186,7 @@ fn the_end_of_a_process_is_seen_at_once() {
     assert_eq!(watch.run(&Interrupt::new().unwrap()), Ended::Process);
     let seen = watch.finish();
     assert!(seen.process.ended_at_us.unwrap() <= seen.window_us);
+    assert_eq!(seen.process.ended, Some(Ending::Exited { code: 0 }));
     assert_eq!(seen.sockets.unwrap().listeners.first().unwrap().backlog, 7);
     assert!(!seen.fds.unwrap().by_kind.is_empty());
 }

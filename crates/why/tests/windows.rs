@@ -151,6 +151,31 @@ fn what_is_told_is_of_the_last_seconds_and_nothing_is_lost() {
     assert!(last.process.ended_at_us.is_some_and(|at_us| at_us <= last.window_us), "{:?}", last.process);
 }
 
+/// A child that computed for a second when it began, and has slept since.
+#[test]
+fn what_a_child_used_goes_with_its_window() {
+    const PARENT: &str = "
+import ctypes, os, sys, time
+if os.fork() == 0:
+    ctypes.CDLL(None).prctl(1, 9)  # It dies with its parent.
+    sys.stdin.close()
+    while time.process_time() < 1: pass
+    time.sleep(60)
+print('ready', flush=True); sys.stdin.readline()
+time.sleep(60)
+";
+    let parent = Client::run(PARENT, &[]);
+    let mut watch = Watch::attach(parent.child.id(), Options::default()).unwrap();
+    let interrupt = Interrupt::new().unwrap();
+    let mut used = Vec::new();
+    for _ in 0..17 {
+        let seen = watch.next(Duration::from_secs(1), &interrupt).1;
+        used.push(seen.process.busiest_children.first().unwrap().cpu_us);
+    }
+    assert!(used.iter().any(|us| *us > 300_000), "{used:?}");
+    assert_eq!(used.last(), Some(&0), "{used:?}");
+}
+
 /// Says GET on one connection again and again, and reads what comes as its arguments tell.
 const READER: &str = "
 import socket, sys, time

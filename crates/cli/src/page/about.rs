@@ -22,9 +22,10 @@ pub(super) fn headline(report: &Report) -> Element {
     what.extend(report.up_us().map(|us| format!("up {}", time(us))));
     what.push(format!("watched {}", time(report.elapsed_us)));
     let command: Vec<&str> = process.command.iter().take(SHOWN).map(String::as_str).collect();
+    let how = process.ended.map_or("ended".to_owned(), |ended| ended.to_string());
     let ended = process
         .ended_at_us
-        .map(|us| el("p").class("note").text(format!("It ended {} after the watch began.", time(us))));
+        .map(|us| el("p").class("note").text(format!("It {how} {} after the watch began.", time(us))));
     el("header")
         .child(el("p").class("brand").text("overdue why"))
         .child(el("h1").text(name(process)).child(el("small").text(what.join(" · "))))

@@ -70,7 +70,8 @@ fn headline(screen: Screen, report: &Report) -> String {
     what.push(format!("watched {}", time(report.elapsed_us)));
     let mut out = format!("{}  {}\n", screen.ink(Ink::Bold, &name), what.join(", "));
     if let Some(us) = process.ended_at_us {
-        _ = writeln!(out, "{}", screen.ink(Ink::Yellow, &format!("it ended {} after the watch began", time(us))));
+        let how = process.ended.map_or("ended".to_owned(), |ended| ended.to_string());
+        _ = writeln!(out, "{}", screen.ink(Ink::Yellow, &format!("it {how} {} after the watch began", time(us))));
     }
     if !process.command.is_empty() {
         out.push_str(&screen.ink(Ink::Dim, &screen.hanging("  ", &process.command.join(" "))));

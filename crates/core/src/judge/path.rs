@@ -140,8 +140,20 @@ fn window_closed(facts: &CallFacts, socket: &SocketFacts, tcp: &TcpInfo) -> Opti
                 )
                 .with("peer_unread_bytes", other.unread_bytes)
             }))
-            .rejected(Cause::PathLost, "nothing has to be sent again: the peer acknowledges, and offers no window"),
+            .rejected(Cause::PathLost, alive(tcp, other)),
     )
+}
+
+/// Why it is the peer that does not read, and not the path that carries nothing.
+fn alive(tcp: &TcpInfo, other: Option<PeerSocketFacts>) -> String {
+    if other.is_some() {
+        return "the other end is on this host and holds what came: it is its reader that takes none of it".to_owned();
+    }
+    let last = DurationText(millis(tcp.last_ack_recv_ms));
+    match tcp.probes {
+        0 => format!("the peer's kernel answers, last {last} ago: it is its window that holds back"),
+        _ => format!("its window was closed when it last answered, {last} ago; only a probe is unanswered so far"),
+    }
 }
 
 /// The window and the time it cost.

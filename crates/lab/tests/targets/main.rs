@@ -130,6 +130,10 @@ checks! {
         leaks_descriptors(seen);
         assert!(seen.open("/etc/hostname") >= 4);
     };
+    fd_leak_far "fd-leak-far" |seen| {
+        leaks_descriptors(seen);
+        assert!(seen.open("/etc/hostname") >= 4);
+    };
     fd_leak_python "fd-leak-python" leaks_connections;
     fd_leak_go "fd-leak-go" leaks_connections;
     fd_leak_accept "fd-leak-accept" |seen| {
@@ -199,6 +203,10 @@ checks! {
     task_leak_rust "task-leak-rust" |seen| {
         seen.grows("threads", 10, Seen::threads);
         seen.grows("memory in KiB", 640, Seen::resident_kib);
+    };
+    deadlock "deadlock" |seen| {
+        seen.eventually("two threads wait for a lock", |seen| seen.in_futex() == 2);
+        seen.rests(Seen::in_futex);
     };
     runtime_blocked_node "runtime-blocked-node" blocked_runtime;
     runtime_blocked_python "runtime-blocked-python" blocked_runtime;
@@ -292,6 +300,10 @@ checks! {
         seen.rests(Seen::threads);
     };
     healthy_subscriber "healthy-subscriber" |seen| {
+        waits_for_peer(seen, 1);
+        assert!(seen.tcp().iter().all(|socket| socket.has_timer));
+    };
+    healthy_logger "healthy-logger" |seen| {
         waits_for_peer(seen, 1);
         assert!(seen.tcp().iter().all(|socket| socket.has_timer));
     };

@@ -162,6 +162,13 @@ impl Seen {
         self.status("Threads")
     }
 
+    /// Threads that sleep in the kernel's futex, which may be read without privilege.
+    pub(crate) fn in_futex(&self) -> i64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+        let wchan = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("wchan")).ok());
+        i64::try_from(wchan.filter(|wchan| wchan.starts_with("futex")).count()).unwrap()
+    }
+
     pub(crate) fn resident_kib(&self) -> i64 {
         self.status("VmRSS")
     }

@@ -11,7 +11,8 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::{Ended, Interrupt, Target};
+use super::{Ended, Interrupt, Target, ending};
+use crate::observation::Ending;
 
 /// Waits beside one process.
 pub(super) struct Pause {
@@ -23,6 +24,11 @@ pub(super) struct Pause {
 impl Pause {
     pub(super) fn new(target: &Target) -> Self {
         Self { pidfd: pidfd(target), target: target.clone() }
+    }
+
+    /// How the process ended, if it has.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        ending::of(&self.target, self.pidfd.as_ref())
     }
 
     /// Waits no longer than that. Tells what ended the watch, if anything did.

@@ -12,8 +12,9 @@ use super::{
     patience::{self, patiently},
     stat::{self, Stat},
     tiers,
+    window::Overlap,
 };
-use crate::observation::{Child, Hidden, Process, Runtime};
+use crate::observation::{Child, Ending, Hidden, Process, Runtime};
 
 /// Bytes of the command line that are read, and parts of it that are kept.
 const COMMAND_BYTES: usize = 64 * 1024;
@@ -32,8 +33,8 @@ pub struct Collector {
     seen: Process,
     /// Where the stack began: another place after each `execve`.
     stack_at: u64,
-    /// Processor time that its children had used when the watch began.
-    children_cpu_us: HashMap<u32, u64>,
+    /// Processor time that its children had used when a window began.
+    children_cpu_us: Overlap<HashMap<u32, u64>>,
     not_visible: Vec<Hidden>,
 }
 
@@ -52,11 +53,7 @@ impl Collector {
             target: target.clone(),
             seen: Process { pid: target.pid(), name: stat.name.clone(), age_us: age_us(&stat), ..Process::default() },
             stack_at: stat.stack_at,
-            children_cpu_us: children(target)
-                .into_iter()
-                .take(CHILDREN)
-                .filter_map(|pid| Some((pid, cpu_us(&read_stat(&Target::new(pid).ok()?)?))))
-                .collect(),
+            children_cpu_us: Overlap::new(children_cpu_us(target)),
             not_visible: Vec::new(),
         };
         this.identify();
@@ -101,9 +98,17 @@ impl Collector {
         }
     }
 
-    /// It ended at that time.
-    pub fn ended(&mut self, at_us: u64) {
-        self.seen.ended_at_us.get_or_insert(at_us);
+    /// It ended at that time; how, is asked for once.
+    pub(super) fn ended(&mut self, at_us: u64, how: impl FnOnce() -> Option<Ending>) {
+        if self.seen.ended_at_us.is_none() {
+            self.seen.ended_at_us = Some(at_us);
+            self.seen.ended = how();
+        }
+    }
+
+    /// Another window begins.
+    pub(super) fn turn(&mut self) {
+        self.children_cpu_us.turn(children_cpu_us(&self.target));
     }
 
     /// What others found it to be written in: a Go version from its binary, say.
@@ -123,7 +128,7 @@ impl Collector {
         not_visible.extend(self.not_visible.iter().cloned());
         let children = children(&self.target);
         let looked_at = children.iter().take(CHILDREN);
-        let mut busiest: Vec<Child> = looked_at.filter_map(|&pid| child(pid, &self.children_cpu_us)).collect();
+        let mut busiest: Vec<Child> = looked_at.filter_map(|&pid| child(pid, self.children_cpu_us.shown())).collect();
         busiest.sort_by_key(|child| (Reverse(child.cpu_us), Reverse(child.sockets), child.pid));
         busiest.truncate(CHILDREN_KEPT);
         Process {
@@ -151,6 +156,12 @@ fn child(pid: u32, before_us: &HashMap<u32, u64>) -> Option<Child> {
     });
     let cpu_us = cpu_us(&stat).saturating_sub(before_us.get(&pid).copied().unwrap_or_default());
     Some(Child { pid, name: stat.name, cpu_us, sockets: counted.ok().map(|_| sockets) })
+}
+
+/// What each child has used until now.
+fn children_cpu_us(target: &Target) -> HashMap<u32, u64> {
+    let of = |pid| Some((pid, cpu_us(&read_stat(&Target::new(pid).ok()?)?)));
+    children(target).into_iter().take(CHILDREN).filter_map(of).collect()
 }
 
 fn cpu_us(stat: &Stat) -> u64 {

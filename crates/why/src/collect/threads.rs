@@ -16,6 +16,9 @@ use crate::observation::{Hidden, Thread, ThreadCounts, ThreadState, Threads};
 
 /// Threads that are looked at; the others are counted.
 const THREADS: usize = 2_000;
+/// Threads that wait for a lock: of so many it is asked who holds it, and of none that has waited for less.
+const LOCKED: usize = 256;
+const LOCKED_US: u64 = 1_000_000;
 /// How long one look at all of them may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
@@ -42,6 +45,8 @@ struct Record {
     switches: (u64, u64),
     window: Overlap<Window>,
     since_us: u64,
+    /// Where the mutex would be that it waits for.
+    lock: Option<u64>,
 }
 
 /// What is counted of one thread in a window.
@@ -125,8 +130,32 @@ impl Collector {
     pub fn observed(&self, not_visible: &mut Vec<Hidden>) -> Threads {
         not_visible.extend(self.hidden.iter().cloned());
         let mut threads: Vec<Thread> = self.threads.values().map(Record::observed).collect();
+        let held_by = self.held_by();
+        for thread in &mut threads {
+            if let Some(blocked) = &mut thread.blocked_in {
+                blocked.held_by = held_by.get(&thread.tid).copied();
+            }
+        }
         threads.sort_by_key(|thread| (Reverse(thread.blocked_us), thread.tid));
         Threads { first: *self.first.shown(), last: self.last, threads, left_out: self.left_out, waits: None }
+    }
+
+    /// Who holds what threads have waited for all along. Looked at last: a lock may change hands while somebody waits.
+    fn held_by(&self) -> HashMap<u32, u32> {
+        let long = |record: &Record| record.thread.blocked_us >= LOCKED_US;
+        let waiting: Vec<(u32, u64)> = self
+            .threads
+            .iter()
+            .filter(|(_, record)| long(record))
+            .filter_map(|(&tid, record)| Some((tid, record.lock?)))
+            .take(LOCKED)
+            .collect();
+        if waiting.is_empty() || !self.calls {
+            return HashMap::new();
+        }
+        let target = self.target.clone();
+        let read = patiently("locks", LOOK_WITHIN, move || sample::holders(&target, &waiting));
+        read.map(|held| held.into_iter().collect()).unwrap_or_default()
     }
 
     fn round(&mut self, at_us: u64) -> io::Result<()> {
@@ -203,6 +232,7 @@ impl Collector {
                 switches,
                 window: Overlap::new(Window { counts, switches, ..Window::default() }),
                 since_us: at_us,
+                lock: None,
             }
         });
         record.round = round;
@@ -229,6 +259,7 @@ impl Record {
         self.since_us = at_us;
         self.counts = changed.counts;
         self.switches = changed.switches;
+        self.lock = changed.lock;
         let thread = &mut self.thread;
         thread.looks_in_state = if thread.state == state { thread.looks_in_state + 1 } else { 1 };
         thread.state = state;

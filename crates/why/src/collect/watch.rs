@@ -320,6 +320,7 @@ impl Watch {
         self.connections.iter_mut().for_each(|connections| connections.turn(begin_us));
         self.uncounted(|waiting| waiting.turn(begin_us));
         self.lookups.iter_mut().for_each(Lookups::turn);
+        self.process.turn();
         self.history.forget_before(begin_us);
     }
 
@@ -431,7 +432,7 @@ impl Watch {
     fn wait(&mut self, interrupt: &Interrupt, at_most: Duration) -> Option<Ended> {
         let ended = self.pause.wait(interrupt, at_most);
         if ended == Some(Ended::Process) {
-            self.process.ended(self.clock.at_us());
+            self.process.ended(self.clock.at_us(), || self.pause.ending());
         }
         ended
     }
@@ -453,7 +454,7 @@ impl Watch {
         let at_us = self.clock.at_us();
         let begin_us = *self.begun_us.shown();
         if !self.target.is_alive() {
-            self.process.ended(at_us);
+            self.process.ended(at_us, || self.pause.ending());
         }
         let mut hidden = self.not_visible.clone();
         let mut seen = Observation { window_us: at_us.saturating_sub(begin_us), ..Observation::default() };

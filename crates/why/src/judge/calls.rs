@@ -17,16 +17,20 @@ use overdue_core::{
 };
 use serde::Serialize;
 
+pub(super) use before::stopped_or_idle;
 pub(super) use late::deadline_ignored;
 
 use super::{CROWD, Finding, SETTLED_US, Severity, ShareOf, count, diag, share, sockets::peer_of, time, total};
 use crate::{
     Observation,
-    observation::{BlockedIn, Connection, Cpu, Side, TcpSocket, Thread},
+    observation::{BlockedIn, Connection, Cpu, Side, TcpSocket, Thread, WaitsFor},
 };
 
 /// The share of a process's calls that must fail before single failures are more than noise.
 const WORTH: f64 = 0.1;
+
+/// POLLIN.
+const READABLE: u32 = 1;
 
 /// A connection that does not get on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -128,8 +132,9 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         let of_group = total(group.iter().map(|trouble| trouble.stalled_us));
         let number = group.len() as u64;
         let mut meant = group.iter().map(|trouble| trouble.meant).min().unwrap_or(Meant::No);
-        // A crowd that waits for one peer is no chance, unless each has asked for that.
-        if callers(seen) > 0 || (number >= CROWD && meant < Meant::Asked) {
+        // A crowd that waits for one peer is no chance, unless each has asked for that. What may ask for nothing holds up
+        // nobody, however many there are of it.
+        if meant != Meant::Unseen && (callers(seen) > 0 || number >= CROWD && meant < Meant::Asked) {
             meant = Meant::No;
         }
         let Some(worst) = group.into_iter().next() else { continue };
@@ -218,19 +223,24 @@ impl Finding {
         self.advisory = true;
         self.verdict.confidence = Confidence::Low;
         let why = match meant {
-            Meant::Asked => "the request itself asks to wait",
+            Meant::Asked => "no caller of this process waits, and the request itself asks to wait",
             Meant::Unseen => "what was sent may ask for nothing",
-            Meant::Perhaps | Meant::No => "the peer has answered before",
+            Meant::Perhaps | Meant::No => "no caller of this process waits, and the peer has answered before",
         };
-        self.verdict
-            .evidence
-            .push(diag(format!("nothing shows that anybody is held up: no caller of this process waits, and {why}")));
+        let fix = match meant {
+            Meant::Unseen => {
+                "Logs and metrics are sent like this, without an answer, and are well. If somebody does wait for an answer on \
+                 this connection, look at the server."
+            }
+            _ => {
+                "A subscriber, a long poll and a worker that waits for its next job look like this and are well. If somebody \
+                 does wait for this answer, look at the server."
+            }
+        };
+        self.verdict.evidence.push(diag(format!("nothing shows that anybody is held up by it: {why}")));
         self.verdict.rejected.clear();
-        self.fix(
-            "A subscriber, a long poll and a worker that waits for its next job look like this and are well. If somebody does \
-             wait for this answer, look at the server.",
-        )
-        .rejected(Cause::Unknown, "possible: the wait may be what the connection is for, and then no fault at all")
+        self.fix(fix)
+            .rejected(Cause::Unknown, "possible: the wait may be what the connection is for, and then no fault at all")
     }
 }
 
@@ -262,8 +272,9 @@ fn join(seen: &Observation) -> Vec<Known<'_>> {
     }
     for thread in seen.threads.iter().flat_map(|threads| &threads.threads) {
         let Some(blocked) = &thread.blocked_in else { continue };
-        // A loop that waits for many says nothing of one of them.
-        let polled = blocked.waits_for.iter().filter(|_| !blocked.call.starts_with("epoll"));
+        // A loop that waits for many says nothing of one of them; nor does who waits until he can write.
+        let polls = |member: &&WaitsFor| !blocked.call.starts_with("epoll") && member.events & READABLE != 0;
+        let polled = blocked.waits_for.iter().filter(polls);
         for cookie in polled.filter_map(|member| member.cookie).take(4).chain(blocked.cookie) {
             if let Some(known) = by_cookie.get_mut(&cookie) {
                 known.blocked = Some((thread, blocked));

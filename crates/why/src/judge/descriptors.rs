@@ -1,11 +1,14 @@
 //! Descriptors that run out.
 
-use overdue_core::{Cause, Confidence, Evidence};
+use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
-use super::{Finding, NEAR_LIMIT, Severity, ShareOf, bpf, count, place, proc, share, time, total};
+use super::{
+    ALWAYS, FAR, Finding, NEAR_LIMIT, SETTLED_US, Severity, ShareOf, bpf, count, per_second, place, proc, share, time,
+    total,
+};
 use crate::{
     Observation,
-    observation::{Call, Fds, Reading},
+    observation::{Call, FdKind, Fds, PeerFds, Reading, TcpSocket},
 };
 
 const EMFILE: i32 = 24;
@@ -56,6 +59,11 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         return vec![not_load(finding, fds)];
     }
 
+    if refused.is_none()
+        && let Some(far) = growth.as_ref().and_then(|growth| far(seen, fds, growth))
+    {
+        return vec![far.share(ShareOf::Limit, part)];
+    }
     if is_full && fds.soft_limit > 0 {
         return vec![full(seen, fds, refused, part)];
     }
@@ -74,6 +82,89 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         })
         .into_iter()
         .collect()
+}
+
+/// It grows and has a long way to go: a remark, for what fills for a while looks the same. Of what more callers would
+/// bring it is never said: accepted connections, and connections to others that are in use.
+fn far(seen: &Observation, fds: &Fds, growth: &Growth) -> Option<Finding> {
+    let full_in_us = growth.full_in_us.filter(|us| u128::from(*us) <= FAR.1.as_micros())?;
+    if growth.falls > 0 || growth.grown < FAR.0 {
+        return None;
+    }
+    let top = fds.by_kind.iter().max_by_key(|kind| grown(kind)).filter(|kind| is_most(grown(kind), growth.grown))?;
+    let what = match top.kind.as_str() {
+        "tcp" => format!("connections to {}", left_idle(seen, fds, grown(top))?),
+        "unix" | "udp" | "socket" => return None,
+        kind => kind_text(kind, top.example.as_deref()),
+    };
+    // From many places at once it is the program's work that grows.
+    let opened = total(fds.openers.iter().flatten().map(|opener| opener.still_open));
+    let place = fds.openers.as_ref().map(|openers| {
+        openers.iter().map(|opener| opener.still_open).max().is_some_and(|most| most > 0 && is_most(most, opened))
+    });
+    if place == Some(false) {
+        return None;
+    }
+    let finding = Finding::new(
+        Cause::FdLeak,
+        Severity::Wasting,
+        if place == Some(true) { Confidence::Medium } else { Confidence::Low },
+        format!(
+            "open descriptors grow steadily and none is closed: {:.1} more a second, all or nearly all of them {what}; at that \
+             rate the limit of {} is reached in {}",
+            per_second(growth.grown, growth.took_us),
+            fds.soft_limit,
+            time(full_in_us),
+        ),
+    )
+    .because(
+        proc(format!(
+            "{} more in {}, {} of {} looks saw more than the look before, none saw less",
+            growth.grown,
+            time(growth.took_us),
+            growth.rises,
+            growth.steps
+        ))
+        .with("grown", growth.grown)
+        .with("soft_limit", fds.soft_limit)
+        .with("full_in_us", full_in_us),
+    )
+    .and(by_kind(fds))
+    .and(openers(fds))
+    .rejected(
+        Cause::FdExhausted,
+        "possible: a cache or a pool that fills looks like this for a while; it stops, a leak does not: look again later",
+    );
+    Some(Finding { advisory: true, ..finding })
+}
+
+/// The peer to which connections become more while so many to it lie idle: a pool would use these first.
+fn left_idle(seen: &Observation, fds: &Fds, grown: u64) -> Option<String> {
+    let more = |peer: &PeerFds| peer.last.saturating_sub(peer.first);
+    let top = fds.by_peer.iter().max_by_key(|peer| more(peer)).filter(|peer| is_most(more(peer), grown))?;
+    let own = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let settled = own.filter(|socket| {
+        let to_it = !socket.inbound && socket.state == TcpState::Established && socket.remote.to_string() == top.peer;
+        // One that was used a moment ago says nothing yet.
+        to_it && socket.last.is_some_and(|tcp| u64::from(tcp.last_data_sent_ms) * 1_000 >= SETTLED_US)
+    });
+    let is_idle = |socket: &&TcpSocket| {
+        let tcp = socket.last.unwrap_or_default();
+        tcp.bytes_received.is_some_and(|bytes| bytes > 0)
+            && tcp.last_data_recv_ms <= tcp.last_data_sent_ms
+            && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US
+    };
+    let (idle, busy): (Vec<_>, Vec<_>) = settled.partition(is_idle);
+    (busy.is_empty() && idle.len() as u64 >= grown / 2).then(|| top.peer.clone())
+}
+
+fn grown(kind: &FdKind) -> u64 {
+    kind.last.saturating_sub(kind.first)
+}
+
+/// Nearly all of it.
+fn is_most(part: u64, whole: u64) -> bool {
+    share(part, whole) >= ALWAYS
 }
 
 /// It is at its limit and cannot grow any more: is it a leak that has come to its end, or load?
@@ -153,8 +244,7 @@ fn not_load(finding: Finding, fds: &Fds) -> Finding {
 
 /// What grew most.
 fn grower(fds: &Fds) -> Option<String> {
-    let grown = |kind: &&crate::observation::FdKind| kind.last.saturating_sub(kind.first);
-    let top = fds.by_kind.iter().max_by_key(grown).filter(|kind| grown(kind) > 0)?;
+    let top = fds.by_kind.iter().max_by_key(|kind| grown(kind)).filter(|kind| grown(kind) > 0)?;
     Some(kind_text(&top.kind, top.example.as_deref()))
 }
 
@@ -204,8 +294,11 @@ fn refusals(seen: &Observation) -> Option<Evidence> {
 
 /// A number that rises all the time.
 struct Growth {
+    grown: u64,
+    took_us: u64,
     steps: usize,
     rises: usize,
+    falls: usize,
     full_in_us: Option<u64>,
 }
 
@@ -236,13 +329,14 @@ impl Growth {
         let steps = readings.len() - 1;
         let pairs = || readings.windows(2).filter_map(|pair| Some((pair.first()?.value, pair.last()?.value)));
         let rises = pairs().filter(|(before, after)| after > before).count();
+        let falls = pairs().filter(|(before, after)| after < before).count();
         // What falls back is in use, not leaked.
         if pairs().any(|(before, after)| before.saturating_sub(after).saturating_mul(4) > grown) {
             return None;
         }
         let room = limit.saturating_sub(last.value);
         let full_in_us = u64::try_from(u128::from(room) * u128::from(took) / u128::from(grown)).ok();
-        Some(Self { steps, rises, full_in_us })
+        Some(Self { grown, took_us: took, steps, rises, falls, full_in_us })
     }
 
     fn confidence(&self) -> Confidence {

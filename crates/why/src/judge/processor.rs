@@ -73,10 +73,16 @@ pub(super) fn throttled(seen: &Observation) -> Vec<Finding> {
             Severity::Waiting,
             Confidence::Medium,
             format!(
-                "it was ready to run and had no processor for {} of {} in which it ran {}: others use the processors",
+                "other processes use the processors{}: it was ready to run and had none for {}, all threads together, while \
+                 it ran {} in {}",
+                match &cpu.throttling {
+                    Some(quota) if quota.throttled_periods == 0 => ", and no quota holds it back",
+                    Some(_) => ", and a quota hardly holds it back",
+                    None => "",
+                },
                 time(waited),
+                time(used),
                 time(seen.window_us),
-                time(used)
             ),
         )
         .because(

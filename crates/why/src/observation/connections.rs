@@ -208,6 +208,13 @@ pub struct TlsHandshake {
     pub alert_hidden: bool,
     /// What answered a `ClientHello` was no TLS: its first bytes, printable.
     pub not_tls: Option<String>,
+    /// The last of the first data that the client sent, where nothing came after it: inferred from the lengths of
+    /// records, for over TLS 1.3 session tickets look like data.
+    #[serde(default)]
+    pub unanswered: Option<Moment>,
+    /// Bytes of that data.
+    #[serde(default)]
+    pub asked_bytes: u64,
 }
 
 /// An HTTP/1 exchange, by its heads. No header but those that carry deadlines is kept.
@@ -229,6 +236,12 @@ pub struct HttpHead {
     /// there are and the connection was watched from its beginning.
     #[serde(default)]
     pub missing_bytes: Option<u64>,
+    /// Of a response that the process reads: bytes of its head, all of it or as many as came.
+    #[serde(default)]
+    pub head_bytes: Option<u64>,
+    /// The same: bytes of its body that had come at the end, the frames of chunks included.
+    #[serde(default)]
+    pub body_bytes: Option<u64>,
     /// The request itself says that the answer may wait for something to happen: a long poll.
     #[serde(default)]
     pub asks_to_wait: bool,

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Who was watched.
@@ -17,6 +19,9 @@ pub struct Process {
     pub age_us: Option<u64>,
     /// When it ended, where that was seen.
     pub ended_at_us: Option<u64>,
+    /// How it ended, where that was told.
+    #[serde(default)]
+    pub ended: Option<Ending>,
     /// When it became another program by `execve`, where that was seen.
     pub exec_at_us: Option<u64>,
     /// Its children when the watch ended: what they do is not part of this observation.
@@ -32,6 +37,57 @@ pub struct Process {
     pub stopped: bool,
 }
 
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "how")]
+pub enum Ending {
+    /// By itself.
+    Exited {
+        /// What it said to its parent; 0 is well.
+        code: i32,
+    },
+    /// By a signal.
+    Killed {
+        /// Its number.
+        signal: i32,
+        /// Whether its memory was saved.
+        core: bool,
+    },
+}
+
+/// For a reader: "exited with code 1", "was killed by SIGSEGV (11), and left a core".
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exited { code } => write!(f, "exited with code {code}"),
+            Self::Killed { signal, core } => {
+                let name = match signal {
+                    1 => "SIGHUP",
+                    2 => "SIGINT",
+                    3 => "SIGQUIT",
+                    4 => "SIGILL",
+                    5 => "SIGTRAP",
+                    6 => "SIGABRT",
+                    7 => "SIGBUS",
+                    8 => "SIGFPE",
+                    9 => "SIGKILL",
+                    10 => "SIGUSR1",
+                    11 => "SIGSEGV",
+                    12 => "SIGUSR2",
+                    13 => "SIGPIPE",
+                    14 => "SIGALRM",
+                    15 => "SIGTERM",
+                    24 => "SIGXCPU",
+                    25 => "SIGXFSZ",
+                    31 => "SIGSYS",
+                    _ => "signal",
+                };
+                write!(f, "was killed by {name} ({signal}){}", if core { ", and left a core" } else { "" })
+            }
+        }
+    }
+}
+
 /// A child, as it is seen without watching it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Child {
@@ -39,7 +95,7 @@ pub struct Child {
     pub pid: u32,
     /// Its name.
     pub name: String,
-    /// Processor time during the watch.
+    /// Processor time in the window.
     pub cpu_us: u64,
     /// Its sockets at the end, where they may be counted.
     pub sockets: Option<u64>,

@@ -92,6 +92,9 @@ pub struct BlockedIn {
     /// so a read from a socket has `None`. A futex's limit counts from when the watch first saw the wait.
     #[serde(default, with = "timeout")]
     pub timeout_us: Option<Option<u64>>,
+    /// Of a mutex of the GNU C library that it waits for: the thread that held it at the end, by the mutex itself.
+    #[serde(default)]
+    pub held_by: Option<u32>,
 }
 
 /// A descriptor that a thread waits for together with others.

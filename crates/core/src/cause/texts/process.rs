@@ -364,7 +364,8 @@ pub(in crate::cause) static WAIT_UNLIMITED: Entry = Entry {
     title: "A wait without any limit",
     meaning: "A thread or task is blocked in a read, connect or poll, and no timer is armed for it. If the peer \
               stays silent, a read never ends; a connect is ended by the kernel after about two minutes. It is an \
-              advice while all goes well, and the verdict when the stalled time is spent there.",
+              advice while all goes well, and the verdict when the stalled time is spent there. Or threads wait for \
+              locks that they hold for each other (a deadlock): nothing ever ends that.",
     look_alikes: "An idle worker or an event loop without work waits without limit too, rightly: it waits for \
                   work, not for an answer. Limits that are kept elsewhere: SO_RCVTIMEO, a watchdog thread, a \
                   timer in the runtime. `no-keepalive`: the same socket, seen from the connection.",
@@ -383,6 +384,8 @@ pub(in crate::cause) static WAIT_UNLIMITED: Entry = Entry {
          limit.",
         "Set a limit for the whole operation as well: a peer that sends a byte now and then never trips a limit \
          of one read.",
+        "A deadlock: take locks in the same order everywhere, or hold one at a time. Until then a restart is all \
+         that helps.",
     ],
 };
 

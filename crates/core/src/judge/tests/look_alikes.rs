@@ -310,6 +310,17 @@ fn a_closed_window_whose_probes_are_not_answered_is_a_lost_path() {
     assert_eq!(found(&probes(2)), (Cause::PathLost, Medium));
 }
 
+/// What is said against a lost path agrees with the evidence beside it.
+#[test]
+fn a_closed_window_is_told_from_a_lost_path_by_what_was_seen() {
+    let why = |facts: &CallFacts| judge(facts).verdicts[0].rejected[0].why.clone();
+    assert!(why(&closed_window(sending().other_end(70_000, 0))).contains("the other end is on this host"));
+    let probed = closed_window(sending()).socket(|_, tcp| (tcp.probes, tcp.last_ack_recv_ms) = (1, 900));
+    assert!(why(&probed).contains("900ms ago; only a probe is unanswered"), "{}", why(&probed));
+    let acked = closed_window(sending()).socket(|_, tcp| (tcp.probes, tcp.last_ack_recv_ms) = (0, 900));
+    assert!(why(&acked).contains("answers, last 900ms ago"), "{}", why(&acked));
+}
+
 #[test]
 fn before_linux_5_4_probes_alone_show_a_closed_window() {
     let old = |probes, unacked| {

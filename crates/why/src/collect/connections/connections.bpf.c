@@ -217,10 +217,10 @@ static __always_inline int transferred(struct sock *sk, int result, u32 way, u32
 		c->turn = way;
 		/* Another answer. */
 		if (way == READ)
-			c->flags &= ~CHUNKED;
+			c->flags &= ~(CHUNKED | HEAD_OPEN);
 	}
 	/* Most of the time there is nothing to look at. */
-	if (!(c->flags & DECIDED) || (c->flags & LOOKED_AT && (!here->pieces || (c->flags & (TLS | HTTP2) && here->pieces < HANDSHAKE_PIECES))) ||
+	if (!(c->flags & DECIDED) || (way == READ && c->flags & HEAD_OPEN) || (c->flags & LOOKED_AT && (!here->pieces || (c->flags & (TLS | HTTP2) && here->pieces < HANDSHAKE_PIECES))) ||
 	    (new_turn && !(c->flags & (TLS | HTTP2)) && (c->flags & ANSWER_WANTED || now - here->looked_at >= 100000000)))
 		look(sk, c, all,
 		     &(struct transfer){ .now = now, .way = way, .length = result, .tid = tid, .new_turn = new_turn });

@@ -5,6 +5,9 @@
 /* A handshake takes so many reads at most: OpenSSL takes two for each record, and there are seven or eight. */
 #define HANDSHAKE_PIECES 24
 
+/* So many reads of one head are looked at: some read byte by byte. */
+#define HEAD_READS 8
+
 /* Of the process's view: what it reads, what it writes. */
 enum { READ = 0, WRITE = 1, NEITHER = 2 };
 
@@ -24,6 +27,7 @@ enum {
 	BY_US = 1 << 12,	/* the process ended it */
 	HTTP2 = 1 << 13,	/* they are the preface of HTTP/2 */
 	CHUNKED = 1 << 14,	/* the answer that is being read comes in chunks: its last bytes are kept */
+	HEAD_OPEN = 1 << 15,	/* the head of the answer that is being read has not ended: more of it is looked at */
 };
 
 /* One direction. All times are of the monotonic clock, in nanoseconds; 0 is never. */
@@ -68,6 +72,10 @@ struct connection {
 	u64 totals[2];
 	u64 totals_before[2];
 	u64 silent[2];
+	/* The head of the answer that is being read: the last eight bytes that were searched, and in how many reads. */
+	u64 searched;
+	u32 head_reads;
+	u32 unused;
 };
 
 struct budget {

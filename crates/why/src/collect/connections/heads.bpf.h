@@ -191,6 +191,7 @@ struct search {
 	struct head *head;
 	u64 last;	/* the last eight bytes */
 	bool chunked;
+	bool ended;
 };
 
 static long search_byte(u32 at, struct search *search)
@@ -199,25 +200,68 @@ static long search_byte(u32 at, struct search *search)
 		return 1;
 	search->last = search->last >> 8 | (u64)search->head->bytes[at] << 56;
 	/* "chunked\r" */
-	search->chunked = search->last == 0x0d64656b6e756863;
-	/* Found, or at the end of the head. */
-	return search->chunked || search->last >> 32 == 0x0a0d0a0d;
+	if (search->last == 0x0d64656b6e756863)
+		search->chunked = true;
+	search->ended = search->last >> 32 == 0x0a0d0a0d;
+	return search->ended;
 }
 
-/* Whether the head of an answer says that its body comes in chunks. What is behind the first 512 bytes is not seen. */
-__noinline bool says_chunked(u64 base, u64 length)
+/* Goes on through a head: whether it says that a body comes in chunks, and where it ends. What is behind the first 512
+ * bytes of a span is not seen. Not static, so it is verified once, and returns something, as such functions must. */
+__noinline bool search_span(struct connection *c, u64 base, u64 length)
 {
 	u32 zero = 0, size = length < sizeof(struct head) ? length : sizeof(struct head);
 	struct search search = { .head = bpf_map_lookup_elem(&heads, &zero) };
 
-	if (!search.head || !size ||
-	    bpf_probe_read_user(search.head->bytes, ((size - 1) & (sizeof(struct head) - 1)) + 1, (void *)base))
-		return false;
-	if (search.head->bytes[0] != 'H' || search.head->bytes[1] != 'T' || search.head->bytes[2] != 'T' ||
-	    search.head->bytes[3] != 'P')
-		return false;
+	if (!c || !size)
+		return true;
+	if (!search.head ||
+	    bpf_probe_read_user(search.head->bytes, ((size - 1) & (sizeof(struct head) - 1)) + 1, (void *)base)) {
+		c->flags &= ~HEAD_OPEN;
+		return true;
+	}
+	/* Nothing of it was searched yet: it begins as an answer does, as far as it is here. */
+	if (!c->searched &&
+	    (search.head->bytes[0] != 'H' || (size > 1 && search.head->bytes[1] != 'T') ||
+	     (size > 2 && search.head->bytes[2] != 'T') || (size > 3 && search.head->bytes[3] != 'P'))) {
+		c->flags &= ~HEAD_OPEN;
+		return true;
+	}
+	search.last = c->searched;
 	bpf_loop(size, search_byte, &search, 0);
-	return search.chunked;
+	c->searched = search.last;
+	if (search.chunked) {
+		c->flags |= CHUNKED;
+		__builtin_memset(c->tail, 0, sizeof(c->tail));
+	}
+	if (search.ended || length > size)
+		c->flags &= ~HEAD_OPEN;
+	return true;
+}
+
+/* The same with what was just read, span by span. */
+__noinline bool search_head(struct connection *c, struct places *places, u64 left)
+{
+	if (!c || !places)
+		return true;
+	if (!places->iov) {
+		search_span(c, places->one.base, left < places->one.length ? left : places->one.length);
+		left = 0;
+	}
+	for (int i = 0; i < 4 && i < places->iov_count && left && c->flags & HEAD_OPEN; i++) {
+		struct user_iovec span;
+		u64 length;
+
+		if (bpf_probe_read_user(&span, sizeof(span), (void *)(places->iov + i * sizeof(span))))
+			break;
+		length = left < span.length ? left : span.length;
+		search_span(c, span.base, length);
+		left -= length;
+	}
+	c->head_reads++;
+	if (left || c->head_reads >= HEAD_READS)
+		c->flags &= ~HEAD_OPEN;
+	return true;
 }
 
 /* Adds the last bytes of a span of what was just read. */
@@ -292,7 +336,9 @@ static __noinline void look(struct sock *sk, struct connection *c, struct shared
 		else
 			count(all->unseen);
 	}
-	if (c->flags & LOOKED_AT && !w->pieces) {
+	if (t->way == READ && c->flags & HEAD_OPEN) {
+		/* More of a head. */
+	} else if (c->flags & LOOKED_AT && !w->pieces) {
 		/* The first in this direction. */
 	} else if (c->flags & LOOKED_AT && c->flags & (TLS | HTTP2) && w->pieces < HANDSHAKE_PIECES) {
 		/* More of the handshake; further frames. */
@@ -329,16 +375,14 @@ static __noinline void look(struct sock *sk, struct connection *c, struct shared
 		else if (first[0] == 'P' && first[1] == 'R' && first[2] == 'I' && first[3] == ' ')
 			c->flags |= HTTP2;
 	}
-	if (t->way == READ && c->flags & OPENED && t->new_turn && !(c->flags & (TLS | HTTP2))) {
-		u64 base = places.one.base, length = t->length;
-		struct user_iovec span = {};
-
-		if (places.iov && !bpf_probe_read_user(&span, sizeof(span), (void *)places.iov)) {
-			base = span.base;
-			length = length < span.length ? length : span.length;
+	if (t->way == READ && c->flags & OPENED && !(c->flags & (TLS | HTTP2))) {
+		if (t->new_turn) {
+			c->flags |= HEAD_OPEN;
+			c->searched = 0;
+			c->head_reads = 0;
 		}
-		if (says_chunked(base, length))
-			c->flags |= CHUNKED;
+		if (c->flags & HEAD_OPEN)
+			search_head(c, &places, t->length);
 	}
 	/* The name asked for may come behind more than a thousand bytes of keys. */
 	if (c->flags & TLS && w->pieces <= 3)

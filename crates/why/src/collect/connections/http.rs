@@ -82,17 +82,16 @@ pub(crate) fn has_no_body(request: &Request, status: u16) -> bool {
     request.line.starts_with("HEAD ") || matches!(status, 204 | 304)
 }
 
-/// Whether the end of a head is here.
-pub(crate) fn has_end(bytes: &[u8]) -> bool {
-    let mut rest = Some(bytes);
-    while let Some(bytes) = rest {
-        let (line, more) = split_line(bytes);
-        if line.is_empty() && more.is_some() {
-            return true;
+/// How many bytes a head has, where its end is here.
+pub(crate) fn length(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes;
+    loop {
+        let (line, more) = split_line(rest);
+        rest = more?;
+        if line.is_empty() {
+            return Some(bytes.len() - rest.len());
         }
-        rest = more;
     }
-    false
 }
 
 /// What a server answers instead of HTTP/1, printable; `None` where it may be HTTP/1.
@@ -102,22 +101,20 @@ pub(crate) fn not_http(bytes: &[u8]) -> Option<String> {
     (!same && !bytes.is_empty()).then(|| bytes.get(..SHOWN_MAX).unwrap_or(bytes).escape_ascii().to_string())
 }
 
-/// How many bytes a response has, head included, where its head is whole and says so.
-pub(crate) fn whole(bytes: &[u8]) -> Option<u64> {
-    let mut at = 0;
+/// How many bytes the body of a response has, where its head, which is whole, says so.
+pub(crate) fn body_length(head: &[u8]) -> Option<u64> {
     let mut length = None;
-    loop {
-        let (line, rest) = split_line(bytes.get(at..)?);
-        at = bytes.len() - rest?.len();
-        if line.is_empty() {
-            return length.and_then(|length: u64| length.checked_add(at as u64));
-        }
+    let mut rest = Some(head);
+    while let Some(bytes) = rest {
+        let (line, more) = split_line(bytes);
+        rest = more;
         let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
         let (name, value) = line.split_at(colon);
         if name.eq_ignore_ascii_case(b"content-length") {
             length = Some(number(value.get(1..)?.trim_ascii())?);
         }
     }
+    length
 }
 
 impl Request {
@@ -275,19 +272,18 @@ mod tests {
     #[test]
     fn a_response_says_how_long_it_is() {
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nhello";
-        assert_eq!(whole(head), Some(39 + 20));
-        assert_eq!(whole(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n"), None);
-        assert_eq!(whole(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), None);
-        assert_eq!(whole(b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"), None);
-        assert_eq!(whole(b""), None);
+        assert_eq!((length(head), body_length(&head[..39])), (Some(39), Some(20)));
+        assert_eq!(body_length(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), None);
+        assert_eq!(body_length(b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"), None);
+        assert_eq!(body_length(b""), None);
     }
 
     #[test]
     fn heads_and_what_is_none() {
-        assert!(has_end(b"HTTP/1.1 200 OK\r\n\r\nbody") && has_end(b"HTTP/1.1 200 OK\n\n"));
+        assert_eq!((length(b"HTTP/1.1 200 OK\r\n\r\nbody"), length(b"HTTP/1.1 200 OK\n\n")), (Some(19), Some(17)));
         for open in [&b"HTTP/1.1 200 OK\r\n"[..], b"HTTP/1.1 200 OK\r\ncontent-type: te", b"HTTP/1.1 200 OK\r\n\r", b""]
         {
-            assert!(!has_end(open), "{}", open.escape_ascii());
+            assert_eq!(length(open), None, "{}", open.escape_ascii());
         }
         assert_eq!(not_http(b"HELLO/1.1 two\r\n").as_deref(), Some("HELLO/1.1 two\\r\\n"));
         assert_eq!((not_http(b"HTTP/1.0 200"), not_http(b"HT"), not_http(b"")), (None, None, None));

@@ -23,6 +23,8 @@ use crate::observation::{
 
 /// Connections in the observation.
 const KEPT: usize = 512;
+/// What is kept of the head of a response, which may come in several reads.
+const HEAD_MAX: usize = 4096;
 /// Connections whose heads are followed at a time; the kernel's half begins with a few hundred a second.
 const FOLLOWED_MAX: usize = 8192;
 /// Those that ended, before the less remarkable half is forgotten.
@@ -94,6 +96,11 @@ struct Exchange {
 /// What the first bytes of a response say, by places among all bytes of its direction.
 #[derive(Clone, Debug, Default)]
 struct Response {
+    /// Its head, as much of it as has come.
+    head: Vec<u8>,
+    begins_at: u64,
+    /// Where its body begins.
+    body_at: Option<u64>,
     /// Where it ends.
     ends_at: Option<u64>,
     /// How far it was seen, where that is not the end of its head.
@@ -102,12 +109,29 @@ struct Response {
 }
 
 impl Response {
-    fn read(bytes: &[u8], offset: u64) -> Self {
-        Self {
-            ends_at: http::whole(bytes).and_then(|length| length.checked_add(offset)),
-            open_at: (!http::has_end(bytes)).then(|| offset.saturating_add(bytes.len() as u64)),
-            not_http: None,
+    /// Takes the bytes at that place: more of a head that is open there, or the beginning of another.
+    fn take(&mut self, bytes: &[u8], offset: u64) {
+        if self.open_at != Some(offset) {
+            *self = Self { begins_at: offset, ..Self::default() };
         }
+        let room = HEAD_MAX.saturating_sub(self.head.len());
+        self.head.extend(bytes.iter().take(room));
+        match http::length(&self.head) {
+            Some(length) => {
+                self.head.truncate(length);
+                let body_at = self.begins_at.saturating_add(length as u64);
+                self.body_at = Some(body_at);
+                self.ends_at = http::body_length(&self.head).and_then(|length| body_at.checked_add(length));
+                self.open_at = None;
+            }
+            None => self.open_at = offset.checked_add(bytes.len() as u64),
+        }
+    }
+
+    fn read(bytes: &[u8], offset: u64) -> Self {
+        let mut response = Self::default();
+        response.take(bytes, offset);
+        response
     }
 }
 
@@ -118,6 +142,31 @@ struct Early {
     status: u16,
     at: u64,
     response: Response,
+}
+
+impl Early {
+    /// Whether these bytes are more of its head.
+    fn continues(&self, piece: &Piece<'_>) -> bool {
+        self.way == piece.way && self.response.open_at == Some(piece.offset)
+    }
+}
+
+impl Exchange {
+    /// Whether these bytes are more of the head of its response.
+    fn continues(&self, piece: &Piece<'_>) -> bool {
+        self.way != Some(piece.way) && self.response.open_at == Some(piece.offset)
+    }
+
+    /// The head of its response, or a part of it.
+    fn take(&mut self, piece: &Piece<'_>) {
+        self.response.take(piece.bytes, piece.offset);
+        if self.status.is_none()
+            && let Some(status) = http::status(&self.response.head)
+        {
+            self.status = Some(status);
+            self.answered = Some(piece.at);
+        }
+    }
 }
 
 /// How much earlier: one thread's way from the end of a write to the event of it.
@@ -313,6 +362,10 @@ impl Heads {
             let mut frames = http2::Frames::default();
             frames.feed(0, bytes);
             self.frames = Some(frames);
+        } else if let Some(early) = self.early.as_mut().filter(|early| early.continues(piece)) {
+            early.response.take(bytes, piece.offset);
+        } else if let Some(exchange) = self.http.as_mut().filter(|exchange| exchange.continues(piece)) {
+            exchange.take(piece);
         } else if let Some(request) = http::request(bytes) {
             let way = Some(piece.way);
             let mut exchange = Exchange { request, way, requested: piece.at, ..Exchange::default() };
@@ -342,12 +395,10 @@ impl Heads {
             && exchange.way != Some(piece.way)
             && exchange.status.is_none()
         {
-            if let Some(status) = http::status(bytes) {
-                exchange.status = Some(status);
-                exchange.answered = Some(piece.at);
-                exchange.response = Response::read(bytes, piece.offset);
-            } else if from_start {
-                exchange.response.not_http = http::not_http(bytes);
+            match http::not_http(bytes) {
+                None => exchange.take(piece),
+                Some(other) if from_start => exchange.response.not_http = Some(other),
+                Some(_) => {}
             }
         }
     }
@@ -424,7 +475,7 @@ fn connection(
         heads_hidden: raw.has(BLIND),
         resolved: resolved(raw, epoch, dns),
         http2: heads.http2,
-        tls: heads.tls.as_deref().map(|tls| tls_seen(tls, epoch)),
+        tls: heads.tls.as_deref().map(|tls| tls_seen(tls, raw, epoch)),
         redis: heads.redis.clone(),
         goaway: heads.frames.as_ref().and_then(|frames| frames.goaway),
         http: heads.http.as_deref().map(|exchange| http_seen(exchange, raw, epoch)),
@@ -435,6 +486,10 @@ fn http_seen(exchange: &Exchange, raw: &RawConnection, epoch: Epoch) -> HttpHead
     let response = &exchange.response;
     let is_ours = exchange.way == Some(Way::Write);
     let has_body = exchange.status.is_some_and(|status| !http::has_no_body(&exchange.request, status));
+    let half_head = is_ours && response.open_at == Some(raw.read.bytes);
+    let body_at = response.body_at.filter(|_| is_ours && has_body);
+    let came = body_at.map(|at| raw.read.bytes.min(response.ends_at.unwrap_or(u64::MAX)).saturating_sub(at));
+    let head_end = body_at.or(response.open_at.filter(|_| half_head));
     HttpHead {
         request: exchange.request.line.clone(),
         host: exchange.request.host.clone(),
@@ -447,9 +502,13 @@ fn http_seen(exchange: &Exchange, raw: &RawConnection, epoch: Epoch) -> HttpHead
             .ends_at
             .filter(|_| raw.has(OPENED) && is_ours && has_body)
             .map(|end| end.saturating_sub(raw.read.bytes)),
-        chunks_ended: (is_ours && has_body && raw.has(CHUNKED)).then_some(raw.tail == *b"\r\n\r\n"),
+        head_bytes: head_end.map(|end| end.saturating_sub(response.begins_at)),
+        body_bytes: came.or(half_head.then_some(0)),
+        // The end of the head looks like the end of the last chunk.
+        chunks_ended: (is_ours && has_body && raw.has(CHUNKED))
+            .then_some(raw.tail == *b"\r\n\r\n" && came.is_none_or(|came| came > 0)),
         asks_to_wait: exchange.request.asks_to_wait,
-        half_head: is_ours && response.open_at == Some(raw.read.bytes),
+        half_head,
         not_http: response.not_http.clone().filter(|_| is_ours),
     }
 }
@@ -463,8 +522,9 @@ fn gaps(way: &RawWay, epoch: Epoch) -> Gaps {
     }
 }
 
-fn tls_seen(tls: &Handshake, epoch: Epoch) -> TlsHandshake {
+fn tls_seen(tls: &Handshake, raw: &RawConnection, epoch: Epoch) -> TlsHandshake {
     let hello = tls.hello();
+    let unanswered = tls.unanswered(raw.read.bytes, raw.write.bytes);
     let done = tls.done_at.and_then(|at| epoch.moment(at));
     TlsHandshake {
         client: tls.is_client(),
@@ -480,6 +540,11 @@ fn tls_seen(tls: &Handshake, epoch: Epoch) -> TlsHandshake {
         alert: tls.alert.map(|(code, way)| (code, way == Way::Read)),
         alert_hidden: tls.alert_hidden,
         not_tls: tls.not_tls.clone(),
+        unanswered: unanswered.and_then(|(at, _)| match epoch.moment(at) {
+            Some(Moment::At(at)) => Some(Moment::Inferred(at)),
+            moment => moment,
+        }),
+        asked_bytes: unanswered.map_or(0, |(_, bytes)| bytes),
     }
 }
 
@@ -639,6 +704,17 @@ mod tests {
     fn a_head_may_be_half_and_an_answer_no_http() {
         let half = exchange(&[told(Way::Write, 1_000, REQUEST), told(Way::Read, 2_000, &ANSWER[..25])]);
         assert_eq!((half.status, half.response.open_at), (Some(200), Some(25)));
+        // The rest of it, in two reads more.
+        let at = |from: usize, to: usize| Piece { offset: from as u64, ..told(Way::Read, 3_000, &ANSWER[from..to]) };
+        for cut in [3, 15, 25] {
+            let whole = exchange(&[told(Way::Write, 1_000, REQUEST), at(0, cut), at(cut, 37), at(37, ANSWER.len())]);
+            let response = &whole.response;
+            assert_eq!((whole.status, response.open_at, response.body_at), (Some(200), None, Some(38)), "{cut}");
+            assert_eq!((response.ends_at, response.head.len()), (Some(43), 38), "{cut}");
+        }
+        // A read of it was missed.
+        let missed = exchange(&[told(Way::Write, 1_000, REQUEST), at(0, 25), at(30, ANSWER.len())]);
+        assert_eq!((missed.response.open_at, missed.response.ends_at), (Some(25), None));
         let other = exchange(&[told(Way::Write, 1_000, REQUEST), told(Way::Read, 2_000, b"SSH-2.0-x\r\n")]);
         assert_eq!((other.status, other.response.not_http.as_deref()), (None, Some("SSH-2.0-x\\r\\n")));
     }

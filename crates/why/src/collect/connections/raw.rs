@@ -122,7 +122,7 @@ impl<'a> Piece<'a> {
 
 impl RawConnection {
     /// The size of `struct connection`.
-    pub(crate) const SIZE: usize = 304;
+    pub(crate) const SIZE: usize = 320;
 
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let mut from = Reader(bytes);
@@ -141,6 +141,7 @@ impl RawConnection {
         let total_read = read_total.saturating_sub(from.u64()?);
         let total_written = written_total.saturating_sub(from.u64()?);
         let (read_silent, write_silent) = (from.u64()?, from.u64()?);
+        let [_searched, _head_reads] = [from.u64()?, from.u64()?];
         Some(Self {
             cookie,
             opened,

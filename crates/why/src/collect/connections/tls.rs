@@ -10,6 +10,10 @@ const TLS_1_3: u16 = 0x0304;
 /// An encrypted alert of TLS 1.3 is so long: the alert, its type, the tag. The least that else is sent, a Finished, is
 /// longer by the length of a hash.
 const HIDDEN_ALERT: u16 = 2 + 1 + 16;
+/// Records of TLS 1.3 that may be session tickets: two of the same length, as most servers send them. One alone may as
+/// well be a short answer.
+const TICKETS: usize = 2;
+const TICKET_MAX: u16 = 1024;
 /// What is kept of the hellos of one direction.
 const HELLO_MAX: usize = 8192;
 /// The longest name (RFC 1035) and how many protocols are kept.
@@ -47,6 +51,10 @@ pub(crate) struct Handshake {
     pub(crate) alert: Option<(u8, Way)>,
     pub(crate) alert_hidden: bool,
     pub(crate) not_tls: Option<String>,
+    /// Data that the client sent first: the last of it, and how many bytes.
+    sent: Option<(u64, u64)>,
+    /// The lengths of what the server sent after that.
+    came: Vec<u16>,
 }
 
 /// The records of one direction, as far as they can be followed.
@@ -131,6 +139,7 @@ impl Handshake {
                     self.done(at, false);
                 }
             }
+            Seen::Header { kind: DATA, length } if self.done_at.is_some() => self.data(way, length, at),
             Seen::Header { kind: DATA, length } if self.answered_at.is_some() => {
                 if self.chosen == Some(TLS_1_3) {
                     // The client's first is its Finished, or the alert that ends it all.
@@ -143,10 +152,36 @@ impl Handshake {
                     }
                 } else {
                     self.done(at, true);
+                    self.data(way, length, at);
                 }
             }
             _ => {}
         }
+    }
+
+    /// A record of data, after the handshake.
+    fn data(&mut self, way: Way, length: u16, at: u64) {
+        let is_end = self.chosen == Some(TLS_1_3) && length == HIDDEN_ALERT;
+        if self.asked != Some(way) {
+            if self.sent.is_some() && self.came.len() <= TICKETS {
+                self.came.push(length);
+            }
+        } else if !is_end && (self.came.is_empty() || self.came_tickets()) {
+            let before = self.sent.map_or(0, |(_, bytes)| bytes);
+            self.sent = Some((at, before.saturating_add(length.into())));
+        }
+    }
+
+    fn came_tickets(&self) -> bool {
+        let same = matches!(*self.came.as_slice(), [first, second] if first == second && first <= TICKET_MAX);
+        same && self.chosen == Some(TLS_1_3)
+    }
+
+    /// When the client had sent its first data, and how many bytes, where nothing of the server's came after it but what
+    /// may be session tickets. `read` and `written` are all bytes that passed: what was not looked at may be an answer.
+    pub(crate) fn unanswered(&self, read: u64, written: u64) -> Option<(u64, u64)> {
+        let all_seen = self.read.reaches(read) && self.write.reaches(written);
+        self.sent.filter(|_| all_seen && (self.came.is_empty() || self.came_tickets()))
     }
 
     fn messages(&mut self, way: Way, records: &mut Records, bytes: &[u8], at: u64) {
@@ -176,6 +211,11 @@ impl Handshake {
 }
 
 impl Records {
+    /// Whether all of so many bytes are of records that were seen to begin.
+    fn reaches(&self, bytes: u64) -> bool {
+        !self.lost && bytes <= self.at.saturating_add(self.left)
+    }
+
     fn feed(&mut self, offset: u64, mut bytes: &[u8], mut see: impl FnMut(&mut Self, Seen<'_>)) {
         if self.lost || offset < self.at {
             return;
@@ -443,6 +483,45 @@ mod tests {
     }
 
     #[test]
+    fn a_request_inside_of_tls_and_what_came_after_it() {
+        let hello = client_hello();
+        let after = |version: u8, parts: &[(Way, &[u8])]| {
+            let answer = [server_hello(version), record(20, &[1]), record(23, &[9; 300])].concat();
+            let finished = [record(20, &[1]), record(if version == 4 { 23 } else { HANDSHAKE }, &[9; 53])].concat();
+            let plain = [server_hello(version), record(20, &[1]), record(HANDSHAKE, &[9; 40])].concat();
+            let answer = if version == 4 { answer } else { plain };
+            let mut all: Vec<(Way, &[u8])> = vec![(Way::Write, &hello), (Way::Read, &answer), (Way::Write, &finished)];
+            all.extend(parts);
+            let bytes = |way| all.iter().filter(|part| part.0 == way).map(|part| part.1.len() as u64).sum::<u64>();
+            feed(&all, 2048).unanswered(bytes(Way::Read), bytes(Way::Write))
+        };
+        let (request, ticket) = (record(23, &[7; 120]), record(23, &[1; 250]));
+        let (tickets, end) = (ticket.repeat(2), record(23, &[2; 19]));
+        let (sent, told) = ((Way::Write, request.as_slice()), (Way::Read, ticket.as_slice()));
+        let (both, closed) = ((Way::Read, tickets.as_slice()), (Way::Write, end.as_slice()));
+        assert_eq!(after(4, &[sent, closed]), Some((4, 120)));
+        assert_eq!(after(4, &[sent, both, closed]), Some((4, 120)));
+        assert_eq!(after(4, &[both, sent, closed]), Some((5, 120)));
+        assert_eq!(after(4, &[sent, both, sent, closed]), Some((6, 240)));
+        assert_eq!(after(3, &[sent]), Some((4, 120)));
+        // A session ticket, or an answer: nobody knows. An answer, and the last word of HTTP/2 after it. Nothing asked.
+        let other = record(23, &[1; 99]);
+        let other = (Way::Read, other.as_slice());
+        for parts in
+            [&[sent, told][..], &[sent, both, told], &[sent, told, other], &[sent, told, sent, closed], &[closed], &[]]
+        {
+            assert_eq!(after(4, parts), None, "{}", parts.len());
+        }
+        assert_eq!((after(3, &[sent, told]), after(3, &[sent, both])), (None, None));
+        // What was not looked at may be an answer.
+        let asked = feed(&[(Way::Write, &hello), (Way::Read, &server_hello(3)), sent], 2048);
+        assert_eq!(
+            (asked.unanswered(0, 0).is_some(), asked.unanswered(9_999, 0), asked.unanswered(0, 9_999)),
+            (true, None, None)
+        );
+    }
+
+    #[test]
     fn alerts_and_what_is_no_tls() {
         let hello = client_hello();
         let alert = feed(&[(Way::Write, &hello), (Way::Read, &[21, 3, 3, 0, 2]), (Way::Read, &[2, 40])], 2048);
@@ -457,6 +536,7 @@ mod tests {
             let mut handshake = Handshake::default();
             for (write, offset, bytes) in parts {
                 handshake.feed(if write { Way::Write } else { Way::Read }, offset.into(), &bytes, 1);
+                handshake.unanswered(offset.into(), u64::MAX);
                 Hello::read(&bytes);
             }
         }

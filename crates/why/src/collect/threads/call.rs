@@ -164,6 +164,29 @@ impl InCall {
     }
 }
 
+/// As much of `pthread_mutex_t` of the GNU C library as is read.
+pub(super) const MUTEX_BYTES: usize = 20;
+/// What a waiter leaves in a mutex, and waits to change: held, and somebody waits.
+const CONTENDED: u32 = 2;
+
+impl InCall {
+    /// Where the mutex is that it waits for, if it waits as the GNU C library waits for one.
+    pub(super) fn lock(&self) -> Option<u64> {
+        let waits = self.number == libc::SYS_futex && self.int(1) & !libc::FUTEX_PRIVATE_FLAG == libc::FUTEX_WAIT;
+        (waits && self.int(2).cast_unsigned() == CONTENDED).then(|| self.argument(0))
+    }
+}
+
+/// The owner of a mutex that is waited for, as its memory names it: the word that is waited for, a count, the owner, its
+/// users, its kind. A lock of another making has something else there.
+pub(super) fn mutex_owner(bytes: &[u8]) -> Option<u32> {
+    // Of the kinds all but those that the kernel passes on (robust, priority inheritance) or that change priorities.
+    const PLAIN: u32 = 3 | 128 | 256 | 512;
+    let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+    let (state, owner, users, kind) = (word(0)?, word(8)?, word(12)?, word(16)?);
+    (state == CONTENDED && owner != 0 && users != 0 && kind & !PLAIN == 0).then_some(owner)
+}
+
 /// How a futex's limit is meant, by the operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum FutexClock {
@@ -265,6 +288,29 @@ mod tests {
         assert_eq!(futex_clock(libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME), FutexClock::Realtime);
     }
 
+    #[test]
+    fn a_mutex_names_its_owner() {
+        let mutex = |words: [u32; 5]| mutex_owner(&words.map(u32::to_ne_bytes).concat());
+        assert_eq!(mutex([2, 0, 77, 1, 0]), Some(77));
+        assert_eq!(mutex([2, 1, 77, 1, 256 | 1]), Some(77));
+        // Nobody waits, nobody holds it, the kernel passes it on, another kind of lock.
+        for words in [[1, 0, 77, 1, 0], [2, 0, 0, 1, 0], [2, 0, 77, 1, 16], [2, 0, 77, 0, 0], [2, 0, 77, 1, 0xffff]] {
+            assert_eq!(mutex(words), None, "{words:?}");
+        }
+        assert_eq!(mutex_owner(&[2, 0, 0, 0]), None);
+        let call = |line: &str| match parse(&format!(
+            "{} {line} 0x0 0x0 0x0 0x7ffc4a06ab18 0x7f09731d22ad",
+            libc::SYS_futex
+        )) {
+            Some(Doing::Call(call)) => call.lock(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            (call("0x55d0 0x80 0x2"), call("0x55d0 0x80 0x1"), call("0x55d0 0x189 0x2")),
+            (Some(0x55d0), None, None)
+        );
+    }
+
     proptest! {
         #[test]
         fn garbage_is_no_call(text in "\\PC*", line in "[0-9]{1,3}( 0x[0-9a-f]{1,17}){0,9}", bytes: Vec<u8>) {
@@ -272,6 +318,7 @@ mod tests {
             if let Some(Doing::Call(call)) = parse(&line) {
                 let _ = (call.name(), call.fd());
             }
+            let _ = mutex_owner(&bytes);
             let _ = (length_us(&bytes, 0), poll_fds(&bytes), set_fds(&bytes, 7, 1));
         }
     }

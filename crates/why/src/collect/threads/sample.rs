@@ -65,6 +65,8 @@ pub(super) struct Changed {
     pub(super) switches: (u64, u64),
     pub(super) wchan: Option<String>,
     pub(super) blocked_in: Option<BlockedIn>,
+    /// Where the mutex would be that it waits for.
+    pub(super) lock: Option<u64>,
 }
 
 /// All threads at one look.
@@ -130,11 +132,12 @@ impl Reader<'_> {
             runqueue_us: None,
             runs: switches.0 + switches.1,
         });
-        let blocked_in = (self.calls && !matches!(stat.state, 'R' | 'Z')).then(|| self.blocked_in(tid)).flatten();
-        Some(Changed { counts, stat, switches, wchan, blocked_in })
+        let blocked = (self.calls && !matches!(stat.state, 'R' | 'Z')).then(|| self.blocked_in(tid)).flatten();
+        let (blocked_in, lock) = blocked.map_or((None, None), |(blocked, lock)| (Some(blocked), lock));
+        Some(Changed { counts, stat, switches, wchan, blocked_in, lock })
     }
 
-    fn blocked_in(&mut self, tid: u32) -> Option<BlockedIn> {
+    fn blocked_in(&mut self, tid: u32) -> Option<(BlockedIn, Option<u64>)> {
         let text = match self.try_text(tid, "syscall") {
             Ok(text) => text,
             Err(err) => {
@@ -154,7 +157,8 @@ impl Reader<'_> {
             .map(|(fd, events)| WaitsFor { fd, events, what: self.what(fd), cookie: None })
             .collect();
         let timeout_us = self.timeout(&call, what.as_deref());
-        Some(BlockedIn { call: call.name(), fd, what, cookie: None, waits_for, timeout_us })
+        let blocked = BlockedIn { call: call.name(), fd, what, cookie: None, waits_for, timeout_us, held_by: None };
+        Some((blocked, call.lock().filter(|_| timeout_us == Some(None))))
     }
 
     /// The descriptors that it waits for together.
@@ -231,19 +235,38 @@ impl Reader<'_> {
         what.clone()
     }
 
-    /// Memory of the process, where it may be read.
     fn memory(&self, address: u64, len: usize) -> Option<Vec<u8>> {
-        if address == 0 || len == 0 {
-            return None;
-        }
-        let file =
-            openat(self.target.folder(), self.target.shared("mem"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .ok()?;
-        let mut bytes = vec![0; len];
-        let read = pread(&file, bytes.as_mut_slice(), address).ok()?;
-        bytes.truncate(read);
-        Some(bytes)
+        memory(self.target, address, len)
     }
+}
+
+/// Memory of the process, where it may be read.
+fn memory(target: &Target, address: u64, len: usize) -> Option<Vec<u8>> {
+    if address == 0 || len == 0 {
+        return None;
+    }
+    let file = openat(target.folder(), target.shared("mem"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut bytes = vec![0; len];
+    let read = pread(&file, bytes.as_mut_slice(), address).ok()?;
+    bytes.truncate(read);
+    Some(bytes)
+}
+
+/// Who holds the locks that these threads wait for, of those that are mutexes and are held by one of these threads: pairs
+/// of who waits and who holds.
+pub(super) fn holders(target: &Target, waiting: &[(u32, u64)]) -> Vec<(u32, u32)> {
+    // A mutex names its owner as the process itself numbers its threads.
+    let own_number = |tid: u32| {
+        let status = target.read_text(&format!("task/{tid}/status"), 4096).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        numbers.split_ascii_whitespace().last()?.parse::<u32>().ok()
+    };
+    let by_own: HashMap<u32, u32> = waiting.iter().filter_map(|&(tid, _)| Some((own_number(tid)?, tid))).collect();
+    let held = |&(tid, address): &(u32, u64)| {
+        let owner = call::mutex_owner(&memory(target, address, call::MUTEX_BYTES)?)?;
+        Some((tid, *by_own.get(&owner)?))
+    };
+    waiting.iter().filter_map(held).collect()
 }
 
 #[cfg(test)]

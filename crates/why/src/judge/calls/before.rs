@@ -3,17 +3,17 @@
 use overdue_core::{LimitName, Stage, facts::TcpState};
 
 use super::{
-    Known, Meant, Trouble,
+    Known, Meant, Trouble, callers,
     facts::{facts, passed},
     owes_an_answer,
 };
 use crate::{
     Observation,
-    judge::{SETTLED_US, diag, time},
-    observation::Moment,
+    judge::{SETTLED_US, count, diag, sockets::peer_of, time},
+    observation::{Hidden, Moment, TcpSocket},
 };
 
-/// A client that has sent so much and never got a byte is not a client that waits for its first answer.
+/// Who has sent so much and never got a byte sends logs or metrics, and waits for no answer.
 const REQUEST_MAX: u64 = 64 * 1024;
 
 /// The last that passed was ours, a while ago, and has arrived.
@@ -52,9 +52,40 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
         ))
         .with("silent_us", silent_us),
     );
-    // Logs and metrics are sent without an answer, by programs that do other work, too.
-    let serves = seen.sockets.as_ref().is_none_or(|sockets| !sockets.listeners.is_empty());
-    let may_ask_nothing = calls == 0 && (serves || sent > REQUEST_MAX);
-    trouble.meant = if may_ask_nothing { Meant::Unseen } else { Meant::No };
+    // Logs and metrics are sent without an answer, and look like this. What shows that something is held up: a peer that
+    // does not even take what was sent, or a caller that waits; but a log is written for a caller, too, again and again.
+    let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
+    let wrote_on = socket.first.and_then(|tcp| tcp.bytes_acked).is_some_and(|acked| acked.saturating_sub(1) < sent);
+    let goes_one_way = received == 0 && (wrote_on || sent > REQUEST_MAX);
+    trouble.meant = if untaken || calls > 0 && !goes_one_way { Meant::No } else { Meant::Unseen };
     Some(trouble)
+}
+
+/// Connections on which an answer may have stopped half-way before the watch began, where callers wait and nothing tells
+/// why. The kernel's counters say that something was received long ago, and not whether it was all: a connection that
+/// lies idle until it is needed looks the same.
+pub(in crate::judge) fn stopped_or_idle(seen: &Observation) -> Option<Hidden> {
+    let callers = callers(seen);
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let silent_us = |socket: &TcpSocket| {
+        let tcp = socket.last.filter(|tcp| tcp.bytes_received.is_some_and(|bytes| bytes > 0))?;
+        let silent_us = u64::from(tcp.last_data_recv_ms) * 1_000;
+        let all_taken = socket.unread_bytes == 0 && socket.unsent_bytes == 0;
+        let is_ours = !socket.inbound && socket.state == TcpState::Established && all_taken;
+        let before = silent_us >= seen.window_us.max(SETTLED_US);
+        (is_ours && before && tcp.last_data_recv_ms <= tcp.last_data_sent_ms).then_some(silent_us)
+    };
+    let silent: Vec<(&TcpSocket, u64)> = sockets.filter_map(|socket| Some((socket, silent_us(socket)?))).collect();
+    let (first, us) = silent.iter().min_by_key(|(_, us)| *us).filter(|_| callers > 0)?;
+    Some(Hidden {
+        what: "whether an answer stopped half-way before the watch began".to_owned(),
+        why: format!(
+            "callers of this process wait ({callers}), and the last bytes of an answer came before that on {}, from {} {} ago: \
+             an idle connection looks the same",
+            count(silent.len() as u64, "connection"),
+            peer_of(first),
+            time(*us),
+        ),
+        how: "watch while such calls begin, for longer: --for 60s".to_owned(),
+    })
 }

@@ -28,6 +28,14 @@ impl Stages {
         self.spans.push((stage, begun, ended.max(begun)));
     }
 
+    /// Forgets what was over so long before the next began: it was not for this call, whose connection lay ready.
+    pub(super) fn without_pause(&mut self, us: u64) {
+        let paused = |pair: &[(Stage, u64, u64)]| matches!(pair, [(_, _, ended), (_, begun, _)] if begun.saturating_sub(*ended) >= us);
+        if let Some(before) = self.spans.windows(2).rposition(paused) {
+            self.spans.drain(..=before);
+        }
+    }
+
     /// From the first to the last.
     pub(super) fn life_us(&self) -> u64 {
         let begun = self.spans.first().map_or(0, |&(_, begun, _)| begun);
@@ -71,6 +79,16 @@ impl Stages {
                 ..ExchangeFacts::default()
             },
         }
+    }
+}
+
+/// Bytes that were read of the response, head included, and of its body. Where the end of its head was not seen, all
+/// bytes of the connection stand for both.
+pub(super) fn response_bytes(connection: &Connection) -> (u64, u64) {
+    let http = connection.http.as_ref();
+    match http.and_then(|http| http.head_bytes.zip(http.body_bytes)) {
+        Some((head, body)) => (head.saturating_add(body), body),
+        None => (connection.read_bytes, connection.read_bytes.max(1)),
     }
 }
 

@@ -1,19 +1,19 @@
 //! Calls that failed, and calls that their callers gave up.
 
 use overdue_core::{
-    Cause, Stage,
+    Cause, Confidence, Stage,
     facts::{Failure, H2Facts, SocketFacts},
 };
 
 use super::{
     Known, Meant, Trouble,
-    facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os, unread},
+    facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os, response_bytes, unread},
     waits::{asked, came_since, may_be_answered},
 };
 use crate::{
     Observation,
-    judge::{GIVEN_UP_US, bpf, time},
-    observation::{Call, Connection, Side},
+    judge::{GIVEN_UP_US, SETTLED_US, bpf, time},
+    observation::{Call, Connection, Side, TlsHandshake},
 };
 
 fn answered(connection: &Connection) -> bool {
@@ -86,14 +86,15 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     // its own socket, and so may one whose socket was not looked at since the FIN.
     let http = connection.http.as_ref();
     let unread = unread(known);
-    let all_read = unread == 0 && is_left_empty(known, connection);
+    let left_empty = is_left_empty(seen, known, connection);
+    let all_read = unread == 0 && left_empty;
     let due = http.is_some_and(|http| {
         let open = |requested| !may_be_answered(seen, known, requested) && !came_since(known, requested);
         http.half_head || http.answered.is_none() && http.requested.is_some_and(open)
     });
     let cut = http.is_some_and(|http| {
         !http.half_head
-            && (http.missing_bytes.is_some_and(|missing| missing > unread) && is_left_empty(known, connection)
+            && (http.missing_bytes.is_some_and(|missing| missing > unread) && left_empty
                 || http.chunks_ended == Some(false) && all_read)
     });
     // Who closes first is answered by a close.
@@ -109,8 +110,10 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     if connection.fin_received.is_some() && !closed_before && (cut || all_read && (due || in_handshake)) {
         let mut facts = facts(known, stage, life, Failure::Closed);
         if cut || http.is_some_and(|http| http.half_head) {
-            facts.exchange.body_bytes = connection.read_bytes.max(1);
-            facts.exchange.response_bytes = connection.read_bytes;
+            let (came, of_body) = response_bytes(connection);
+            (facts.exchange.response_bytes, facts.exchange.body_bytes) = (came, of_body);
+            let missing = http.and_then(|http| http.missing_bytes);
+            facts.exchange.body_expected = missing.map(|missing| of_body.saturating_add(missing));
         }
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
@@ -118,13 +121,17 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
 }
 
 /// Whether the own socket, after the peer's FIN, is known to hold no more than was seen in it.
-fn is_left_empty(known: &Known<'_>, connection: &Connection) -> bool {
+fn is_left_empty(seen: &Observation, known: &Known<'_>, connection: &Connection) -> bool {
     if connection.closed.is_some() {
         // The kernel resets a connection that is closed with bytes unread.
         return !connection.reset_sent;
     }
     let fin = connection.fin_received.and_then(at).unwrap_or(0);
-    known.socket.is_none_or(|socket| socket.last_seen_us >= fin)
+    match known.socket {
+        Some(socket) => socket.last_seen_us >= fin,
+        // Nobody has looked at it yet: on a busy machine looks are late.
+        None => seen.window_us.saturating_sub(fin) >= SETTLED_US,
+    }
 }
 
 /// What was due when the process closed the connection.
@@ -146,7 +153,8 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     // Who waits for a connection waits for its name, too; later requests wait for neither.
     let is_first = connection.turns == 0 || connection.turns == 1 && answered(connection);
     let is_in_handshake = connection.tls.as_ref().is_some_and(|tls| tls.done.is_none());
-    if (is_first || is_in_handshake)
+    let hidden = asked_in_tls(connection);
+    if (is_first || is_in_handshake || hidden.is_some())
         && let Some(opened) = connection.opened.and_then(at)
     {
         if let Some(name) = &connection.resolved {
@@ -155,27 +163,51 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         stages.add(Stage::Connect, opened, connection.established.and_then(at)?);
     }
     let due = due(seen, known, connection, &mut stages)?;
+    stages.without_pause(GIVEN_UP_US);
     let life = stages.life_us();
     if life < GIVEN_UP_US {
         return None;
     }
-    let came = connection.read_bytes.max(1);
+    let (came, of_body) = response_bytes(connection);
     let last_read = connection.last_read.and_then(at).filter(|_| !matches!(due, Due::All));
     let mut facts = stages.facts(known, given_up(life), last_read);
     let exchange = &mut facts.exchange;
-    exchange.response_bytes = if matches!(due, Due::All) { 0 } else { came };
+    exchange.response_bytes = if matches!(due, Due::All) { 0 } else { came.max(1) };
+    if let Some((tls, _)) = hidden {
+        exchange.request_bytes = tls.asked_bytes;
+    }
     if let Due::Body(missing) = due {
-        (exchange.body_bytes, exchange.body_expected) = (came, Some(came.saturating_add(missing)));
+        (exchange.body_bytes, exchange.body_expected) = (of_body, Some(of_body.saturating_add(missing)));
     }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
     // A long poll that its client ends after a while, to ask again.
     if trouble.verdict.cause == Cause::ServerSlow && matches!(due, Due::All) && asked(seen, known) {
         trouble.meant = Meant::Asked;
     }
+    if let Some((tls, _)) = hidden {
+        trouble.verdict.confidence = trouble.verdict.confidence.min(Confidence::Medium);
+        trouble.verdict.evidence.push(
+            bpf(format!(
+                "inside of TLS: {} bytes of data were sent after the handshake and none came back (inferred from the \
+                 lengths of records; two of the same length are taken for session tickets)",
+                tls.asked_bytes
+            ))
+            .with("asked_bytes", tls.asked_bytes),
+        );
+    }
     trouble.verdict.evidence.push(
         bpf(format!("the process closed the connection {} after the call began", time(life))).with("given_up_us", life),
     );
     Some(trouble)
+}
+
+/// A request that TLS hides, to which nothing came, and when it had been sent: the client has offered to speak HTTP, which
+/// has an answer to each request.
+fn asked_in_tls(connection: &Connection) -> Option<(&TlsHandshake, u64)> {
+    let tls = connection.tls.as_ref().filter(|tls| tls.client && tls.done.is_some())?;
+    let is_http = tls.alpn.iter().any(|protocol| protocol == "h2" || protocol.starts_with("http/"));
+    let refused = tls.alert.is_some_and(|(code, _)| code != CLOSE_NOTIFY) || tls.alert_hidden;
+    (is_http && !refused).then_some((tls, at(tls.unanswered?)?))
 }
 
 /// What was due, and the stages that were under way for it.
@@ -188,6 +220,11 @@ fn due(seen: &Observation, known: &Known<'_>, connection: &Connection, stages: &
         }
         stages.add(Stage::Tls, at(tls.hello?)?, closed);
         return Some(if tls.answered.is_some() { Due::Rest } else { Due::All });
+    }
+    if let Some((tls, sent)) = asked_in_tls(connection) {
+        stages.add(Stage::Tls, at(tls.hello?)?, at(tls.done?)?);
+        stages.add(Stage::Wait, sent, closed);
+        return (unread(known) == 0).then_some(Due::All);
     }
     let http = connection.http.as_ref()?;
     let requested = http.requested?;

@@ -9,7 +9,7 @@ use overdue_core::{
 
 use super::{
     Known, Meant, Trouble,
-    facts::{Stages, at, facts, given_up, passed, since, since_or_until, unread},
+    facts::{Stages, at, facts, given_up, passed, response_bytes, since, since_or_until, unread},
 };
 use crate::{
     Observation,
@@ -116,7 +116,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
     {
         let mut facts = facts(known, Stage::Wait, silent, passed(LimitName::Stage(Stage::Wait), silent));
-        facts.exchange.response_bytes = connection.read_bytes;
+        facts.exchange.response_bytes = response_bytes(connection).0;
         return Some(Trouble::of(known, &facts, silent));
     }
     // A body that is not complete, and of which nothing comes.
@@ -126,8 +126,9 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         && let Some(silent) = since_or_until(last, known, seen.window_us).filter(|us| *us >= SETTLED_US)
     {
         let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
-        facts.exchange.body_bytes = connection.read_bytes.max(1);
-        facts.exchange.response_bytes = connection.read_bytes;
+        (facts.exchange.response_bytes, facts.exchange.body_bytes) = response_bytes(connection);
+        let missing = http.and_then(|http| http.missing_bytes).unwrap_or_default();
+        facts.exchange.body_expected = Some(facts.exchange.body_bytes.saturating_add(missing));
         return Some(Trouble::of(known, &facts, silent));
     }
     if let Some(trouble) = trickle(seen, known) {
@@ -155,7 +156,12 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     let exact = exact.and_then(|connection| Some(at(connection.last_write?)? > at(connection.last_read?)?));
     let wrote_last = exact.unwrap_or(tcp.last_data_sent_ms < tcp.last_data_recv_ms);
     if received == 0 || wrote_last {
-        return waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000));
+        let waits = waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
+        // One of several that a thread polls may be there for what it sends alone: logs, metrics.
+        let many = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1;
+        let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
+        let one_way = received == 0 && many && waits.unseen && !untaken;
+        return Some(Trouble { meant: if one_way { Meant::Unseen } else { waits.meant }, ..waits });
     }
     // Without a request that was seen, silence after an answer may be a subscriber's, who waits for news.
     let silent = u64::from(tcp.last_data_recv_ms) * 1_000;
@@ -181,15 +187,15 @@ fn trickle(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
     let (answered, last) = (at(http.answered?)?, at(connection.last_read?)?);
     let took = seen.window_us.saturating_sub(answered);
-    let per_second = connection.read_bytes.saturating_mul(1_000_000).checked_div(took)?;
+    let (came, of_body) = response_bytes(connection);
+    let per_second = came.saturating_mul(1_000_000).checked_div(took)?;
     if took < SETTLED_US || per_second >= TRICKLE_PER_SECOND || !all_transfers(seen) {
         return None;
     }
     let mut stages = Stages::new();
     stages.add(Stage::Receive, answered, seen.window_us);
     let mut facts = stages.facts(known, given_up(took), Some(last));
-    facts.exchange.response_bytes = connection.read_bytes;
-    facts.exchange.body_bytes = connection.read_bytes.max(1);
+    (facts.exchange.response_bytes, facts.exchange.body_bytes) = (came, of_body);
     facts.exchange.body_expected = Some(facts.exchange.body_bytes.saturating_add(missing));
     Some(Trouble { waits: true, ..Trouble::of(known, &facts, took) })
 }

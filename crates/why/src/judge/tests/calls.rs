@@ -1,9 +1,11 @@
 //! The first table of the catalogue, as far as it is seen from outside of the caller.
 
+use overdue_core::Confidence;
+
 use super::*;
 use crate::observation::{
-    Backlog, BlockedIn, Call, DnsExchange, Gaps, HalfOpen, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
-    TlsHandshake,
+    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
+    TlsHandshake, WaitsFor,
 };
 
 fn blocked(seen: Observation, call: &str, cookie: u64, us: u64) -> Observation {
@@ -14,7 +16,7 @@ fn blocked(seen: Observation, call: &str, cookie: u64, us: u64) -> Observation {
     })
 }
 
-fn syn_sent(peer_listener: Option<Backlog>) -> TcpSocket {
+pub(super) fn syn_sent(peer_listener: Option<Backlog>) -> TcpSocket {
     TcpSocket {
         state: TcpState::SynSent,
         in_state_us: 4_000_000,
@@ -133,7 +135,20 @@ fn a_thread_that_reads_and_gets_nothing() {
     // One that has never said anything has not.
     let mut never = socket.clone();
     never.last.as_mut().unwrap().bytes_received = Some(0);
-    only(&blocked(idle().tcp([never]), "recvfrom", 9, WINDOW), Cause::ServerSlow);
+    only(&blocked(idle().tcp([never.clone()]), "recvfrom", 9, WINDOW), Cause::ServerSlow);
+    // Of several that are polled, one may be there for logs alone.
+    let mut other = never.clone();
+    (other.cookie, other.last.as_mut().unwrap().last_data_recv_ms) = (10, 1_000);
+    let polls = |members: &[(u64, u32)]| {
+        let member = |&(cookie, events)| WaitsFor { events, cookie: Some(cookie), ..WaitsFor::default() };
+        let waits_for: Vec<_> = members.iter().map(member).collect();
+        blocked(idle().tcp([never.clone(), other.clone()]), "poll", 0, WINDOW).thread(|thread| {
+            thread.blocked_in = Some(BlockedIn { call: "poll".to_owned(), waits_for, ..BlockedIn::default() });
+        })
+    };
+    only(&polls(&[(9, 1)]), Cause::ServerSlow);
+    advisory(&polls(&[(9, 1), (10, 1)]), Cause::ServerSlow);
+    advisory(&polls(&[(9, 4)]), Cause::ServerSlow);
     // Nor has one that does not read what it is asked.
     let unread = TcpSocket { peer_unread_bytes: Some(48), peer_unsent_bytes: Some(0), ..socket.clone() };
     only(&blocked(idle().tcp([unread]), "recvfrom", 9, WINDOW), Cause::ServerSlow);
@@ -332,10 +347,52 @@ fn calls_that_were_given_up() {
     nothing(&gave_up(|connection| answered(connection, 600).missing_bytes = Some(0)));
     nothing(&gave_up(|connection| answered(connection, 600).missing_bytes = None));
     nothing(&gave_up(|connection| connection.closed = Some(Moment::At(100_000))));
+    // The connection had been opened long before.
+    nothing(&gave_up(|connection| connection.http.as_mut().unwrap().requested = Some(Moment::At(800_000))));
     // One of many is no trouble of the process.
     let mut seen = gave_up(|_| {});
     seen.connections.as_mut().unwrap().opened = 5_000;
     nothing(&seen);
+}
+
+/// The same inside of TLS, where nothing but lengths is seen.
+#[test]
+fn calls_over_tls_that_were_given_up() {
+    let gave_up = |change: fn(&mut TlsHandshake)| {
+        connected(|connection| {
+            (connection.read_bytes, connection.written_bytes, connection.turns) = (4_000, 900, 2);
+            (connection.last_read, connection.last_write) = (Some(Moment::At(1_200)), Some(Moment::At(2_000_000)));
+            closed_by_us(connection, 2_000_100);
+            let mut tls = TlsHandshake {
+                client: true,
+                alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+                hello: Some(Moment::At(400)),
+                answered: Some(Moment::At(700)),
+                done: Some(Moment::Inferred(900)),
+                unanswered: Some(Moment::Inferred(1_000)),
+                asked_bytes: 120,
+                ..TlsHandshake::default()
+            };
+            change(&mut tls);
+            connection.tls = Some(tls);
+        })
+    };
+    let finding = only(&gave_up(|_| {}), Cause::ServerSlow);
+    assert_eq!(finding.verdict.stage, "wait");
+    assert!(finding.verdict.confidence <= Confidence::Medium);
+    let texts: Vec<_> = finding.verdict.evidence.iter().map(|it| it.text.as_ref()).collect();
+    assert!(texts.iter().any(|text| text.contains("inferred from the lengths")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("request: 120 bytes sent")), "{texts:?}");
+    // A protocol that may ask for nothing, an answer, a refusal, a change of mind.
+    nothing(&gave_up(|tls| tls.alpn.clear()));
+    nothing(&gave_up(|tls| tls.unanswered = None));
+    nothing(&gave_up(|tls| tls.alert = Some((48, false))));
+    nothing(&gave_up(|tls| tls.unanswered = Some(Moment::Inferred(1_990_000))));
+    // What took the time was the handshake.
+    let slow = |tls: &mut TlsHandshake| {
+        (tls.done, tls.unanswered) = (Some(Moment::Inferred(1_400_000)), Some(Moment::Inferred(1_400_100)));
+    };
+    assert_eq!(judge(&gave_up(slow)).verdicts[0].verdict.cause, Cause::TlsSlow);
 }
 
 /// A client that asks for news, ends the wait itself after a while, and asks again.
@@ -374,6 +431,44 @@ fn long_polls_that_their_client_ends() {
     only(&started, Cause::ServerSlow);
 }
 
+/// What is said of the body is of the body alone: without the head, and without earlier answers.
+#[test]
+fn bytes_of_a_body_are_counted_without_the_head() {
+    let half = |connection: &mut Connection| {
+        let http = answered(connection, 5_000);
+        (http.head_bytes, http.body_bytes, http.missing_bytes) = (Some(80), Some(1_000), Some(3_000));
+    };
+    let said = |finding: &Finding| {
+        let texts = finding.verdict.evidence.iter().map(|it| it.text.as_ref());
+        texts.chain([finding.verdict.summary.as_ref()]).collect::<Vec<_>>().join("\n")
+    };
+    let bytes = "response: 1080 bytes received, 1000 of the body of 4000";
+    let stalled = said(&only(&asked(half), Cause::BodyStalled));
+    assert!(stalled.contains(bytes) && stalled.contains("after 1000 bytes"), "{stalled}");
+    let closed = said(&only(
+        &asked(|connection| {
+            half(connection);
+            connection.fin_received = Some(Moment::At(2_000));
+        }),
+        Cause::ClosedEarly,
+    ));
+    assert!(closed.contains(bytes) && closed.contains("1000 bytes came of 4000"), "{closed}");
+    let gave_up = said(&only(
+        &asked(|connection| {
+            half(connection);
+            closed_by_us(connection, 2_000_000);
+        }),
+        Cause::BodyStalled,
+    ));
+    assert!(gave_up.contains(bytes), "{gave_up}");
+    let none = |connection: &mut Connection| {
+        let http = answered(connection, 5_080);
+        (http.head_bytes, http.body_bytes, http.missing_bytes) = (Some(80), Some(0), Some(4_000));
+    };
+    let none = said(&only(&asked(none), Cause::BodyStalled));
+    assert!(none.contains("no byte of the body after its head"), "{none}");
+}
+
 #[test]
 fn answers_that_stop_in_the_middle() {
     let half = |connection: &mut Connection| answered(connection, 38).half_head = true;
@@ -390,6 +485,8 @@ fn answers_that_stop_in_the_middle() {
         })
     };
     assert_eq!(only(&chunks(false), Cause::ClosedEarly).verdict.stage, "receive");
+    // Its socket, which may hold the rest, was not looked at yet.
+    nothing(&Observation { window_us: 300_000, ..chunks(false) });
     nothing(&chunks(true));
 }
 
@@ -656,39 +753,4 @@ fn lookups_that_were_probed() {
     let mut seen = lookup(2_000, Some(-2));
     seen.connections.as_mut().unwrap().opened = 1;
     nothing(&seen);
-}
-
-/// The call was on its way when the watch began, and its loop polls again and again, so that no thread seems to wait.
-#[test]
-fn calls_from_before_the_watch() {
-    let sent = |received: u64, change: fn(&mut TcpInfo)| {
-        let mut socket = outbound(9, "10.0.0.9:80");
-        let tcp = socket.last.as_mut().unwrap();
-        (tcp.bytes_acked, tcp.bytes_received) = (Some(81), Some(received));
-        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (31_000, 40_000);
-        change(tcp);
-        idle().tcp([socket])
-    };
-    let mut client = sent(0, |_| {});
-    client.sockets.as_mut().unwrap().listeners.clear();
-    let finding = only(&client, Cause::ServerSlow);
-    assert!(finding.verdict.evidence[0].text.starts_with("80 bytes were sent"), "{:?}", finding.verdict.evidence);
-    // A service may send its logs so. After an answer a client may have the last word.
-    let mut service = sent(0, |_| {});
-    let listener = Listener {
-        cookie: 1,
-        fd: Some(3),
-        local: "10.0.0.1:80".parse().unwrap(),
-        backlog: 128,
-        queued_max: 0,
-        queued_last: 0,
-        full_rounds: 0,
-        drops: Some(0),
-        half_open: HalfOpen::default(),
-    };
-    service.sockets.as_mut().unwrap().listeners = vec![listener];
-    advisory(&service, Cause::ServerSlow);
-    nothing(&sent(500, |_| {}));
-    nothing(&sent(0, |tcp| tcp.last_data_sent_ms = 400));
-    nothing(&sent(0, |tcp| tcp.bytes_acked = Some(1)));
 }

@@ -42,8 +42,17 @@ fn sharing_the_processors_with_the_load_is_fine() {
         let mut seen = idle().used(user_us).thread(|thread| thread.voluntary_switches = switches);
         seen.cpu.as_mut().unwrap().runqueue_us = Some(runqueue_us);
         let finding = advisory(&seen, Cause::CpuThrottled);
-        assert!(finding.verdict.summary.contains("others use the processors"), "{finding:#?}");
+        assert!(finding.verdict.summary.starts_with("other processes use the processors:"), "{finding:#?}");
     }
+}
+
+/// It computes, and shares the processors: both are worth a remark.
+#[test]
+fn a_remark_is_not_put_beneath_another() {
+    let mut seen = idle().used(2_500_000).thread(|thread| thread.voluntary_switches = 90_000);
+    seen.cpu.as_mut().unwrap().runqueue_us = Some(2_400_000);
+    advisory(&seen, Cause::CpuThrottled);
+    advisory(&seen, Cause::CpuBusy);
 }
 
 /// A remark swallows no verdict.

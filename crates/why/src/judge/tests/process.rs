@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::observation::{
-    BlockedIn, Call, DnsExchange, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, Runtime,
+    BlockedIn, Call, DnsExchange, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, PeerFds, Runtime,
     SourceHandshakes, Throttling,
 };
 
@@ -155,6 +155,71 @@ fn descriptors_that_grow_toward_the_limit() {
     let waves = [600, 640, 610, 660, 600, 650, 620, 670, 610, 640, 600, 660, 610, 650, 620, 660, 600, 650, 610, 640];
     seen.fds.as_mut().unwrap().open = readings(&waves);
     nothing(&seen);
+}
+
+/// Five more a second, and an hour until the limit.
+#[test]
+fn descriptors_that_grow_far_from_the_limit() {
+    let leaks = |change: fn(&mut Fds)| {
+        let mut seen = idle();
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open) = (20_000, rising(200, 2));
+        fds.by_kind = vec![kind("file", 150, 187), kind("tcp", 10, 11)];
+        let place = |name: &str, still_open| Opener {
+            stack: stack(&["open", name, "main"]),
+            call: "openat".to_owned(),
+            still_open,
+        };
+        fds.openers = Some(vec![place("load_template", 37), place("serve", 1)]);
+        change(fds);
+        seen
+    };
+    let finding = advisory(&leaks(|_| {}), Cause::FdLeak);
+    let summary = &finding.verdict.summary;
+    assert!(summary.contains("7.6 more a second") && summary.contains("limit of 20000 is reached in 43m"), "{summary}");
+    assert!(finding.verdict.evidence.iter().any(|evidence| evidence.text.contains("load_template")));
+    let unseen = advisory(&leaks(|fds| fds.openers = None), Cause::FdLeak);
+    assert!(unseen.verdict.confidence < finding.verdict.confidence);
+    // More clients; work of many kinds; one that closes, too; a few; the end of time.
+    let quiet: [fn(&mut Fds); 6] = [
+        |fds| fds.by_kind = vec![kind("tcp", 10, 47), kind("file", 150, 151)],
+        |fds| fds.by_kind = vec![kind("tcp", 10, 30), kind("file", 150, 168)],
+        |fds| fds.openers.as_mut().unwrap()[1].still_open = 20,
+        |fds| fds.open[9].value = fds.open[8].value - 1,
+        |fds| fds.open = readings(&(0..20).map(|place| 200 + place / 2).collect::<Vec<_>>()),
+        |fds| fds.soft_limit = 1 << 20,
+    ];
+    for (at, change) in quiet.into_iter().enumerate() {
+        assert_eq!(judge(&leaks(change)), Judgement::default(), "{at}");
+    }
+}
+
+/// Connections that are used once, and never again nor closed.
+#[test]
+fn connections_that_are_opened_while_others_lie_idle() {
+    let grows = |inbound: bool, last: fn(&mut TcpInfo)| {
+        let mut seen = idle();
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open) = (20_000, rising(200, 2));
+        fds.by_kind = vec![kind("tcp", 10, 48)];
+        fds.by_peer = vec![PeerFds { peer: "10.0.0.9:80".to_owned(), first: 0, last: 38 }];
+        seen.tcp((1..=30).map(|cookie| {
+            let mut socket = TcpSocket { inbound, ..outbound(cookie, "10.0.0.9:80") };
+            let tcp = socket.last.as_mut().unwrap();
+            (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (2_100, 2_000);
+            last(tcp);
+            socket
+        }))
+    };
+    let finding = advisory(&grows(false, |_| {}), Cause::FdLeak);
+    assert!(finding.verdict.summary.contains("connections to 10.0.0.9:80"), "{}", finding.verdict.summary);
+    // Clients that come; calls that wait for their answers; connections in use.
+    assert_eq!(judge(&grows(true, |_| {})), Judgement::default());
+    nothing(&grows(false, |tcp| tcp.last_data_recv_ms = 9_000));
+    assert_eq!(
+        judge(&grows(false, |tcp| (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (90, 20))),
+        Judgement::default()
+    );
 }
 
 #[test]
@@ -326,6 +391,53 @@ fn an_event_loop_that_sits_in_a_call() {
     nothing(&sits("clock_nanosleep"));
 }
 
+/// Threads that wait for locks, with who holds them.
+fn locked(pairs: &[(u32, Option<u32>)]) -> Observation {
+    let mut seen = idle();
+    let threads = seen.threads.as_mut().unwrap();
+    threads.threads.extend(pairs.iter().map(|&(tid, held_by)| Thread {
+        tid,
+        name: "worker".to_owned(),
+        blocked_in: Some(BlockedIn {
+            call: "futex".to_owned(),
+            timeout_us: Some(None),
+            held_by,
+            ..BlockedIn::default()
+        }),
+        blocked_us: WINDOW,
+        since_before: true,
+        stack: Some(stack(&["__lll_lock_wait", "pthread_mutex_lock", "transfer", "start_thread"])),
+        ..Thread::default()
+    }));
+    threads.last = threads.threads.len() as u64;
+    seen
+}
+
+#[test]
+fn threads_that_wait_for_each_other() {
+    let finding = only(&locked(&[(11, Some(12)), (12, Some(11))]), Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("threads 11 (worker) and 12 (worker)"), "{}", finding.verdict.summary);
+    assert_eq!(finding.verdict.evidence.len(), 2);
+    assert!(finding.verdict.evidence.iter().all(|it| it.text.contains("transfer")), "{finding:#?}");
+    // Who waits behind them, a circle of three, and one that takes its own lock twice.
+    let finding = only(&locked(&[(10, Some(11)), (11, Some(12)), (12, Some(11))]), Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("1 more wait"), "{}", finding.verdict.summary);
+    let finding = only(&locked(&[(11, Some(12)), (12, Some(13)), (13, Some(11))]), Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("3 threads wait in a circle"), "{}", finding.verdict.summary);
+    let finding = only(&locked(&[(11, Some(11))]), Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("holds itself"), "{}", finding.verdict.summary);
+    // A pool: one waits for work and holds the lock for which the others wait.
+    nothing(&locked(&[(11, None), (12, Some(11)), (13, Some(11))]));
+    // Who was seen to run meanwhile is not stuck.
+    let mut ran = locked(&[(11, Some(12)), (12, Some(11))]);
+    ran.threads.as_mut().unwrap().threads[1].blocked_us = 400_000;
+    nothing(&ran);
+    // It is told beside what else is wrong.
+    let full = Listener { backlog: 4, queued_max: 5, queued_last: 5, full_rounds: 20, drops: Some(31), ..listener() };
+    let judgement = judge(&listening(locked(&[(11, Some(12)), (12, Some(11))]), full));
+    assert_eq!(causes(&judgement), ["accept-queue-overflow", "wait-unlimited"]);
+}
+
 #[test]
 fn names_that_are_resolved_one_after_the_other() {
     let query = |place: u64| DnsExchange {
@@ -364,7 +476,11 @@ fn a_quota_and_a_neighbour() {
     cpu.throttling = Some(Throttling { throttled_periods: 1, ..quota });
     cpu.runqueue_us = Some(3_000_000);
     seen = seen.thread(|thread| thread.involuntary_switches = 30);
-    only(&seen, Cause::CpuThrottled);
+    let finding = only(&seen, Cause::CpuThrottled);
+    assert!(finding.verdict.summary.contains("a quota hardly holds it back"), "{}", finding.verdict.summary);
+    seen.cpu.as_mut().unwrap().throttling.as_mut().unwrap().throttled_periods = 0;
+    let finding = only(&seen, Cause::CpuThrottled);
+    assert!(finding.verdict.summary.contains("no quota holds it back"), "{}", finding.verdict.summary);
     seen.cpu.as_mut().unwrap().runqueue_us = Some(20_000);
     nothing(&seen);
 }
