@@ -3,16 +3,20 @@
 //!
 //! - [`Listener`]: accepts when descriptors run out and when peers come in masses (Unix).
 //! - [`Connections`]: how many there may be, in all and from one [`Source`].
+//! - [`hello`]: what a TLS client says first, before any work is done for it.
 //! - [`propagate`]: the time that remains, in headers, read and written without allocating.
 //! - [`TrustedPeers`]: whose headers count.
 
 mod admit;
+pub mod hello;
 #[cfg(unix)]
 mod listen;
+mod names;
 pub mod propagate;
 mod trusted;
 
 pub use admit::{Connections, Excess, Permit, Source};
 #[cfg(unix)]
 pub use listen::{AcceptFailure, Accepted, ListenOptions, Listener, ListenerEvent, ListenerStats, Refused};
+pub use names::InvalidName;
 pub use trusted::{InvalidNetwork, TrustedPeers};
