@@ -3,11 +3,13 @@
 //!
 //! - [`Listener`]: accepts when descriptors run out and when peers come in masses (Unix).
 //! - [`Connections`]: how many there may be, in all and from one [`Source`].
+//! - [`certificates`]: from files, by name, renewed while the server runs.
 //! - [`hello`]: what a TLS client says first, before any work is done for it.
 //! - [`propagate`]: the time that remains, in headers, read and written without allocating.
 //! - [`TrustedPeers`]: whose headers count.
 
 mod admit;
+pub mod certificates;
 pub mod hello;
 #[cfg(unix)]
 mod listen;
