@@ -4,12 +4,14 @@
 //! - [`Listener`]: accepts when descriptors run out and when peers come in masses (Unix).
 //! - [`Connections`]: how many there may be, in all and from one [`Source`].
 //! - [`certificates`]: from files, by name, renewed while the server runs.
+//! - [`deadline`]: a context and a deadline for each request, as a tower layer.
 //! - [`hello`]: what a TLS client says first, before any work is done for it.
 //! - [`propagate`]: the time that remains, in headers, read and written without allocating.
 //! - [`TrustedPeers`]: whose headers count.
 
 mod admit;
 pub mod certificates;
+pub mod deadline;
 pub mod hello;
 #[cfg(unix)]
 mod listen;
@@ -18,6 +20,7 @@ pub mod propagate;
 mod trusted;
 
 pub use admit::{Connections, Excess, Permit, Source};
+pub use deadline::Peer;
 #[cfg(unix)]
 pub use listen::{AcceptFailure, Accepted, ListenOptions, Listener, ListenerEvent, ListenerStats, Refused};
 pub use names::InvalidName;
