@@ -6,6 +6,7 @@
 #[cfg(target_os = "linux")]
 mod exhausted;
 mod listen;
+mod stack;
 
 use std::time::Duration;
 
