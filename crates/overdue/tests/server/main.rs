@@ -5,6 +5,8 @@
 
 #[cfg(target_os = "linux")]
 mod exhausted;
+#[cfg(target_os = "linux")]
+mod inherited;
 mod listen;
 mod stack;
 
