@@ -31,11 +31,11 @@ use std::{
 
 use overdue_core::{Deadline, Limit, Stage};
 
-#[cfg(any(feature = "client", feature = "tower"))]
+#[cfg(any(feature = "client", feature = "server", feature = "tower"))]
 pub(crate) use bound::Watch;
 pub(crate) use bound::{Bound, Interrupted, forbidden, lateness};
 pub use cause::CancelCause;
-#[cfg(feature = "tower")]
+#[cfg(any(feature = "server", feature = "tower"))]
 pub(crate) use current::entered;
 pub(crate) use current::within;
 pub use current::{LostDeadline, lost_deadlines};

@@ -46,7 +46,7 @@ pub(crate) fn within<F: Future>(context: Context, work: F) -> TaskLocalFuture<Co
 }
 
 /// Makes `context` the current one while `work` runs.
-#[cfg(feature = "tower")]
+#[cfg(any(feature = "server", feature = "tower"))]
 pub(crate) fn entered<T>(context: Context, work: impl FnOnce() -> T) -> T {
     CURRENT.sync_scope(context, work)
 }

@@ -133,6 +133,17 @@ impl Connections {
         by_source.get(&Source::from(peer)).copied().unwrap_or(0)
     }
 
+    /// Waits until there is none. Cancel safe.
+    pub(super) async fn none_left(&self) {
+        loop {
+            let seen = self.ended();
+            if self.open() == 0 {
+                return;
+            }
+            self.one_ends(seen).await;
+        }
+    }
+
     /// How many have ended until now.
     pub(super) fn ended(&self) -> u64 {
         self.inner.ended.load(Ordering::Acquire)

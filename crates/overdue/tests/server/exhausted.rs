@@ -156,7 +156,6 @@ fn peers_are_told_one_a_pause_and_nothing_spins() {
     let mut process = Process::start(ms(10));
     assert_eq!(first_words(&mut process.connect()), "served");
     let before = process.tell("fill");
-    assert!(!before.exhausted);
     let began = now();
     let mut peers: Vec<_> = (0..60).map(|_| process.connect()).collect();
     for peer in &mut peers {
@@ -165,9 +164,10 @@ fn peers_are_told_one_a_pause_and_nothing_spins() {
     let (took, after) = (now() - began, process.tell("stats"));
     assert!(after.exhausted);
     assert_eq!((after.refused, after.accepted), (60, before.accepted));
-    assert!(took >= ms(600), "60 peers were refused in {took:?}, with 10 ms between two");
-    // One failure for each that is refused, and one that finds none left.
-    assert!(after.failures <= 62, "{after:?}");
+    // The first may have found the listener at the end of a pause.
+    assert!(took >= ms(580), "60 peers were refused in {took:?}, with 10 ms between two");
+    // One failure for each that is refused, and those that find nobody.
+    assert!(after.failures - before.failures <= 62, "{before:?} {after:?}");
     let cpu = after.cpu - before.cpu;
     assert!(cpu < took / 4, "{cpu:?} of processor time in {took:?}");
 

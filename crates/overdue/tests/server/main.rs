@@ -5,7 +5,10 @@
 
 #[cfg(target_os = "linux")]
 mod exhausted;
+#[cfg(target_os = "linux")]
+mod inherited;
 mod listen;
+mod stack;
 
 use std::time::Duration;
 
