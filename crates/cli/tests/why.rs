@@ -153,7 +153,7 @@ fn a_command_that_ends_early_is_fine_and_its_end_is_told() {
     assert_exit(&output, 0);
     assert!(stderr(&output).contains("exit code 7"), "{output:?}");
     assert!(stdout(&output).contains("nothing wrong was found"), "{output:?}");
-    assert!(stdout(&output).contains("it ended"), "{output:?}");
+    assert!(stdout(&output).contains("it exited with code 7 "), "{output:?}");
 }
 
 fn spawned(command: &mut Command) -> Child {

@@ -219,6 +219,12 @@ impl Desk {
         );
         out.one("overdue_gate_bytes_in_total", "counter", "Bytes from clients.", all.bytes_in.get() as f64);
         out.one("overdue_gate_bytes_out_total", "counter", "Bytes to clients.", all.bytes_out.get() as f64);
+        out.one(
+            "overdue_gate_handshakes_failed_total",
+            "counter",
+            "TLS handshakes of clients that came to nothing.",
+            all.handshakes_failed.get() as f64,
+        );
         out.head("overdue_gate_requests_total", "counter", "Requests by class of their status; none: the client left.");
         for (class, count) in ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(&all.statuses) {
             out.line("overdue_gate_requests_total", &[("status", class)], count.get() as f64);

@@ -11,9 +11,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use overdue::server::TrustedPeers;
+use overdue::server::{TrustedPeers, certificates::CertificateFiles};
 use overdue_core::{Limit, Limits, Verdict, plan};
 
 /// What the gateway is to do.
@@ -46,6 +47,25 @@ pub struct Listener {
     pub trusted: TrustedPeers,
     /// Connections at a time, over all workers.
     pub connections: usize,
+    /// Clients speak TLS; `None`: they do not.
+    pub tls: Option<Tls>,
+}
+
+/// TLS towards clients.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    /// By the name that a client asks for; the first is for those that ask for none.
+    pub certificates: Vec<CertificateFiles>,
+    /// ClientHello and handshake together.
+    pub limit: Limit,
+    /// TLS 1.3 and nothing older.
+    pub only_1_3: bool,
+    /// The names that are served; empty: any.
+    pub names: Vec<String>,
+    /// How many hellos may come from one source in that time.
+    pub rate: Option<(u32, Duration)>,
+    /// How many handshakes of one source may fail in that time, before it is turned away.
+    pub failure_rate: Option<(u32, Duration)>,
 }
 
 /// Which requests go where, and what they may take.

@@ -23,6 +23,8 @@ pub(crate) struct Counts {
     /// Connections to servers that carried a request before, and new ones.
     pub(crate) reused: Cell<u64>,
     pub(crate) dialled: Cell<u64>,
+    /// TLS handshakes of clients that came to nothing.
+    pub(crate) handshakes_failed: Cell<u64>,
     /// By class of the status, from 1xx to 5xx; 0 where there was no answer.
     pub(crate) statuses: [Cell<u64>; 6],
     pub(crate) stages: [Histogram; STAGES.len()],
@@ -84,6 +86,10 @@ impl Counts {
         *self.failures.borrow_mut().entry((Arc::clone(route), cause)).or_default() += 1;
     }
 
+    pub(crate) fn handshake_failed(&self) {
+        add(Some(&self.handshakes_failed), 1);
+    }
+
     pub(crate) fn failures(&self) -> BTreeMap<(Arc<str>, Cause), u64> {
         self.failures.borrow().clone()
     }
@@ -96,6 +102,7 @@ impl Counts {
             (&self.bytes_out, &other.bytes_out),
             (&self.reused, &other.reused),
             (&self.dialled, &other.dialled),
+            (&self.handshakes_failed, &other.handshakes_failed),
         ] {
             add(Some(own), other.get());
         }

@@ -22,6 +22,7 @@ use crate::{
     config::{Config, ConfigError},
     http1,
     log::{Lines, Writer},
+    tls::{self, Door, Doors},
     worker::Worker,
 };
 
@@ -32,6 +33,7 @@ pub struct Gate {
     ended: blocking::Receiver<()>,
     written: blocking::Receiver<()>,
     addresses: Vec<SocketAddr>,
+    pub(crate) doors: Doors,
     pub(crate) writer: Writer,
 }
 
@@ -59,6 +61,9 @@ pub enum GateError {
         /// Why.
         source: io::Error,
     },
+    /// Certificates cannot be used.
+    #[error("{0}")]
+    Certificates(String),
     /// The log cannot be written.
     #[error("cannot write the log: {0}")]
     Log(io::Error),
@@ -84,7 +89,13 @@ impl Gate {
     /// # Errors
     /// [`GateError`]; nothing is left behind then.
     pub fn start(config: Config) -> Result<Self, GateError> {
+        Self::start_telling(config, |_| {})
+    }
+
+    /// The same; what is doubtful about certificates is told.
+    pub(crate) fn start_telling(config: Config, warn: impl FnMut(String)) -> Result<Self, GateError> {
         let config = Arc::new(config);
+        let doors = tls::doors(&config, warn).map_err(GateError::Certificates)?;
         let (writer, written) = Writer::start(&config.log.to).map_err(GateError::Log)?;
         let mut addresses = Vec::new();
         // All are bound before anybody serves: a gateway that serves half of what it should is none.
@@ -101,7 +112,8 @@ impl Gate {
                 if number == 0 {
                     addresses.push(socket.local_addr().map_err(failed)?);
                 }
-                own.push(Bound { name: listener.address, socket, connections: connections.clone() });
+                let door = doors.get(&listener.address).cloned();
+                own.push(Bound { name: listener.address, socket, connections: connections.clone(), door });
             }
             bound.push(own);
         }
@@ -121,7 +133,7 @@ impl Gate {
             thread.spawn(work).map_err(GateError::Worker)?;
             workers.push(orders);
         }
-        Ok(Self { config, workers, ended, written, addresses, writer })
+        Ok(Self { config, workers, ended, written, addresses, doors, writer })
     }
 
     /// Where it listens, in the order of the configuration: with the ports that the kernel chose.
@@ -141,8 +153,10 @@ impl Gate {
     pub fn follow(&mut self, config: Config) -> Vec<&'static str> {
         let mut needs_start = Vec::new();
         let addresses = |config: &Config| config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>();
+        let tls = |config: &Config| config.listeners.iter().map(|listener| listener.tls.clone()).collect::<Vec<_>>();
         for (what, differs) in [
             ("the addresses of listeners", addresses(&config) != addresses(&self.config)),
+            ("tls of listeners", tls(&config) != tls(&self.config)),
             ("workers", config.workers != self.config.workers),
             ("admin", config.admin != self.config.admin),
             ("log", config.log != self.config.log),
@@ -209,6 +223,7 @@ struct Bound {
     socket: TcpListener,
     /// Counted over all workers.
     connections: Connections,
+    door: Option<Door>,
 }
 
 /// What a client gets that is one too many.
@@ -218,10 +233,10 @@ const FULL: &[u8] =
 /// One worker, until it is drained.
 async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let mut accepting = JoinSet::new();
-    for Bound { name, socket, connections } in sockets {
+    for Bound { name, socket, connections, door } in sockets {
         let options = ListenOptions::new().connections(connections).refusal(|_| Bytes::from_static(FULL));
         match options.from_std(socket) {
-            Ok(listener) => drop(accepting.spawn_local(accept(Rc::clone(&worker), name, listener))),
+            Ok(listener) => drop(accepting.spawn_local(accept(Rc::clone(&worker), name, listener, door))),
             // It was bound and set up before: this does not happen.
             Err(_) => return,
         }
@@ -251,14 +266,23 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
     worker.lines.borrow_mut().tick();
 }
 
-async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener) {
+async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener, door: Option<Door>) {
     // An error means that the listener is of no more use.
     while let Ok(accepted) = listener.accept().await {
         let worker = Rc::clone(&worker);
-        tokio::task::spawn_local(async move {
-            let _permit = accepted.permit;
-            http1::serve(accepted.stream, accepted.peer, address, worker).await;
-        });
+        match &door {
+            None => tokio::task::spawn_local(async move {
+                let _permit = accepted.permit;
+                http1::serve(accepted.stream, accepted.peer, address, worker).await;
+            }),
+            Some(door) => {
+                let door = door.clone();
+                tokio::task::spawn_local(async move {
+                    let _permit = accepted.permit;
+                    http1::serve_tls(accepted.stream, accepted.peer, address, worker, &door).await;
+                })
+            }
+        };
     }
 }
 

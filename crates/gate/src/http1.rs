@@ -13,7 +13,7 @@ mod side;
 
 pub(crate) use self::{
     answer::Known,
-    connection::serve,
+    connection::{serve, serve_tls},
     head::Line,
     side::{Buffers, Side},
 };

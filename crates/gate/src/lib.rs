@@ -11,6 +11,7 @@ mod http1;
 mod log;
 mod route;
 mod run;
+mod tls;
 mod upstream;
 mod worker;
 

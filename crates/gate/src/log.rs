@@ -110,8 +110,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) known: Known,
     pub(crate) route: Option<&'a Rc<PlannedRoute>>,
     pub(crate) server: Option<&'a Server>,
-    /// Why it went nowhere.
-    pub(crate) refused: Option<&'a str>,
+    /// Why it went nowhere, and where it ended.
+    pub(crate) refused: Option<(Stage, &'a str)>,
     pub(crate) failed: Option<(&'a CallFacts, &'a Judgement)>,
 }
 
@@ -125,11 +125,14 @@ impl<'a> Entry<'a> {
     fn stages(&self) -> impl Iterator<Item = (Stage, Instant, Instant)> {
         let last = match (self.failed, self.refused) {
             (Some((facts, _)), _) => Some(facts.stage),
-            (None, Some(_)) => Some(HEAD),
+            (None, Some((stage, _))) => Some(stage),
             (None, None) => None,
         };
-        let end = if self.refused.is_some() { self.marks.head } else { self.end };
-        let mut stages = self.marks.stages(last).peekable();
+        let end = self.end;
+        // A handshake comes before all that a request has.
+        let handshake = (last == Some(Stage::Tls)).then_some((Stage::Tls, self.marks.began));
+        let rest = self.marks.stages(last).take(if handshake.is_some() { 0 } else { usize::MAX });
+        let mut stages = handshake.into_iter().chain(rest).peekable();
         std::iter::from_fn(move || {
             let (stage, begun) = stages.next()?;
             Some((stage, begun, stages.peek().map_or(end, |(_, next)| *next)))
@@ -247,7 +250,12 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &s
             let outcome = if entry.refused.is_some() { "failed" } else { "ok" };
             out.extend_from_slice(b"{\"schema\":\"overdue.report/1\",\"outcome\":\"");
             out.extend_from_slice(outcome.as_bytes());
-            out.extend_from_slice(b"\",\"stage\":null,\"cause\":null,\"limit\":null,\"elapsed_us\":");
+            out.extend_from_slice(b"\",\"stage\":");
+            match entry.refused {
+                Some((stage, _)) => put_text(out, stage.as_str())?,
+                None => out.extend_from_slice(b"null"),
+            }
+            out.extend_from_slice(b",\"cause\":null,\"limit\":null,\"elapsed_us\":");
             put_number(out, since(marks.began, *end));
             out.extend_from_slice(b",\"timeline\":[");
             for (place, (stage, begun, ended)) in entry.stages().enumerate() {
@@ -314,7 +322,7 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &s
         out.extend_from_slice(server.text.as_bytes());
         out.push(b'"');
     }
-    if let Some(why) = entry.refused {
+    if let Some((_, why)) = entry.refused {
         out.extend_from_slice(b",\"refused\":");
         put_text(out, why)?;
     }
@@ -371,7 +379,7 @@ fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &s
             Some(verdict) => writeln!(out, "{}: {}", verdict.cause, verdict.summary.escape_debug()),
             None => writeln!(out, "unknown"),
         },
-        (None, Some(why)) => writeln!(out, "refused: {}", why.escape_debug()),
+        (None, Some((_, why))) => writeln!(out, "refused: {}", why.escape_debug()),
         (None, None) => writeln!(out, "-"),
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     clock,
     config::Config,
     gate::{Gate, GateError},
+    tls,
 };
 
 /// Serves what the file says until it is told to stop: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
@@ -21,7 +22,7 @@ use crate::{
 ///
 /// # Errors
 /// [`GateError`]: it did not start.
-pub fn run(path: &Path, tell: impl Fn(&str)) -> Result<bool, GateError> {
+pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
     let config = Config::read(path)?;
     for (route, verdicts) in config.conflicts() {
         for verdict in verdicts {
@@ -35,7 +36,7 @@ pub fn run(path: &Path, tell: impl Fn(&str)) -> Result<bool, GateError> {
             runtime.block_on(TcpListener::bind(address)).map_err(|source| GateError::Listen { address, source })
         })
         .transpose()?;
-    let mut gate = Gate::start(config)?;
+    let mut gate = Gate::start_telling(config, |warning| tell(&warning))?;
     for address in gate.addresses() {
         tell(&format!("serving {address}"));
     }
@@ -46,6 +47,13 @@ pub fn run(path: &Path, tell: impl Fn(&str)) -> Result<bool, GateError> {
         let on = |kind| signal(kind).map_err(GateError::Worker);
         let (mut hangup, mut term, mut int) =
             (on(SignalKind::hangup())?, on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        for door in gate.doors.values() {
+            // Those whose files change, by whoever renews them.
+            let certificates = door.certificates.clone();
+            drop(tokio::spawn(async move {
+                certificates.watch(|reload| tls::told(&reload).iter().for_each(|text| tell(text))).await;
+            }));
+        }
         let (commands, mut commanded) = mpsc::channel(16);
         if let Some(listener) = local {
             let desk = Desk { workers: gate.workers().to_vec(), writer: gate.writer.clone(), commands, began: clock::now() };
@@ -103,7 +111,10 @@ pub fn run(path: &Path, tell: impl Fn(&str)) -> Result<bool, GateError> {
 fn reload(gate: &mut Gate, path: &Path) -> Result<String, String> {
     let config = Config::read(path).map_err(|err| format!("not reloaded, everything goes on as before: {err}"))?;
     match gate.follow(config).as_slice() {
-        [] => Ok("reloaded".to_owned()),
+        [] => {
+            let told = gate.doors.values().filter_map(|door| tls::told(&door.certificates.reload()));
+            Ok(told.fold("reloaded".to_owned(), |all, told| format!("{all}; {told}")))
+        }
         parts => Err(format!(
             "not reloaded, everything goes on as before: {} can only be changed by a new start",
             parts.join(", ")

@@ -53,6 +53,8 @@ pub(crate) struct Live {
     pub(crate) peer: SocketAddr,
     /// The same, written out: it is told with every request.
     pub(crate) peer_text: Box<str>,
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
     pub(crate) since: Instant,
     /// The request that it carries now.
     pub(crate) request: RefCell<Option<InFlight>>,
@@ -124,10 +126,11 @@ impl Worker {
         *self.plan.borrow_mut() = Rc::new(plan);
     }
 
-    pub(crate) fn list(self: &Rc<Self>, peer: SocketAddr) -> Listed {
+    pub(crate) fn list(self: &Rc<Self>, peer: SocketAddr, scheme: &'static str) -> Listed {
         let now = clock::now();
         let live = Rc::new(Live {
-            peer_text: SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string().into(),
+            peer_text: text_of(peer),
+            scheme,
             peer,
             since: now,
             request: RefCell::default(),
@@ -166,6 +169,11 @@ impl Worker {
             servers.each().for_each(|server| server.sweep(now));
         }
     }
+}
+
+/// The address of a client, as it is told.
+pub(crate) fn text_of(peer: SocketAddr) -> Box<str> {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string().into()
 }
 
 /// The stage in which the head of a request comes.

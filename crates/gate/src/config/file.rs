@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, fmt::Display, net::SocketAddr, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
-use overdue::server::TrustedPeers;
+use overdue::server::{TrustedPeers, certificates::CertificateFiles, hello::HelloPolicy};
 use overdue_core::{Limit, LimitName, Limits, Origin, Stage, parse_duration};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Cluster, Config, ConfigError, Format, Listener, Log, Matches, Route, To};
+use super::{Cluster, Config, ConfigError, Format, Listener, Log, Matches, Route, Tls, To};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +50,29 @@ struct ListenerTable {
     #[serde(default)]
     trusted: Vec<Spanned<String>>,
     connections: Option<Spanned<usize>>,
+    tls: Option<Spanned<TlsTable>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsTable {
+    certificates: Vec<CertificateTable>,
+    limit: Option<Spanned<String>>,
+    oldest: Option<Spanned<String>>,
+    #[serde(default)]
+    names: Vec<Spanned<String>>,
+    rate: Option<Spanned<String>>,
+    failure_rate: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateTable {
+    chain: PathBuf,
+    key: PathBuf,
+    staple: Option<PathBuf>,
+    #[serde(default)]
+    names: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +121,7 @@ struct LimitsTable {
 const HEAD: Duration = Duration::from_secs(10);
 const CLIENT_IDLE: Duration = Duration::from_secs(75);
 const SERVER_IDLE: Duration = Duration::from_secs(50);
+const HANDSHAKE: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 10_000;
 const TO_A_SERVER: usize = 512;
@@ -205,7 +229,45 @@ impl Source<'_> {
             idle: self.limit_or(LimitName::Idle, table.idle.as_ref(), CLIENT_IDLE)?,
             trusted,
             connections: self.count(table.connections.as_ref(), CLIENTS, 1_000_000)?,
+            tls: table.tls.as_ref().map(|table| self.tls(table)).transpose()?,
         })
+    }
+
+    fn tls(&self, table: &Spanned<TlsTable>) -> Result<Tls, ConfigError> {
+        let TlsTable { certificates, limit, oldest, names, rate, failure_rate } = table.get_ref();
+        if certificates.is_empty() {
+            return Err(self.error(table.span(), "there is no certificate, so no client could be served"));
+        }
+        let files = |pair: &CertificateTable| {
+            let files = CertificateFiles::new(&pair.chain, &pair.key);
+            let files = pair.staple.iter().fold(files, |files, staple| files.staple(staple));
+            if pair.names.is_empty() { files } else { files.names(pair.names.iter().map(String::as_str)) }
+        };
+        let only_1_3 = match oldest.as_ref().map(|oldest| (oldest.get_ref().as_str(), oldest.span())) {
+            None | Some(("1.2", _)) => false,
+            Some(("1.3", _)) => true,
+            Some((other, span)) => return Err(self.error(span, format!("{other:?} is no version: 1.2 or 1.3"))),
+        };
+        for name in names {
+            HelloPolicy::new().names([name.get_ref().as_str()]).map_err(|err| self.error(name.span(), err))?;
+        }
+        Ok(Tls {
+            certificates: certificates.iter().map(files).collect(),
+            limit: self.some_limit(LimitName::Stage(Stage::Tls), limit.as_ref(), HANDSHAKE)?,
+            only_1_3,
+            names: names.iter().map(|name| name.get_ref().clone()).collect(),
+            rate: rate.as_ref().map(|rate| self.rate(rate)).transpose()?,
+            failure_rate: failure_rate.as_ref().map(|rate| self.rate(rate)).transpose()?,
+        })
+    }
+
+    /// `20/10s`: so many in that time.
+    fn rate(&self, text: &Spanned<String>) -> Result<(u32, Duration), ConfigError> {
+        let rate = text.get_ref().split_once('/').and_then(|(count, per)| {
+            let (count, per) = (count.trim().parse::<u32>().ok()?, parse_duration(per.trim()).ok()?);
+            (count > 0 && !per.is_zero()).then_some((count, per))
+        });
+        rate.ok_or_else(|| self.error(text.span(), format!("{:?} is no rate, such as 20/10s", text.get_ref())))
     }
 
     fn cluster(&self, name: &str, table: &Spanned<ClusterTable>) -> Result<Cluster, ConfigError> {

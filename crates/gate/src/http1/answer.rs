@@ -26,6 +26,11 @@ impl Known {
     /// A request that was answered by its server.
     pub(crate) const SERVED: Self = Self { status: 0, state: *b"--", flag: "-" };
 
+    /// A handshake that did not end in time.
+    pub(crate) const LATE_HANDSHAKE: Self = Self { status: 0, state: *b"cR", flag: "SI" };
+    /// A handshake that failed.
+    pub(crate) const FAILED_HANDSHAKE: Self = Self { status: 0, state: *b"CR", flag: "DPE" };
+
     /// A request that the gateway refuses with this status.
     pub(crate) const fn refused(status: u16) -> Self {
         let flag = match status {

@@ -6,14 +6,16 @@ use std::{
     os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{self, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
 use overdue::{
-    Alarm,
+    Alarm, Context,
     h1::{Framing, request::skip_empty_lines},
+    server::hello::HandshakeError,
     socket::{self, os_failure},
 };
 use overdue_core::{
@@ -24,30 +26,45 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 
 use super::{
     answer::{self, Known, Told},
     exchange::{Due, Exchange, Party, Seen, Trouble},
     flow::Flow,
-    head::{NotServed, Prepared, finish_request, prepare},
+    head::{Line, NotServed, Prepared, finish_request, prepare},
     side::Side,
 };
 use crate::{
     clock,
     log::{Entry, Marks},
+    tls::Door,
     upstream::{self, Granted, Permit, Server, Upstream},
-    worker::{HEAD, InFlight, Listed, Live, Plan, Worker},
+    worker::{self, HEAD, InFlight, Listed, Live, Plan, Worker},
 };
 
 /// What clients connect with.
 pub(crate) trait Client: AsyncRead + AsyncWrite + Unpin {
+    /// What it is called in `X-Forwarded-Proto`.
+    const SCHEME: &str;
+
     /// The socket beneath.
     fn tcp(&self) -> &TcpStream;
 }
 
 impl Client for TcpStream {
+    const SCHEME: &str = "http";
+
     fn tcp(&self) -> &TcpStream {
         self
+    }
+}
+
+impl Client for TlsStream<TcpStream> {
+    const SCHEME: &str = "https";
+
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
     }
 }
 
@@ -86,9 +103,33 @@ enum Then {
     Abort,
 }
 
+/// Makes a connection a secure one, and serves it until it ends.
+pub(crate) async fn serve_tls(io: TcpStream, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>, door: &Door) {
+    let began = clock::now();
+    // The limit is the door's own. Boxed: what a handshake needs is not needed afterwards.
+    let context = Context::root();
+    let accepting = door.gate.accept(&context, io, peer.ip(), Arc::clone(&door.config));
+    match Box::pin(accepting).await {
+        Ok(secured) => serve(secured.stream, peer, listener, worker).await,
+        Err(err) => {
+            let marks = Marks::at(began);
+            let known = match &err {
+                HandshakeError::Rejected(_) => Known::refused(0),
+                HandshakeError::Limit(_) => Known::LATE_HANDSHAKE,
+                _ => Known::FAILED_HANDSHAKE,
+            };
+            let why = err.to_string();
+            let entry = Entry { known, refused: Some((Stage::Tls, &why)), ..Entry::new(&marks, clock::now()) };
+            worker.counts.handshake_failed();
+            let text = worker::text_of(peer);
+            worker.lines.borrow_mut().put(&entry, &Line::default(), &text);
+        }
+    }
+}
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve<S: Client>(io: S, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>) {
-    let listed = worker.list(peer);
+    let listed = worker.list(peer, S::SCHEME);
     poll_fn(|cx| {
         *listed.live.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Ready(())
@@ -221,7 +262,7 @@ impl<S: Client> Connection<S> {
         let written = self.answer(known.status, &told, keep.is_some(), refused.is_head, plan).await;
         let marks = Marks { began, head: now, ..Marks::at(began) };
         self.since = clock::now();
-        self.log(&Entry { known, refused: Some(&refused.why), ..Entry::new(&marks, self.since) });
+        self.log(&Entry { known, refused: Some((HEAD, &refused.why)), ..Entry::new(&marks, self.since) });
         if keep.is_some() && written { Then::Next } else { Then::Close }
     }
 
@@ -458,7 +499,7 @@ impl<S: Client> Connection<S> {
     ) -> Result<T, Trouble> {
         let Self { client, worker, alarm, .. } = self;
         let bodyless = prepared.framing == Framing::Empty;
-        upstream::or(work, |cx: &mut Context<'_>| {
+        upstream::or(work, |cx: &mut task::Context<'_>| {
             if bodyless && client.bytes().is_empty() {
                 let left = match client.poll_fill(cx, &worker.buffers) {
                     Poll::Ready(Ok(0)) => Some("it closed before it had its answer".to_owned()),

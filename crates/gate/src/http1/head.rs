@@ -131,7 +131,7 @@ pub(crate) fn prepare(
     let inherited = if trusted { inherited(&plan.timeouts, head.fields) } else { Ok(None) };
     let inherited = inherited.map_err(|why| not_served(400, why))?;
     let upgrade = head.said.upgrade && head.is_1_1 && head.framing == Framing::Empty;
-    let is_grpc = write_request(out, &head, authority, live.peer_ip(), trusted, upgrade);
+    let is_grpc = write_request(out, &head, authority, live, trusted, upgrade);
     Ok(Some(Prepared {
         route: Rc::clone(route),
         length: head.length,
@@ -184,7 +184,7 @@ fn write_request(
     out: &mut BytesMut,
     head: &request::Head<'_, '_>,
     authority: &str,
-    peer: &str,
+    live: &Live,
     trusted: bool,
     upgrade: bool,
 ) -> bool {
@@ -219,10 +219,10 @@ fn write_request(
         out.put_slice(served);
         out.put_slice(b", ");
     }
-    out.put_slice(peer.as_bytes());
+    out.put_slice(live.peer_ip().as_bytes());
     out.put_slice(b"\r\n");
     if !proto {
-        put_field(out, "x-forwarded-proto", b"http");
+        put_field(out, "x-forwarded-proto", live.scheme.as_bytes());
     }
     if upgrade {
         put_field(out, "connection", b"upgrade");

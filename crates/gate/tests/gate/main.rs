@@ -7,3 +7,4 @@ mod failures;
 mod framing;
 mod limits;
 mod running;
+mod secure;
