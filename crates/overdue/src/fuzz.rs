@@ -6,6 +6,8 @@ use http::Method;
 use crate::h1::{
     chunked::{Chunked, Piece},
     head::parse_response,
+    request::parse as parse_request,
+    response::room,
 };
 
 /// A response head, whole and in two pieces: both must be read alike.
@@ -20,6 +22,30 @@ pub fn response_head(bytes: &[u8]) {
         assert_eq!(at_once, in_two);
         assert_eq!(whole, buf);
     }
+}
+
+/// A request head, whole and cut: a part of one that is refused, or waited for, and is never another request.
+pub fn request_head(bytes: &[u8]) {
+    let at_once = request(bytes);
+    let (first, _) = bytes.split_at(bytes.len() / 2);
+    match (request(first), &at_once) {
+        // What was whole before more came is the same afterwards.
+        (Ok(Some(head)), whole) => assert_eq!(Ok(Some(head)), *whole),
+        (Err(_), Ok(Some(_))) => panic!("a part is refused, and the whole is not"),
+        _ => {}
+    }
+    // The rest of what was read belongs to what follows.
+    if let Ok(Some((_, _, _, length))) = at_once {
+        assert!(length <= bytes.len());
+    }
+}
+
+type Seen = (String, String, crate::h1::Framing, usize);
+
+fn request(bytes: &[u8]) -> Result<Option<Seen>, u16> {
+    let mut room = room();
+    let head = parse_request(bytes, &mut room).map_err(|refused| refused.status)?;
+    Ok(head.map(|head| (head.method.to_owned(), head.path.to_owned(), head.framing, head.length)))
 }
 
 /// A chunked body, at once and byte by byte: both must give the same data.
