@@ -294,7 +294,7 @@ async fn tick(worker: Rc<Worker>) {
         ticks.tick().await;
         worker.lines.borrow_mut().tick();
         count = count.wrapping_add(1);
-        if count % 10 == 0 {
+        if count.is_multiple_of(10) {
             worker.tick();
         }
     }

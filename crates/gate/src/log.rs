@@ -47,6 +47,10 @@ pub(crate) struct Marks {
     pub(crate) sent: Instant,
     /// The head of the answer was there.
     pub(crate) answered: Option<Instant>,
+    /// A first attempt had failed then.
+    pub(crate) again: Option<Instant>,
+    /// When something of the answer last came.
+    pub(crate) read_at: Option<Instant>,
     pub(crate) dialled: bool,
     pub(crate) status: u16,
     /// Bytes of the client's, and to the client.
@@ -62,6 +66,9 @@ pub(crate) struct Marks {
     pub(crate) idle: Option<Duration>,
 }
 
+/// An attempt that met a kept connection which was dead.
+const ATTEMPT: Stage = Stage::Named("attempt");
+
 impl Marks {
     pub(crate) const fn at(began: Instant) -> Self {
         Self {
@@ -71,6 +78,8 @@ impl Marks {
             send: began,
             sent: began,
             answered: None,
+            again: None,
+            read_at: None,
             dialled: false,
             status: 0,
             bytes_in: 0,
@@ -88,7 +97,8 @@ impl Marks {
     pub(crate) fn stages(&self, last: Option<Stage>) -> impl Iterator<Item = (Stage, Instant)> {
         let beginnings = [
             (HEAD, Some(self.began)),
-            (Stage::Queue, Some(self.head)),
+            (ATTEMPT, self.again.map(|_| self.head)),
+            (Stage::Queue, Some(self.again.unwrap_or(self.head))),
             (Stage::Connect, self.dialled.then_some(self.queued)),
             (Stage::Send, Some(self.send)),
             (Stage::Wait, Some(self.sent)),
@@ -143,7 +153,8 @@ impl<'a> Entry<'a> {
         add(Some(&counts.requests), 1);
         add(Some(&counts.bytes_in), self.marks.bytes_in);
         add(Some(&counts.bytes_out), self.marks.bytes_out);
-        add(counts.statuses.get(usize::from(self.known.status / 100)), 1);
+        // What is beyond counts as the last class.
+        add(counts.statuses.get(usize::from(self.known.status / 100).min(counts.statuses.len() - 1)), 1);
         for (stage, begun, ended) in self.stages() {
             let place = STAGES.iter().position(|known| *known == stage);
             if let Some(histogram) = place.and_then(|place| counts.stages.get(place)) {

@@ -44,8 +44,10 @@ pub(crate) struct Server {
     pub(crate) pending: Cell<usize>,
     /// How long it takes for the head of an answer, smoothed, microseconds.
     latency_us: Cell<f64>,
-    /// Connects that failed, one after another.
-    pub(crate) failed_connects: Cell<u32>,
+    /// Requests that failed by its fault, one after another.
+    failures: Cell<u32>,
+    /// No route leads to it any more.
+    retired: Cell<bool>,
     /// Not asked until then, if there is another.
     shunned_until: Cell<Option<Instant>>,
     connections: Cell<u64>,
@@ -90,7 +92,9 @@ pub(crate) enum Granted {
 
 /// A smoothed value keeps this share of what it was.
 const KEEPS: f64 = 0.875;
-/// A server that cannot be connected to is left alone for so long, and longer each time.
+/// So many answers that fail, one after another, are no accident; a connection that cannot be made is none by itself.
+const FAILURES_MAX: u32 = 3;
+/// A server that fails is left alone for so long, and longer each time.
 const SHUN: Duration = Duration::from_millis(500);
 const SHUN_MAX: Duration = Duration::from_secs(10);
 
@@ -103,6 +107,7 @@ impl Servers {
             let server = known.map_or_else(|| Rc::new(Server::new(*address)), Rc::clone);
             server.most.set(most);
             server.idle_limit.set(cluster.idle.value);
+            server.use_room();
             server
         });
         Self { cluster: Arc::clone(cluster), all: all.collect(), dice: Cell::new(seed | 1) }
@@ -131,7 +136,7 @@ impl Servers {
         let one = dice % count;
         let other = (one + 1 + dice / count % count.saturating_sub(1).max(1)) % count;
         let (one, other) = (pick(one)?, pick(other)?);
-        Some(if other.cost() < one.cost() { other } else { one })
+        Some(if other.is_better_than(one) { other } else { one })
     }
 
     /// xorshift64*: which of two servers is no secret.
@@ -161,33 +166,67 @@ impl Server {
             waiting: RefCell::default(),
             pending: Cell::new(0),
             latency_us: Cell::new(0.0),
-            failed_connects: Cell::new(0),
+            failures: Cell::new(0),
+            retired: Cell::new(false),
             shunned_until: Cell::new(None),
             connections: Cell::new(0),
         }
     }
 
-    fn cost(&self) -> f64 {
-        let pending = u32::try_from(self.pending.get()).unwrap_or(u32::MAX);
-        f64::from(pending.saturating_add(1)) * self.latency_us.get().max(1.0)
+    /// Whether it has less to do, for as long as each takes. Of one that has not answered yet it is not known how long.
+    fn is_better_than(&self, other: &Self) -> bool {
+        let (own, others) = (self.latency_us.get(), other.latency_us.get());
+        if own == 0.0 || others == 0.0 {
+            return self.pending.get() < other.pending.get();
+        }
+        let cost = |server: &Self, latency: f64| {
+            let pending = u32::try_from(server.pending.get()).unwrap_or(u32::MAX);
+            f64::from(pending.saturating_add(1)) * latency
+        };
+        cost(self, own) < cost(other, others)
     }
 
     /// The head of an answer took so long.
     pub(crate) fn answered(&self, took: Duration) {
+        self.took(took);
+        if self.failures.get() > 0 {
+            self.failures.set(0);
+            self.shunned_until.set(None);
+        }
+    }
+
+    fn took(&self, took: Duration) {
         let (now, before) = (took.as_secs_f64() * 1e6, self.latency_us.get());
         self.latency_us.set(if before == 0.0 { now } else { before * KEEPS + now * (1.0 - KEEPS) });
     }
 
-    pub(crate) fn connected(&self, worked: bool) {
-        if worked {
-            self.failed_connects.set(0);
-            self.shunned_until.set(None);
-        } else {
-            let failed = self.failed_connects.get();
-            self.failed_connects.set(failed.saturating_add(1));
-            let pause = SHUN.saturating_mul(1 << failed.min(8)).min(SHUN_MAX);
-            self.shunned_until.set(Some(clock::now() + pause));
+    /// It did not answer, for so long. That it ends requests quickly is no reason to give it more of them.
+    pub(crate) fn failed(&self, took: Duration) {
+        self.took(took.max(self.latency()));
+        let failures = self.failures.get().saturating_add(1);
+        self.failures.set(failures);
+        if failures >= FAILURES_MAX {
+            self.shun(failures - FAILURES_MAX);
         }
+    }
+
+    /// It could not be connected to.
+    pub(crate) fn unreachable(&self) {
+        let failures = self.failures.get();
+        self.failures.set(failures.saturating_add(1));
+        self.shun(failures);
+    }
+
+    fn shun(&self, times: u32) {
+        let pause = SHUN.saturating_mul(1 << times.min(8)).min(SHUN_MAX);
+        self.shunned_until.set(Some(clock::now() + pause));
+    }
+
+    /// No route leads to it any more: what lies idle is closed, and what is in use is not kept.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        drop(idle);
     }
 
     /// A connection that was kept, or the right to open one; `None` where both have to be waited for.
@@ -240,7 +279,7 @@ impl Server {
     pub(crate) fn sweep(&self, now: Instant) {
         let limit = self.idle_limit.get();
         let mut kept = std::mem::take(&mut *self.idle.borrow_mut());
-        kept.retain_mut(|idle| now.saturating_duration_since(idle.since) < limit && idle.upstream.is_fresh());
+        kept.retain(|idle| now.saturating_duration_since(idle.since) < limit && idle.upstream.is_fresh());
         // Closing one may have put others there.
         let mut idle = self.idle.borrow_mut();
         kept.append(&mut idle);
@@ -257,9 +296,9 @@ impl Server {
         None
     }
 
-    /// Whoever waits may open a connection if there is room for one.
+    /// Those who wait may open connections as far as there is room.
     fn use_room(self: &Rc<Self>) {
-        if self.open.get() < self.most.get() && !self.waiting.borrow().is_empty() {
+        while self.open.get() < self.most.get() && !self.waiting.borrow().is_empty() {
             let granted = Granted::Room(Permit::of(self));
             drop(self.pass_on(granted));
         }
@@ -291,7 +330,7 @@ impl Drop for Permit {
 impl Upstream {
     /// Whether it can carry another request: its server has neither closed it nor said anything. Asks the runtime, which
     /// asks the kernel only where something came.
-    fn is_fresh(&mut self) -> bool {
+    fn is_fresh(&self) -> bool {
         let mut byte = [0];
         let io = &self.side.io;
         // Unconstrained: an exhausted budget of the task would look like a healthy connection. Nobody waits, so nobody need
@@ -300,17 +339,23 @@ impl Upstream {
         look.poll(&mut Context::from_waker(Waker::noop())).is_pending() && self.side.bytes().is_empty()
     }
 
-    /// Puts it back, for the next request.
+    /// Puts it back after a request, for the next.
     pub(crate) fn keep(mut self, buffers: &Buffers, now: Instant) {
-        self.side.rest(buffers);
         self.carried += 1;
+        self.put_back(buffers, now);
+    }
+
+    /// Puts it back as it was had.
+    pub(crate) fn put_back(mut self, buffers: &Buffers, now: Instant) {
+        self.side.rest(buffers);
         let server = Rc::clone(&self.server);
-        if self.permit.0.open.get() > server.most.get() {
+        if server.retired.get() || server.open.get() > server.most.get() {
             return;
         }
-        match server.pass_on(Granted::Kept(self)) {
-            Some(Granted::Kept(upstream)) => server.idle.borrow_mut().push(Idle { upstream, since: now }),
-            _ => {}
+        // What came behind the last answer is nobody's: with it goes the connection.
+        let granted = if self.is_fresh() { Granted::Kept(self) } else { Granted::Room(self.permit) };
+        if let Some(Granted::Kept(upstream)) = server.pass_on(granted) {
+            server.idle.borrow_mut().push(Idle { upstream, since: now });
         }
     }
 }
@@ -324,7 +369,11 @@ pub(crate) struct Waiting {
 impl Waiting {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Granted> {
         if let Some(granted) = self.turn.got.borrow_mut().take() {
-            return Poll::Ready(granted);
+            return Poll::Ready(match granted {
+                // Something may have come since it was handed over.
+                Granted::Kept(upstream) if !upstream.is_fresh() => Granted::Room(upstream.permit),
+                granted => granted,
+            });
         }
         *self.turn.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
@@ -335,11 +384,11 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let got = self.turn.got.borrow_mut().take();
         match got {
-            Some(granted) => {
-                if let Some(Granted::Kept(upstream)) = self.server.pass_on(granted) {
-                    self.server.idle.borrow_mut().push(Idle { upstream, since: clock::now() });
-                }
+            Some(Granted::Kept(upstream)) => {
+                // Its buffer was given back before.
+                upstream.put_back(&Buffers::default(), clock::now());
             }
+            Some(room) => drop(self.server.pass_on(room)),
             None => self.server.waiting.borrow_mut().retain(|turn| !Rc::ptr_eq(turn, &self.turn)),
         }
     }

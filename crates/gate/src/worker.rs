@@ -122,7 +122,14 @@ impl Worker {
 
     /// Requests that come from now on follow this configuration; those that are being served go on as they began.
     pub(crate) fn follow(&self, config: Arc<Config>) {
-        let plan = Plan::new(config, self.number, Some(&self.plan()));
+        let former = self.plan();
+        let plan = Plan::new(config, self.number, Some(&former));
+        for server in former.servers().flat_map(|servers| servers.each()) {
+            let stays = plan.servers().flat_map(|servers| servers.each()).any(|other| Rc::ptr_eq(server, other));
+            if !stays {
+                server.retire();
+            }
+        }
         *self.plan.borrow_mut() = Rc::new(plan);
     }
 

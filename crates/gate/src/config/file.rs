@@ -249,7 +249,8 @@ impl Source<'_> {
             Some((other, span)) => return Err(self.error(span, format!("{other:?} is no version: 1.2 or 1.3"))),
         };
         for name in names {
-            HelloPolicy::new().names([name.get_ref().as_str()]).map_err(|err| self.error(name.span(), err))?;
+            let _checked =
+                HelloPolicy::new().names([name.get_ref().as_str()]).map_err(|err| self.error(name.span(), err))?;
         }
         Ok(Tls {
             certificates: certificates.iter().map(files).collect(),

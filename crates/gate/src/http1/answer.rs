@@ -28,6 +28,8 @@ impl Known {
 
     /// A handshake that did not end in time.
     pub(crate) const LATE_HANDSHAKE: Self = Self { status: 0, state: *b"cR", flag: "SI" };
+    /// A client that closed in the middle of a head.
+    pub(crate) const LEFT_EARLY: Self = Self { status: 0, state: *b"CR", flag: "DC" };
     /// A handshake that failed.
     pub(crate) const FAILED_HANDSHAKE: Self = Self { status: 0, state: *b"CR", flag: "DPE" };
 
@@ -60,7 +62,7 @@ impl Known {
             Stage::Queue => b'Q',
             Stage::Connect => b'C',
             Stage::Send | Stage::Wait => b'H',
-            Stage::Receive => b'D',
+            Stage::Receive | Stage::Named("tunnel") => b'D',
             _ => b'R',
         };
         let known = |status, who, flag| Self { status, state: [who, phase], flag };

@@ -30,7 +30,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     answer::{self, Known, Told},
-    exchange::{Due, Exchange, Party, Seen, Trouble},
+    exchange::{AHEAD_MAX, Due, Exchange, Party, Seen, Trouble},
     flow::Flow,
     head::{Line, NotServed, Prepared, finish_request, prepare},
     side::Side,
@@ -70,8 +70,8 @@ impl Client for TlsStream<TcpStream> {
 
 /// How long what a client goes on sending is thrown away after an answer that refuses it: closed at once, the kernel
 /// would reset the connection, and the client might never see the answer.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: u64 = 64 * 1024 * 1024;
 
 struct Connection<S> {
     client: Side<S>,
@@ -90,6 +90,8 @@ enum Next {
     NotServed(NotServed, Instant),
     /// Its head did not come in time.
     Late(Limit, Instant, Duration),
+    /// The client closed in the middle of a head.
+    Left(Instant),
     End,
 }
 
@@ -150,6 +152,7 @@ impl<S: Client> Connection<S> {
                 Next::Request(prepared, head, began) => Box::pin(self.handle(&plan, &prepared, head, began)).await,
                 Next::NotServed(refused, began) => self.refuse(&plan, &refused, began).await,
                 Next::Late(limit, began, late_by) => self.late(&plan, limit, began, late_by).await,
+                Next::Left(began) => return self.left(began),
                 Next::End => return,
             };
             if then != Then::Next {
@@ -184,22 +187,26 @@ impl<S: Client> Connection<S> {
             loop {
                 let bytes = client.bytes();
                 if began.is_none() && !bytes.is_empty() {
-                    // Read with the request before it.
+                    // Read with the request before it, or just now.
                     began = Some(clock::now());
+                    listed.live.line.borrow_mut().clear();
                 }
                 let new = bytes.get(parsed..).unwrap_or_default();
                 if new.contains(&b'\n') || bytes.len() >= overdue::h1::HEAD_MAX {
-                    let began = began.unwrap_or(*since);
+                    let at = began.unwrap_or(*since);
                     match skip_empty_lines(bytes) {
                         Some(0) => {}
                         Some(lines) => {
                             client.used(lines);
+                            parsed = 0;
+                            // An empty line is no beginning.
+                            began = None;
                             continue;
                         }
                         None => {
                             let why = "it begins with empty lines".to_owned();
                             let refused = NotServed { status: 400, why, length: None, is_head: false };
-                            return Poll::Ready(Next::NotServed(refused, began));
+                            return Poll::Ready(Next::NotServed(refused, at));
                         }
                     }
                     let mut out = worker.buffers.lend();
@@ -208,21 +215,21 @@ impl<S: Client> Connection<S> {
                     match prepared {
                         Ok(Some(prepared)) => {
                             client.used(prepared.length);
-                            return Poll::Ready(Next::Request(prepared, out, began));
+                            return Poll::Ready(Next::Request(prepared, out, at));
                         }
                         Ok(None) => worker.buffers.take_back(out),
                         Err(refused) => {
                             worker.buffers.take_back(out);
-                            return Poll::Ready(Next::NotServed(refused, began));
+                            return Poll::Ready(Next::NotServed(refused, at));
                         }
                     }
                 }
                 parsed = client.bytes().len();
                 match client.poll_fill(cx, &worker.buffers) {
-                    Poll::Ready(Ok(1..)) => {
-                        began.get_or_insert_with(clock::now);
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(Ok(0) | Err(_)) => {
+                        return Poll::Ready(began.map_or(Next::End, Next::Left));
                     }
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
                     Poll::Pending => break,
                 }
             }
@@ -248,9 +255,6 @@ impl<S: Client> Connection<S> {
 
     /// A request that goes nowhere.
     async fn refuse(&mut self, plan: &Plan, refused: &NotServed, began: Instant) -> Then {
-        if refused.status == 400 && refused.length.is_none() && self.live().line.borrow().method().is_empty() {
-            self.live().line.borrow_mut().clear();
-        }
         let now = clock::now();
         let known = Known::refused(refused.status);
         let told =
@@ -259,11 +263,21 @@ impl<S: Client> Connection<S> {
         if let Some(length) = keep {
             self.client.used(length);
         }
+        let before = self.client.written;
         let written = self.answer(known.status, &told, keep.is_some(), refused.is_head, plan).await;
-        let marks = Marks { began, head: now, ..Marks::at(began) };
+        let bytes_out = self.client.written - before;
+        let marks = Marks { began, head: now, bytes_out, ..Marks::at(began) };
         self.since = clock::now();
         self.log(&Entry { known, refused: Some((HEAD, &refused.why)), ..Entry::new(&marks, self.since) });
         if keep.is_some() && written { Then::Next } else { Then::Close }
+    }
+
+    /// A client that closed in the middle of a head.
+    fn left(&self, began: Instant) {
+        let marks = Marks::at(began);
+        let why = "the client left: it closed before the end of its request head";
+        let entry = Entry { known: Known::LEFT_EARLY, refused: Some((HEAD, why)), ..Entry::new(&marks, clock::now()) };
+        self.log(&entry);
     }
 
     /// A head that did not come in time.
@@ -311,6 +325,7 @@ impl<S: Client> Connection<S> {
         let route = &prepared.route.route;
         let bodyless = prepared.framing == Framing::Empty;
         let mut head = head;
+        let mut queued = marks.head;
         let mut again = true;
         let head_length = head.len();
         loop {
@@ -318,7 +333,7 @@ impl<S: Client> Connection<S> {
             if let Some(request) = &mut *self.live().request.borrow_mut() {
                 request.server = Some(server.address);
             }
-            let mut upstream = match self.acquire(server, prepared, total, marks).await {
+            let mut upstream = match self.acquire(server, prepared, total, queued, marks).await {
                 Ok(upstream) => upstream,
                 Err(trouble) => {
                     let keep = bodyless && prepared.keep_alive;
@@ -332,12 +347,13 @@ impl<S: Client> Connection<S> {
             marks.send = now;
             let left = total.map(|total| total.at.saturating_duration_since(now));
             head.truncate(head_length);
-            if !finish_request(&mut head, left, prepared.is_grpc) {
+            if !finish_request(&mut head, left, prepared, &server.text) {
                 let limit = total.map_or_else(|| Limit::total(Duration::ZERO), |total| total.limit.clone());
                 let failure = Failure::DeadlinePast(limit);
                 let trouble = self.at_gate(Stage::Queue, failure);
-                upstream.keep(&self.worker.buffers, now);
-                return self.fail(plan, Some((prepared, server, None)), marks, &trouble, None, bodyless, true).await;
+                upstream.put_back(&self.worker.buffers, now);
+                let keep = bodyless && prepared.keep_alive;
+                return self.fail(plan, Some((prepared, server, None)), marks, &trouble, None, keep, true).await;
             }
             self.live().enter(Stage::Send, now);
             server.pending.set(server.pending.get() + 1);
@@ -369,13 +385,18 @@ impl<S: Client> Connection<S> {
             server.pending.set(server.pending.get().saturating_sub(1));
             let now = clock::now();
             self.since = now;
-            marks.sent = seen.sent.unwrap_or(now);
+            // An early answer ends `send`, too.
+            marks.sent = seen.sent.unwrap_or(now).min(seen.head.unwrap_or(now));
             marks.answered = seen.head;
             marks.status = seen.status;
             marks.bytes_in = prepared.length as u64 + flow.moved;
             marks.bytes_out = self.client.written - client_before;
-            if let Some(answered) = seen.head {
-                server.answered(answered.saturating_duration_since(marks.send));
+            match (&result, seen.head) {
+                (_, Some(answered)) => server.answered(answered.saturating_duration_since(marks.send)),
+                (Err(trouble), None) if trouble.is_servers() => {
+                    server.failed(now.saturating_duration_since(marks.send));
+                }
+                _ => {}
             }
             match result {
                 Ok(()) => {
@@ -383,7 +404,9 @@ impl<S: Client> Connection<S> {
                     marks.reused = upstream.carried > 0;
                     marks.connection = upstream.number;
                     marks.idle = upstream.idle;
-                    if seen.server_keeps && upstream.side.bytes().is_empty() && !seen.tunnel {
+                    // The rest of a request that its server did not want would be taken for the next.
+                    let sent = seen.sent.is_some() && seen.write_failed.is_none();
+                    if seen.server_keeps && sent && upstream.side.bytes().is_empty() && !seen.tunnel {
                         upstream.keep(&self.worker.buffers, now);
                     }
                     let entry = Entry { route: Some(&prepared.route), server: Some(server), ..Entry::new(marks, now) };
@@ -399,6 +422,9 @@ impl<S: Client> Connection<S> {
                     if again && unheard && (prepared.is_idempotent || upstream.side.written == written_before) {
                         again = false;
                         head = flow.into_buffer();
+                        // The time of the first attempt is its own.
+                        queued = now;
+                        marks.again = Some(now);
                         continue;
                     }
                     self.worker.buffers.take_back(flow.into_buffer());
@@ -407,6 +433,7 @@ impl<S: Client> Connection<S> {
                     let keep = !begun && bodyless && prepared.keep_alive;
                     marks.answer_bytes = upstream.side.read - read_before;
                     marks.expected = seen.expected;
+                    marks.read_at = seen.read_at;
                     marks.reused = upstream.carried > 0;
                     marks.connection = upstream.number;
                     marks.idle = upstream.idle;
@@ -425,20 +452,22 @@ impl<S: Client> Connection<S> {
         server: &Rc<Server>,
         prepared: &Prepared,
         total: Option<Due<'_>>,
+        now: Instant,
         marks: &mut Marks,
     ) -> Result<Upstream, Trouble> {
         let limits = &prepared.route.route.limits;
         if let Some(due) = total
-            && marks.head >= due.at
+            && now >= due.at
         {
             return Err(self.at_gate(Stage::Queue, Failure::DeadlinePast(due.limit.clone())));
         }
         // One that is there is had at once.
-        marks.queued = marks.head;
-        let granted = match server.grant(marks.head) {
+        marks.queued = now;
+        marks.dialled = false;
+        let granted = match server.grant(now) {
             Some(granted) => granted,
             None => {
-                let due = Due::earlier(Due::after(marks.head, limits.queue.as_ref()), total);
+                let due = Due::earlier(Due::after(now, limits.queue.as_ref()), total);
                 let mut waiting = server.wait();
                 let turn = poll_fn(|cx| waiting.poll(cx));
                 let turn = self.under(Stage::Queue, due, prepared, turn).await;
@@ -476,13 +505,10 @@ impl<S: Client> Connection<S> {
             })
         });
         match opened {
-            Ok(stream) => {
-                server.connected(true);
-                Ok(permit.opened(stream))
-            }
+            Ok(stream) => Ok(permit.opened(stream)),
             Err(trouble) => {
-                if trouble.party == Party::Server {
-                    server.connected(false);
+                if trouble.is_servers() {
+                    server.unreachable();
                 }
                 Err(trouble)
             }
@@ -500,7 +526,7 @@ impl<S: Client> Connection<S> {
         let Self { client, worker, alarm, .. } = self;
         let bodyless = prepared.framing == Framing::Empty;
         upstream::or(work, |cx: &mut task::Context<'_>| {
-            if bodyless && client.bytes().is_empty() {
+            if bodyless && client.bytes().len() < AHEAD_MAX {
                 let left = match client.poll_fill(cx, &worker.buffers) {
                     Poll::Ready(Ok(0)) => Some("it closed before it had its answer".to_owned()),
                     Poll::Ready(Err(err)) => Some(err.to_string()),
@@ -552,6 +578,15 @@ impl<S: Client> Connection<S> {
     ) -> Then {
         let now = clock::now();
         let known = Known::of(trouble);
+        // Of a client that is to blame, its own connection is the evidence; of one that does not read, what waits for it.
+        let socket = match trouble.party {
+            Party::Client if trouble.stage != Stage::Receive => {
+                let io = self.client.io.tcp();
+                let facts = socket::observe(io.as_fd(), io.local_addr().ok(), Some(self.live().peer));
+                Some(SocketFacts { peer: format!("the client {}", self.live().peer_text), ..facts })
+            }
+            _ => socket,
+        };
         let timeline = marks.timeline(trouble, now);
         let exchange = ExchangeFacts {
             request_started: whom.is_some_and(|(.., sent)| sent.is_some()),
@@ -561,7 +596,7 @@ impl<S: Client> Connection<S> {
             body_bytes: marks.body,
             body_expected: marks.expected,
             since_write: None,
-            last_read: None,
+            last_read: marks.read_at,
             reader_away: if trouble.party == Party::Client && trouble.stage == Stage::Receive {
                 trouble.silent
             } else {
@@ -586,6 +621,7 @@ impl<S: Client> Connection<S> {
         let summary = judgement.verdicts.first().map(|verdict| verdict.summary.clone());
         let is_head = whom.is_some_and(|(prepared, ..)| prepared.is_head);
         let keep = keep && known.status != 0 && !self.worker.is_draining();
+        let mut own_bytes = 0;
         let mut then = Then::Abort;
         let mut status = marks.status;
         if answerable || whom.is_none() {
@@ -595,11 +631,14 @@ impl<S: Client> Connection<S> {
                 let trusted = self.trusts(plan);
                 let told =
                     Told { cause, stage: trouble.stage.as_str(), detail: summary.as_deref().filter(|_| trusted) };
+                let before = self.client.written;
                 let written = self.answer(known.status, &told, keep, is_head, plan).await;
+                own_bytes = self.client.written - before;
                 then = if keep && written { Then::Next } else { Then::Close };
             }
         }
         self.since = clock::now();
+        let marks = &Marks { bytes_out: marks.bytes_out + own_bytes, ..*marks };
         let entry = Entry {
             known: Known { status, ..known },
             route: whom.map(|(prepared, ..)| &prepared.route),

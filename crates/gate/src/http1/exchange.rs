@@ -10,10 +10,13 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use overdue::{
     Alarm,
-    h1::{Framing, HEAD_MAX, response},
+    h1::{Framing, HEAD_MAX, request::only_crlf, response},
     socket::os_failure,
 };
-use overdue_core::{Limit, Limits, Stage, facts::Failure};
+use overdue_core::{
+    Limit, LimitName, Limits, Stage,
+    facts::{Failure, OsFailure},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -29,6 +32,10 @@ use crate::{
     worker::{Live, Worker},
 };
 
+/// What comes behind a request before its answer is read only so far: to notice that the client leaves.
+pub(crate) const AHEAD_MAX: usize = 16 * 1024;
+/// A connection that is no longer one of HTTP.
+const TUNNEL: Stage = Stage::Named("tunnel");
 /// Informational heads (100 to 199) before the final one.
 const INFORMATIONAL_MAX: usize = 32;
 
@@ -82,6 +89,16 @@ pub(crate) struct Trouble {
     pub(crate) silent: Duration,
 }
 
+impl Trouble {
+    /// Whether it says something about the server: not where this process, the client, or a limit of the caller's ended it.
+    pub(crate) fn is_servers(&self) -> bool {
+        let own =
+            matches!(self.failure, Failure::Os { kind: OsFailure::NoDescriptors | OsFailure::AddressNotAvailable, .. });
+        let callers = matches!(&self.failure, Failure::DeadlinePassed(limit) if limit.name == LimitName::Total);
+        self.party == Party::Server && !own && !callers
+    }
+}
+
 pub(crate) struct Exchange<'a, S> {
     pub(crate) client: &'a mut Side<S>,
     pub(crate) server: &'a mut Side<TcpStream>,
@@ -108,6 +125,9 @@ pub(crate) struct Seen {
     pub(crate) expected: Option<u64>,
     pub(crate) server_keeps: bool,
     pub(crate) tunnel: bool,
+    /// When something of the answer last came, as far as it did not end it.
+    pub(crate) read_at: Option<Instant>,
+    read: u64,
     informational: usize,
     /// Heads before the final one that are to be written to the client.
     interim: BytesMut,
@@ -117,7 +137,7 @@ pub(crate) struct Seen {
     /// So many bytes of the answer are no whole head.
     parsed: usize,
     /// Writing to the server failed; it may have answered before.
-    write_failed: Option<io::Error>,
+    pub(crate) write_failed: Option<io::Error>,
     moved: u64,
     moved_at: Option<Instant>,
 }
@@ -128,6 +148,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
         match self.go_on(cx) {
             Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
             Ok(Poll::Pending) => {
+                if self.server.read != self.seen.read {
+                    self.seen.read = self.server.read;
+                    self.seen.read_at = Some(clock::now());
+                }
                 let (due, party) = self.due();
                 Due::poll(due, alarm, cx)
                     .map(|(failure, late_by)| Err(Trouble { late_by, ..self.trouble(party, failure) }))
@@ -195,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
     /// A client that closes while it waits has no use for the answer.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
         // Until the request is sent, its body is what is read. What comes behind it is the next request.
-        if self.seen.sent.is_some() && !self.seen.tunnel && self.client.bytes().is_empty() {
+        if self.seen.sent.is_some() && !self.seen.tunnel && self.client.bytes().len() < AHEAD_MAX {
             match self.client.poll_fill(cx, &self.worker.buffers) {
                 Poll::Ready(Ok(0)) => return Err(self.client_left("it closed before it had its answer")),
                 Poll::Ready(Err(err)) => return Err(self.client_left(&err.to_string())),
@@ -276,13 +300,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
             self.seen.parsed = 0;
             return Ok(false);
         }
+        only_crlf(self.server.bytes().get(..length).unwrap_or_default())
+            .map_err(|why| Box::new(self.trouble(Party::Server, Failure::Protocol(format!("in its head {why}")))))?;
+        if switches && self.seen.sent.is_none() {
+            let text = "it switches protocols before it has the request".to_owned();
+            return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text))));
+        }
         // The rest of a body that nobody wants cannot be told from a next request.
-        let unsent = !self.to_server.has_ended() || self.seen.write_failed.is_some();
-        let keep = self.request.keep_alive && !unsent && !self.worker.is_draining();
+        let unread = !self.to_server.has_ended();
+        let keep = self.request.keep_alive && !unread && !self.worker.is_draining();
         let mut out = self.worker.buffers.lend();
         out.extend_from_slice(&std::mem::take(&mut self.seen.interim));
         let told = write_response(&mut out, &head, self.request.is_head, self.request.is_1_1, keep);
-        self.seen.server_keeps = head.keep_alive && !unsent;
+        self.seen.server_keeps = head.keep_alive;
         self.seen.told = Some(told);
         self.seen.status = status;
         self.seen.expected = match framing {
@@ -295,6 +325,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
         self.live.enter(Stage::Receive, now);
         if switches {
             self.seen.tunnel = true;
+            // It has no end that would be due.
+            if let Some(request) = &mut *self.live.request.borrow_mut() {
+                request.deadline = None;
+            }
+            self.live.enter(TUNNEL, now);
             // It was sent as a request; from now on whatever comes goes on.
             self.seen.sent = None;
             self.to_server = Flow::tunnel(BytesMut::new());
@@ -346,6 +381,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
 
     fn stage(&self) -> Stage {
         match (&self.to_client, self.seen.sent) {
+            _ if self.seen.tunnel => TUNNEL,
             (Some(_), _) => Stage::Receive,
             (None, Some(_)) => Stage::Wait,
             (None, None) => Stage::Send,

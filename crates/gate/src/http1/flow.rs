@@ -278,8 +278,27 @@ fn put_chunk(out: &mut BytesMut, data: &[u8]) {
     out.put_slice(b"\r\n");
 }
 
-/// Fields that have no place among trailers: they would say how to read, or where to send, what has been read and sent.
-const NO_TRAILERS: [&str; 6] = ["content-length", "transfer-encoding", "host", "trailer", "connection", "te"];
+/// Fields that have no place among trailers: they would say how to read, where to send, or for whom, what has been read,
+/// sent and allowed; what the gateway itself says in a head, nobody else may say behind it.
+const NO_TRAILERS: [&str; 17] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "expect",
+    "forwarded",
+    "grpc-timeout",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
 
 fn put_end(out: &mut BytesMut, bytes: &[u8]) {
     out.put_slice(b"0\r\n");

@@ -36,7 +36,9 @@ pub(crate) struct Prepared {
     pub(crate) is_idempotent: bool,
     /// It asks for another protocol.
     pub(crate) upgrade: bool,
-    pub(crate) is_grpc: bool,
+    /// It says where it goes; only HTTP/1.0 need not.
+    names_host: bool,
+    is_grpc: bool,
     /// The time that its caller gives it.
     pub(crate) inherited: Option<Limit>,
 }
@@ -53,10 +55,11 @@ impl Line {
     fn set(&mut self, method: &str, authority: &str, path: &str) {
         /// Of a longer path the log has the beginning.
         const PATH_MAX: usize = 1024;
+        const OTHERS_MAX: usize = 256;
         self.text.clear();
-        self.text.push_str(method);
+        self.text.push_str(method.get(..method.len().min(OTHERS_MAX)).unwrap_or_default());
         self.method = self.text.len();
-        self.text.push_str(authority);
+        self.text.push_str(authority.get(..authority.len().min(OTHERS_MAX)).unwrap_or_default());
         self.authority = self.text.len();
         self.text.push_str(path.get(..path.len().min(PATH_MAX)).unwrap_or_default());
     }
@@ -115,6 +118,9 @@ pub(crate) fn prepare(
         length: (head.framing == Framing::Empty && head.keep_alive).then_some(head.length),
         is_head,
     };
+    if climbs(head.path) {
+        return Err(not_served(400, format!("its path climbs: {}", head.path)));
+    }
     let asked = Asked { method: head.method, authority, path: head.path, fields: head.fields };
     let Some(route) = route::find(&plan.routes, asked) else {
         return Err(not_served(404, format!("no route is for {} {authority}{}", head.method, head.path)));
@@ -130,7 +136,7 @@ pub(crate) fn prepare(
     let trusted = !listener.trusted.is_empty() && listener.trusted.contains(live.peer.ip());
     let inherited = if trusted { inherited(&plan.timeouts, head.fields) } else { Ok(None) };
     let inherited = inherited.map_err(|why| not_served(400, why))?;
-    let upgrade = head.said.upgrade && head.is_1_1 && head.framing == Framing::Empty;
+    let upgrade = head.said.upgrade && head.is_1_1 && head.framing == Framing::Empty && asks_for_another(head.fields);
     let is_grpc = write_request(out, &head, authority, live, trusted, upgrade);
     Ok(Some(Prepared {
         route: Rc::clone(route),
@@ -141,9 +147,31 @@ pub(crate) fn prepare(
         is_head,
         is_idempotent: matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"),
         upgrade,
+        names_host: head.authority.is_some(),
         is_grpc,
         inherited,
     }))
+}
+
+/// Whether `Upgrade` names a protocol that may be tunnelled. One that carries requests of its own, past routes and limits,
+/// may not.
+fn asks_for_another(fields: &[Field<'_>]) -> bool {
+    let mut named = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("upgrade")).peekable();
+    let carries_requests = |token: &[u8]| {
+        let begins = |start: &[u8]| token.get(..start.len()).is_some_and(|own| own.eq_ignore_ascii_case(start));
+        begins(b"h2") || begins(b"http") || begins(b"tls")
+    };
+    named.peek().is_some() && !named.flat_map(|field| tokens(field.value)).any(carries_requests)
+}
+
+/// Whether a path climbs, which some servers follow and routes do not.
+fn climbs(path: &str) -> bool {
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let is_dots = |segment: &str| {
+        let dots = segment.to_ascii_lowercase().replace("%2e", ".");
+        dots == "." || dots == ".."
+    };
+    (path.contains("/.") || path.contains('%')) && path.split('/').any(is_dots)
 }
 
 fn inherited(headers: &TimeoutHeaders, fields: &[Field<'_>]) -> Result<Option<Limit>, String> {
@@ -166,10 +194,10 @@ fn fate(name: &str, trusted: bool, upgrade: bool) -> Fate {
         2 => is("te"),
         4 => is("host"),
         7 => is("upgrade") && !upgrade,
-        9 => is("forwarded") && !trusted,
+        9 => (is("forwarded") || is("x-real-ip")) && !trusted,
         10 => is("connection") || is("keep-alive"),
         12 => is(GRPC_TIMEOUT),
-        14 => is("content-length"),
+        14 => is("content-length") || is("http2-settings"),
         15 if is("x-forwarded-for") => return if trusted { Fate::ForwardedFor } else { Fate::Drop },
         16 => is("proxy-connection") || is("x-forwarded-host") && !trusted,
         17 => is("transfer-encoding") || is("x-forwarded-proto") && !trusted,
@@ -193,7 +221,9 @@ fn write_request(
     out.put_u8(b' ');
     out.put_slice(head.path.as_bytes());
     out.put_slice(b" HTTP/1.1\r\n");
-    put_field(out, "host", authority.as_bytes());
+    if head.authority.is_some() {
+        put_field(out, "host", authority.as_bytes());
+    }
     let (mut is_grpc, mut proto) = (false, false);
     let mut served: Option<&[u8]> = None;
     for field in head.fields {
@@ -247,11 +277,14 @@ fn is_named(fields: &[Field<'_>], name: &str) -> bool {
 
 /// Says what remains, and ends the head. `None` when there is no end to it. False when nothing remains that could be
 /// said: the request must not be sent.
-pub(crate) fn finish_request(out: &mut BytesMut, left: Option<Duration>, is_grpc: bool) -> bool {
+pub(crate) fn finish_request(out: &mut BytesMut, left: Option<Duration>, request: &Prepared, server: &str) -> bool {
+    if !request.names_host {
+        put_field(out, "host", server.as_bytes());
+    }
     if let Some(left) = left {
         let Some(millis) = Style::Millis.write(left) else { return false };
         put_field(out, ENVOY_TIMEOUT_MS, millis.as_bytes());
-        if let Some(text) = Style::Grpc.write(left).filter(|_| is_grpc) {
+        if let Some(text) = Style::Grpc.write(left).filter(|_| request.is_grpc) {
             put_field(out, GRPC_TIMEOUT, text.as_bytes());
         }
     }
@@ -293,7 +326,7 @@ pub(crate) fn write_response(
             17 => is("transfer-encoding"),
             _ => false,
         };
-        if !own && !(head.said.names_others && is_named(head.fields, field.name)) {
+        if !(own || head.said.names_others && is_named(head.fields, field.name)) {
             put_field(out, field.name, field.value);
         }
     }

@@ -183,3 +183,133 @@ fn a_body_that_is_longer_than_its_route_takes() {
         413
     );
 }
+
+/// The rest of a request that its server did not want is not sent ahead of another's.
+#[test]
+fn what_was_not_sent_of_a_request_goes_with_its_connection() {
+    let (read, reads) = std::sync::mpsc::channel::<()>();
+    let reads = std::sync::Arc::new(std::sync::Mutex::new(reads));
+    let server = Server::new(move |peer| {
+        let Some(head) = peer.request() else { return };
+        peer.client.send(OK);
+        if head.starts_with("POST") {
+            // Its body is not read, and the connection is one to be kept.
+            peer.say("answered");
+            reads.lock().unwrap().recv().unwrap();
+            let mut all = Vec::new();
+            let _ = std::io::Read::read_to_end(&mut peer.client.stream, &mut all);
+            peer.say(if all.windows(6).any(|word| word == b"VICTIM") { "poisoned" } else { "clean" });
+        }
+    });
+    let bed = Bed::new(&[server.address], &[]);
+    let mut client = bed.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    // More than the kernel takes, so that the end lies in the gateway when the answer comes.
+    let piece = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let mut writes = client.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        use std::io::Write as _;
+        for _ in 0..400 {
+            if writes.write_all(piece.as_bytes()).is_err() {
+                return;
+            }
+        }
+        let _ = writes.write_all(b"0\r\n\r\n");
+    });
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(server.saw(), "answered");
+    for _ in 0..3 {
+        let mut other = bed.connect();
+        assert_eq!(other.call("GET /VICTIM HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    }
+    read.send(()).unwrap();
+    assert_eq!(server.saw(), "clean");
+    drop(client);
+    sending.join().unwrap();
+}
+
+/// Nor is what comes behind an answer given to who waits for the connection.
+#[test]
+fn who_waits_gets_no_connection_with_something_in_it() {
+    // Exactly as much as is read at once: what follows stays in the kernel.
+    let body = "x".repeat(16384 - "HTTP/1.1 200 OK\r\nContent-Length: 16343\r\n\r\n".len());
+    let answer =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}{}", body.len(), OK.replace("hello", "EVIL!"));
+    let server = Server::new(move |peer| {
+        while peer.request().is_some() {
+            std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_millis(100)).unwrap_err();
+            peer.client.send(&answer);
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("cluster", "connections = 1")]);
+    let mut clients = [bed.connect(), bed.connect(), bed.connect()];
+    clients.iter_mut().for_each(|client| client.send(GET));
+    for client in &mut clients {
+        let answer = client.answer();
+        assert!(answer.body.starts_with(b"xxx"), "{}", answer.body.escape_ascii());
+    }
+}
+
+/// A server that ends requests quickly does not get them all for it; one that hangs does not either.
+#[test]
+fn who_fails_is_left_alone() {
+    for hangs in [false, true] {
+        let good = Server::new(|peer| {
+            while peer.request().is_some() {
+                std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_millis(3)).unwrap_err();
+                peer.client.send(OK);
+            }
+        });
+        let bad = Server::new(move |peer| while peer.request().is_some() && hangs {});
+        let bed = Bed::new(&[good.address, bad.address], &[("limits", "wait = \"50ms\"")]);
+        let mut client = bed.connect();
+        let failed = (0..40).filter(|_| client.call(GET).status != 200).count();
+        assert!(failed <= 6, "hangs: {hangs}: {failed} of 40 failed");
+    }
+}
+
+/// Another attempt has what remains, and not what the first one had.
+#[test]
+fn an_attempt_after_a_dead_connection_has_what_remains() {
+    let server = Server::new(|peer| {
+        let head = peer.request().unwrap();
+        peer.say(peer_left(&head));
+        peer.client.send(OK);
+        if let Some(head) = peer.request() {
+            peer.say(peer_left(&head));
+            std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_millis(700)).unwrap_err();
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("limits", "total = \"3s\"\nqueue = \"500ms\"\nconnect = \"500ms\"")]);
+    let mut client = bed.connect();
+    assert_eq!(client.call(GET).status, 200);
+    assert_eq!(client.call(GET).status, 200);
+    let left: Vec<u64> = (0..3).map(|_| server.saw().parse().unwrap()).collect();
+    assert!(left[1] > 2500 && (1000..2400).contains(&left[2]), "{left:?}");
+    let lines = bed.lines();
+    let line =
+        lines.iter().find(|line| line["timeline"][1]["stage"] == "attempt").unwrap_or_else(|| panic!("{lines:#?}"));
+    assert!(line["timeline"][1]["duration_us"].as_u64().unwrap() > 600_000, "{line:#}");
+}
+
+fn peer_left(head: &str) -> String {
+    crate::bed::field(head, "x-envoy-expected-rq-timeout-ms").unwrap().to_owned()
+}
+
+/// Whoever has sent more than one request is noticed when it leaves, too.
+#[test]
+fn a_client_that_leaves_with_another_request_on_the_way() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.say("asked");
+        while !peer.ends() {}
+        peer.say("ended");
+    });
+    let bed = Bed::new(&[server.address], &[]);
+    let mut client = bed.connect();
+    client.send(GET);
+    assert_eq!(server.saw(), "asked");
+    client.send("G");
+    drop(client);
+    assert_eq!(server.saw(), "ended");
+}

@@ -306,3 +306,57 @@ fn routes_are_taken_by_host_path_and_method() {
     assert_eq!(status("GET", "a.other.test", "/v1"), 201);
     gate.drain();
 }
+
+/// A path that climbs is read differently by routes and by servers.
+#[test]
+fn paths_that_climb_and_protocols_that_carry_requests() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[]);
+    let mut client = bed.connect();
+    for path in ["/v1/../admin", "/v1/%2e%2E/admin", "/.", "/a/./b"] {
+        assert_eq!(client.call(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).status, 400, "{path}");
+    }
+    assert_eq!(server.connections(), 0);
+    assert_eq!(client.call("GET /a..b/.well-known?x=/../y HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    server.saw();
+    // Requests in HTTP/2 would go past routes and limits.
+    let answer = client.call(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
+    );
+    assert_eq!(answer.status, 200);
+    let head = server.saw();
+    assert!(field(&head, "upgrade").is_none() && field(&head, "http2-settings").is_none(), "{head}");
+}
+
+#[test]
+fn who_names_no_host_goes_to_the_servers_own() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[]);
+    let mut client = bed.connect();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(field(&server.saw(), "host"), Some(&*server.address.to_string()));
+}
+
+/// A refusal is about the request that is refused, and blames its client.
+#[test]
+fn what_is_refused_is_told_of_itself() {
+    let server = Server::new(|peer| {
+        while peer.request().is_some() {
+            peer.client.send(OK)
+        }
+    });
+    let bed = Bed::new(&[server.address], &[]);
+    let mut client = bed.connect();
+    assert_eq!(client.call(GET).status, 200);
+    assert_eq!(client.call("hello\r\n\r\n").status, 400);
+    let mut client = bed.connect();
+    assert_eq!(client.call("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n").status, 400);
+    let lines = bed.lines();
+    let refused = lines.iter().find(|line| line["gate"]["refused"].is_string()).unwrap();
+    assert_eq!((&refused["gate"]["path"], &refused["gate"]["method"]), (&"".into(), &"".into()), "{refused}");
+    assert!(refused["gate"]["bytes_out"].as_u64() > Some(100), "{refused}");
+    let broken = lines.iter().find(|line| line["cause"] == "protocol-error").unwrap();
+    let summary = broken["verdicts"][0]["summary"].as_str().unwrap();
+    assert!(summary.contains("the client 127.0.0.1:"), "{summary}");
+}

@@ -1,5 +1,7 @@
 //! A gateway that runs: told to follow another file, told to end, asked for what it does.
 
+use std::fs;
+
 use crate::bed::{Bed, GET, OK, Server};
 
 #[test]
@@ -49,4 +51,31 @@ fn the_end_waits_for_what_is_in_flight_and_for_nothing_else() {
     let whole = busy.answer();
     assert_eq!((whole.status, whole.field("connection")), (200, Some("close")));
     assert_eq!(ending.join().unwrap().len(), 1);
+}
+
+/// Connections to servers that no route leads to any more are closed.
+#[test]
+fn servers_that_are_left_are_left_for_good() {
+    let (one, other) = (Server::answering(OK), Server::answering(OK));
+    let mut bed = Bed::new(&[one.address], &[]);
+    let mut client = bed.connect();
+    let to = |address: std::net::SocketAddr| {
+        let table = fs::read_to_string("/proc/net/tcp").unwrap();
+        let port = format!(":{:04X}", address.port());
+        // Remote end, established.
+        table
+            .lines()
+            .filter(|line| {
+                line.split_whitespace().nth(2).is_some_and(|end| end.ends_with(&port)) && line.contains(" 01 ")
+            })
+            .count()
+    };
+    for _ in 0..5 {
+        for server in [&one, &other] {
+            assert!(bed.follow(&[server.address], &[]).is_empty());
+            assert_eq!(client.call(GET).status, 200);
+        }
+    }
+    // The last look was at the other one.
+    assert_eq!((to(one.address), to(other.address)), (0, 1));
 }

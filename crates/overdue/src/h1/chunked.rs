@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{HEAD_MAX, fields::Field};
+use super::{HEAD_MAX, fields::Field, request::only_crlf};
 
 /// A line with a chunk size, extensions included, is not longer.
 const LINE_MAX: usize = 4 * 1024;
@@ -83,7 +83,11 @@ impl Chunked {
                 State::Trailers => {
                     let mut fields = [httparse::EMPTY_HEADER; TRAILERS_MAX];
                     let length = match httparse::parse_headers(rest, &mut fields) {
-                        Ok(httparse::Status::Complete((length, _))) => length,
+                        Ok(httparse::Status::Complete((length, _))) => {
+                            only_crlf(rest.get(..length).unwrap_or_default())
+                                .map_err(|why| format!("its trailers are malformed: {why}"))?;
+                            length
+                        }
                         Ok(httparse::Status::Partial) if rest.len() < HEAD_MAX => return Ok((used, None)),
                         Ok(httparse::Status::Partial) => return Err("its trailers are too long".to_owned()),
                         Err(err) => return Err(format!("its trailers are malformed: {err}")),
@@ -149,7 +153,11 @@ fn first_line(input: &[u8]) -> Result<Option<(&[u8], usize)>, String> {
 }
 
 fn parse_size(line: &[u8]) -> Result<u64, String> {
-    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
+    let mut digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
+    // Other blanks would be something else to others.
+    while let [rest @ .., b' ' | b'\t'] = digits {
+        digits = rest;
+    }
     // A carriage return elsewhere in the line would end it for some.
     let valid = !digits.is_empty()
         && digits.len() <= 16
@@ -221,6 +229,9 @@ mod tests {
             (b"11111111111111111\r\n", "no hexadecimal"),
             (b"4\r\nWikixx", "longer than"),
             (b"0\r\nX Y: z\r\n\r\n", "trailers are malformed"),
+            (b"0\r\n\n", "bare line feed"),
+            (b"0\r\nX: y\n\n", "bare line feed"),
+            (b"1\x0c\r\n", "no hexadecimal"),
         ] {
             for step in [1, 100] {
                 let err = decode(text, step).unwrap_err();

@@ -118,13 +118,17 @@ pub fn skip_empty_lines(buf: &[u8]) -> Option<usize> {
     (skipped <= 8).then_some(skipped)
 }
 
-/// Some take a bare line feed for the end of a line, some do not; the same goes for a bare carriage return.
-fn only_crlf(head: &[u8]) -> Result<(), String> {
+/// Whether every line ends with both: some take a bare line feed for the end of a line, some do not; the same goes for a
+/// bare carriage return.
+///
+/// # Errors
+/// Words for which of the two stands alone.
+pub fn only_crlf(head: &[u8]) -> Result<(), String> {
     let mut before = 0;
     for &byte in head {
         if (byte == b'\n') != (before == b'\r') {
             let which = if byte == b'\n' { "line feed" } else { "carriage return" };
-            return Err(format!("a line of its head ends with a bare {which}"));
+            return Err(format!("a line ends with a bare {which}"));
         }
         before = byte;
     }
