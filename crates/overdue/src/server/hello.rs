@@ -51,6 +51,9 @@ use self::{
 use super::Source;
 use crate::{Context, clock};
 
+/// The two parts of the limit `tls`. They are not [`Stage::Tls`], whose verdicts are those of a client.
+const HELLO: Stage = Stage::Named("hello");
+const HANDSHAKE: Stage = Stage::Named("handshake");
 /// Most hellos are whole with the first read of so much.
 const FIRST_READ: usize = 2_048;
 
@@ -144,7 +147,7 @@ impl HelloGate {
         let (policy, source) = (&self.inner.policy, Source::from(peer));
         let tls = context.child(policy.limit.clone());
         let mut buf = BytesMut::new();
-        let fits = match tls.run(Stage::Tls, self.inspect(&mut io, &mut buf, source)).await {
+        let fits = match tls.run(HELLO, self.inspect(&mut io, &mut buf, source)).await {
             Ok(Ok(Ok(fits))) => fits,
             Ok(Ok(Err(rejected))) => {
                 self.turn_away(context, &mut io, source, &rejected).await;
@@ -157,20 +160,20 @@ impl HelloGate {
                 }
                 return Err(HandshakeError::Io(err));
             }
-            Err(interrupted) => {
+            Err(error) => {
                 self.failed(source);
-                return Err(HandshakeError::Limit(interrupted));
+                return Err(HandshakeError::Limit { error, received: buf.len() });
             }
         };
-        match tls.run(Stage::Tls, handshake(io, &buf, config)).await {
+        match tls.run(HANDSHAKE, handshake(io, &buf, config)).await {
             Ok(Ok(stream)) => Ok(Secured { stream, server_name: fits.server_name, ja4: fits.ja4 }),
             Ok(Err(error)) => {
                 self.failed(source);
                 Err(error)
             }
-            Err(interrupted) => {
+            Err(error) => {
                 self.failed(source);
-                Err(HandshakeError::Limit(interrupted))
+                Err(HandshakeError::Limit { error, received: buf.len() })
             }
         }
     }
