@@ -25,16 +25,18 @@ mod records;
 use std::{
     fmt, io,
     net::IpAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
 };
 
 use bytes::{BufMut, BytesMut};
 use overdue_core::Stage;
 use rustls::{ServerConfig, server::Acceptor};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
 pub use self::{
@@ -54,6 +56,8 @@ use crate::{Context, clock};
 /// The two parts of the limit `tls`. They are not [`Stage::Tls`], whose verdicts are those of a client.
 const HELLO: Stage = Stage::Named("hello");
 const HANDSHAKE: Stage = Stage::Named("handshake");
+/// So much of what a peer has sent beyond its hello is read before it is closed.
+const DISCARDED_MAX: usize = 64 * 1024;
 /// Most hellos are whole with the first read of so much.
 const FIRST_READ: usize = 2_048;
 
@@ -236,7 +240,7 @@ impl HelloGate {
     /// Tells the peer why, if it takes that in time, and counts it.
     async fn turn_away<IO>(&self, context: &Context, io: &mut IO, source: Source, rejected: &RejectedHello)
     where
-        IO: AsyncWrite + Unpin,
+        IO: AsyncRead + AsyncWrite + Unpin,
     {
         if let Some(count) = self.inner.rejected.get(rejected.why.kind()) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -256,7 +260,9 @@ impl HelloGate {
                 if let Some(alert) = rejected.why.alert() {
                     io.write_all(&alert.record()).await?;
                 }
-                io.shutdown().await
+                io.shutdown().await?;
+                discard(io).await;
+                io::Result::Ok(())
             })
             .await;
     }
@@ -292,6 +298,23 @@ impl HelloGate {
     pub fn worst_sources(&self, most: usize) -> Vec<(Source, SourceCounts)> {
         self.sources().worst(most)
     }
+}
+
+/// Reads what has come already, without waiting for more: closing a connection with unread bytes resets it, and the peer
+/// may never see its alert.
+async fn discard<IO: AsyncRead + Unpin>(io: &mut IO) {
+    let (mut sink, mut left) = ([0; 4_096], DISCARDED_MAX);
+    std::future::poll_fn(|cx| {
+        while left > 0 {
+            let mut read = ReadBuf::new(&mut sink);
+            match Pin::new(&mut *io).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => left = left.saturating_sub(read.filled().len()),
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// What was read goes to rustls, and the handshake goes on from there.
