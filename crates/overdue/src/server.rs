@@ -10,6 +10,8 @@
 //! - [`hello`]: what a TLS client says first, before any work is done for it.
 //! - [`propagate`]: the time that remains, in headers, read and written without allocating.
 //! - [`TrustedPeers`]: whose headers count.
+//!
+//! `cargo run -p overdue --features server --example server` shows them together.
 
 mod admit;
 pub mod certificates;

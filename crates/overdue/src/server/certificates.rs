@@ -378,4 +378,5 @@ impl fmt::Display for Reload {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests;

@@ -25,16 +25,18 @@ mod records;
 use std::{
     fmt, io,
     net::IpAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
 };
 
 use bytes::{BufMut, BytesMut};
 use overdue_core::Stage;
 use rustls::{ServerConfig, server::Acceptor};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
 pub use self::{
@@ -51,6 +53,11 @@ use self::{
 use super::Source;
 use crate::{Context, clock};
 
+/// The two parts of the limit `tls`. They are not [`Stage::Tls`], whose verdicts are those of a client.
+const HELLO: Stage = Stage::Named("hello");
+const HANDSHAKE: Stage = Stage::Named("handshake");
+/// So much of what a peer has sent beyond its hello is read before it is closed.
+const DISCARDED_MAX: usize = 64 * 1024;
 /// Most hellos are whole with the first read of so much.
 const FIRST_READ: usize = 2_048;
 
@@ -144,7 +151,7 @@ impl HelloGate {
         let (policy, source) = (&self.inner.policy, Source::from(peer));
         let tls = context.child(policy.limit.clone());
         let mut buf = BytesMut::new();
-        let fits = match tls.run(Stage::Tls, self.inspect(&mut io, &mut buf, source)).await {
+        let fits = match tls.run(HELLO, self.inspect(&mut io, &mut buf, source)).await {
             Ok(Ok(Ok(fits))) => fits,
             Ok(Ok(Err(rejected))) => {
                 self.turn_away(context, &mut io, source, &rejected).await;
@@ -157,20 +164,20 @@ impl HelloGate {
                 }
                 return Err(HandshakeError::Io(err));
             }
-            Err(interrupted) => {
+            Err(error) => {
                 self.failed(source);
-                return Err(HandshakeError::Limit(interrupted));
+                return Err(HandshakeError::Limit { error, received: buf.len() });
             }
         };
-        match tls.run(Stage::Tls, handshake(io, &buf, config)).await {
+        match tls.run(HANDSHAKE, handshake(io, &buf, config)).await {
             Ok(Ok(stream)) => Ok(Secured { stream, server_name: fits.server_name, ja4: fits.ja4 }),
             Ok(Err(error)) => {
                 self.failed(source);
                 Err(error)
             }
-            Err(interrupted) => {
+            Err(error) => {
                 self.failed(source);
-                Err(HandshakeError::Limit(interrupted))
+                Err(HandshakeError::Limit { error, received: buf.len() })
             }
         }
     }
@@ -233,7 +240,7 @@ impl HelloGate {
     /// Tells the peer why, if it takes that in time, and counts it.
     async fn turn_away<IO>(&self, context: &Context, io: &mut IO, source: Source, rejected: &RejectedHello)
     where
-        IO: AsyncWrite + Unpin,
+        IO: AsyncRead + AsyncWrite + Unpin,
     {
         if let Some(count) = self.inner.rejected.get(rejected.why.kind()) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -253,7 +260,9 @@ impl HelloGate {
                 if let Some(alert) = rejected.why.alert() {
                     io.write_all(&alert.record()).await?;
                 }
-                io.shutdown().await
+                io.shutdown().await?;
+                discard(io).await;
+                io::Result::Ok(())
             })
             .await;
     }
@@ -289,6 +298,23 @@ impl HelloGate {
     pub fn worst_sources(&self, most: usize) -> Vec<(Source, SourceCounts)> {
         self.sources().worst(most)
     }
+}
+
+/// Reads what has come already, without waiting for more: closing a connection with unread bytes resets it, and the peer
+/// may never see its alert.
+async fn discard<IO: AsyncRead + Unpin>(io: &mut IO) {
+    let (mut sink, mut left) = ([0; 4_096], DISCARDED_MAX);
+    std::future::poll_fn(|cx| {
+        while left > 0 {
+            let mut read = ReadBuf::new(&mut sink);
+            match Pin::new(&mut *io).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => left = left.saturating_sub(read.filled().len()),
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// What was read goes to rustls, and the handshake goes on from there.

@@ -198,7 +198,8 @@ fn a_connection_that_ends_makes_room_at_once() {
 
 #[test]
 fn a_descriptor_that_comes_back_elsewhere_is_found_after_a_pause() {
-    let mut process = Process::start(ms(200));
+    // So long that the descriptor is back before the connection would be refused.
+    let mut process = Process::start(ms(1_000));
     process.tell("fill");
     let mut waits = process.connect();
     while !process.tell("stats").exhausted {}

@@ -16,7 +16,7 @@ use hyper_util::{rt::TokioIo, server::conn::auto, service::TowerToHyperService};
 use overdue::{
     Context, Limit,
     server::{
-        ListenOptions, Peer,
+        Connections, ListenOptions, Peer,
         certificates::{CertificateFiles, Certificates},
         deadline::DeadlineLayer,
         hello::{HelloGate, HelloPolicy},
@@ -59,6 +59,7 @@ struct Server {
     address: SocketAddr,
     config: Arc<ClientConfig>,
     slow: Arc<Slow>,
+    connections: Connections,
     _folder: TempDir,
     task: tokio::task::JoinHandle<()>,
 }
@@ -89,6 +90,7 @@ impl Server {
         let gate = HelloGate::new(HelloPolicy::new().names(["www.example.com"]).unwrap());
         let mut listener = ListenOptions::new().bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
+        let connections = listener.connections().clone();
         let slow = Arc::<Slow>::default();
         let watched = Arc::clone(&slow);
         let task = tokio::spawn(async move {
@@ -115,7 +117,7 @@ impl Server {
                 });
             }
         });
-        Self { address, config, slow, _folder: folder, task }
+        Self { address, config, slow, connections, _folder: folder, task }
     }
 
     async fn connect(&self) -> TlsStream<TcpStream> {
@@ -166,5 +168,28 @@ async fn a_caller_that_hangs_up_cancels_its_request() {
         reaches(|slow| &slow.begun, number).await.unwrap();
         drop(stream);
         reaches(|slow| &slow.gone, number).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_alert_is_seen_by_a_peer_that_has_sent_too_much() {
+    let server = Server::start(DeadlineLayer::new(Limit::total(ms(1_000))));
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        // A message of 48 KiB in records of 16,000 bytes, sent at once.
+        let mut bytes = vec![22, 3, 1, 0x3e, 0x80, 1, 0, 0xc0, 0];
+        bytes.resize(48 * 1024, 0);
+        stream.write_all(&bytes).await.unwrap();
+        let mut told = Vec::new();
+        timeout(ms(10_000), stream.read_to_end(&mut told)).await.unwrap().unwrap();
+        assert_eq!(told, [21, 3, 3, 0, 2, 2, 50]);
+        // Once the server has closed: with an end, and no reset behind it.
+        let closed = async {
+            while server.connections.open() > 0 {
+                tokio::time::sleep(ms(1)).await;
+            }
+        };
+        timeout(ms(10_000), closed).await.unwrap();
+        assert_eq!(stream.take_error().unwrap().map(|err| err.kind()), None);
     }
 }

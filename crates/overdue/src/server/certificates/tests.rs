@@ -226,3 +226,27 @@ async fn a_link_that_is_swapped_is_noticed_over_and_over() {
         assert_eq!(name_of(&watching.certificates, None), format!("v{number}.example.com"));
     }
 }
+
+/// The link is above the folder of the files; or what a link leads to is written anew, in another folder.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn links_are_followed_up_and_down() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    write(&at("first"), &made(&["v0.example.com"], |_| {}));
+    symlink("first", at("live")).unwrap();
+    fs::create_dir(at("served")).unwrap();
+    for file in ["tls.crt", "tls.key"] {
+        symlink(Path::new("../live").join(file), at("served").join(file)).unwrap();
+    }
+    let certificates = loaded([CertificateFiles::new(at("served/tls.crt"), at("served/tls.key"))]);
+    let mut watching = Watching::start(certificates, &at("first"), &made(&["v1.example.com"], |_| {})).await;
+    write(&at("first"), &made(&["v2.example.com"], |_| {}));
+    assert_eq!(watching.next().await.renewed.len(), 1);
+    assert_eq!(name_of(&watching.certificates, None), "v2.example.com");
+    write(&at("second"), &made(&["v3.example.com"], |_| {}));
+    symlink("second", at("aside")).unwrap();
+    fs::rename(at("aside"), at("live")).unwrap();
+    assert_eq!(watching.next().await.renewed.len(), 1);
+    assert_eq!(name_of(&watching.certificates, None), "v3.example.com");
+}

@@ -291,6 +291,25 @@ async fn a_body_that_stalls_is_cut_and_never_ends_well() {
     }
 }
 
+/// What axum asks of a layer, and hyper of a service and its bodies.
+#[tokio::test]
+async fn a_router_and_a_server_would_take_it() {
+    fn taken<S, B>(service: S) -> S
+    where
+        S: Service<Request<()>, Response = Response<B>, Error: Into<Infallible>, Future: Send + 'static>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        B: Body<Data = Bytes, Error: Into<crate::BoxError>> + Send + 'static,
+    {
+        service
+    }
+    let handler = service_fn(|_: Request<()>| std::future::ready(done()));
+    taken(layer(ms(100)).layer(handler)).oneshot(request("10.1.2.3", &[])).await.unwrap();
+    taken(layer(ms(100)).detached().layer(handler)).oneshot(request("10.1.2.3", &[])).await.unwrap();
+}
+
 #[tokio::test]
 async fn timing_can_be_left_out_and_errors_of_the_handler_pass() {
     let service = layer(ms(100)).server_timing(false).layer(service_fn(|_: Request<()>| async { done() }));

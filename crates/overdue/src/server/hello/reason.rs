@@ -270,9 +270,15 @@ pub enum HandshakeError {
     /// The hello was turned away.
     #[error("the ClientHello was turned away: {0}")]
     Rejected(RejectedHello),
-    /// A limit fired, or the context was cancelled.
-    #[error(transparent)]
-    Limit(#[from] Error),
+    /// A limit fired, or the context was cancelled; in a stage named `hello` or `handshake`.
+    #[error("{error} ({received} bytes had come of the hello)")]
+    Limit {
+        /// Which limit, and whose.
+        #[source]
+        error: Error,
+        /// How many bytes of the hello had come.
+        received: usize,
+    },
     /// The connection failed, or ended before anything came.
     #[error("the connection failed in the handshake: {0}")]
     Io(#[source] io::Error),

@@ -398,8 +398,10 @@ async fn hello_and_handshake_are_under_one_limit() {
             }
         };
         let (_, server) = tokio::join!(talk, accept(&gate, theirs));
-        let Err(HandshakeError::Limit(error)) = server else { panic!("no limit fired") };
-        assert_eq!((error.stage(), error.limit().unwrap().name), (Stage::Tls, LimitName::Stage(Stage::Tls)));
+        let Err(HandshakeError::Limit { error, received }) = server else { panic!("no limit fired") };
+        let stage = if sent < hello.len() { "hello" } else { "handshake" };
+        assert_eq!((error.stage().as_str(), received), (stage, sent));
+        assert_eq!(error.limit().unwrap().name, LimitName::Stage(Stage::Tls));
         let took = clock::now() - began;
         assert!(took >= Duration::from_secs(3) && took < Duration::from_millis(3_100), "{took:?}");
     }
