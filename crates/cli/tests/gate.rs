@@ -158,6 +158,7 @@ fn its_operator_sees_and_steers_it() {
         "overdue_gate_workers 2",
         "overdue_gate_stage_seconds_count{stage=\"wait\"} 2",
         "overdue_gate_log_lines_dropped_total 0",
+        "overdue_gate_accepted_total{listener=\"127.0.0.1:0\"} 2",
     ] {
         assert!(metrics.lines().any(|other| other == line), "no {line} in\n{metrics}");
     }
@@ -176,6 +177,9 @@ fn its_operator_sees_and_steers_it() {
     assert_eq!(running.line(), "reloaded\n");
     assert_eq!(wait(&running)["value_us"], 7_000_000);
     assert_eq!(running.ask("GET", "/reload").0, 405);
+    // A page of somebody else's, in the operator's browser, says where it comes from.
+    let page = "POST /drain HTTP/1.1\r\nHost: a\r\nOrigin: http://elsewhere.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(call(running.admin, page).0, 403);
 
     running.signal(Signal::TERM);
     assert!(running.line().starts_with("draining"));

@@ -3,15 +3,22 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, ORIGIN},
+};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use overdue::server::Refused;
 use overdue_core::{Limit, LimitName, LimitReport, Limits, micros};
 use serde_json::{Value, json};
 use tokio::{
@@ -25,7 +32,6 @@ use crate::{
     config::Config,
     counts::{Counts, STAGES},
     gate::Order,
-    log::Writer,
     worker::Worker,
 };
 
@@ -41,7 +47,8 @@ const LISTED_MAX: usize = 1000;
 #[derive(Clone)]
 pub(crate) struct Desk {
     pub(crate) workers: Vec<mpsc::UnboundedSender<Order>>,
-    pub(crate) writer: Writer,
+    /// Lines of the log that could not be written.
+    pub(crate) dropped: Arc<AtomicU64>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) began: Instant,
 }
@@ -88,6 +95,10 @@ impl Desk {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let plain = |status: StatusCode, text: String| said(status, "text/plain; charset=utf-8", text);
+        // A page of somebody else's, open in the operator's browser, may send a POST here, and says so.
+        if request.method() != Method::GET && request.headers().contains_key(ORIGIN) {
+            return plain(StatusCode::FORBIDDEN, "not from a page: POST it with curl\n".to_owned());
+        }
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/metrics") => {
                 said(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().await)
@@ -189,7 +200,8 @@ impl Desk {
                     ));
                 }
             }
-            (worker.counts.clone(), worker.connections(), servers)
+            let listening = worker.listening.borrow().clone();
+            (worker.counts.clone(), worker.connections(), servers, listening)
         });
         let looks = looks.await;
         let mut out = Exposition::default();
@@ -202,11 +214,11 @@ impl Desk {
             "overdue_gate_log_lines_dropped_total",
             "counter",
             "Lines that could not be written.",
-            self.writer.dropped() as f64,
+            self.dropped.load(Relaxed) as f64,
         );
         let all = Counts::default();
         let mut open = 0;
-        for (counts, connections, _) in looks.iter().flatten() {
+        for (counts, connections, ..) in looks.iter().flatten() {
             all.merge(counts);
             open += connections;
         }
@@ -225,6 +237,33 @@ impl Desk {
             "TLS handshakes of clients that came to nothing.",
             all.handshakes_failed.get() as f64,
         );
+        let mut listeners: std::collections::BTreeMap<SocketAddr, [u64; 3]> = Default::default();
+        for (address, stats) in looks.iter().flatten().flat_map(|(.., listening)| listening) {
+            let sums = listeners.entry(*address).or_default();
+            let refused =
+                [Refused::Exhausted, Refused::Total, Refused::Source].into_iter().map(|why| stats.refused(why)).sum();
+            let exhausted = u64::from(stats.exhausted_since().is_some());
+            let numbers = [stats.accepted(), refused, exhausted];
+            sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
+        }
+        for (place, (name, kind, help)) in [
+            ("overdue_gate_accepted_total", "counter", "Connections that a listener accepted."),
+            (
+                "overdue_gate_refused_total",
+                "counter",
+                "Connections that were one too many, by limit or for want of descriptors.",
+            ),
+            ("overdue_gate_exhausted", "gauge", "Workers whose listener has no descriptors or memory left."),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            out.head(name, kind, help);
+            for (address, numbers) in &listeners {
+                let number = numbers.get(place).copied().unwrap_or_default();
+                out.line(name, &[("listener", &address.to_string())], number as f64);
+            }
+        }
         out.head("overdue_gate_requests_total", "counter", "Requests by class of their status; none: the client left.");
         for (class, count) in ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(&all.statuses) {
             out.line("overdue_gate_requests_total", &[("status", class)], count.get() as f64);
@@ -250,7 +289,7 @@ impl Desk {
             ("overdue_gate_server_shunned", "Workers that leave a server alone, as they cannot connect to it."),
         ];
         let mut servers: std::collections::BTreeMap<(Arc<str>, SocketAddr), [usize; 4]> = Default::default();
-        for (.., of_worker) in looks.iter().flatten() {
+        for (_, _, of_worker, _) in looks.iter().flatten() {
             for (cluster, address, numbers, _) in of_worker {
                 let sums = servers.entry((Arc::clone(cluster), *address)).or_default();
                 sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);

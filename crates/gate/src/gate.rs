@@ -43,6 +43,8 @@ pub(crate) enum Order {
     Follow(Arc<Config>),
     /// Take no more connections, and end those that there are when they are done.
     Drain,
+    /// Tell what is in flight: it is cut.
+    Cut,
     /// Look at what is there.
     Look(Box<dyn FnOnce(&Worker) + Send>),
 }
@@ -153,10 +155,12 @@ impl Gate {
     pub fn follow(&mut self, config: Config) -> Vec<&'static str> {
         let mut needs_start = Vec::new();
         let addresses = |config: &Config| config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>();
+        let most = |config: &Config| config.listeners.iter().map(|listener| listener.connections).collect::<Vec<_>>();
         let tls = |config: &Config| config.listeners.iter().map(|listener| listener.tls.clone()).collect::<Vec<_>>();
         for (what, differs) in [
             ("the addresses of listeners", addresses(&config) != addresses(&self.config)),
             ("tls of listeners", tls(&config) != tls(&self.config)),
+            ("connections of listeners", most(&config) != most(&self.config)),
             ("workers", config.workers != self.config.workers),
             ("admin", config.admin != self.config.admin),
             ("log", config.log != self.config.log),
@@ -169,6 +173,7 @@ impl Gate {
             return needs_start;
         }
         self.config = Arc::new(config);
+        self.writer.reopen();
         for worker in &self.workers {
             // One that has ended follows nothing.
             let _ = worker.send(Order::Follow(Arc::clone(&self.config)));
@@ -191,6 +196,11 @@ impl Gate {
         for _ in &self.workers {
             let left = until.saturating_duration_since(clock::now());
             whole &= self.ended.recv_timeout(left).is_ok();
+        }
+        if !whole {
+            for worker in &self.workers {
+                let _ = worker.send(Order::Cut);
+            }
         }
         let Self { workers, writer, written, .. } = self;
         drop((workers, writer));
@@ -236,7 +246,10 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
     for Bound { name, socket, connections, door } in sockets {
         let options = ListenOptions::new().connections(connections).refusal(|_| Bytes::from_static(FULL));
         match options.from_std(socket) {
-            Ok(listener) => drop(accepting.spawn_local(accept(Rc::clone(&worker), name, listener, door))),
+            Ok(listener) => {
+                worker.listening.borrow_mut().push((name, listener.stats()));
+                drop(accepting.spawn_local(accept(Rc::clone(&worker), name, listener, door)));
+            }
             // It was bound and set up before: this does not happen.
             Err(_) => return,
         }
@@ -246,6 +259,7 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
         match order {
             Order::Follow(config) => worker.follow(config),
             Order::Look(look) => look(&worker),
+            Order::Cut => {}
             Order::Drain => break,
         }
     }
@@ -256,6 +270,10 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
         tokio::select! {
             order = orders.recv() => match order {
                 Some(Order::Look(look)) => look(&worker),
+                Some(Order::Cut) => {
+                    worker.tell_cut();
+                    break;
+                }
                 Some(_) => {}
                 None => break,
             },

@@ -395,10 +395,17 @@ fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &s
     }
 }
 
+/// What the thread that writes is told.
+enum Told {
+    Lines(Vec<u8>),
+    /// Somebody may have moved the file.
+    Reopen,
+}
+
 /// Where lines are handed to.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    to: Option<mpsc::SyncSender<Vec<u8>>>,
+    to: Option<mpsc::SyncSender<Told>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -409,17 +416,21 @@ impl Writer {
     /// When the file cannot be opened, or no thread started.
     pub(crate) fn start(to: &To) -> io::Result<(Self, mpsc::Receiver<()>)> {
         let (ended, end) = mpsc::channel();
-        let mut file: Box<dyn Write + Send> = match to {
-            To::Off => return Ok((Self { to: None, dropped: Arc::default() }, end)),
-            To::Stdout => Box::new(io::stdout()),
-            To::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
-        };
-        let (sender, receiver) = mpsc::sync_channel::<Vec<u8>>(WAITING_MAX);
+        if *to == To::Off {
+            return Ok((Self { to: None, dropped: Arc::default() }, end));
+        }
+        let (to, mut file) = (to.clone(), open(to)?);
+        let (sender, receiver) = mpsc::sync_channel::<Told>(WAITING_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = Arc::clone(&dropped);
         std::thread::Builder::new().name("overdue-log".to_owned()).spawn(move || {
             // Without a limit on purpose: nobody waits for it but the end, which does so for a second.
-            while let Ok(buf) = receiver.recv() {
+            while let Ok(told) = receiver.recv() {
+                let Told::Lines(buf) = told else {
+                    // One that cannot be opened anew goes on as it was.
+                    file = open(&to).unwrap_or(file);
+                    continue;
+                };
                 if file.write_all(&buf).and_then(|()| file.flush()).is_err() {
                     let lines = buf.iter().filter(|byte| **byte == b'\n').count();
                     lost.fetch_add(lines as u64, Relaxed);
@@ -432,16 +443,32 @@ impl Writer {
 
     fn write(&self, buf: Vec<u8>, lines: u64) {
         if let Some(to) = &self.to
-            && to.try_send(buf).is_err()
+            && to.try_send(Told::Lines(buf)).is_err()
         {
             self.dropped.fetch_add(lines, Relaxed);
         }
     }
 
-    /// Lines that could not be written.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Relaxed)
+    /// The file is opened anew, before what comes next is written.
+    pub(crate) fn reopen(&self) {
+        if let Some(to) = &self.to {
+            // Where so much waits that this has no room, the next reload does it.
+            let _ = to.try_send(Told::Reopen);
+        }
     }
+
+    /// Lines that could not be written.
+    pub(crate) fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
+    }
+}
+
+fn open(to: &To) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match to {
+        To::Off => Box::new(io::sink()),
+        To::Stdout => Box::new(io::stdout()),
+        To::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+    })
 }
 
 #[cfg(test)]

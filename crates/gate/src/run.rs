@@ -56,7 +56,7 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
         }
         let (commands, mut commanded) = mpsc::channel(16);
         if let Some(listener) = local {
-            let desk = Desk { workers: gate.workers().to_vec(), writer: gate.writer.clone(), commands, began: clock::now() };
+            let desk = Desk { workers: gate.workers().to_vec(), dropped: gate.writer.dropped(), commands, began: clock::now() };
             drop(tokio::spawn(admin::serve(listener, desk)));
         } else {
             // Kept, so that it does not look closed.
@@ -87,6 +87,8 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
                 },
             }
         }
+        // Whoever asks from now on is told that it is ending.
+        drop(commanded);
         tell("draining: no more connections are taken; again to end at once");
         // A thread of its own, for which nobody has to wait: one of the runtime's would hold up its end.
         let (drains, drained) = oneshot::channel();

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use overdue::server::propagate::TimeoutHeaders;
+use overdue::server::{ListenerStats, propagate::TimeoutHeaders};
 use overdue_core::{Limit, Stage};
 use slab::Slab;
 
@@ -18,8 +18,8 @@ use crate::{
     clock,
     config::{Config, Listener, Route},
     counts::Counts,
-    http1::{Buffers, Line},
-    log::Lines,
+    http1::{Buffers, Known, Line},
+    log::{Entry, Lines, Marks},
     upstream::Servers,
 };
 
@@ -32,6 +32,8 @@ pub(crate) struct Worker {
     pub(crate) lines: RefCell<Lines>,
     live: RefCell<Slab<Rc<Live>>>,
     draining: Cell<bool>,
+    /// What its listeners count.
+    pub(crate) listening: RefCell<Vec<(SocketAddr, ListenerStats)>>,
 }
 
 /// A configuration, as one worker follows it.
@@ -113,6 +115,7 @@ impl Worker {
             lines: RefCell::new(lines),
             live: RefCell::default(),
             draining: Cell::new(false),
+            listening: RefCell::default(),
         })
     }
 
@@ -166,6 +169,25 @@ impl Worker {
         self.draining.set(true);
         let wakers: Vec<_> = self.live.borrow().iter().filter_map(|(_, live)| live.waker.borrow().clone()).collect();
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Writes a line for each request that is being served: nobody will do so later.
+    pub(crate) fn tell_cut(&self) {
+        let now = clock::now();
+        self.each_live(|live| {
+            let Some(request) = &*live.request.borrow() else { return };
+            let marks = Marks::at(request.began);
+            let why = "cut: the gateway was to end, and the limit for draining passed";
+            let entry = Entry {
+                known: Known::CUT,
+                route: Some(&request.route),
+                refused: Some((live.stage().0, why)),
+                ..Entry::new(&marks, now)
+            };
+            entry.count(&self.counts);
+            self.lines.borrow_mut().put(&entry, &live.line.borrow(), &live.peer_text);
+        });
+        self.lines.borrow_mut().tick();
     }
 
     /// What has to be done now and then: connections to servers that are of no use any more are closed.

@@ -28,6 +28,8 @@ impl Known {
 
     /// A handshake that did not end in time.
     pub(crate) const LATE_HANDSHAKE: Self = Self { status: 0, state: *b"cR", flag: "SI" };
+    /// A request that was cut by the end of the gateway.
+    pub(crate) const CUT: Self = Self { status: 0, state: *b"KD", flag: "-" };
     /// A client that closed in the middle of a head.
     pub(crate) const LEFT_EARLY: Self = Self { status: 0, state: *b"CR", flag: "DC" };
     /// A handshake that failed.

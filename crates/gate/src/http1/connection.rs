@@ -117,7 +117,7 @@ pub(crate) async fn serve_tls(io: TcpStream, peer: SocketAddr, listener: SocketA
             let marks = Marks::at(began);
             let known = match &err {
                 HandshakeError::Rejected(_) => Known::refused(0),
-                HandshakeError::Limit(_) => Known::LATE_HANDSHAKE,
+                HandshakeError::Limit { .. } => Known::LATE_HANDSHAKE,
                 _ => Known::FAILED_HANDSHAKE,
             };
             let why = err.to_string();

@@ -43,8 +43,9 @@ impl Bed {
             .map(|server| format!("\"{server}\""))
             .collect();
         format!(
-            "workers = 1\ndrain = \"5s\"\n\n[limits]\n{}\n\n[log]\nfile = {:?}\n\n[[listener]]\nlisten = \"127.0.0.1:0\"\n{}\n\n\
+            "workers = 1\ndrain = \"{}\"\n\n[limits]\n{}\n\n[log]\nfile = {:?}\n\n[[listener]]\nlisten = \"127.0.0.1:0\"\n{}\n\n\
              [cluster.back]\nservers = [{}]\n{}\n\n[[route]]\nname = \"all\"\ncluster = \"back\"\n{}\n",
+            if part("drain").is_empty() { "5s".to_owned() } else { part("drain") },
             part("limits"),
             folder.path().join("log"),
             part("listener"),
@@ -60,14 +61,18 @@ impl Bed {
         self.gate.follow(Config::parse(&text, "gate.toml").unwrap())
     }
 
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
     pub(crate) fn connect(&self) -> Client {
         Client::new(self.gate.addresses()[0])
     }
 
     /// Ends it, and gives the lines of its log.
     pub(crate) fn lines(self) -> Vec<Value> {
-        let Self { gate, folder } = self;
-        let path: PathBuf = folder.path().join("log");
+        let path = self.log();
+        let Self { gate, folder: _folder } = self;
         gate.drain();
         let text = fs::read_to_string(path).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()

@@ -79,3 +79,38 @@ fn servers_that_are_left_are_left_for_good() {
     // The last look was at the other one.
     assert_eq!((to(one.address), to(other.address)), (0, 1));
 }
+
+/// What is cut in the end has its line, as everything has.
+#[test]
+fn what_the_end_cuts_is_told() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.say("asked");
+        while !peer.ends() {}
+    });
+    let bed = Bed::new(&[server.address], &[("drain", "200ms")]);
+    let mut client = bed.connect();
+    client.send(GET);
+    assert_eq!(server.saw(), "asked");
+    let line = bed.line();
+    assert_eq!((&line["stage"], &line["gate"]["termination"]), (&"wait".into(), &"KD".into()), "{line:#}");
+    assert!(line["gate"]["refused"].as_str().unwrap().contains("draining passed"));
+}
+
+/// Whoever rotates the log moves the file, and reloads.
+#[test]
+fn the_log_is_opened_anew_on_a_reload() {
+    let server = Server::answering(OK);
+    let mut bed = Bed::new(&[server.address], &[]);
+    let log = bed.log();
+    let mut client = bed.connect();
+    assert_eq!(client.call(GET).status, 200);
+    while fs::read_to_string(&log).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    let moved = log.with_extension("1");
+    fs::rename(&log, &moved).unwrap();
+    assert!(bed.follow(&[server.address], &[]).is_empty());
+    assert_eq!(client.call(GET).status, 200);
+    assert_eq!(bed.lines().len(), 1);
+}
