@@ -163,7 +163,9 @@ fn version_of(program: &Path, flag: &str) -> String {
         },
     );
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown").trim();
-    line.split(" - ").next().unwrap_or(line).replace("nginx version: ", "")
+    let line = line.split(" - ").next().unwrap_or(line).replace("nginx version: ", "");
+    // Where it lies is nobody's business.
+    line.replace(&format!("{}  ", program.display()), "Envoy ")
 }
 
 impl Proxy {

@@ -59,6 +59,7 @@ impl Known {
     /// | the server closed or reset the connection | 502 | `S` | `UC` |
     /// | the server broke the protocol | 502 | `P` | `UPE` |
     /// | nothing was left of the time | 504 | `sQ` | `DT` |
+    /// | the end of the gateway cut it ([`CUT`](Self::CUT)) | none | `K` | `-` |
     pub(crate) fn of(trouble: &Trouble) -> Self {
         let phase = match trouble.stage {
             Stage::Queue => b'Q',

@@ -148,10 +148,11 @@ impl<S: Client> Connection<S> {
     async fn run(&mut self) {
         let then = loop {
             let (next, plan) = self.next().await;
+            // Boxed, each of them: what a connection needs only now and then is no part of one that lies idle.
             let then = match next {
                 Next::Request(prepared, head, began) => Box::pin(self.handle(&plan, &prepared, head, began)).await,
-                Next::NotServed(refused, began) => self.refuse(&plan, &refused, began).await,
-                Next::Late(limit, began, late_by) => self.late(&plan, limit, began, late_by).await,
+                Next::NotServed(refused, began) => Box::pin(self.refuse(&plan, &refused, began)).await,
+                Next::Late(limit, began, late_by) => Box::pin(self.late(&plan, limit, began, late_by)).await,
                 Next::Left(began) => return self.left(began),
                 Next::End => return,
             };
@@ -167,7 +168,7 @@ impl<S: Client> Connection<S> {
                 // A reset: an end that looks like any other would make a cut answer look whole.
                 let _ = socket2::SockRef::from(self.client.io.tcp()).set_linger(Some(Duration::ZERO));
             }
-            _ => self.linger().await,
+            _ => Box::pin(self.linger()).await,
         }
     }
 
