@@ -1,6 +1,6 @@
 //! `overdue gate` as its operator runs it: a file, signals, and the operator's own address.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 use std::{
     fs,
