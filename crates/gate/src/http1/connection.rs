@@ -30,7 +30,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     answer::{self, Known, Told},
-    exchange::{AHEAD_MAX, Due, Exchange, Party, Seen, Trouble},
+    exchange::{Due, Exchange, Party, Seen, Trouble},
     flow::Flow,
     head::{Line, NotServed, Prepared, finish_request, prepare},
     side::Side,
@@ -527,23 +527,10 @@ impl<S: Client> Connection<S> {
         let Self { client, worker, alarm, .. } = self;
         let bodyless = prepared.framing == Framing::Empty;
         upstream::or(work, |cx: &mut task::Context<'_>| {
-            if bodyless && client.bytes().len() < AHEAD_MAX {
-                let left = match client.poll_fill(cx, &worker.buffers) {
-                    Poll::Ready(Ok(0)) => Some("it closed before it had its answer".to_owned()),
-                    Poll::Ready(Err(err)) => Some(err.to_string()),
-                    _ => None,
-                };
-                if let Some(how) = left {
-                    let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
-                    let party = Party::Client;
-                    return Poll::Ready(Trouble {
-                        stage,
-                        party,
-                        failure,
-                        late_by: Duration::ZERO,
-                        silent: Duration::ZERO,
-                    });
-                }
+            if bodyless && let Poll::Ready(how) = client.poll_end(cx, &worker.buffers) {
+                let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
+                let party = Party::Client;
+                return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });
             }
             let party = if stage == Stage::Connect { Party::Server } else { Party::Gate };
             Due::poll(due, alarm, cx).map(|(failure, late_by)| Trouble {

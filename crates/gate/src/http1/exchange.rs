@@ -32,8 +32,6 @@ use crate::{
     worker::{Live, Worker},
 };
 
-/// What comes behind a request before its answer is read only so far: to notice that the client leaves.
-pub(crate) const AHEAD_MAX: usize = 16 * 1024;
 /// A connection that is no longer one of HTTP.
 const TUNNEL: Stage = Stage::Named("tunnel");
 /// Informational heads (100 to 199) before the final one.
@@ -219,14 +217,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
     /// A client that closes while it waits has no use for the answer.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
         // Until the request is sent, its body is what is read. What comes behind it is the next request.
-        if self.seen.sent.is_some() && !self.seen.tunnel && self.client.bytes().len() < AHEAD_MAX {
-            match self.client.poll_fill(cx, &self.worker.buffers) {
-                Poll::Ready(Ok(0)) => return Err(self.client_left("it closed before it had its answer")),
-                Poll::Ready(Err(err)) => return Err(self.client_left(&err.to_string())),
-                Poll::Ready(Ok(_)) | Poll::Pending => {}
-            }
+        if self.seen.sent.is_none() || self.seen.tunnel {
+            return Ok(Poll::Pending);
         }
-        Ok(Poll::Pending)
+        match self.client.poll_end(cx, &self.worker.buffers) {
+            Poll::Ready(how) => Err(self.client_left(&how)),
+            Poll::Pending => Ok(Poll::Pending),
+        }
     }
 
     /// What comes before the final head is sent at once: the client may wait for it.

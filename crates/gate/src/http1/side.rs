@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
 /// Bytes that are read at a time. What a head needs beyond that is added, up to the longest head there may be.
 const SIZE: usize = 16 * 1024;
+/// What comes behind a request before its answer is read no further.
+const AHEAD_MAX: usize = SIZE;
 /// Buffers that lie ready; more are given back to the allocator.
 const SPARE_MAX: usize = 64;
 
@@ -76,6 +78,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
             _ => self.rest(buffers),
         }
         poll
+    }
+
+    /// Ready once it has closed, with how. What it says before that is read only so far.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>, buffers: &Buffers) -> Poll<String> {
+        // Until nothing more comes: only then does the runtime tell of what follows.
+        while self.buf.len() < AHEAD_MAX {
+            match self.poll_fill(cx, buffers) {
+                Poll::Ready(Ok(0)) => return Poll::Ready("it closed before it had its answer".to_owned()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(err)) => return Poll::Ready(err.to_string()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Pending
     }
 
     /// Writes some of `first` and then of `then`.

@@ -274,6 +274,11 @@ impl Watch {
             sockets.ports().into_iter().for_each(|port| connections.listens_on(port));
         }
         watch.remember(0);
+        if watch.options.from_start {
+            // Open when the command is let go, whatever holds up this process then: a call that fails at once, and a
+            // program that ends with it, are in the window.
+            watch.turn_window();
+        }
         watch.attach_us = asked.at_us();
         Ok(watch)
     }
