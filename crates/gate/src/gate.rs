@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     rc::Rc,
     sync::{Arc, mpsc as blocking},
     thread,
@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use overdue::server::{Connections, ListenOptions, Listener};
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, Runtime},
     sync::mpsc,
     task::{JoinSet, LocalSet},
 };
@@ -82,6 +82,8 @@ fn hint(err: &io::Error) -> &'static str {
     }
 }
 
+/// Connections that wait to be accepted, of one listener of one worker.
+const BACKLOG: u32 = 4096;
 /// From one look at what has to be done now and then to the next.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -101,30 +103,38 @@ impl Gate {
         let (writer, written) = Writer::start(&config.log.to).map_err(GateError::Log)?;
         let mut addresses = Vec::new();
         // All are bound before anybody serves: a gateway that serves half of what it should is none.
-        let mut bound: Vec<Vec<Bound>> = Vec::new();
+        let mut bound: Vec<(Runtime, Vec<Bound>)> = Vec::new();
         let limits: Vec<Connections> =
             config.listeners.iter().map(|listener| Connections::new(Some(listener.connections), None)).collect();
         for number in 0..config.workers {
+            let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
+            let inside = runtime.enter();
             let mut own = Vec::new();
             for (place, (listener, connections)) in config.listeners.iter().zip(&limits).enumerate() {
                 // Port 0 is any, and the same for every worker.
                 let address = addresses.get(place).copied().unwrap_or(listener.address);
                 let failed = |source| GateError::Listen { address, source };
-                let socket = bind(address, config.workers > 1).map_err(failed)?;
+                let options = ListenOptions::new()
+                    .backlog(BACKLOG)
+                    .reuse_port(config.workers > 1)
+                    .only_v6(true)
+                    .connections(connections.clone())
+                    .refusal(|_| Bytes::from_static(FULL));
+                let socket = options.bind(address).map_err(failed)?;
                 if number == 0 {
                     addresses.push(socket.local_addr().map_err(failed)?);
                 }
                 let door = doors.get(&listener.address).cloned();
-                own.push(Bound { name: listener.address, socket, connections: connections.clone(), door });
+                own.push(Bound { name: listener.address, socket, door });
             }
-            bound.push(own);
+            drop(inside);
+            bound.push((runtime, own));
         }
         let (ends, ended) = blocking::channel();
         let mut workers = Vec::new();
-        for (number, sockets) in bound.into_iter().enumerate() {
+        for (number, (runtime, sockets)) in bound.into_iter().enumerate() {
             let (orders, receiver) = mpsc::unbounded_channel();
             let (config, writer, ends) = (Arc::clone(&config), writer.clone(), ends.clone());
-            let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
             let work = move || {
                 let worker = Worker::new(number, Arc::clone(&config), Lines::new(config.log.format, writer));
                 LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
@@ -210,29 +220,11 @@ impl Gate {
     }
 }
 
-fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(4096)?;
-    Ok(socket.into())
-}
-
 /// A socket that one worker accepts from.
 struct Bound {
     /// The address in the configuration.
     name: SocketAddr,
-    socket: TcpListener,
-    /// Counted over all workers.
-    connections: Connections,
+    socket: Listener,
     door: Option<Door>,
 }
 
@@ -243,16 +235,9 @@ const FULL: &[u8] =
 /// One worker, until it is drained.
 async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let mut accepting = JoinSet::new();
-    for Bound { name, socket, connections, door } in sockets {
-        let options = ListenOptions::new().connections(connections).refusal(|_| Bytes::from_static(FULL));
-        match options.from_std(socket) {
-            Ok(listener) => {
-                worker.listening.borrow_mut().push((name, listener.stats()));
-                drop(accepting.spawn_local(accept(Rc::clone(&worker), name, listener, door)));
-            }
-            // It was bound and set up before: this does not happen.
-            Err(_) => return,
-        }
+    for Bound { name, socket, door } in sockets {
+        worker.listening.borrow_mut().push((name, socket.stats()));
+        drop(accepting.spawn_local(accept(Rc::clone(&worker), name, socket, door)));
     }
     let ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
     while let Some(order) = orders.recv().await {

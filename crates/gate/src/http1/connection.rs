@@ -68,6 +68,8 @@ impl Client for TlsStream<TcpStream> {
     }
 }
 
+/// How long a client may take for an answer of our own, which is a few hundred bytes.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How long what a client goes on sending is thrown away after an answer that refuses it: closed at once, the kernel
 /// would reset the connection, and the client might never see the answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -265,7 +267,7 @@ impl<S: Client> Connection<S> {
             self.client.used(length);
         }
         let before = self.client.written;
-        let written = self.answer(known.status, &told, keep.is_some(), refused.is_head, plan).await;
+        let written = self.answer(known.status, &told, keep.is_some(), refused.is_head).await;
         let bytes_out = self.client.written - before;
         let marks = Marks { began, head: now, bytes_out, ..Marks::at(began) };
         self.since = clock::now();
@@ -620,7 +622,7 @@ impl<S: Client> Connection<S> {
                 let told =
                     Told { cause, stage: trouble.stage.as_str(), detail: summary.as_deref().filter(|_| trusted) };
                 let before = self.client.written;
-                let written = self.answer(known.status, &told, keep, is_head, plan).await;
+                let written = self.answer(known.status, &told, keep, is_head).await;
                 own_bytes = self.client.written - before;
                 then = if keep && written { Then::Next } else { Then::Close };
             }
@@ -638,26 +640,24 @@ impl<S: Client> Connection<S> {
         then
     }
 
-    /// Writes an answer of our own, under the limit of a gap. False when it could not be written.
-    async fn answer(&mut self, status: u16, told: &Told<'_>, keep: bool, is_head: bool, plan: &Plan) -> bool {
+    /// Writes an answer of our own, under a limit that nobody can leave out. False when it could not be written.
+    async fn answer(&mut self, status: u16, told: &Told<'_>, keep: bool, is_head: bool) -> bool {
         let mut out = self.worker.buffers.lend();
         answer::write(&mut out, status, told, keep, is_head);
         let Self { client, alarm, .. } = self;
-        let began = clock::now();
-        let head = plan.listener(self.listener).and_then(|listener| listener.head.as_ref());
-        let due = Due::after(began, head);
+        let until = clock::now() + ANSWER;
         let mut sent = 0;
         let written = poll_fn(|cx| {
             while sent < out.len() {
                 match client.poll_write(cx, out.get(sent..).unwrap_or_default(), &[]) {
                     Poll::Ready(Ok(bytes)) => sent += bytes,
                     Poll::Ready(Err(_)) => return Poll::Ready(false),
-                    Poll::Pending => return Due::poll(due, alarm, cx).map(|_| false),
+                    Poll::Pending => return alarm.poll(cx, until).map(|_| false),
                 }
             }
             match Pin::new(&mut client.io).poll_flush(cx) {
                 Poll::Ready(result) => Poll::Ready(result.is_ok()),
-                Poll::Pending => Due::poll(due, alarm, cx).map(|_| false),
+                Poll::Pending => alarm.poll(cx, until).map(|_| false),
             }
         })
         .await;
