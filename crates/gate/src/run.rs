@@ -1,12 +1,14 @@
 //! A gateway from its file to its end: signals, reloads, and what the operator asks for.
 
-use std::{io::Write as _, path::Path, sync::Arc, thread};
+use std::{fmt, io::Write as _, path::Path, sync::Arc, thread, time::Duration};
 
+use overdue_core::DurationText;
 use tokio::{
     net::TcpListener,
     runtime::Builder,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
+    time::timeout,
 };
 
 use crate::{
@@ -16,6 +18,9 @@ use crate::{
     gate::{Gate, GateError},
     tls,
 };
+
+/// How long files may take to be read on a reload.
+const READING: Duration = Duration::from_secs(10);
 
 /// Serves what the file says until it is told to stop: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
 /// the file again. What happens is told line by line to `tell`. False when requests were cut.
@@ -64,7 +69,7 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
         }
         loop {
             tokio::select! {
-                _ = hangup.recv() => match reload(&mut gate, path) {
+                _ = hangup.recv() => match reload(&mut gate, path).await {
                     Ok(text) | Err(text) => tell(&text),
                 },
                 _ = term.recv() => break,
@@ -72,7 +77,7 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
                 command = commanded.recv() => match command {
                     Some(Command::Config(answer)) => drop(answer.send(Arc::clone(gate.config()))),
                     Some(Command::Reload(answer)) => {
-                        let outcome = reload(&mut gate, path);
+                        let outcome = reload(&mut gate, path).await;
                         match &outcome {
                             Ok(text) | Err(text) => tell(text),
                         }
@@ -110,17 +115,35 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
 }
 
 /// Follows the file as it is now, or says why not.
-fn reload(gate: &mut Gate, path: &Path) -> Result<String, String> {
-    let config = Config::read(path).map_err(|err| format!("not reloaded, everything goes on as before: {err}"))?;
+async fn reload(gate: &mut Gate, path: &Path) -> Result<String, String> {
+    let refused = |why: &dyn fmt::Display| format!("not reloaded, everything goes on as before: {why}");
+    let path = path.to_owned();
+    let config = aside(move || Config::read(&path)).await.map_err(|why| refused(&why))?;
+    let config = config.map_err(|err| refused(&err))?;
     match gate.follow(config).as_slice() {
-        [] => {
-            let told = gate.doors.values().filter_map(|door| tls::told(&door.certificates.reload()));
-            Ok(told.fold("reloaded".to_owned(), |all, told| format!("{all}; {told}")))
-        }
-        parts => Err(format!(
-            "not reloaded, everything goes on as before: {} can only be changed by a new start",
-            parts.join(", ")
-        )),
+        [] => {}
+        parts => return Err(refused(&format!("{} can only be changed by a new start", parts.join(", ")))),
+    }
+    let certificates: Vec<_> = gate.doors.values().map(|door| door.certificates.clone()).collect();
+    let told = aside(move || certificates.iter().filter_map(|own| tls::told(&own.reload())).collect::<Vec<_>>()).await;
+    let told = told.unwrap_or_else(|why| vec![format!("the certificates stay as they are: {why}")]);
+    Ok(told.into_iter().fold("reloaded".to_owned(), |all, told| format!("{all}; {told}")))
+}
+
+/// What reads files, on a thread for which nobody waits longer than that: a file on a dead mount must not keep the
+/// gateway from hearing that it is to end.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let (done, result) = oneshot::channel();
+    let run = move || {
+        // Whoever waits may have given up.
+        let _ = done.send(work());
+    };
+    let started = thread::Builder::new().name("overdue-reload".to_owned()).spawn(run);
+    started.map_err(|err| format!("no thread can be started: {err}"))?;
+    match timeout(READING, result).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(_)) => Err("reading it broke".to_owned()),
+        Err(_) => Err(format!("it could not be read within {}", DurationText(READING))),
     }
 }
 

@@ -234,6 +234,16 @@ impl Server {
         })
     }
 
+    /// One that says when it was asked and when its connection ended, and never answers.
+    pub(crate) fn silent() -> Self {
+        Self::new(|peer| {
+            peer.request().unwrap();
+            peer.say("asked");
+            while !peer.ends() {}
+            peer.say("ended");
+        })
+    }
+
     pub(crate) fn saw(&self) -> String {
         self.seen.recv_timeout(PATIENCE).unwrap()
     }
