@@ -47,6 +47,8 @@ pub struct Listener {
     pub trusted: TrustedPeers,
     /// Connections at a time, over all workers.
     pub connections: usize,
+    /// Clients may speak HTTP/2: in TLS by ALPN, without by beginning with it.
+    pub http2: bool,
     /// Clients speak TLS; `None`: they do not.
     pub tls: Option<Tls>,
 }

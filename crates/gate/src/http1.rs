@@ -13,7 +13,8 @@ mod side;
 
 pub(crate) use self::{
     answer::Known,
-    connection::{serve, serve_tls},
-    head::Line,
+    connection::{Client, serve, serve_stream, serve_tls},
+    exchange::Due,
+    head::{Line, put_field},
     side::{Buffers, Side},
 };

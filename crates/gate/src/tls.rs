@@ -10,6 +10,10 @@ use rustls::{ServerConfig, crypto::ring};
 
 use crate::config::{Config, Tls};
 
+/// HTTP/2 and HTTP/1.1, as ALPN names them.
+pub(crate) const H2: &[u8] = b"h2";
+const HTTP_1_1: &[u8] = b"http/1.1";
+
 /// What a listener with TLS needs. A clone is another handle to the same.
 #[derive(Clone)]
 pub(crate) struct Door {
@@ -29,7 +33,8 @@ pub(crate) fn doors(config: &Config, mut warn: impl FnMut(String)) -> Result<Doo
     let mut doors = Doors::new();
     for listener in &config.listeners {
         if let Some(tls) = &listener.tls {
-            let door = Door::open(tls, &mut warn).map_err(|why| format!("listener {}: {why}", listener.address))?;
+            let door = Door::open(tls, listener.http2, &mut warn)
+                .map_err(|why| format!("listener {}: {why}", listener.address))?;
             doors.insert(listener.address, door);
         }
     }
@@ -37,7 +42,8 @@ pub(crate) fn doors(config: &Config, mut warn: impl FnMut(String)) -> Result<Doo
 }
 
 impl Door {
-    fn open(tls: &Tls, warn: &mut impl FnMut(String)) -> Result<Self, String> {
+    fn open(tls: &Tls, http2: bool, warn: &mut impl FnMut(String)) -> Result<Self, String> {
+        let protocols: &[&[u8]] = if http2 { &[H2, HTTP_1_1] } else { &[HTTP_1_1] };
         let provider = Arc::new(ring::default_provider());
         let (certificates, warnings) =
             Certificates::load(tls.certificates.iter().cloned(), &provider).map_err(|err| err.to_string())?;
@@ -49,14 +55,14 @@ impl Door {
             .map_err(|err| err.to_string())?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(certificates.clone()));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         config.ticketer = ring::Ticketer::new().map_err(|err| format!("no tickets for resumption: {err}"))?;
         // Sessions are the client's to keep: nothing is stored here for those that may never come back.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         let mut policy = HelloPolicy::new()
             .names(tls.names.iter().map(String::as_str))
             .map_err(|err| err.to_string())?
-            .protocols([&b"http/1.1"[..]])
+            .protocols(protocols.iter().copied())
             .limit(tls.limit.clone());
         if tls.only_1_3 {
             policy = policy.oldest_version(overdue::server::hello::Version::TLS13);

@@ -50,6 +50,7 @@ struct ListenerTable {
     #[serde(default)]
     trusted: Vec<Spanned<String>>,
     connections: Option<Spanned<usize>>,
+    http2: Option<bool>,
     tls: Option<Spanned<TlsTable>>,
 }
 
@@ -229,6 +230,7 @@ impl Source<'_> {
             idle: self.limit_or(LimitName::Idle, table.idle.as_ref(), CLIENT_IDLE)?,
             trusted,
             connections: self.count(table.connections.as_ref(), CLIENTS, 1_000_000)?,
+            http2: table.http2.unwrap_or(true),
             tls: table.tls.as_ref().map(|table| self.tls(table)).transpose()?,
         })
     }

@@ -97,6 +97,49 @@ pub(crate) struct Told<'a> {
     pub(crate) stage: &'a str,
     /// For peers that are trusted alone.
     pub(crate) detail: Option<&'a str>,
+    /// The client speaks gRPC, and looks for the outcome elsewhere.
+    pub(crate) grpc: bool,
+}
+
+/// What a status is among the codes of gRPC.
+///
+/// | status | gRPC |
+/// |---|---|
+/// | 408, 504 | 4 `DEADLINE_EXCEEDED` |
+/// | 413, 431 | 8 `RESOURCE_EXHAUSTED` |
+/// | 404 | 12 `UNIMPLEMENTED` |
+/// | 502, 503 | 14 `UNAVAILABLE` |
+/// | others | 13 `INTERNAL` |
+pub(crate) const fn grpc_code(status: u16) -> u8 {
+    match status {
+        408 | 504 => 4,
+        413 | 431 => 8,
+        404 => 12,
+        502 | 503 => 14,
+        _ => 13,
+    }
+}
+
+/// An answer to a call of gRPC: its status is that of the call, and is told in the head, as there is no body.
+fn write_grpc(out: &mut BytesMut, status: u16, told: &Told<'_>) {
+    let title = reason(status);
+    let message = match (told.detail, told.cause) {
+        (Some(detail), _) => detail.to_owned(),
+        (None, Some(cause)) => format!("{title}: {cause} in {}", told.stage),
+        (None, None) => title.to_owned(),
+    };
+    out.put_slice(b"HTTP/1.1 200 OK\r\n");
+    put_field(out, "content-type", b"application/grpc");
+    put_field(out, "grpc-status", itoa::Buffer::new().format(grpc_code(status)).as_bytes());
+    out.put_slice(b"grpc-message: ");
+    for byte in message.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.put_u8(byte),
+            _ => out.put_slice(format!("%{byte:02X}").as_bytes()),
+        }
+    }
+    out.put_slice(b"\r\n");
+    put_field(out, "content-length", b"0");
 }
 
 const fn reason(status: u16) -> &'static str {
@@ -115,6 +158,14 @@ const fn reason(status: u16) -> &'static str {
 
 /// An answer with a small problem report (RFC 9457).
 pub(crate) fn write(out: &mut BytesMut, status: u16, told: &Told<'_>, keep_alive: bool, is_head: bool) {
+    if told.grpc {
+        write_grpc(out, status, told);
+        if !keep_alive {
+            put_field(out, "connection", b"close");
+        }
+        out.put_slice(b"\r\n");
+        return;
+    }
     let reason = reason(status);
     let body = serde_json::json!({
         "title": reason,

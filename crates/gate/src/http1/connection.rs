@@ -36,9 +36,9 @@ use super::{
     side::Side,
 };
 use crate::{
-    clock,
+    clock, http2,
     log::{Entry, Marks},
-    tls::Door,
+    tls::{Door, H2},
     upstream::{self, Granted, Permit, Server, Upstream},
     worker::{self, HEAD, InFlight, Listed, Live, Plan, Worker},
 };
@@ -46,26 +46,47 @@ use crate::{
 /// What clients connect with.
 pub(crate) trait Client: AsyncRead + AsyncWrite + Unpin {
     /// What it is called in `X-Forwarded-Proto`.
-    const SCHEME: &str;
+    fn scheme(&self) -> &'static str;
 
-    /// The socket beneath.
-    fn tcp(&self) -> &TcpStream;
+    /// What the kernel says of the connection now.
+    fn observe(&self, peer: SocketAddr) -> SocketFacts;
+
+    /// Lets it end so that the client sees that something was cut: an end that looks like any other would make a cut
+    /// answer look whole.
+    fn abort(&mut self);
 }
 
 impl Client for TcpStream {
-    const SCHEME: &str = "http";
+    fn scheme(&self) -> &'static str {
+        "http"
+    }
 
-    fn tcp(&self) -> &TcpStream {
-        self
+    fn observe(&self, peer: SocketAddr) -> SocketFacts {
+        socket::observe(self.as_fd(), self.local_addr().ok(), Some(peer))
+    }
+
+    fn abort(&mut self) {
+        reset(self);
     }
 }
 
 impl Client for TlsStream<TcpStream> {
-    const SCHEME: &str = "https";
-
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+    fn scheme(&self) -> &'static str {
+        "https"
     }
+
+    fn observe(&self, peer: SocketAddr) -> SocketFacts {
+        self.get_ref().0.observe(peer)
+    }
+
+    fn abort(&mut self) {
+        reset(self.get_ref().0);
+    }
+}
+
+/// Lets a connection end with a reset.
+fn reset(io: &TcpStream) {
+    let _ = socket2::SockRef::from(io).set_linger(Some(Duration::ZERO));
 }
 
 /// How long a client may take for an answer of our own, which is a few hundred bytes.
@@ -94,7 +115,17 @@ enum Next {
     Late(Limit, Instant, Duration),
     /// The client closed in the middle of a head.
     Left(Instant),
+    /// It speaks HTTP/2.
+    Http2,
     End,
+}
+
+/// How a connection of HTTP/1 ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    Over,
+    /// It goes on with HTTP/2: all that was read of it is still there.
+    Http2,
 }
 
 /// What is to become of a connection.
@@ -114,6 +145,10 @@ pub(crate) async fn serve_tls(io: TcpStream, peer: SocketAddr, listener: SocketA
     let context = Context::root();
     let accepting = door.gate.accept(&context, io, peer.ip(), Arc::clone(&door.config));
     match Box::pin(accepting).await {
+        Ok(secured) if secured.stream.get_ref().1.alpn_protocol() == Some(H2) => {
+            let listed = begin(&secured.stream, peer, &worker).await;
+            Box::pin(http2::serve(BytesMut::new(), secured.stream, listed, listener, &worker)).await;
+        }
         Ok(secured) => serve(secured.stream, peer, listener, worker).await,
         Err(err) => {
             let marks = Marks::at(began);
@@ -132,22 +167,42 @@ pub(crate) async fn serve_tls(io: TcpStream, peer: SocketAddr, listener: SocketA
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<S: Client>(io: S, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>) {
-    let listed = worker.list(peer, S::SCHEME);
+pub(crate) async fn serve<S: Client + 'static>(io: S, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>) {
+    let listed = begin(&io, peer, &worker).await;
+    let mut connection = Connection::new(io, listed, listener, worker);
+    if connection.run().await == End::Http2 {
+        let Connection { client, listed, worker, .. } = connection;
+        let (io, first) = client.into_parts();
+        // Boxed: a connection of HTTP/1 has no room for it.
+        Box::pin(http2::serve(first, io, listed, listener, &worker)).await;
+    }
+}
+
+/// Serves the one request of a stream.
+pub(crate) async fn serve_stream<S: Client>(io: S, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>) {
+    let listed = worker.list(peer, io.scheme());
+    Connection::new(io, listed, listener, worker).run().await;
+}
+
+/// Lists a connection that was accepted, and counts it.
+async fn begin<S: Client>(io: &S, peer: SocketAddr, worker: &Rc<Worker>) -> Listed {
+    let listed = worker.list(peer, io.scheme());
     poll_fn(|cx| {
         *listed.live.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Ready(())
     })
     .await;
     crate::counts::add(Some(&worker.counts.connections), 1);
-    let since = listed.live.since;
-    let mut connection =
-        Connection { client: Side::new(io), worker, listed, listener, alarm: Alarm::default(), since, served: 0 };
-    connection.run().await;
+    listed
 }
 
 impl<S: Client> Connection<S> {
-    async fn run(&mut self) {
+    fn new(io: S, listed: Listed, listener: SocketAddr, worker: Rc<Worker>) -> Self {
+        let since = listed.live.since;
+        Self { client: Side::new(io), worker, listed, listener, alarm: Alarm::default(), since, served: 0 }
+    }
+
+    async fn run(&mut self) -> End {
         let then = loop {
             let (next, plan) = self.next().await;
             // Boxed, each of them: what a connection needs only now and then is no part of one that lies idle.
@@ -155,8 +210,12 @@ impl<S: Client> Connection<S> {
                 Next::Request(prepared, head, began) => Box::pin(self.handle(&plan, &prepared, head, began)).await,
                 Next::NotServed(refused, began) => Box::pin(self.refuse(&plan, &refused, began)).await,
                 Next::Late(limit, began, late_by) => Box::pin(self.late(&plan, limit, began, late_by)).await,
-                Next::Left(began) => return self.left(began),
-                Next::End => return,
+                Next::Left(began) => {
+                    self.left(began);
+                    return End::Over;
+                }
+                Next::Http2 => return End::Http2,
+                Next::End => return End::Over,
             };
             if then != Then::Next {
                 break then;
@@ -166,12 +225,10 @@ impl<S: Client> Connection<S> {
             self.client.rest(&self.worker.buffers);
         };
         match then {
-            Then::Abort => {
-                // A reset: an end that looks like any other would make a cut answer look whole.
-                let _ = socket2::SockRef::from(self.client.io.tcp()).set_linger(Some(Duration::ZERO));
-            }
+            Then::Abort => self.client.io.abort(),
             _ => Box::pin(self.linger()).await,
         }
+        End::Over
     }
 
     fn live(&self) -> &Live {
@@ -195,7 +252,11 @@ impl<S: Client> Connection<S> {
                     listed.live.line.borrow_mut().clear();
                 }
                 let new = bytes.get(parsed..).unwrap_or_default();
-                if new.contains(&b'\n') || bytes.len() >= overdue::h1::HEAD_MAX {
+                let preface = if *served == 0 && listener.http2 { http2::is_preface(bytes) } else { Some(false) };
+                if preface == Some(true) {
+                    return Poll::Ready(Next::Http2);
+                }
+                if preface == Some(false) && (new.contains(&b'\n') || bytes.len() >= overdue::h1::HEAD_MAX) {
                     let at = began.unwrap_or(*since);
                     match skip_empty_lines(bytes) {
                         Some(0) => {}
@@ -208,7 +269,7 @@ impl<S: Client> Connection<S> {
                         }
                         None => {
                             let why = "it begins with empty lines".to_owned();
-                            let refused = NotServed { status: 400, why, length: None, is_head: false };
+                            let refused = NotServed { status: 400, why, length: None, is_head: false, is_grpc: false };
                             return Poll::Ready(Next::NotServed(refused, at));
                         }
                     }
@@ -260,8 +321,8 @@ impl<S: Client> Connection<S> {
     async fn refuse(&mut self, plan: &Plan, refused: &NotServed, began: Instant) -> Then {
         let now = clock::now();
         let known = Known::refused(refused.status);
-        let told =
-            Told { cause: None, stage: HEAD.as_str(), detail: self.trusts(plan).then_some(refused.why.as_str()) };
+        let detail = self.trusts(plan).then_some(refused.why.as_str());
+        let told = Told { cause: None, stage: HEAD.as_str(), detail, grpc: refused.is_grpc };
         let keep = refused.length.filter(|_| !self.worker.is_draining());
         if let Some(length) = keep {
             self.client.used(length);
@@ -571,8 +632,7 @@ impl<S: Client> Connection<S> {
         // Of a client that is to blame, its own connection is the evidence; of one that does not read, what waits for it.
         let socket = match trouble.party {
             Party::Client if trouble.stage != Stage::Receive => {
-                let io = self.client.io.tcp();
-                let facts = socket::observe(io.as_fd(), io.local_addr().ok(), Some(self.live().peer));
+                let facts = self.client.io.observe(self.live().peer);
                 Some(SocketFacts { peer: format!("the client {}", self.live().peer_text), ..facts })
             }
             _ => socket,
@@ -619,8 +679,9 @@ impl<S: Client> Connection<S> {
             status = known.status;
             if known.status != 0 {
                 let trusted = self.trusts(plan);
-                let told =
-                    Told { cause, stage: trouble.stage.as_str(), detail: summary.as_deref().filter(|_| trusted) };
+                let detail = summary.as_deref().filter(|_| trusted);
+                let grpc = whom.is_some_and(|(prepared, ..)| prepared.is_grpc);
+                let told = Told { cause, stage: trouble.stage.as_str(), detail, grpc };
                 let before = self.client.written;
                 let written = self.answer(known.status, &told, keep, is_head).await;
                 own_bytes = self.client.written - before;

@@ -38,7 +38,7 @@ pub(crate) struct Prepared {
     pub(crate) upgrade: bool,
     /// It says where it goes; only HTTP/1.0 need not.
     names_host: bool,
-    is_grpc: bool,
+    pub(crate) is_grpc: bool,
     /// The time that its caller gives it.
     pub(crate) inherited: Option<Limit>,
 }
@@ -89,11 +89,12 @@ pub(crate) struct NotServed {
     /// Where what follows it begins, if that is known: the length of its head, when it has no body.
     pub(crate) length: Option<usize>,
     pub(crate) is_head: bool,
+    pub(crate) is_grpc: bool,
 }
 
 impl From<request::Refused> for NotServed {
     fn from(refused: request::Refused) -> Self {
-        Self { status: refused.status, why: refused.why, length: None, is_head: false }
+        Self { status: refused.status, why: refused.why, length: None, is_head: false, is_grpc: false }
     }
 }
 
@@ -117,6 +118,7 @@ pub(crate) fn prepare(
         why,
         length: (head.framing == Framing::Empty && head.keep_alive).then_some(head.length),
         is_head,
+        is_grpc: head.fields.iter().any(is_of_grpc),
     };
     if climbs(head.path) {
         return Err(not_served(400, format!("its path climbs: {}", head.path)));
@@ -207,6 +209,13 @@ fn fate(name: &str, trusted: bool, upgrade: bool) -> Fate {
     if own { Fate::Drop } else { Fate::Keep }
 }
 
+/// Whether this field says that a request is one of gRPC; gRPC-Web is another protocol.
+fn is_of_grpc(field: &Field<'_>) -> bool {
+    field.name.len() == 12
+        && field.name.eq_ignore_ascii_case("content-type")
+        && field.value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
+}
+
 /// True for a gRPC request.
 fn write_request(
     out: &mut BytesMut,
@@ -239,9 +248,7 @@ fn write_request(
             Fate::Keep if head.said.names_others && is_named(head.fields, field.name) => continue,
             Fate::Keep => put_field(out, field.name, field.value),
         }
-        is_grpc |= field.name.len() == 12
-            && field.name.eq_ignore_ascii_case("content-type")
-            && field.value.starts_with(b"application/grpc");
+        is_grpc |= is_of_grpc(field);
         proto |= field.name.len() == 17 && field.name.eq_ignore_ascii_case("x-forwarded-proto");
     }
     out.put_slice(b"x-forwarded-for: ");

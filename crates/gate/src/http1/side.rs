@@ -50,6 +50,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
         Self { io, buf: BytesMut::new(), read: 0, written: 0 }
     }
 
+    /// The connection, and what was read from it and not used.
+    pub(crate) fn into_parts(self) -> (S, BytesMut) {
+        (self.io, self.buf)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.buf
     }

@@ -5,6 +5,7 @@
 mod bed;
 mod failures;
 mod framing;
+mod http2;
 mod limits;
 mod running;
 mod secure;

@@ -1,0 +1,218 @@
+//! A connection of a client that speaks HTTP/2.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use h2::server::Builder;
+use overdue::Alarm;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    inbound::{Beneath, Inbound},
+    message::into_io,
+};
+use crate::{
+    clock,
+    http1::{self, Client, Due, Known, Line},
+    log::{Entry, Marks},
+    upstream,
+    worker::{HEAD, Listed, Live, Worker},
+};
+
+/// Requests at a time, on one connection.
+const STREAMS_MAX: u32 = 128;
+/// What a client may send ahead of its server, of one request and of all together.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What waits for a client that takes nothing, of one answer.
+const SEND_BUFFER: usize = 64 * 1024;
+/// The fields of a request, as HTTP/2 counts them: as long as a head of HTTP/1.1 may be.
+const HEADERS_MAX: u32 = 64 * 1024;
+/// How long a connection that is over may take to say so.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// What HTTP/2 begins with where nothing announced it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// So much of it is no request line of HTTP/1.
+const TELLING: usize = b"PRI * HTTP/2.0\r\n".len();
+
+/// Whether these bytes begin HTTP/2; `None` when more of them are needed.
+pub(crate) fn is_preface(bytes: &[u8]) -> Option<bool> {
+    let count = bytes.len().min(PREFACE.len());
+    match (bytes.get(..count) == PREFACE.get(..count), count) {
+        (true, count) if count == PREFACE.len() => Some(true),
+        (true, TELLING..) => None,
+        _ => Some(false),
+    }
+}
+
+/// Serves a connection of which `first` has been read already, until it ends.
+pub(crate) async fn serve<S: Client + 'static>(
+    first: BytesMut,
+    io: S,
+    listed: Listed,
+    listener: SocketAddr,
+    worker: &Rc<Worker>,
+) {
+    let live = Rc::clone(&listed.live);
+    let io = Rc::new(RefCell::new(io));
+    let mut alarm = Alarm::default();
+    let begun = clock::now();
+    let plan = worker.plan();
+    let Some(limits) = plan.listener(listener) else { return };
+    let head = Due::after(begun, limits.head.as_ref());
+    let shaking = builder().handshake::<_, Bytes>(Shared { first, io: Rc::clone(&io) });
+    // A client that begins otherwise than with the preface is none of HTTP/2, and gets nothing.
+    let Ok(Ok(mut connection)) = upstream::or(shaking, |cx| Due::poll(head, &mut alarm, cx)).await else { return };
+    let open = Rc::new(Open { streams: Cell::new(0), since: Cell::new(begun), live: Rc::clone(&live) });
+    let mut served = false;
+    let mut closing = false;
+    let end = poll_fn(|cx| {
+        loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    served = true;
+                    let stream = OpenStream::new(&open);
+                    let inbound = Inbound::new(request, respond, Rc::clone(&io) as Rc<dyn Beneath>);
+                    let (peer, listener, worker) = (live.peer, listener, Rc::clone(worker));
+                    tokio::task::spawn_local(async move {
+                        let _stream = stream;
+                        http1::serve_stream(inbound, peer, listener, worker).await;
+                    });
+                    continue;
+                }
+                Poll::Ready(Some(Err(err))) => return Poll::Ready(Some(err)),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {}
+            }
+            let late = if open.streams.get() > 0 {
+                // Each has limits of its own.
+                false
+            } else if closing {
+                if alarm.poll(cx, open.since.get() + CLOSING).is_ready() {
+                    return Poll::Ready(None);
+                }
+                false
+            } else {
+                let plan = worker.plan();
+                let listener = plan.listener(listener);
+                let limit =
+                    listener.and_then(|listener| if served { listener.idle.as_ref() } else { listener.head.as_ref() });
+                Due::poll(Due::after(open.since.get(), limit), &mut alarm, cx).is_ready()
+            };
+            if closing || !(late || worker.is_draining()) {
+                return Poll::Pending;
+            }
+            closing = true;
+            open.since.set(clock::now());
+            connection.graceful_shutdown();
+        }
+    })
+    .await;
+    if let Some(err) = end.filter(|err| !err.is_io() && !err.is_remote()) {
+        let why = format!("the client broke HTTP/2: {}", into_io(err));
+        let marks = Marks::at(begun);
+        let entry = Entry { known: Known::refused(0), refused: Some((HEAD, &why)), ..Entry::new(&marks, clock::now()) };
+        entry.count(&worker.counts);
+        worker.lines.borrow_mut().put(&entry, &Line::default(), &live.peer_text);
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADERS_MAX)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
+/// The streams of a connection that are being served.
+struct Open {
+    streams: Cell<usize>,
+    /// When the last of them ended.
+    since: Cell<Instant>,
+    live: Rc<Live>,
+}
+
+struct OpenStream(Rc<Open>);
+
+impl OpenStream {
+    fn new(open: &Rc<Open>) -> Self {
+        open.streams.set(open.streams.get() + 1);
+        Self(Rc::clone(open))
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let Open { streams, since, live } = &*self.0;
+        streams.set(streams.get() - 1);
+        if streams.get() == 0 {
+            since.set(clock::now());
+            // From now on the connection is idle.
+            if let Some(waker) = &*live.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// A connection that h2 reads and writes, and its streams look at.
+struct Shared<S> {
+    /// What has been read from it before.
+    first: BytesMut,
+    io: Rc<RefCell<S>>,
+}
+
+impl<S: Client> AsyncRead for Shared<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { first, io } = self.get_mut();
+        if first.is_empty() {
+            return Pin::new(&mut *io.borrow_mut()).poll_read(cx, buf);
+        }
+        let count = first.len().min(buf.remaining());
+        buf.put_slice(&first.split_to(count));
+        if first.is_empty() {
+            *first = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Client> AsyncWrite for Shared<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.io.borrow_mut()).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.borrow().is_write_vectored()
+    }
+}
