@@ -39,7 +39,7 @@ use crate::{
     clock,
     log::{Entry, Marks},
     tls::Door,
-    upstream::{self, Granted, Permit, Server, Upstream},
+    upstream::{self, Granted, Permit, Server, ServerIo, Upstream},
     worker::{self, HEAD, InFlight, Listed, Live, Plan, Worker},
 };
 
@@ -431,7 +431,7 @@ impl<S: Client> Connection<S> {
                         continue;
                     }
                     self.worker.buffers.take_back(flow.into_buffer());
-                    let socket = observe(&upstream);
+                    let socket = upstream.side.io.observe(server.address);
                     let begun = seen.told.is_some();
                     let keep = !begun && bodyless && prepared.keep_alive;
                     marks.answer_bytes = upstream.side.read - read_before;
@@ -508,7 +508,7 @@ impl<S: Client> Connection<S> {
             })
         });
         match opened {
-            Ok(stream) => Ok(permit.opened(stream)),
+            Ok(stream) => Ok(permit.opened(ServerIo::Plain(stream))),
             Err(trouble) => {
                 if trouble.is_servers() {
                     server.unreachable();
@@ -701,12 +701,6 @@ impl<S: Client> Connection<S> {
         entry.count(&self.worker.counts);
         self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), &live.peer_text);
     }
-}
-
-/// What the kernel says of a connection to a server now.
-fn observe(upstream: &Upstream) -> SocketFacts {
-    let io = &upstream.side.io;
-    socket::observe(io.as_fd(), io.local_addr().ok(), Some(upstream.server.address))
 }
 
 impl Marks {
