@@ -36,6 +36,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// The same, written out: it is told with every request.
     pub(crate) text: Box<str>,
+    /// As the configuration names it, without the port: what its certificate is to be for.
+    pub(crate) host: Box<str>,
     /// Connections that this worker may have to it.
     most: Cell<usize>,
     idle_limit: Cell<Duration>,
@@ -104,6 +106,8 @@ const SHUN_MAX: Duration = Duration::from_secs(10);
 impl Servers {
     /// Those of a cluster. Servers that were known before keep their connections and what is known of them.
     pub(crate) fn new(cluster: &Arc<Cluster>, workers: usize, seed: u64, known: Option<&Self>) -> Self {
+        // A connection that was opened in another way is none for this one.
+        let known = known.filter(|known| known.cluster.tls == cluster.tls);
         let most = cluster.connections.div_ceil(workers.max(1));
         let all = cluster.servers.iter().map(|address| {
             let known = known.and_then(|known| known.all.iter().find(|server| server.address == *address));
@@ -162,6 +166,7 @@ impl Server {
         Self {
             address,
             text: address.to_string().into(),
+            host: address.ip().to_string().into(),
             most: Cell::new(1),
             idle_limit: Cell::new(Duration::ZERO),
             open: Cell::new(0),

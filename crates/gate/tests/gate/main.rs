@@ -8,3 +8,4 @@ mod framing;
 mod limits;
 mod running;
 mod secure;
+mod upstream;
