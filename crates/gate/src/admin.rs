@@ -276,6 +276,11 @@ impl Desk {
         for (kind, count) in [("reused", &all.reused), ("dialled", &all.dialled)] {
             out.line("overdue_gate_server_connections_total", &[("kind", kind)], count.get() as f64);
         }
+        out.head("overdue_gate_server_handshakes_total", "counter", "TLS handshakes with servers that were completed.");
+        let resumed = all.resumed.get();
+        for (kind, count) in [("full", all.secured.get() - resumed), ("resumed", resumed)] {
+            out.line("overdue_gate_server_handshakes_total", &[("kind", kind)], count as f64);
+        }
         out.head("overdue_gate_stage_seconds", "histogram", "Time of requests by stage.");
         for (stage, histogram) in STAGES.iter().zip(&all.stages) {
             out.histogram("overdue_gate_stage_seconds", Some(("stage", stage.as_str())), histogram);
@@ -358,12 +363,7 @@ impl Exposition {
 fn describe(config: &Config) -> Value {
     let limit = |limit: Option<&Limit>| limit.map(LimitReport::from);
     let limits = |limits: &Limits| -> Value {
-        let known = [
-            LimitName::Stage(overdue_core::Stage::Resolve),
-            LimitName::Stage(overdue_core::Stage::Tls),
-            LimitName::ConnectAttempt,
-            LimitName::Attempt,
-        ];
+        let known = [LimitName::Stage(overdue_core::Stage::Resolve), LimitName::ConnectAttempt, LimitName::Attempt];
         Limits::NAMES
             .into_iter()
             .filter(|name| !known.contains(name))
@@ -392,6 +392,7 @@ fn describe(config: &Config) -> Value {
             "servers": cluster.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "connections": cluster.connections,
             "idle": limit(Some(&cluster.idle)),
+            "tls": cluster.tls.is_some(),
         })).collect::<Vec<_>>(),
         "conflicts": config.conflicts().into_iter().map(|(route, verdicts)| json!({
             "route": &*route,

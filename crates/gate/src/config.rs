@@ -4,6 +4,7 @@
 //! file and line. Every limit remembers the line that set it, so that an error can name it.
 
 mod file;
+mod server_tls;
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +17,8 @@ use std::{
 
 use overdue::server::{TrustedPeers, certificates::CertificateFiles};
 use overdue_core::{Limit, Limits, Verdict, plan};
+
+pub use self::server_tls::ServerTls;
 
 /// What the gateway is to do.
 #[derive(Clone, PartialEq, Debug)]
@@ -109,6 +112,8 @@ pub struct Cluster {
     pub connections: usize,
     /// How long a connection to a server may lie unused before it is closed.
     pub idle: Limit,
+    /// Its servers speak TLS; `None`: they do not.
+    pub tls: Option<ServerTls>,
 }
 
 /// What is written of each request.

@@ -10,8 +10,8 @@ use std::{
 use overdue_core::{Cause, Stage};
 
 /// The stages of a request as the gateway measures them.
-pub(crate) const STAGES: [Stage; 6] =
-    [crate::worker::HEAD, Stage::Queue, Stage::Connect, Stage::Send, Stage::Wait, Stage::Receive];
+pub(crate) const STAGES: [Stage; 7] =
+    [crate::worker::HEAD, Stage::Queue, Stage::Connect, Stage::Tls, Stage::Send, Stage::Wait, Stage::Receive];
 
 /// Counts of one worker, or of all together.
 #[derive(Default, Clone, Debug)]
@@ -23,6 +23,9 @@ pub(crate) struct Counts {
     /// Connections to servers that carried a request before, and new ones.
     pub(crate) reused: Cell<u64>,
     pub(crate) dialled: Cell<u64>,
+    /// TLS handshakes with servers, and those of them that resumed a session.
+    pub(crate) secured: Cell<u64>,
+    pub(crate) resumed: Cell<u64>,
     /// TLS handshakes of clients that came to nothing.
     pub(crate) handshakes_failed: Cell<u64>,
     /// By class of the status, from 1xx to 5xx; 0 where there was no answer.
@@ -102,6 +105,8 @@ impl Counts {
             (&self.bytes_out, &other.bytes_out),
             (&self.reused, &other.reused),
             (&self.dialled, &other.dialled),
+            (&self.secured, &other.secured),
+            (&self.resumed, &other.resumed),
             (&self.handshakes_failed, &other.handshakes_failed),
         ] {
             add(Some(own), other.get());

@@ -52,6 +52,8 @@ pub(crate) struct Marks {
     /// When something of the answer last came.
     pub(crate) read_at: Option<Instant>,
     pub(crate) dialled: bool,
+    /// The handshake with the server began, if there was one.
+    pub(crate) secured: Option<Instant>,
     pub(crate) status: u16,
     /// Bytes of the client's, and to the client.
     pub(crate) bytes_in: u64,
@@ -81,6 +83,7 @@ impl Marks {
             again: None,
             read_at: None,
             dialled: false,
+            secured: None,
             status: 0,
             bytes_in: 0,
             bytes_out: 0,
@@ -100,6 +103,7 @@ impl Marks {
             (ATTEMPT, self.again.map(|_| self.head)),
             (Stage::Queue, Some(self.again.unwrap_or(self.head))),
             (Stage::Connect, self.dialled.then_some(self.queued)),
+            (Stage::Tls, self.secured),
             (Stage::Send, Some(self.send)),
             (Stage::Wait, Some(self.sent)),
             (Stage::Receive, self.answered),
@@ -139,8 +143,9 @@ impl<'a> Entry<'a> {
             (None, None) => None,
         };
         let end = self.end;
-        // A handshake comes before all that a request has.
-        let handshake = (last == Some(Stage::Tls)).then_some((Stage::Tls, self.marks.began));
+        // A client's handshake comes before all that a request has.
+        let clients = last == Some(Stage::Tls) && self.marks.secured.is_none();
+        let handshake = clients.then_some((Stage::Tls, self.marks.began));
         let rest = self.marks.stages(last).take(if handshake.is_some() { 0 } else { usize::MAX });
         let mut stages = handshake.into_iter().chain(rest).peekable();
         std::iter::from_fn(move || {
@@ -360,7 +365,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
     serde_json::to_writer(out, text).map_err(io::Error::from)
 }
 
-/// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER TR/Tw/Tc/Tr/Td/Ta BYTES CAUSE`, times in
+/// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER head/queue/connect/tls/send/wait/receive/all BYTES CAUSE`, times in
 /// milliseconds.
 fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &str) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;

@@ -1,5 +1,7 @@
 //! The servers of a cluster, as one worker sees them: who is asked, and the connections that are kept.
 
+mod io;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
@@ -13,8 +15,9 @@ use std::{
 };
 
 use overdue_core::facts::PoolFacts;
-use tokio::{io::ReadBuf, net::TcpStream, task::coop::unconstrained};
+use tokio::net::TcpStream;
 
+pub(crate) use self::io::ServerIo;
 use crate::{
     clock,
     config::Cluster,
@@ -33,6 +36,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// The same, written out: it is told with every request.
     pub(crate) text: Box<str>,
+    /// As the configuration names it, without the port: what its certificate is to be for.
+    pub(crate) host: Box<str>,
     /// Connections that this worker may have to it.
     most: Cell<usize>,
     idle_limit: Cell<Duration>,
@@ -55,7 +60,7 @@ pub(crate) struct Server {
 
 /// A connection to a server, in use. Dropped, it is closed, and whoever waits for one has a turn.
 pub(crate) struct Upstream {
-    pub(crate) side: Side<TcpStream>,
+    pub(crate) side: Side<ServerIo>,
     pub(crate) server: Rc<Server>,
     /// Counts the connections of this worker to this server, from 1.
     pub(crate) number: u64,
@@ -101,6 +106,8 @@ const SHUN_MAX: Duration = Duration::from_secs(10);
 impl Servers {
     /// Those of a cluster. Servers that were known before keep their connections and what is known of them.
     pub(crate) fn new(cluster: &Arc<Cluster>, workers: usize, seed: u64, known: Option<&Self>) -> Self {
+        // A connection that was opened in another way is none for this one.
+        let known = known.filter(|known| known.cluster.tls == cluster.tls);
         let most = cluster.connections.div_ceil(workers.max(1));
         let all = cluster.servers.iter().map(|address| {
             let known = known.and_then(|known| known.all.iter().find(|server| server.address == *address));
@@ -159,6 +166,7 @@ impl Server {
         Self {
             address,
             text: address.to_string().into(),
+            host: address.ip().to_string().into(),
             most: Cell::new(1),
             idle_limit: Cell::new(Duration::ZERO),
             open: Cell::new(0),
@@ -279,7 +287,7 @@ impl Server {
     pub(crate) fn sweep(&self, now: Instant) {
         let limit = self.idle_limit.get();
         let mut kept = std::mem::take(&mut *self.idle.borrow_mut());
-        kept.retain(|idle| now.saturating_duration_since(idle.since) < limit && idle.upstream.is_fresh());
+        kept.retain_mut(|idle| now.saturating_duration_since(idle.since) < limit && idle.upstream.is_fresh());
         // Closing one may have put others there.
         let mut idle = self.idle.borrow_mut();
         kept.append(&mut idle);
@@ -312,11 +320,11 @@ impl Permit {
     }
 
     /// A connection that was opened with this right.
-    pub(crate) fn opened(self, stream: TcpStream) -> Upstream {
+    pub(crate) fn opened(self, io: ServerIo) -> Upstream {
         let server = Rc::clone(&self.0);
         server.connections.set(server.connections.get() + 1);
         let number = server.connections.get();
-        Upstream { side: Side::new(stream), server, number, carried: 0, idle: None, permit: self }
+        Upstream { side: Side::new(io), server, number, carried: 0, idle: None, permit: self }
     }
 }
 
@@ -328,15 +336,9 @@ impl Drop for Permit {
 }
 
 impl Upstream {
-    /// Whether it can carry another request: its server has neither closed it nor said anything. Asks the runtime, which
-    /// asks the kernel only where something came.
-    fn is_fresh(&self) -> bool {
-        let mut byte = [0];
-        let io = &self.side.io;
-        // Unconstrained: an exhausted budget of the task would look like a healthy connection. Nobody waits, so nobody need
-        // be woken.
-        let look = pin!(unconstrained(poll_fn(|cx| io.poll_peek(cx, &mut ReadBuf::new(&mut byte)))));
-        look.poll(&mut Context::from_waker(Waker::noop())).is_pending() && self.side.bytes().is_empty()
+    /// Whether it can carry another request: its server has neither closed it nor said anything.
+    fn is_fresh(&mut self) -> bool {
+        self.side.io.is_quiet() && self.side.bytes().is_empty()
     }
 
     /// Puts it back after a request, for the next.
@@ -371,8 +373,11 @@ impl Waiting {
         if let Some(granted) = self.turn.got.borrow_mut().take() {
             return Poll::Ready(match granted {
                 // Something may have come since it was handed over.
-                Granted::Kept(upstream) if !upstream.is_fresh() => Granted::Room(upstream.permit),
-                granted => granted,
+                Granted::Kept(mut upstream) => match upstream.is_fresh() {
+                    true => Granted::Kept(upstream),
+                    false => Granted::Room(upstream.permit),
+                },
+                room @ Granted::Room(_) => room,
             });
         }
         *self.turn.waker.borrow_mut() = Some(cx.waker().clone());

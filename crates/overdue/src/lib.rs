@@ -58,7 +58,7 @@ mod sync;
 mod tcp;
 mod timer;
 #[cfg(feature = "client")]
-mod tls;
+pub mod tls;
 #[cfg(feature = "client")]
 mod transport;
 #[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]

@@ -18,7 +18,8 @@ use rustls::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{clock, socket::os_failure, wire::Wire};
+pub use crate::wire::Wire;
+use crate::{clock, socket::os_failure};
 
 /// How to speak TLS. The default trusts what the platform trusts.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,7 @@ pub struct TlsOptions {
     roots: Roots,
     client_auth: Option<ClientAuth>,
     server_name: Option<ServerName<'static>>,
+    only_1_3: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -117,7 +119,18 @@ impl TlsOptions {
         Ok(self)
     }
 
-    pub(crate) fn build(&self, alpn: &[&[u8]]) -> Result<Tls, TlsOptionsError> {
+    /// Speaks TLS 1.3 and nothing older. Without it, 1.2 is spoken with who knows no better.
+    #[must_use]
+    pub const fn with_only_1_3(mut self) -> Self {
+        self.only_1_3 = true;
+        self
+    }
+
+    /// Makes them ready for handshakes that offer these protocols (ALPN).
+    ///
+    /// # Errors
+    /// When a key and its certificate do not fit, or a certificate is none that could be trusted.
+    pub fn build(&self, alpn: &[&[u8]]) -> Result<Tls, TlsOptionsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match &self.roots {
             Roots::Platform => match rustls_platform_verifier::Verifier::new(Arc::clone(&provider)) {
@@ -135,8 +148,9 @@ impl TlsOptions {
             }
             Roots::Anything => Arc::new(KeyOnly { provider: Arc::clone(&provider), refuse: None }),
         };
+        let versions = if self.only_1_3 { &[&rustls::version::TLS13] } else { rustls::DEFAULT_VERSIONS };
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
+            .with_protocol_versions(versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Timed(verifier)));
         let mut config = match &self.client_auth {
@@ -151,15 +165,23 @@ impl TlsOptions {
 
 /// Options made ready for handshakes; keeps the sessions that can be resumed.
 #[derive(Clone)]
-pub(crate) struct Tls {
+pub struct Tls {
     connector: TlsConnector,
     verifies: bool,
     server_name: Option<ServerName<'static>>,
 }
 
 impl Tls {
-    /// Handshakes over `wire`. Cancel safe in that the wire is lost with the future.
-    pub(crate) async fn handshake(
+    /// Handshakes over `wire`, which has no limit here, and expects the certificate to be for `host`, unless the options
+    /// have a name. Gives what is told of it beside the connection.
+    ///
+    /// # Errors
+    /// What the judge makes its verdict from, and the error itself. A clone of `wire` tells what was read by then, and what
+    /// the kernel says of the socket.
+    ///
+    /// # Cancellation safety
+    /// A handshake that is dropped cannot be gone on with: what it read is lost.
+    pub async fn handshake(
         &self,
         wire: Wire,
         host: &str,
@@ -207,10 +229,12 @@ impl fmt::Debug for Tls {
 
 /// What an error means that reading or writing gave after the handshake. A peer that refuses a client certificate says
 /// so only here, with TLS 1.3.
-pub(crate) fn io_failure(operation: &'static str, err: io::Error) -> (Failure, Option<io::Error>) {
+pub fn io_failure(operation: &'static str, err: io::Error) -> (Failure, Option<io::Error>) {
     match err.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(alert)) => (Failure::TlsAlert(alert_name(*alert)), Some(err)),
         Some(other) => (Failure::TlsBroken(other.to_string()), Some(err)),
+        // A peer that closes without saying so (close_notify) has closed.
+        None if err.kind() == io::ErrorKind::UnexpectedEof => (Failure::Closed, Some(err)),
         None => os_failure(operation, err),
     }
 }

@@ -29,9 +29,10 @@ use tokio::{
 
 use crate::{clock, socket};
 
-/// A connected socket that counts. Clones share it; it is closed when the last one is dropped.
+/// A connected socket that counts. Clones share it: whoever keeps one can look at the socket after what was done with
+/// another has failed. It is closed when the last one is dropped.
 #[derive(Clone)]
-pub(crate) struct Wire(Arc<Shared>);
+pub struct Wire(Arc<Shared>);
 
 /// A [`Wire`] that does not keep the socket open.
 #[derive(Clone)]
@@ -77,7 +78,9 @@ impl fmt::Display for Peer {
 }
 
 impl Wire {
-    pub(crate) fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
+    /// A connection to `peer`.
+    #[must_use]
+    pub fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
         let local = stream.local_addr().ok();
         Self::new(Io::Tcp(stream), Peer::Addr(peer), local)
     }
@@ -111,7 +114,8 @@ impl Wire {
     }
 
     /// Bytes read so far.
-    pub(crate) fn read_bytes(&self) -> u64 {
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
         self.0.read_bytes.load(Relaxed)
     }
 
@@ -121,7 +125,8 @@ impl Wire {
     }
 
     /// When bytes were last read, if ever.
-    pub(crate) fn last_read(&self) -> Option<Instant> {
+    #[must_use]
+    pub fn last_read(&self) -> Option<Instant> {
         let ns = self.0.last_read_ns.load(Relaxed);
         (ns > 0).then(|| self.0.born + Duration::from_nanos(ns))
     }
@@ -144,7 +149,8 @@ impl Wire {
     }
 
     /// What the kernel says about the socket now.
-    pub(crate) fn observe(&self) -> SocketFacts {
+    #[must_use]
+    pub fn observe(&self) -> SocketFacts {
         let facts = match &self.0.io {
             #[cfg(unix)]
             Io::Tcp(stream) => {

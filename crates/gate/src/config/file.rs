@@ -7,7 +7,10 @@ use overdue_core::{Limit, LimitName, Limits, Origin, Stage, parse_duration};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Cluster, Config, ConfigError, Format, Listener, Log, Matches, Route, Tls, To};
+use super::{
+    Cluster, Config, ConfigError, Format, Listener, Log, Matches, Route, ServerTls, Tls, To,
+    server_tls::{self, Said},
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +85,17 @@ struct ClusterTable {
     servers: Vec<Spanned<String>>,
     connections: Option<Spanned<usize>>,
     idle: Option<Spanned<String>>,
+    tls: Option<Spanned<ServerTlsTable>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServerTlsTable {
+    name: Option<Spanned<String>>,
+    ca: Option<Spanned<PathBuf>>,
+    chain: Option<Spanned<PathBuf>>,
+    key: Option<Spanned<PathBuf>>,
+    oldest: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +126,7 @@ struct HeaderTable {
 struct LimitsTable {
     queue: Option<Spanned<String>>,
     connect: Option<Spanned<String>>,
+    tls: Option<Spanned<String>>,
     send: Option<Spanned<String>>,
     wait: Option<Spanned<String>>,
     gap: Option<Spanned<String>>,
@@ -186,6 +201,7 @@ impl Source<'_> {
         for (name, text) in [
             (stage(Stage::Queue), &table.queue),
             (stage(Stage::Connect), &table.connect),
+            (stage(Stage::Tls), &table.tls),
             (stage(Stage::Send), &table.send),
             (stage(Stage::Wait), &table.wait),
             (LimitName::Gap, &table.gap),
@@ -245,11 +261,7 @@ impl Source<'_> {
             let files = pair.staple.iter().fold(files, |files, staple| files.staple(staple));
             if pair.names.is_empty() { files } else { files.names(pair.names.iter().map(String::as_str)) }
         };
-        let only_1_3 = match oldest.as_ref().map(|oldest| (oldest.get_ref().as_str(), oldest.span())) {
-            None | Some(("1.2", _)) => false,
-            Some(("1.3", _)) => true,
-            Some((other, span)) => return Err(self.error(span, format!("{other:?} is no version: 1.2 or 1.3"))),
-        };
+        let only_1_3 = self.only_1_3(oldest.as_ref())?;
         for name in names {
             let _checked =
                 HelloPolicy::new().names([name.get_ref().as_str()]).map_err(|err| self.error(name.span(), err))?;
@@ -264,6 +276,48 @@ impl Source<'_> {
         })
     }
 
+    /// Whether `oldest` leaves TLS 1.3 alone.
+    fn only_1_3(&self, oldest: Option<&Spanned<String>>) -> Result<bool, ConfigError> {
+        match oldest.map(|oldest| (oldest.get_ref().as_str(), oldest.span())) {
+            None | Some(("1.2", _)) => Ok(false),
+            Some(("1.3", _)) => Ok(true),
+            Some((other, span)) => Err(self.error(span, format!("{other:?} is no version: 1.2 or 1.3"))),
+        }
+    }
+
+    fn server_tls(&self, table: &Spanned<ServerTlsTable>) -> Result<ServerTls, ConfigError> {
+        let ServerTlsTable { name, ca, chain, key, oldest } = table.get_ref();
+        let read =
+            |path: &Spanned<PathBuf>| server_tls::read(path.get_ref()).map_err(|why| self.error(path.span(), why));
+        // Each part is tried by itself first, so that an error has the line of the part that is wrong.
+        let usable = |span: Range<usize>, said: Said| ServerTls::new(said).map_err(|err| self.error(span, err));
+        let only_1_3 = self.only_1_3(oldest.as_ref())?;
+        let ca = match ca {
+            Some(path) => {
+                let pem = read(path)?;
+                let said = Said { ca: Some(pem.clone()), ..Said::default() };
+                usable(path.span(), said)?;
+                Some(pem)
+            }
+            None => None,
+        };
+        let certificate = match (chain, key) {
+            (Some(chain), Some(key)) => {
+                let pair = (read(chain)?, read(key)?);
+                let said = Said { certificate: Some(pair.clone()), ..Said::default() };
+                usable(chain.span(), said)?;
+                Some(pair)
+            }
+            (None, None) => None,
+            (Some(one), None) | (None, Some(one)) => {
+                return Err(self.error(one.span(), "a client certificate takes both, chain and key"));
+            }
+        };
+        let span = name.as_ref().map_or_else(|| table.span(), Spanned::span);
+        let name = name.as_ref().map(|name| name.get_ref().clone());
+        usable(span, Said { name, ca, certificate, only_1_3 })
+    }
+
     /// `20/10s`: so many in that time.
     fn rate(&self, text: &Spanned<String>) -> Result<(u32, Duration), ConfigError> {
         let rate = text.get_ref().split_once('/').and_then(|(count, per)| {
@@ -274,7 +328,7 @@ impl Source<'_> {
     }
 
     fn cluster(&self, name: &str, table: &Spanned<ClusterTable>) -> Result<Cluster, ConfigError> {
-        let ClusterTable { servers, connections, idle } = table.get_ref();
+        let ClusterTable { servers, connections, idle, tls } = table.get_ref();
         if servers.is_empty() {
             return Err(self.error(table.span(), format!("cluster {name:?} has no servers")));
         }
@@ -291,6 +345,7 @@ impl Source<'_> {
             servers: addresses,
             connections: self.count(connections.as_ref(), TO_A_SERVER, 100_000)?,
             idle: self.some_limit(LimitName::Idle, idle.as_ref(), SERVER_IDLE)?,
+            tls: tls.as_ref().map(|table| self.server_tls(table)).transpose()?,
         })
     }
 

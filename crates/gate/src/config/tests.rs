@@ -61,6 +61,39 @@ fn what_is_wrong_is_said_with_its_line() {
 }
 
 #[test]
+fn tls_towards_servers_is_read_with_the_file() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    let (chain, key) = (path("chain.pem", &made.cert.pem()), path("key.pem", &made.signing_key.serialize_pem()));
+    let other = path("other.pem", &rcgen::KeyPair::generate().unwrap().serialize_pem());
+    let empty = path("empty.pem", "");
+    let with = |table: String| {
+        Config::parse(&GOOD.replace("[[route]]", &format!("[cluster.api.tls]\n{table}\n\n[[route]]")), "g.toml")
+    };
+    let good = |table: String| with(table).unwrap().routes[0].cluster.tls.clone().unwrap();
+    let one = good(format!("ca = {chain:?}\nchain = {chain:?}\nkey = {key:?}\nname = \"b.test\"\noldest = \"1.3\""));
+    assert!(!format!("{one:?}").contains("PRIVATE") && one != good(String::new()));
+    assert_eq!(good(format!("ca = {chain:?}")), good(format!("ca = {chain:?}")));
+    for (table, line, why) in [
+        ("ca = \"/nowhere.pem\"".to_owned(), 12, "/nowhere.pem cannot be read"),
+        ("ca = \"/dev/zero\"".to_owned(), 12, "longer than"),
+        (format!("ca = {empty:?}"), 12, "no certificate"),
+        (format!("chain = {chain:?}"), 12, "takes both"),
+        (format!("chain = {chain:?}\nkey = {other:?}"), 12, "key"),
+        ("oldest = \"1.3\"\nname = \"a b\"".to_owned(), 13, "neither a host name nor"),
+        ("oldest = \"1.1\"".to_owned(), 12, "no version"),
+    ] {
+        let error = with(table.clone()).unwrap_err();
+        assert!(error.line == line && error.message.contains(why), "{table}: {error}");
+    }
+}
+
+#[test]
 fn a_route_that_nothing_reaches_is_an_error() {
     let error =
         Config::parse(&format!("{GOOD}[[route]]\nhost = \"api.test\"\npath = \"/v1/x\"\ncluster = \"api\"\n"), "g")

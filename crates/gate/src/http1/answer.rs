@@ -55,6 +55,7 @@ impl Known {
     /// | all connections to the server are in use | 503 | `sQ` | `UO` |
     /// | no descriptor, no local port is left | 503 | `R` | `LR` |
     /// | the server could not be connected to; not in time | 502; 504 | `SC`; `sC` | `UF` |
+    /// | its TLS handshake failed; not in time | 502; 504 | `SC`; `sC` | `UF` |
     /// | the server did not take the request, or answer, in time | 504 | `s` | `UT` |
     /// | the server closed or reset the connection | 502 | `S` | `UC` |
     /// | the server broke the protocol | 502 | `P` | `UPE` |
@@ -63,7 +64,7 @@ impl Known {
     pub(crate) fn of(trouble: &Trouble) -> Self {
         let phase = match trouble.stage {
             Stage::Queue => b'Q',
-            Stage::Connect => b'C',
+            Stage::Connect | Stage::Tls => b'C',
             Stage::Send | Stage::Wait => b'H',
             Stage::Receive | Stage::Named("tunnel") => b'D',
             _ => b'R',
@@ -75,7 +76,7 @@ impl Known {
             (Failure::DeadlinePassed(_), Party::Client) => known(408, b'c', "SI"),
             (Failure::DeadlinePassed(_), _) => match trouble.stage {
                 Stage::Queue => known(503, b's', "UO"),
-                Stage::Connect => known(504, b's', "UF"),
+                Stage::Connect | Stage::Tls => known(504, b's', "UF"),
                 _ => known(504, b's', "UT"),
             },
             (Failure::RequestBody(_), _) => known(413, b'P', "DPE"),
@@ -85,7 +86,7 @@ impl Known {
                 known(503, b'R', "LR")
             }
             (Failure::Os { kind: OsFailure::KernelTimeout, .. }, _) => known(504, b's', "UF"),
-            (_, _) if trouble.stage == Stage::Connect => known(502, b'S', "UF"),
+            (_, _) if matches!(trouble.stage, Stage::Connect | Stage::Tls) => known(502, b'S', "UF"),
             (_, _) => known(502, b'S', "UC"),
         }
     }

@@ -17,6 +17,7 @@ use overdue::{
     h1::{Framing, request::skip_empty_lines},
     server::hello::HandshakeError,
     socket::{self, os_failure},
+    tls::Wire,
 };
 use overdue_core::{
     Deadline, Limit, SpanOutcome, Stage, Timeline,
@@ -36,10 +37,12 @@ use super::{
     side::Side,
 };
 use crate::{
-    clock, http2,
+    clock,
+    config::ServerTls,
+    http2,
     log::{Entry, Marks},
     tls::{Door, H2},
-    upstream::{self, Granted, Permit, Server, Upstream},
+    upstream::{self, Granted, Permit, Server, ServerIo, Upstream},
     worker::{self, HEAD, InFlight, Listed, Live, Plan, Worker},
 };
 
@@ -95,6 +98,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// would reset the connection, and the client might never see the answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Why there is no connection to a server, and what the kernel said of the one that was to be it.
+type Unopened = (Trouble, Option<Box<SocketFacts>>);
 
 struct Connection<S> {
     client: Side<S>,
@@ -399,10 +405,12 @@ impl<S: Client> Connection<S> {
             }
             let mut upstream = match self.acquire(server, prepared, total, queued, marks).await {
                 Ok(upstream) => upstream,
-                Err(trouble) => {
+                Err((trouble, socket)) => {
                     let keep = bodyless && prepared.keep_alive;
-                    let socket = (trouble.stage == Stage::Connect)
-                        .then(|| SocketFacts { peer: server.address.to_string(), ..SocketFacts::default() });
+                    let socket = socket.map(|socket| *socket).or_else(|| {
+                        let peer = server.address.to_string();
+                        (trouble.stage == Stage::Connect).then(|| SocketFacts { peer, ..SocketFacts::default() })
+                    });
                     self.worker.buffers.take_back(head);
                     return self.fail(plan, Some((prepared, server, None)), marks, &trouble, socket, keep, true).await;
                 }
@@ -492,7 +500,7 @@ impl<S: Client> Connection<S> {
                         continue;
                     }
                     self.worker.buffers.take_back(flow.into_buffer());
-                    let socket = observe(&upstream);
+                    let socket = upstream.side.io.observe(server.address);
                     let begun = seen.told.is_some();
                     let keep = !begun && bodyless && prepared.keep_alive;
                     marks.answer_bytes = upstream.side.read - read_before;
@@ -518,16 +526,17 @@ impl<S: Client> Connection<S> {
         total: Option<Due<'_>>,
         now: Instant,
         marks: &mut Marks,
-    ) -> Result<Upstream, Trouble> {
+    ) -> Result<Upstream, Unopened> {
         let limits = &prepared.route.route.limits;
         if let Some(due) = total
             && now >= due.at
         {
-            return Err(self.at_gate(Stage::Queue, Failure::DeadlinePast(due.limit.clone())));
+            return Err((self.at_gate(Stage::Queue, Failure::DeadlinePast(due.limit.clone())), None));
         }
         // One that is there is had at once.
         marks.queued = now;
         marks.dialled = false;
+        marks.secured = None;
         let granted = match server.grant(now) {
             Some(granted) => granted,
             None => {
@@ -536,7 +545,7 @@ impl<S: Client> Connection<S> {
                 let turn = poll_fn(|cx| waiting.poll(cx));
                 let turn = self.under(Stage::Queue, due, prepared, turn).await;
                 marks.queued = clock::now();
-                turn?
+                turn.map_err(|trouble| (trouble, None))?
             }
         };
         match granted {
@@ -555,7 +564,7 @@ impl<S: Client> Connection<S> {
         prepared: &Prepared,
         total: Option<Due<'_>>,
         marks: &mut Marks,
-    ) -> Result<Upstream, Trouble> {
+    ) -> Result<Upstream, Unopened> {
         let limits = &prepared.route.route.limits;
         self.live().enter(Stage::Connect, marks.queued);
         marks.dialled = true;
@@ -568,13 +577,48 @@ impl<S: Client> Connection<S> {
                 ..self.at_gate(Stage::Connect, os_failure("connect", err).0)
             })
         });
-        match opened {
-            Ok(stream) => Ok(permit.opened(stream)),
+        let opened = match (opened, &prepared.route.servers.cluster.tls) {
+            (Ok(stream), None) => Ok(ServerIo::Plain(stream)),
+            (Ok(stream), Some(tls)) => self.secure(server, stream, tls, prepared, total, marks).await,
+            (Err(trouble), _) => Err((trouble, None)),
+        };
+        if opened.as_ref().is_err_and(|(trouble, _)| trouble.is_servers()) {
+            server.unreachable();
+        }
+        Ok(permit.opened(opened?))
+    }
+
+    /// Makes a connection to a server a secure one.
+    async fn secure(
+        &mut self,
+        server: &Rc<Server>,
+        stream: TcpStream,
+        tls: &ServerTls,
+        prepared: &Prepared,
+        total: Option<Due<'_>>,
+        marks: &mut Marks,
+    ) -> Result<ServerIo, Unopened> {
+        let begun = clock::now();
+        self.live().enter(Stage::Tls, begun);
+        marks.secured = Some(begun);
+        let due = Due::earlier(Due::after(begun, prepared.route.route.limits.tls.as_ref()), total);
+        let wire = Wire::tcp(stream, server.address);
+        let handshake = Box::pin(tls.tls().handshake(wire.clone(), &server.host));
+        let secured = self.under(Stage::Tls, due, prepared, handshake).await;
+        let secured = secured.and_then(|secured| {
+            secured.map_err(|(failure, _)| Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
+        });
+        match secured {
+            Ok((stream, told)) => {
+                let counts = &self.worker.counts;
+                crate::counts::add(Some(&counts.secured), 1);
+                crate::counts::add(Some(&counts.resumed), told.resumed.into());
+                Ok(ServerIo::Tls(Box::new(stream)))
+            }
             Err(trouble) => {
-                if trouble.is_servers() {
-                    server.unreachable();
-                }
-                Err(trouble)
+                // Bytes of the handshake: whether it was silent, or slow.
+                (marks.answer_bytes, marks.read_at) = (wire.read_bytes(), wire.last_read());
+                Err((trouble, Some(Box::new(wire.observe()))))
             }
         }
     }
@@ -595,7 +639,7 @@ impl<S: Client> Connection<S> {
                 let party = Party::Client;
                 return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });
             }
-            let party = if stage == Stage::Connect { Party::Server } else { Party::Gate };
+            let party = if matches!(stage, Stage::Connect | Stage::Tls) { Party::Server } else { Party::Gate };
             Due::poll(due, alarm, cx).map(|(failure, late_by)| Trouble {
                 stage,
                 party,
@@ -762,12 +806,6 @@ impl<S: Client> Connection<S> {
         entry.count(&self.worker.counts);
         self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), &live.peer_text);
     }
-}
-
-/// What the kernel says of a connection to a server now.
-fn observe(upstream: &Upstream) -> SocketFacts {
-    let io = &upstream.side.io;
-    socket::observe(io.as_fd(), io.local_addr().ok(), Some(upstream.server.address))
 }
 
 impl Marks {

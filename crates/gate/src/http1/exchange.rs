@@ -11,16 +11,13 @@ use bytes::{Buf as _, BytesMut};
 use overdue::{
     Alarm,
     h1::{Framing, HEAD_MAX, request::only_crlf, response},
-    socket::os_failure,
+    tls::io_failure,
 };
 use overdue_core::{
     Limit, LimitName, Limits, Stage,
     facts::{Failure, OsFailure},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     flow::{Broken, Flow, Flowing},
@@ -29,6 +26,7 @@ use super::{
 };
 use crate::{
     clock,
+    upstream::ServerIo,
     worker::{Live, Worker},
 };
 
@@ -99,7 +97,7 @@ impl Trouble {
 
 pub(crate) struct Exchange<'a, S> {
     pub(crate) client: &'a mut Side<S>,
-    pub(crate) server: &'a mut Side<TcpStream>,
+    pub(crate) server: &'a mut Side<ServerIo>,
     pub(crate) worker: &'a Worker,
     pub(crate) live: &'a Live,
     pub(crate) request: &'a Prepared,
@@ -206,7 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
                 self.watch_client(cx)
             }
             Err(Broken::SenderClosed) => Err(Box::new(self.trouble(Party::Server, Failure::Closed))),
-            Err(Broken::Sender(err)) => Err(Box::new(self.trouble(Party::Server, os_failure("read", err).0))),
+            Err(Broken::Sender(err)) => Err(Box::new(self.trouble(Party::Server, io_failure("read", err).0))),
             Err(Broken::Framing(text)) => Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text)))),
             Err(Broken::Receiver(err)) => Err(self.client_left(&err.to_string())),
             // There is no such limit.
@@ -261,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(Ok(0)) => return Err(Box::new(self.no_answer(Failure::Closed))),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(err)) => return Err(Box::new(self.no_answer(os_failure("read", err).0))),
+                Poll::Ready(Err(err)) => return Err(Box::new(self.no_answer(io_failure("read", err).0))),
             }
         }
     }
@@ -392,7 +390,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
 
     /// The server ended the connection without a head. Where our write had failed before, that says more.
     fn no_answer(&mut self, failure: Failure) -> Trouble {
-        let failure = self.seen.write_failed.take().map_or(failure, |err| os_failure("write", err).0);
+        let failure = self.seen.write_failed.take().map_or(failure, |err| io_failure("write", err).0);
         self.trouble(Party::Server, failure)
     }
 

@@ -1,0 +1,243 @@
+//! The side towards servers: TLS, names, health, and what is told of the client.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rustls::{
+    RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::WebPkiClientVerifier,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::bed::{Bed, GET, OK, Peer, Server};
+
+/// An authority, with what it signed, in files.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // A name of its own: of two with one name, the signature would be what is wrong.
+        let name = folder.path().display().to_string();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, folder }
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// How a server speaks TLS that shows a certificate for this name.
+    fn server(&self, name: &str, change: impl FnOnce(&mut CertificateParams), clients: bool) -> Arc<ServerConfig> {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let builder = if clients {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from(self.issuer.der().to_vec())).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+            builder.unwrap().with_client_cert_verifier(verifier)
+        } else {
+            builder.unwrap().with_no_client_auth()
+        };
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
+    /// A client's certificate, as the keys `chain` and `key` of a file.
+    fn client(&self) -> String {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["gateway.test".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let (chain, path) = (self.folder.path().join("client.pem"), self.folder.path().join("client.key"));
+        fs::write(&chain, certificate.pem()).unwrap();
+        fs::write(&path, key.serialize_pem()).unwrap();
+        format!("chain = {chain:?}, key = {path:?}")
+    }
+
+    /// The table for a cluster whose servers it has signed.
+    fn table(&self, more: &str) -> String {
+        format!("tls = {{ ca = {:?}{}{more} }}", self.ca(), if more.is_empty() { "" } else { ", " })
+    }
+}
+
+type Secure = StreamOwned<ServerConnection, TcpStream>;
+
+fn secure(peer: &Peer, config: &Arc<ServerConfig>) -> Secure {
+    StreamOwned::new(ServerConnection::new(Arc::clone(config)).unwrap(), peer.client.stream.try_clone().unwrap())
+}
+
+/// The head of the next request; `None` where there is none.
+fn request(stream: &mut Secure) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).ok()? == 0 {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).ok()
+}
+
+/// The first words of what is told of a request.
+fn told(line: &Value) -> [&str; 4] {
+    let text = |value: &'_ Value| value.as_str().unwrap_or("-").to_owned().leak();
+    [text(&line["stage"]), text(&line["cause"]), text(&line["gate"]["termination"]), text(&line["gate"]["flags"])]
+}
+
+#[test]
+fn a_request_to_a_server_over_tls() {
+    let authority = Authority::new();
+    let config = authority.server("back.test", |_| {}, true);
+    let server = Server::new(move |peer| {
+        let mut stream = secure(peer, &config);
+        while let Some(head) = request(&mut stream) {
+            let connection = &stream.conn;
+            let told =
+                (connection.server_name(), connection.handshake_kind(), connection.peer_certificates().is_some());
+            peer.say(format!("{told:?}"));
+            // One that closes makes the next a new handshake.
+            stream.write_all(OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+            assert!(head.starts_with("GET /x?y HTTP/1.1\r\n"));
+        }
+    });
+    let table = authority.table(&format!("name = \"back.test\", {}", authority.client()));
+    let bed = Bed::new(&[server.address], &[("cluster", &table)]);
+    let mut client = bed.connect();
+    for _ in 0..2 {
+        let answer = client.call(GET);
+        assert_eq!((answer.status, &*answer.body), (200, &b"hello"[..]));
+    }
+    assert_eq!(server.saw(), "(Some(\"back.test\"), Some(Full), true)");
+    assert_eq!(server.saw(), "(Some(\"back.test\"), Some(Resumed), true)");
+    let stages = |line: &Value| {
+        let timeline = line["timeline"].as_array().unwrap();
+        timeline.iter().map(|span| span["stage"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for line in bed.lines() {
+        assert_eq!(stages(&line), ["head", "queue", "connect", "tls", "send", "wait", "receive"], "{line:#}");
+    }
+}
+
+/// Each of them is the server's fault, told by its cause, and no other server's.
+#[test]
+fn a_handshake_with_a_server_that_fails_is_told_with_its_cause() {
+    let authority = Authority::new();
+    let old = |params: &mut CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let with =
+        |config: Arc<ServerConfig>| Server::new(move |peer| while request(&mut secure(peer, &config)).is_some() {});
+    let plain = || {
+        Server::new(|peer| {
+            peer.client.send("220 mail.test ESMTP\r\n");
+            while !peer.ends() {}
+        })
+    };
+    let silent = || Server::new(|peer| while !peer.ends() {});
+    let closing = || Server::new(|peer| peer.client.stream.shutdown(std::net::Shutdown::Both).unwrap());
+    let stranger = Authority::new();
+    for (server, status, told_as, said) in [
+        (with(authority.server("back.test", old, false)), 502, ["tls", "tls-untrusted", "SC", "UF"], "expired"),
+        (with(authority.server("other.test", |_| {}, false)), 502, ["tls", "tls-untrusted", "SC", "UF"], "other.test"),
+        (with(stranger.server("back.test", |_| {}, false)), 502, ["tls", "tls-untrusted", "SC", "UF"], "signed"),
+        (plain(), 502, ["tls", "tls-not-tls", "SC", "UF"], "220 mail"),
+        (closing(), 502, ["tls", "closed-early", "SC", "UF"], "closed"),
+        (silent(), 504, ["tls", "tls-peer-silent", "sC", "UF"], "ClientHello"),
+        // With TLS 1.3 the refusal comes when the server has seen that there is no certificate.
+        (
+            with(authority.server("back.test", |_| {}, true)),
+            502,
+            ["-", "tls-rejected", "-", "-"],
+            "CertificateRequired",
+        ),
+    ] {
+        let table = authority.table("name = \"back.test\"");
+        let bed = Bed::new(&[server.address], &[("cluster", &table), ("limits", "tls = \"300ms\"")]);
+        assert_eq!(bed.connect().call(GET).status, status, "{told_as:?}");
+        let line = bed.line();
+        let seen = told(&line);
+        let expected = told_as.iter().zip(seen).all(|(expected, seen)| *expected == "-" || *expected == seen);
+        assert!(expected, "{told_as:?}: {line:#}");
+        assert!(line["verdicts"][0]["summary"].as_str().unwrap().contains(said), "{line:#}");
+        if told_as[1] == "tls-peer-silent" {
+            assert_eq!(line["limit"]["name"], "tls");
+            assert!(line["limit"]["origin"].as_str().unwrap().starts_with("gate.toml:"), "{line:#}");
+        }
+    }
+}
+
+/// What TLS says for itself is no end of a connection; that it ends is.
+#[test]
+fn a_kept_connection_is_judged_by_what_the_server_said() {
+    let authority = Authority::new();
+    let config = authority.server("127.0.0.1", |_| {}, false);
+    let server = Server::new(move |peer| {
+        let mut stream = secure(peer, &config);
+        let mut number = 0;
+        while let Some(_head) = request(&mut stream) {
+            number += 1;
+            stream.write_all(OK.as_bytes()).unwrap();
+            if number == 1 {
+                // A record that carries nothing of the server's.
+                stream.conn.refresh_traffic_keys().unwrap();
+            } else {
+                stream.conn.send_close_notify();
+            }
+            while stream.conn.wants_write() {
+                stream.conn.write_tls(&mut stream.sock).unwrap();
+            }
+            peer.say("said");
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("cluster", &authority.table(""))]);
+    let mut client = bed.connect();
+    for connections in [1, 0, 1] {
+        assert_eq!(client.call(GET).status, 200);
+        assert_eq!(server.saw(), "said");
+        assert_eq!(server.connections(), connections);
+    }
+    let lines = bed.lines();
+    let reused: Vec<bool> = lines.iter().map(|line| line["connection"]["reused"].as_bool().unwrap()).collect();
+    assert_eq!(reused, [false, true, false]);
+}
+
+/// Whom to believe is read anew with the configuration, and a connection that was made under another word is not used.
+#[test]
+fn other_authorities_are_followed_by_new_connections_alone() {
+    let (one, other) = (Authority::new(), Authority::new());
+    let config = one.server("127.0.0.1", |_| {}, false);
+    let server = Server::new(move |peer| {
+        let mut stream = secure(peer, &config);
+        while request(&mut stream).is_some() {
+            stream.write_all(OK.as_bytes()).unwrap();
+        }
+    });
+    let mut bed = Bed::new(&[server.address], &[("cluster", &one.table(""))]);
+    let mut client = bed.connect();
+    assert_eq!(client.call(GET).status, 200);
+    assert!(bed.follow(&[server.address], &[("cluster", &other.table(""))]).is_empty());
+    assert_eq!(client.call(GET).status, 502);
+    assert!(bed.follow(&[server.address], &[("cluster", &one.table(""))]).is_empty());
+    assert_eq!(client.call(GET).status, 200);
+    assert_eq!(server.connections(), 3);
+}
