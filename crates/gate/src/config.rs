@@ -112,6 +112,8 @@ pub struct Cluster {
     pub connections: usize,
     /// How long a connection to a server may lie unused before it is closed.
     pub idle: Limit,
+    /// Its servers speak HTTP/2: in TLS by ALPN, without by prior knowledge.
+    pub http2: bool,
     /// Its servers speak TLS; `None`: they do not.
     pub tls: Option<ServerTls>,
 }

@@ -9,5 +9,9 @@
 mod client;
 mod inbound;
 mod message;
+mod outbound;
 
-pub(crate) use self::client::{is_preface, serve};
+pub(crate) use self::{
+    client::{is_preface, serve},
+    outbound::{Carrier, Outbound, begin},
+};

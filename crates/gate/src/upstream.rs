@@ -14,14 +14,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use overdue_core::facts::PoolFacts;
-use tokio::net::TcpStream;
+use overdue::tls::Wire;
+use overdue_core::facts::{H2Facts, PoolFacts};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 pub(crate) use self::io::ServerIo;
 use crate::{
     clock,
     config::Cluster,
     http1::{Buffers, Side},
+    http2::{self, Carrier, Outbound},
 };
 
 /// The servers of a cluster.
@@ -44,6 +49,11 @@ pub(crate) struct Server {
     /// In use, being dialled and idle.
     open: Cell<usize>,
     idle: RefCell<Vec<Idle>>,
+    /// It speaks HTTP/2: connections are shared.
+    http2: Cell<bool>,
+    shared: RefCell<Vec<Rc<Carrier>>>,
+    /// Connections that will be shared, and are not there yet.
+    dialling: Cell<usize>,
     waiting: RefCell<VecDeque<Rc<Turn>>>,
     /// Requests that were given to it and are not done.
     pub(crate) pending: Cell<usize>,
@@ -68,7 +78,25 @@ pub(crate) struct Upstream {
     pub(crate) carried: u64,
     /// How long it lay idle before this one.
     pub(crate) idle: Option<Duration>,
-    permit: Permit,
+    /// Last, so that it is given back when all else is gone.
+    hold: Hold,
+}
+
+/// What a request holds of its server.
+enum Hold {
+    /// A connection.
+    Connection(Permit),
+    /// One of the streams of a connection.
+    Stream(#[expect(dead_code, reason = "it is there to be dropped")] Freed),
+}
+
+/// A stream that becomes free for those who wait.
+struct Freed(Rc<Server>);
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        self.0.use_streams();
+    }
 }
 
 struct Idle {
@@ -77,7 +105,11 @@ struct Idle {
 }
 
 /// The right to one connection.
-pub(crate) struct Permit(Rc<Server>);
+pub(crate) struct Permit {
+    server: Rc<Server>,
+    /// The connection will be for many: who comes now waits for it.
+    dials: bool,
+}
 
 /// A place in the queue.
 #[derive(Default)]
@@ -107,12 +139,13 @@ impl Servers {
     /// Those of a cluster. Servers that were known before keep their connections and what is known of them.
     pub(crate) fn new(cluster: &Arc<Cluster>, workers: usize, seed: u64, known: Option<&Self>) -> Self {
         // A connection that was opened in another way is none for this one.
-        let known = known.filter(|known| known.cluster.tls == cluster.tls);
+        let known = known.filter(|known| known.cluster.tls == cluster.tls && known.cluster.http2 == cluster.http2);
         let most = cluster.connections.div_ceil(workers.max(1));
         let all = cluster.servers.iter().map(|address| {
             let known = known.and_then(|known| known.all.iter().find(|server| server.address == *address));
             let server = known.map_or_else(|| Rc::new(Server::new(*address)), Rc::clone);
             server.most.set(most);
+            server.http2.set(cluster.http2);
             server.idle_limit.set(cluster.idle.value);
             server.use_room();
             server
@@ -171,6 +204,9 @@ impl Server {
             idle_limit: Cell::new(Duration::ZERO),
             open: Cell::new(0),
             idle: RefCell::default(),
+            http2: Cell::new(false),
+            shared: RefCell::default(),
+            dialling: Cell::new(0),
             waiting: RefCell::default(),
             pending: Cell::new(0),
             latency_us: Cell::new(0.0),
@@ -234,11 +270,17 @@ impl Server {
     pub(crate) fn retire(&self) {
         self.retired.set(true);
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        drop(idle);
+        let shared = std::mem::take(&mut *self.shared.borrow_mut());
+        shared.iter().for_each(|carrier| carrier.end());
+        drop((idle, shared));
     }
 
     /// A connection that was kept, or the right to open one; `None` where both have to be waited for.
     pub(crate) fn grant(self: &Rc<Self>, now: Instant) -> Option<Granted> {
+        if self.http2.get() {
+            let stream = self.stream(now).map(Granted::Kept);
+            return stream.or_else(|| self.has_room().then(|| Granted::Room(Permit::of(self))));
+        }
         loop {
             let kept = self.idle.borrow_mut().pop();
             let Some(Idle { mut upstream, since }) = kept else { break };
@@ -247,7 +289,36 @@ impl Server {
                 return Some(Granted::Kept(upstream));
             }
         }
-        (self.open.get() < self.most.get()).then(|| Granted::Room(Permit::of(self)))
+        self.has_room().then(|| Granted::Room(Permit::of(self)))
+    }
+
+    /// Whether one more connection may be opened. One that is on its way will be for all who wait.
+    fn has_room(&self) -> bool {
+        self.open.get() < self.most.get() && self.dialling.get() == 0
+    }
+
+    /// A stream of a connection that has room: of the one that carries the most, so that others become idle.
+    fn stream(self: &Rc<Self>, now: Instant) -> Option<Upstream> {
+        self.shared.borrow_mut().retain(|carrier| !carrier.is_over());
+        let shared = self.shared.borrow();
+        let carrier = shared.iter().filter(|carrier| carrier.has_room()).max_by_key(|carrier| carrier.streams())?;
+        let idle = carrier.idle_since().map(|since| now.saturating_duration_since(since));
+        Some(Upstream {
+            number: carrier.number,
+            carried: carrier.carried(),
+            idle,
+            side: Side::new(ServerIo::Stream(Box::new(Outbound::new(carrier)))),
+            server: Rc::clone(self),
+            hold: Hold::Stream(Freed(Rc::clone(self))),
+        })
+    }
+
+    /// Those who wait get streams as far as there are any.
+    fn use_streams(self: &Rc<Self>) {
+        while !self.waiting.borrow().is_empty() {
+            let Some(upstream) = self.stream(clock::now()) else { break };
+            drop(self.pass_on(Granted::Kept(upstream)));
+        }
     }
 
     /// Waits for a turn. Cancel safe: who leaves the queue gives what it was granted to the next.
@@ -262,9 +333,23 @@ impl Server {
             in_use: self.open.get() - self.idle.borrow().len().min(self.open.get()),
             limit: self.most.get(),
             waiting: self.waiting.borrow().len(),
-            dialling: 0,
+            dialling: self.dialling.get(),
             limit_is_global: false,
         }
+    }
+
+    /// Why there is no stream, where those are what is waited for.
+    pub(crate) fn h2_facts(&self) -> Option<H2Facts> {
+        let shared = self.shared.borrow();
+        let (streams, most) = shared
+            .iter()
+            .fold((0, 0), |(streams, most), carrier| (streams + carrier.streams(), most + carrier.streams_max()));
+        (!shared.is_empty()).then_some(H2Facts {
+            streams_exhausted: streams >= most,
+            streams_in_use: streams,
+            max_streams: most,
+            window_blocked_bytes: 0,
+        })
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -294,6 +379,20 @@ impl Server {
         *idle = kept;
     }
 
+    /// The same for connections that are shared. What has more room by now than when it was last looked at is used.
+    pub(crate) fn sweep_shared(self: &Rc<Self>, now: Instant) {
+        let limit = self.idle_limit.get();
+        let useful = |carrier: &Rc<Carrier>| {
+            let idle = carrier.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= limit);
+            !idle && !carrier.is_over()
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *self.shared.borrow_mut()).into_iter().partition(useful);
+        self.shared.borrow_mut().extend(kept);
+        drop(gone);
+        self.use_streams();
+    }
+
     /// Gives a turn to the first who waits.
     fn pass_on(self: &Rc<Self>, granted: Granted) -> Option<Granted> {
         let Some(turn) = self.waiting.borrow_mut().pop_front() else { return Some(granted) };
@@ -306,7 +405,7 @@ impl Server {
 
     /// Those who wait may open connections as far as there is room.
     fn use_room(self: &Rc<Self>) {
-        while self.open.get() < self.most.get() && !self.waiting.borrow().is_empty() {
+        while self.has_room() && !self.waiting.borrow().is_empty() {
             let granted = Granted::Room(Permit::of(self));
             drop(self.pass_on(granted));
         }
@@ -315,23 +414,68 @@ impl Server {
 
 impl Permit {
     fn of(server: &Rc<Server>) -> Self {
+        let dials = server.http2.get();
         server.open.set(server.open.get() + 1);
-        Self(Rc::clone(server))
+        server.dialling.set(server.dialling.get() + usize::from(dials));
+        Self { server: Rc::clone(server), dials }
+    }
+
+    /// What it was for is there: whoever comes now finds it, or may open another.
+    fn settle(&mut self) {
+        let dialling = &self.server.dialling;
+        dialling.set(dialling.get() - usize::from(std::mem::take(&mut self.dials)));
+    }
+
+    fn number(&self) -> u64 {
+        let connections = &self.server.connections;
+        connections.set(connections.get() + 1);
+        connections.get()
     }
 
     /// A connection that was opened with this right.
     pub(crate) fn opened(self, io: ServerIo) -> Upstream {
-        let server = Rc::clone(&self.0);
-        server.connections.set(server.connections.get() + 1);
-        let number = server.connections.get();
-        Upstream { side: Side::new(io), server, number, carried: 0, idle: None, permit: self }
+        let server = Rc::clone(&self.server);
+        let number = self.number();
+        Upstream { side: Side::new(io), server, number, carried: 0, idle: None, hold: Hold::Connection(self) }
+    }
+
+    /// One stream of a connection that was opened with this right; the others are for who waits and who will come. `wire`
+    /// is what is beneath `io`.
+    ///
+    /// # Errors
+    /// The connection has ended already.
+    pub(crate) async fn shared<S>(mut self, io: S, wire: Wire, secure: bool) -> std::io::Result<Upstream>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let server = Rc::clone(&self.server);
+        let number = self.number();
+        let begun = http2::begin(io).await?;
+        self.settle();
+        let ended = {
+            let server = Rc::clone(&server);
+            move || {
+                server
+                    .shared
+                    .borrow()
+                    .iter()
+                    .filter(|carrier| carrier.number == number)
+                    .for_each(|carrier| carrier.end());
+                drop(self);
+            }
+        };
+        server.shared.borrow_mut().push(Carrier::new(begun, wire, secure, number, ended));
+        let first = server.stream(clock::now()).ok_or(std::io::ErrorKind::ConnectionReset)?;
+        server.use_streams();
+        Ok(Upstream { carried: 0, idle: None, ..first })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get().saturating_sub(1));
-        self.0.use_room();
+        self.settle();
+        self.server.open.set(self.server.open.get().saturating_sub(1));
+        self.server.use_room();
     }
 }
 
@@ -339,6 +483,16 @@ impl Upstream {
     /// Whether it can carry another request: its server has neither closed it nor said anything.
     fn is_fresh(&mut self) -> bool {
         self.side.io.is_quiet() && self.side.bytes().is_empty()
+    }
+
+    /// After a request that its server did not answer in time. Where nothing at all came on a connection that others
+    /// share, it is as good as dead: those who come take another.
+    pub(crate) fn unanswered(&self, since: Instant) {
+        if let ServerIo::Stream(stream) = &self.side.io
+            && stream.carrier().is_silent_since(since)
+        {
+            stream.carrier().end();
+        }
     }
 
     /// Puts it back after a request, for the next.
@@ -354,8 +508,13 @@ impl Upstream {
         if server.retired.get() || server.open.get() > server.most.get() {
             return;
         }
+        let is_fresh = self.is_fresh();
+        let Hold::Connection(permit) = self.hold else { return };
         // What came behind the last answer is nobody's: with it goes the connection.
-        let granted = if self.is_fresh() { Granted::Kept(self) } else { Granted::Room(self.permit) };
+        let granted = match is_fresh {
+            true => Granted::Kept(Self { hold: Hold::Connection(permit), ..self }),
+            false => Granted::Room(permit),
+        };
         if let Some(Granted::Kept(upstream)) = server.pass_on(granted) {
             server.idle.borrow_mut().push(Idle { upstream, since: now });
         }
@@ -370,18 +529,32 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Granted> {
-        if let Some(granted) = self.turn.got.borrow_mut().take() {
-            return Poll::Ready(match granted {
-                // Something may have come since it was handed over.
-                Granted::Kept(mut upstream) => match upstream.is_fresh() {
-                    true => Granted::Kept(upstream),
-                    false => Granted::Room(upstream.permit),
-                },
-                room @ Granted::Room(_) => room,
-            });
+        let granted = self.turn.got.borrow_mut().take();
+        let granted = match granted {
+            // Something may have come since it was handed over.
+            Some(Granted::Kept(mut upstream)) => match (upstream.is_fresh(), upstream.hold) {
+                (true, hold) => Some(Granted::Kept(Upstream { hold, ..upstream })),
+                (false, Hold::Connection(permit)) => Some(Granted::Room(permit)),
+                (false, Hold::Stream(_)) => self.again(),
+            },
+            granted => granted,
+        };
+        if let Some(granted) = granted {
+            return Poll::Ready(granted);
         }
         *self.turn.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
+    }
+}
+
+impl Waiting {
+    /// What it was granted is of no use: it asks once more, and waits in front of all others.
+    fn again(&self) -> Option<Granted> {
+        let granted = self.server.grant(clock::now());
+        if granted.is_none() {
+            self.server.waiting.borrow_mut().push_front(Rc::clone(&self.turn));
+        }
+        granted
     }
 }
 

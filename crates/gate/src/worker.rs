@@ -195,7 +195,10 @@ impl Worker {
         let now = clock::now();
         let plan = self.plan();
         for servers in plan.servers.values() {
-            servers.each().for_each(|server| server.sweep(now));
+            for server in servers.each() {
+                server.sweep(now);
+                server.sweep_shared(now);
+            }
         }
     }
 }

@@ -85,6 +85,7 @@ struct ClusterTable {
     servers: Vec<Spanned<String>>,
     connections: Option<Spanned<usize>>,
     idle: Option<Spanned<String>>,
+    http2: Option<bool>,
     tls: Option<Spanned<ServerTlsTable>>,
 }
 
@@ -285,7 +286,7 @@ impl Source<'_> {
         }
     }
 
-    fn server_tls(&self, table: &Spanned<ServerTlsTable>) -> Result<ServerTls, ConfigError> {
+    fn server_tls(&self, table: &Spanned<ServerTlsTable>, http2: bool) -> Result<ServerTls, ConfigError> {
         let ServerTlsTable { name, ca, chain, key, oldest } = table.get_ref();
         let read =
             |path: &Spanned<PathBuf>| server_tls::read(path.get_ref()).map_err(|why| self.error(path.span(), why));
@@ -315,7 +316,7 @@ impl Source<'_> {
         };
         let span = name.as_ref().map_or_else(|| table.span(), Spanned::span);
         let name = name.as_ref().map(|name| name.get_ref().clone());
-        usable(span, Said { name, ca, certificate, only_1_3 })
+        usable(span, Said { name, ca, certificate, only_1_3, http2 })
     }
 
     /// `20/10s`: so many in that time.
@@ -328,7 +329,8 @@ impl Source<'_> {
     }
 
     fn cluster(&self, name: &str, table: &Spanned<ClusterTable>) -> Result<Cluster, ConfigError> {
-        let ClusterTable { servers, connections, idle, tls } = table.get_ref();
+        let ClusterTable { servers, connections, idle, http2, tls } = table.get_ref();
+        let http2 = http2.unwrap_or(false);
         if servers.is_empty() {
             return Err(self.error(table.span(), format!("cluster {name:?} has no servers")));
         }
@@ -345,7 +347,8 @@ impl Source<'_> {
             servers: addresses,
             connections: self.count(connections.as_ref(), TO_A_SERVER, 100_000)?,
             idle: self.some_limit(LimitName::Idle, idle.as_ref(), SERVER_IDLE)?,
-            tls: tls.as_ref().map(|table| self.server_tls(table)).transpose()?,
+            http2,
+            tls: tls.as_ref().map(|table| self.server_tls(table, http2)).transpose()?,
         })
     }
 

@@ -7,8 +7,6 @@ use overdue::{
     tls::{Tls, TlsOptionsError},
 };
 
-/// What is offered by ALPN.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
 /// A file that is longer holds no certificates that anybody would send.
 const FILE_MAX: u64 = 4 << 20;
 
@@ -29,6 +27,8 @@ pub(super) struct Said {
     /// Chain and key.
     pub(super) certificate: Option<(Vec<u8>, Vec<u8>)>,
     pub(super) only_1_3: bool,
+    /// HTTP/2 is what is asked for, and nothing else.
+    pub(super) http2: bool,
 }
 
 impl ServerTls {
@@ -46,7 +46,7 @@ impl ServerTls {
         if said.only_1_3 {
             options = options.with_only_1_3();
         }
-        let tls = options.build(&PROTOCOLS)?;
+        let tls = options.build(&[if said.http2 { b"h2" } else { b"http/1.1" }])?;
         Ok(Self { said, tls })
     }
 

@@ -21,7 +21,7 @@ use overdue::{
 };
 use overdue_core::{
     Deadline, Limit, SpanOutcome, Stage, Timeline,
-    facts::{CallFacts, ExchangeFacts, Failure, OsFailure, SocketFacts},
+    facts::{CallFacts, ExchangeFacts, Failure, H2Facts, OsFailure, SocketFacts},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -99,6 +99,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 64 * 1024 * 1024;
 
+/// TLS with a server.
+type ServerStream = tokio_rustls::client::TlsStream<Wire>;
 /// Why there is no connection to a server, and what the kernel said of the one that was to be it.
 type Unopened = (Trouble, Option<Box<SocketFacts>>);
 
@@ -111,6 +113,28 @@ struct Connection<S> {
     /// When the limit for the next head, or for idleness, began.
     since: Instant,
     served: u64,
+}
+
+/// A request that failed, and what is known of it.
+struct Failed<'a> {
+    trouble: &'a Trouble,
+    /// What it was, and the server that was to serve it; `None`: its head never came.
+    whom: Option<(&'a Prepared, &'a Rc<Server>)>,
+    /// Something of it was sent to the server.
+    started: bool,
+    /// Of the connection to the server.
+    socket: Option<SocketFacts>,
+    h2: Option<H2Facts>,
+    /// The client's connection may go on.
+    keep: bool,
+    /// The client has not been answered.
+    answerable: bool,
+}
+
+impl<'a> Failed<'a> {
+    const fn of(trouble: &'a Trouble) -> Self {
+        Self { trouble, whom: None, started: false, socket: None, h2: None, keep: false, answerable: false }
+    }
 }
 
 /// What comes next on a connection.
@@ -361,7 +385,7 @@ impl<S: Client> Connection<S> {
             silent: Duration::ZERO,
         };
         self.live().line.borrow_mut().clear();
-        self.fail(plan, None, &marks, &trouble, None, false, false).await;
+        self.fail(plan, &marks, Failed { answerable: true, ..Failed::of(&trouble) }).await;
         Then::Close
     }
 
@@ -412,7 +436,9 @@ impl<S: Client> Connection<S> {
                         (trouble.stage == Stage::Connect).then(|| SocketFacts { peer, ..SocketFacts::default() })
                     });
                     self.worker.buffers.take_back(head);
-                    return self.fail(plan, Some((prepared, server, None)), marks, &trouble, socket, keep, true).await;
+                    let whom = Some((prepared, server));
+                    let failed = Failed { whom, socket, keep, answerable: true, ..Failed::of(&trouble) };
+                    return self.fail(plan, marks, failed).await;
                 }
             };
             let now = if marks.dialled { clock::now() } else { marks.queued };
@@ -425,7 +451,9 @@ impl<S: Client> Connection<S> {
                 let trouble = self.at_gate(Stage::Queue, failure);
                 upstream.put_back(&self.worker.buffers, now);
                 let keep = bodyless && prepared.keep_alive;
-                return self.fail(plan, Some((prepared, server, None)), marks, &trouble, None, keep, true).await;
+                let whom = Some((prepared, server));
+                let failed = Failed { whom, keep, answerable: true, ..Failed::of(&trouble) };
+                return self.fail(plan, marks, failed).await;
             }
             self.live().enter(Stage::Send, now);
             server.pending.set(server.pending.get() + 1);
@@ -501,6 +529,10 @@ impl<S: Client> Connection<S> {
                     }
                     self.worker.buffers.take_back(flow.into_buffer());
                     let socket = upstream.side.io.observe(server.address);
+                    let h2 = upstream.side.io.h2_facts();
+                    if trouble.is_servers() && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
+                        upstream.unanswered(marks.send);
+                    }
                     let begun = seen.told.is_some();
                     let keep = !begun && bodyless && prepared.keep_alive;
                     marks.answer_bytes = upstream.side.read - read_before;
@@ -511,8 +543,16 @@ impl<S: Client> Connection<S> {
                     marks.idle = upstream.idle;
                     // Closed before the client hears of it: nobody waits for what the server still does.
                     drop(upstream);
-                    let party = Some((prepared, server, Some(written_before)));
-                    return self.fail(plan, party, marks, &trouble, Some(socket), keep, !begun).await;
+                    let failed = Failed {
+                        trouble: &trouble,
+                        whom: Some((prepared, server)),
+                        started: true,
+                        socket: Some(socket),
+                        h2,
+                        keep,
+                        answerable: !begun,
+                    };
+                    return self.fail(plan, marks, failed).await;
                 }
             }
         }
@@ -577,15 +617,47 @@ impl<S: Client> Connection<S> {
                 ..self.at_gate(Stage::Connect, os_failure("connect", err).0)
             })
         });
-        let opened = match (opened, &prepared.route.servers.cluster.tls) {
-            (Ok(stream), None) => Ok(ServerIo::Plain(stream)),
-            (Ok(stream), Some(tls)) => self.secure(server, stream, tls, prepared, total, marks).await,
+        let cluster = &prepared.route.servers.cluster;
+        let upstream = match (opened, &cluster.tls) {
+            (Ok(stream), None) if cluster.http2 => {
+                let wire = Wire::tcp(stream, server.address);
+                self.share(permit, wire.clone(), wire, prepared, due).await
+            }
+            (Ok(stream), None) => Ok(permit.opened(ServerIo::Plain(stream))),
+            (Ok(stream), Some(tls)) => match self.secure(server, stream, tls, prepared, total, marks).await {
+                Ok(stream) if cluster.http2 => {
+                    let wire = stream.get_ref().0.clone();
+                    self.share(permit, stream, wire, prepared, due).await
+                }
+                Ok(stream) => Ok(permit.opened(ServerIo::Tls(Box::new(stream)))),
+                Err(unopened) => Err(unopened),
+            },
             (Err(trouble), _) => Err((trouble, None)),
         };
-        if opened.as_ref().is_err_and(|(trouble, _)| trouble.is_servers()) {
+        if upstream.as_ref().is_err_and(|(trouble, _)| trouble.is_servers()) {
             server.unreachable();
         }
-        Ok(permit.opened(opened?))
+        upstream
+    }
+
+    /// Begins HTTP/2 on a connection that was opened.
+    async fn share<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
+        &mut self,
+        permit: Permit,
+        io: IO,
+        wire: Wire,
+        prepared: &Prepared,
+        due: Option<Due<'_>>,
+    ) -> Result<Upstream, Unopened> {
+        let secure = prepared.route.servers.cluster.tls.is_some();
+        let begun = self.under(Stage::Connect, due, prepared, permit.shared(io, wire.clone(), secure)).await;
+        let begun = begun.and_then(|begun| {
+            begun.map_err(|err| Trouble {
+                party: Party::Server,
+                ..self.at_gate(Stage::Connect, os_failure("write", err).0)
+            })
+        });
+        begun.map_err(|trouble| (trouble, Some(Box::new(wire.observe()))))
     }
 
     /// Makes a connection to a server a secure one.
@@ -597,7 +669,7 @@ impl<S: Client> Connection<S> {
         prepared: &Prepared,
         total: Option<Due<'_>>,
         marks: &mut Marks,
-    ) -> Result<ServerIo, Unopened> {
+    ) -> Result<ServerStream, Unopened> {
         let begun = clock::now();
         self.live().enter(Stage::Tls, begun);
         marks.secured = Some(begun);
@@ -608,12 +680,21 @@ impl<S: Client> Connection<S> {
         let secured = secured.and_then(|secured| {
             secured.map_err(|(failure, _)| Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
         });
+        let http2 = prepared.route.servers.cluster.http2;
+        let secured = secured.and_then(|(stream, told)| match stream.get_ref().1.alpn_protocol() {
+            protocol if http2 && protocol != Some(H2) => {
+                let spoken = protocol.map_or_else(|| "no protocol".into(), |name| name.escape_ascii().to_string());
+                let failure = Failure::Protocol(format!("it was asked for h2 (ALPN), and chose {spoken}"));
+                Err(Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
+            }
+            _ => Ok((stream, told)),
+        });
         match secured {
             Ok((stream, told)) => {
                 let counts = &self.worker.counts;
                 crate::counts::add(Some(&counts.secured), 1);
                 crate::counts::add(Some(&counts.resumed), told.resumed.into());
-                Ok(ServerIo::Tls(Box::new(stream)))
+                Ok(stream)
             }
             Err(trouble) => {
                 // Bytes of the handshake: whether it was silent, or slow.
@@ -660,17 +741,8 @@ impl<S: Client> Connection<S> {
     }
 
     /// Judges what happened, tells the client if it can still be told, and logs it.
-    #[expect(clippy::too_many_arguments, reason = "what was seen, part by part")]
-    async fn fail(
-        &mut self,
-        plan: &Plan,
-        whom: Option<(&Prepared, &Rc<Server>, Option<u64>)>,
-        marks: &Marks,
-        trouble: &Trouble,
-        socket: Option<SocketFacts>,
-        keep: bool,
-        answerable: bool,
-    ) -> Then {
+    async fn fail(&mut self, plan: &Plan, marks: &Marks, failed: Failed<'_>) -> Then {
+        let Failed { trouble, whom, started, socket, h2, keep, answerable } = failed;
         let now = clock::now();
         let known = Known::of(trouble);
         // Of a client that is to blame, its own connection is the evidence; of one that does not read, what waits for it.
@@ -683,7 +755,7 @@ impl<S: Client> Connection<S> {
         };
         let timeline = marks.timeline(trouble, now);
         let exchange = ExchangeFacts {
-            request_started: whom.is_some_and(|(.., sent)| sent.is_some()),
+            request_started: started,
             request_bytes: marks.bytes_in,
             waiting_for_request_body: trouble.party == Party::Client && matches!(trouble.stage, Stage::Send),
             response_bytes: marks.answer_bytes,
@@ -698,6 +770,7 @@ impl<S: Client> Connection<S> {
             },
             reused_after: marks.idle.filter(|_| marks.reused),
         };
+        let queued_at = whom.filter(|_| trouble.stage == Stage::Queue).map(|(_, server)| server);
         let facts = CallFacts {
             stage: trouble.stage,
             failure: trouble.failure.clone(),
@@ -706,8 +779,8 @@ impl<S: Client> Connection<S> {
             late_by: trouble.late_by,
             socket,
             dns: None,
-            pool: whom.filter(|_| trouble.stage == Stage::Queue).map(|(_, server, _)| server.facts()),
-            h2: None,
+            pool: queued_at.map(|server| server.facts()),
+            h2: h2.or_else(|| queued_at.and_then(|server| server.h2_facts())),
             exchange,
         };
         let judgement = overdue_core::judge::judge(&facts);
@@ -718,7 +791,7 @@ impl<S: Client> Connection<S> {
         let mut own_bytes = 0;
         let mut then = Then::Abort;
         let mut status = marks.status;
-        if answerable || whom.is_none() {
+        if answerable {
             then = Then::Close;
             status = known.status;
             if known.status != 0 {
@@ -737,7 +810,7 @@ impl<S: Client> Connection<S> {
         let entry = Entry {
             known: Known { status, ..known },
             route: whom.map(|(prepared, ..)| &prepared.route),
-            server: whom.map(|(_, server, _)| &**server),
+            server: whom.map(|(_, server)| &**server),
             failed: Some((&facts, &judgement)),
             ..Entry::new(marks, self.since)
         };

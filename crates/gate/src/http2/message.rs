@@ -229,6 +229,11 @@ impl Writing {
         Poll::Ready(Ok(()))
     }
 
+    /// Bytes that the other side has made no room for.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.iter().map(Bytes::len).sum()
+    }
+
     /// Whether all of a message is sent.
     pub(super) const fn has_ended(&self) -> bool {
         matches!(self.state, State::Ended)

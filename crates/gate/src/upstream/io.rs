@@ -10,7 +10,7 @@ use std::{
 };
 
 use overdue::{socket, tls::Wire};
-use overdue_core::facts::SocketFacts;
+use overdue_core::facts::{H2Facts, SocketFacts};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -18,12 +18,15 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+use crate::http2::Outbound;
+
 /// A connection to a server.
-#[derive(Debug)]
 pub(crate) enum ServerIo {
     Plain(TcpStream),
     /// Boxed: its buffers would make every plain connection large.
     Tls(Box<TlsStream<Wire>>),
+    /// One request on a connection of HTTP/2.
+    Stream(Box<Outbound>),
 }
 
 impl ServerIo {
@@ -32,6 +35,15 @@ impl ServerIo {
         match self {
             Self::Plain(io) => socket::observe(io.as_fd(), io.local_addr().ok(), Some(peer)),
             Self::Tls(io) => io.get_ref().0.observe(),
+            Self::Stream(io) => io.observe(),
+        }
+    }
+
+    /// What HTTP/2 itself is waiting for, where it is spoken.
+    pub(crate) fn h2_facts(&self) -> Option<H2Facts> {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => None,
+            Self::Stream(io) => Some(io.facts()),
         }
     }
 
@@ -54,6 +66,7 @@ impl ServerIo {
                     .poll(&mut cx)
                     .is_pending()
             }
+            Self::Stream(io) => !io.carrier().is_over(),
         }
     }
 }
@@ -63,6 +76,7 @@ impl AsyncRead for ServerIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -72,6 +86,7 @@ impl AsyncWrite for ServerIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -83,6 +98,7 @@ impl AsyncWrite for ServerIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -94,6 +110,7 @@ impl AsyncWrite for ServerIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Stream(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -101,6 +118,7 @@ impl AsyncWrite for ServerIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Stream(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

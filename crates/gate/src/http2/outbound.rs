@@ -1,0 +1,335 @@
+//! A stream to a server, as the connection of HTTP/1.1 that the rest of the gateway takes it for.
+
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+    time::Instant,
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::{
+    RecvStream,
+    client::{Builder, Connection, ResponseFuture, SendRequest},
+};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, uri::Scheme};
+use overdue::{
+    h1::{Framing, request, response},
+    tls::Wire,
+};
+use overdue_core::facts::{H2Facts, SocketFacts};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::AbortHandle,
+};
+
+use super::message::{Reading, Sent, Writing, into_io, is_hop_by_hop, put_fields, to_map};
+use crate::{clock, http1::put_field};
+
+/// What a server may send ahead of its client, of one answer and of all together.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What waits for a server that takes nothing, of one request.
+const SEND_BUFFER: usize = 64 * 1024;
+/// The fields of an answer, as HTTP/2 counts them.
+const HEADERS_MAX: u32 = 64 * 1024;
+/// How many requests at a time a server takes, until it has said so.
+const UNSETTLED: usize = 100;
+
+/// A connection to a server that many requests share. It is closed when the last handle is dropped.
+pub(crate) struct Carrier {
+    send: SendRequest<Bytes>,
+    wire: Wire,
+    secure: bool,
+    /// Counts the connections of this worker to this server, from 1.
+    pub(crate) number: u64,
+    /// Requests that it carries now, and that it has carried.
+    streams: Cell<usize>,
+    carried: Cell<u64>,
+    /// When the last of them ended.
+    idle_since: Cell<Instant>,
+    /// It takes no more requests.
+    over: Cell<bool>,
+    driver: AbortHandle,
+}
+
+/// A connection on which HTTP/2 was begun.
+type Begun<S> = (SendRequest<Bytes>, Connection<S, Bytes>);
+
+/// Begins HTTP/2: the preface and the settings are written, and nothing is waited for. The limit is the caller's.
+pub(crate) async fn begin<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> io::Result<Begun<S>> {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(UNSETTLED)
+        .max_header_list_size(HEADERS_MAX)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder.handshake(io).await.map_err(into_io)
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        // Nobody needs it: what h2 still would like to say is not waited for.
+        self.driver.abort();
+    }
+}
+
+impl Carrier {
+    /// A connection that was begun. `over` is called once it has ended.
+    pub(crate) fn new<S>(
+        begun: Begun<S>,
+        wire: Wire,
+        secure: bool,
+        number: u64,
+        over: impl FnOnce() + 'static,
+    ) -> Rc<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let (send, connection) = begun;
+        let driver = tokio::task::spawn_local(async move {
+            // Why it ended, its streams tell.
+            let _ = connection.await;
+            over();
+        });
+        Rc::new(Self {
+            send,
+            wire,
+            secure,
+            number,
+            streams: Cell::new(0),
+            carried: Cell::new(0),
+            idle_since: Cell::new(clock::now()),
+            over: Cell::new(false),
+            driver: driver.abort_handle(),
+        })
+    }
+
+    /// Whether it can carry one more request.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.over.get() && self.streams.get() < self.send.current_max_send_streams()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// It takes no more requests; those that it carries go on.
+    pub(crate) fn end(&self) {
+        self.over.set(true);
+    }
+
+    /// Since when it lies idle; `None` while it carries something.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        (self.streams.get() == 0).then(|| self.idle_since.get())
+    }
+
+    pub(crate) fn carried(&self) -> u64 {
+        self.carried.get()
+    }
+
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.get()
+    }
+
+    pub(crate) fn streams_max(&self) -> usize {
+        self.send.current_max_send_streams()
+    }
+
+    /// Nothing at all came from its server since then.
+    pub(crate) fn is_silent_since(&self, since: Instant) -> bool {
+        self.wire.last_read().is_none_or(|read| read < since)
+    }
+}
+
+/// One request, and its answer.
+pub(crate) struct Outbound {
+    carrier: Rc<Carrier>,
+    writing: Writing,
+    answer: Answer,
+    is_head: bool,
+    /// Wakes who reads once the head is sent.
+    reader: Option<Waker>,
+}
+
+enum Answer {
+    /// The head of the request is not sent yet.
+    Unasked,
+    Expected(ResponseFuture),
+    Reading(Reading),
+    /// The head could not be sent, so there will be none.
+    None,
+}
+
+impl Outbound {
+    pub(crate) fn new(carrier: &Rc<Carrier>) -> Self {
+        carrier.streams.set(carrier.streams.get() + 1);
+        carrier.carried.set(carrier.carried.get() + 1);
+        Self {
+            carrier: Rc::clone(carrier),
+            writing: Writing::new(),
+            answer: Answer::Unasked,
+            is_head: false,
+            reader: None,
+        }
+    }
+
+    pub(crate) fn carrier(&self) -> &Rc<Carrier> {
+        &self.carrier
+    }
+
+    pub(crate) fn observe(&self) -> SocketFacts {
+        self.carrier.wire.observe()
+    }
+
+    /// What HTTP/2 itself is waiting for.
+    pub(crate) fn facts(&self) -> H2Facts {
+        H2Facts {
+            streams_exhausted: false,
+            streams_in_use: self.carrier.streams(),
+            max_streams: self.carrier.streams_max(),
+            window_blocked_bytes: self.writing.waiting(),
+        }
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        let Carrier { streams, idle_since, .. } = &*self.carrier;
+        streams.set(streams.get() - 1);
+        idle_since.set(clock::now());
+    }
+}
+
+/// Sends the head at the front of `bytes`, if it is there.
+fn send_head(
+    carrier: &Carrier,
+    answer: &mut Answer,
+    is_head: &mut bool,
+    bytes: &[u8],
+) -> io::Result<Option<(usize, Sent)>> {
+    let mut room = response::room();
+    let head = request::parse(bytes, &mut room).map_err(|refused| io::Error::other(refused.why))?;
+    let Some(head) = head else { return Ok(None) };
+    let mut fields = to_map(head.fields)?;
+    fields.remove(header::HOST);
+    if fields.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        // Servers of gRPC look for it, to know that whatever is between lets trailers through.
+        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let uri = Uri::builder()
+        .scheme(if carrier.secure { Scheme::HTTPS } else { Scheme::HTTP })
+        .authority(head.authority.unwrap_or_default())
+        .path_and_query(head.path)
+        .build()
+        .map_err(|err| io::Error::other(format!("what it asks for cannot be said in HTTP/2: {err}")))?;
+    let mut request = Request::new(());
+    *request.method_mut() = head.method.parse().map_err(io::Error::other)?;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = fields;
+    *is_head = head.method == "HEAD";
+    // A handle of its own for each request is what h2 wants.
+    let sent = carrier.send.clone().send_request(request, head.framing == Framing::Empty);
+    let (expected, stream) = sent.map_err(|err| {
+        // It has ended, or is about to: the next request takes another.
+        carrier.end();
+        into_io(err)
+    })?;
+    *answer = Answer::Expected(expected);
+    Ok(Some((head.length, Sent::Message(stream, head.framing))))
+}
+
+/// The answer as HTTP/1.1 has it.
+fn read_answer(answer: Response<RecvStream>, is_head: bool) -> Reading {
+    let (parts, stream) = answer.into_parts();
+    let bodyless = is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let length = parts.headers.get(header::CONTENT_LENGTH);
+    let framing = match length {
+        _ if bodyless || stream.is_end_stream() => Framing::Empty,
+        Some(length) => Framing::Length(length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)),
+        None => Framing::Chunked,
+    };
+    let mut head = BytesMut::with_capacity(512);
+    put_status(&mut head, parts.status, &parts.headers);
+    match framing {
+        Framing::Chunked => put_field(&mut head, "transfer-encoding", b"chunked"),
+        Framing::Empty if !bodyless && length.is_none() => put_field(&mut head, "content-length", b"0"),
+        _ => {}
+    }
+    head.put_slice(b"\r\n");
+    Reading::new(head, stream, framing)
+}
+
+fn put_status(out: &mut BytesMut, status: StatusCode, fields: &http::HeaderMap) {
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(status.as_str().as_bytes());
+    out.put_slice(b" ");
+    out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.put_slice(b"\r\n");
+    let keep = |name: &HeaderName| !is_hop_by_hop(name.as_str());
+    put_fields(out, fields.iter().filter(|(name, _)| keep(name)));
+}
+
+impl AsyncRead for Outbound {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.answer {
+                Answer::Unasked => {
+                    this.reader = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Answer::Expected(expected) => {
+                    if let Poll::Ready(Some(interim)) = expected.poll_informational(cx) {
+                        let (parts, ()) = interim.map_err(into_io)?.into_parts();
+                        let mut head = BytesMut::new();
+                        put_status(&mut head, parts.status, &parts.headers);
+                        head.put_slice(b"\r\n");
+                        // A head that does not fit into what is left is none that anybody waits for.
+                        if head.len() <= buf.remaining() {
+                            buf.put_slice(&head);
+                            return Poll::Ready(Ok(()));
+                        }
+                        continue;
+                    }
+                    let answer = ready!(Pin::new(expected).poll(cx)).map_err(into_io)?;
+                    this.answer = Answer::Reading(read_answer(answer, this.is_head));
+                }
+                Answer::None => return Poll::Ready(Ok(())),
+                Answer::Reading(reading) => {
+                    ready!(reading.poll(cx, buf)).map_err(into_io)?;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Outbound {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let Self { carrier, writing, answer, is_head, reader } = self.get_mut();
+        let asked = !matches!(answer, Answer::Unasked);
+        let poll = writing.poll_write(cx, buf, |bytes| send_head(carrier, answer, is_head, bytes));
+        if !asked && matches!(poll, Poll::Ready(Err(_))) {
+            *answer = Answer::None;
+        }
+        if !matches!(answer, Answer::Unasked)
+            && let Some(reader) = reader.take()
+        {
+            reader.wake();
+        }
+        poll
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().writing.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
