@@ -621,13 +621,13 @@ impl<S: Client> Connection<S> {
         let upstream = match (opened, &cluster.tls) {
             (Ok(stream), None) if cluster.http2 => {
                 let wire = Wire::tcp(stream, server.address);
-                self.share(permit, wire.clone(), wire, prepared, due).await
+                Box::pin(self.share(permit, wire.clone(), wire, prepared, due)).await
             }
             (Ok(stream), None) => Ok(permit.opened(ServerIo::Plain(stream))),
             (Ok(stream), Some(tls)) => match self.secure(server, stream, tls, prepared, total, marks).await {
                 Ok(stream) if cluster.http2 => {
                     let wire = stream.get_ref().0.clone();
-                    self.share(permit, stream, wire, prepared, due).await
+                    Box::pin(self.share(permit, stream, wire, prepared, due)).await
                 }
                 Ok(stream) => Ok(permit.opened(ServerIo::Tls(Box::new(stream)))),
                 Err(unopened) => Err(unopened),
