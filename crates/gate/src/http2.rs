@@ -13,5 +13,6 @@ mod outbound;
 
 pub(crate) use self::{
     client::{is_preface, serve},
+    message::failure,
     outbound::{Carrier, Outbound, begin},
 };

@@ -39,6 +39,7 @@ use overdue_core::{
 pub use self::{
     body::Body,
     builder::{BuildError, Builder},
+    http2::h2_failure,
     pool::PoolOptions,
     snapshot::{Redaction, Snapshot},
 };

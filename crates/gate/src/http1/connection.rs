@@ -654,7 +654,7 @@ impl<S: Client> Connection<S> {
         let begun = begun.and_then(|begun| {
             begun.map_err(|err| Trouble {
                 party: Party::Server,
-                ..self.at_gate(Stage::Connect, os_failure("write", err).0)
+                ..self.at_gate(Stage::Connect, http2::failure("write", err))
             })
         });
         begun.map_err(|trouble| (trouble, Some(Box::new(wire.observe()))))

@@ -11,7 +11,6 @@ use bytes::{Buf as _, BytesMut};
 use overdue::{
     Alarm,
     h1::{Framing, HEAD_MAX, request::only_crlf, response},
-    tls::io_failure,
 };
 use overdue_core::{
     Limit, LimitName, Limits, Stage,
@@ -25,7 +24,7 @@ use super::{
     side::Side,
 };
 use crate::{
-    clock,
+    clock, http2,
     upstream::ServerIo,
     worker::{Live, Worker},
 };
@@ -204,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
                 self.watch_client(cx)
             }
             Err(Broken::SenderClosed) => Err(Box::new(self.trouble(Party::Server, Failure::Closed))),
-            Err(Broken::Sender(err)) => Err(Box::new(self.trouble(Party::Server, io_failure("read", err).0))),
+            Err(Broken::Sender(err)) => Err(Box::new(self.trouble(Party::Server, http2::failure("read", err)))),
             Err(Broken::Framing(text)) => Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text)))),
             Err(Broken::Receiver(err)) => Err(self.client_left(&err.to_string())),
             // There is no such limit.
@@ -259,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(Ok(0)) => return Err(Box::new(self.no_answer(Failure::Closed))),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(err)) => return Err(Box::new(self.no_answer(io_failure("read", err).0))),
+                Poll::Ready(Err(err)) => return Err(Box::new(self.no_answer(http2::failure("read", err)))),
             }
         }
     }
@@ -390,7 +389,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
 
     /// The server ended the connection without a head. Where our write had failed before, that says more.
     fn no_answer(&mut self, failure: Failure) -> Trouble {
-        let failure = self.seen.write_failed.take().map_or(failure, |err| io_failure("write", err).0);
+        let failure = self.seen.write_failed.take().map_or(failure, |err| http2::failure("write", err));
         self.trouble(Party::Server, failure)
     }
 

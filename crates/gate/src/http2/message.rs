@@ -2,17 +2,22 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    fmt, io,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use overdue::h1::{
-    Framing,
-    chunked::{Chunked, Part, trailer_room, trailers},
+use overdue::{
+    client::h2_failure,
+    h1::{
+        Framing,
+        chunked::{Chunked, Part, trailer_room, trailers},
+    },
+    tls::io_failure,
 };
+use overdue_core::facts::Failure;
 use tokio::io::ReadBuf;
 
 use crate::http1::put_field;
@@ -269,16 +274,33 @@ pub(super) fn put_fields<'h>(out: &mut BytesMut, fields: impl IntoIterator<Item 
     fields.into_iter().for_each(|(name, value)| put_field(out, name.as_str(), value.as_bytes()));
 }
 
+/// How a stream ended that should not have, on its way through what takes it for a connection.
+#[derive(Debug)]
+struct Ended(Failure);
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Failure::Os { text, .. } | Failure::Protocol(text) => f.write_str(text),
+            _ => f.write_str("the stream ended"),
+        }
+    }
+}
+
+impl std::error::Error for Ended {}
+
 /// The same for who reads and writes.
 pub(super) fn into_io(err: h2::Error) -> io::Error {
     if err.is_io() {
         return err.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
     }
-    let reason = err.reason().unwrap_or(Reason::INTERNAL_ERROR);
-    let text = match (err.is_remote(), err.is_reset()) {
-        (true, true) => format!("the stream was reset with {reason:?}"),
-        (true, false) => format!("the connection was ended with GOAWAY, {reason:?}"),
-        (false, _) => format!("HTTP/2 was broken: {reason:?}"),
-    };
-    io::Error::new(io::ErrorKind::ConnectionReset, text)
+    io::Error::new(io::ErrorKind::ConnectionReset, Ended(h2_failure(&err)))
+}
+
+/// What it means that a connection, or what is taken for one, failed.
+pub(crate) fn failure(operation: &'static str, err: io::Error) -> Failure {
+    match err.get_ref().and_then(|inner| inner.downcast_ref::<Ended>()) {
+        Some(Ended(failure)) => failure.clone(),
+        None => io_failure(operation, err).0,
+    }
 }

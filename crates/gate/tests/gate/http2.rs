@@ -329,3 +329,228 @@ fn http_1_1_goes_on_beside_it() {
     other.send("OST /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(other.answer().status, 200);
 }
+
+/// A server of HTTP/2: each request is answered by `script`, in a task of its own.
+struct Http2Server {
+    address: std::net::SocketAddr,
+    accepted: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    seen: std::sync::mpsc::Receiver<Request<()>>,
+    _runtime: Runtime,
+}
+
+type Asked = (Request<RecvStream>, h2::server::SendResponse<Bytes>);
+
+impl Http2Server {
+    fn new<F>(options: h2::server::Builder, script: impl Fn(Asked) -> F + Clone + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepted = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let (say, seen) = std::sync::mpsc::channel();
+        let counts = std::sync::Arc::clone(&accepted);
+        runtime.spawn(async move {
+            while let Ok((io, _)) = listener.accept().await {
+                counts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let (options, script, say) = (options.clone(), script.clone(), say.clone());
+                tokio::spawn(async move {
+                    let Ok(mut connection) = options.handshake::<_, Bytes>(io).await else { return };
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        let mut head = Request::new(());
+                        *head.method_mut() = request.method().clone();
+                        *head.uri_mut() = request.uri().clone();
+                        *head.headers_mut() = request.headers().clone();
+                        let goodbye = request.uri().path() == "/last";
+                        let _ = say.send(head);
+                        tokio::spawn(script((request, respond)));
+                        if goodbye {
+                            connection.graceful_shutdown();
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, accepted, seen, _runtime: runtime }
+    }
+
+    /// One that answers each request with this body, and trailers behind it.
+    fn answering(options: h2::server::Builder, body: &'static str) -> Self {
+        Self::new(options, move |(_, mut respond)| async move {
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from_static(body.as_bytes()), false).unwrap();
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            stream.send_trailers(trailers).unwrap();
+        })
+    }
+
+    fn connections(&self) -> usize {
+        self.accepted.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+const OVER_HTTP2: (&str, &str) = ("cluster", "http2 = true");
+
+#[test]
+fn requests_of_either_version_share_a_connection_to_a_server_of_http_2() {
+    let server = Http2Server::answering(h2::server::Builder::new(), "hello");
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+    let mut old = bed.connect();
+    old.send("GET /x?y HTTP/1.1\r\nHost: a.test\r\nCookie: a=1\r\n\r\n");
+    assert!(old.head().to_ascii_lowercase().contains("transfer-encoding: chunked"));
+    let whole = "5\r\nhello\r\n0\r\ngrpc-status: 0\r\n\r\n";
+    assert_eq!(String::from_utf8(old.exactly(whole.len())).unwrap(), whole);
+    let seen = server.seen.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(seen.uri(), "http://a.test/x?y");
+    assert_eq!(
+        (&seen.headers()["cookie"], &seen.headers()["x-forwarded-proto"]),
+        (&"a=1".parse().unwrap(), &"http".parse().unwrap())
+    );
+    assert!(seen.headers().contains_key("x-envoy-expected-rq-timeout-ms") && !seen.headers().contains_key("host"));
+    let mut client = Http2::connect(&bed);
+    let answer = client
+        .call(Request::post("http://a.test/a.B/C").header("content-type", "application/grpc"), Some(b"\0\0\0\0\0"));
+    assert_eq!((&answer.body[..], &answer.trailers.unwrap()["grpc-status"]), (&b"hello"[..], &"0".parse().unwrap()));
+    let seen = server.seen.recv_timeout(PATIENCE).unwrap();
+    // For who would not answer gRPC without it.
+    assert_eq!(seen.headers()["te"], "trailers");
+    assert!(seen.headers().contains_key("grpc-timeout"), "{seen:?}");
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn who_comes_while_a_connection_is_opened_waits_for_it() {
+    let server = Http2Server::answering(h2::server::Builder::new(), "hello");
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+    let mut client = Http2::connect(&bed);
+    let calls: Vec<_> = (0..50).map(|_| client.send(get("/"), None)).collect();
+    for (answer, _stream) in calls {
+        assert_eq!(client.wait(read(answer)).unwrap().body, b"hello");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn the_streams_that_a_server_allows_are_all_that_are_used() {
+    let mut options = h2::server::Builder::new();
+    options.max_concurrent_streams(2);
+    let server = Http2Server::answering(options, "hello");
+    let bed = Bed::new(&[server.address], &[("cluster", "http2 = true\nconnections = 1")]);
+    let mut client = Http2::connect(&bed);
+    // Its settings are here with the first answer.
+    assert_eq!(client.call(get("/"), None).body, b"hello");
+    let calls: Vec<_> = (0..20).map(|_| client.send(get("/"), None)).collect();
+    for (answer, _stream) in calls {
+        assert_eq!(client.wait(read(answer)).unwrap().body, b"hello");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn no_stream_in_time_is_told_as_such() {
+    let mut options = h2::server::Builder::new();
+    options.max_concurrent_streams(1);
+    let server = Http2Server::new(options, |(request, mut respond)| async move {
+        if request.uri().path() == "/first" {
+            let _ = respond.send_response(Response::new(()), true);
+            return;
+        }
+        std::future::pending::<()>().await;
+    });
+    let bed = Bed::new(
+        &[server.address],
+        &[("cluster", "http2 = true\nconnections = 1"), ("limits", "queue = \"100ms\"\nwait = \"2s\"")],
+    );
+    let mut client = Http2::connect(&bed);
+    assert_eq!(client.call(get("/first"), None).head.status(), StatusCode::OK);
+    let (_never, _stream) = client.send(get("/"), None);
+    (0..2).for_each(|_| drop(server.seen.recv_timeout(PATIENCE).unwrap()));
+    let answer = client.call(get("/"), None);
+    assert_eq!(answer.head.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((&problem["cause"], &problem["stage"]), (&"h2-streams-exhausted".into(), &"queue".into()));
+}
+
+#[test]
+fn after_a_goodbye_another_connection_is_taken() {
+    let server = Http2Server::answering(h2::server::Builder::new(), "hello");
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+    let mut client = Http2::connect(&bed);
+    for path in ["/", "/last", "/", "/"] {
+        assert_eq!(client.call(get(path), None).body, b"hello", "{path}");
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[test]
+fn a_connection_on_which_nothing_comes_is_not_trusted_again() {
+    // It takes what is sent, and never says a word.
+    let server = Server::new(|peer| while !peer.ends() {});
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2, ("limits", "wait = \"150ms\"")]);
+    let mut client = Http2::connect(&bed);
+    for _ in 0..2 {
+        assert_eq!(client.call(get("/"), None).head.status(), StatusCode::GATEWAY_TIMEOUT);
+    }
+    assert_eq!(server.connections(), 2);
+    drop(client);
+    let lines = bed.lines();
+    assert_eq!((&lines[1]["cause"], &lines[1]["stage"]), (&"server-slow".into(), &"wait".into()));
+}
+
+#[test]
+fn a_window_that_stays_closed_is_told_as_such() {
+    let server = Http2Server::new(h2::server::Builder::new(), |(request, mut respond)| async move {
+        // It holds the body, and reads none of it.
+        let _held = request;
+        let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+    });
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2, ("limits", "send = \"300ms\"")]);
+    let mut client = Client::new(bed.gate.addresses()[0]);
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n");
+    let mut stream = client.stream.try_clone().unwrap();
+    let writing = std::thread::spawn(move || std::io::Write::write_all(&mut stream, &[b'x'; 1_000_000]));
+    assert_eq!(client.answer().status, 504);
+    drop(client);
+    let _ = writing.join();
+    let line = bed.line();
+    assert_eq!((&line["cause"], &line["stage"]), (&"h2-window-blocked".into(), &"send".into()), "{line:#}");
+}
+
+#[test]
+fn an_answer_that_its_server_resets_is_never_whole() {
+    let server = Http2Server::new(h2::server::Builder::new(), |(_, mut respond)| async move {
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        stream.send_data(Bytes::from_static(b"hel"), false).unwrap();
+        // Until it is written.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.send_reset(Reason::INTERNAL_ERROR);
+    });
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+    let mut old = bed.connect();
+    old.send(GET);
+    old.head();
+    let (bytes, _) = old.rest();
+    assert!(!bytes.ends_with(b"0\r\n\r\n"), "{}", bytes.escape_ascii());
+    let mut client = Http2::connect(&bed);
+    let (answer, _stream) = client.send(get("/"), None);
+    assert_eq!(client.wait(read(answer)).unwrap_err().reason(), Some(Reason::INTERNAL_ERROR));
+    drop((client, old));
+    let lines = bed.lines();
+    assert!(lines.iter().all(|line| line["stage"] == "receive" && line["outcome"] == "failed"), "{lines:#?}");
+}
+
+#[test]
+fn a_server_that_speaks_something_else_is_told_as_such() {
+    let server = Server::new(|peer| {
+        peer.client.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        while !peer.ends() {}
+    });
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+    let mut client = Client::new(bed.gate.addresses()[0]);
+    assert_eq!(client.call(GET).status, 502);
+    drop(client);
+    let line = bed.line();
+    assert_eq!(line["cause"], "protocol-error", "{line:#}");
+}

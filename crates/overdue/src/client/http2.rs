@@ -723,17 +723,23 @@ fn failure(err: h2::Error) -> Trouble {
     let unprocessed = err.is_remote()
         && (err.is_reset() && err.reason() == Some(h2::Reason::REFUSED_STREAM)
             || err.is_go_away() && err.reason() == Some(h2::Reason::NO_ERROR));
-    let reason = |err: &h2::Error| err.reason().map_or_else(|| "no reason".to_owned(), |reason| format!("{reason:?}"));
-    let failure = if err.is_io() {
+    Trouble { failure: Some(h2_failure(&err)), unprocessed, source: Some(err.into()), ..Trouble::default() }
+}
+
+/// What it means that a stream or a connection of HTTP/2 ended with this error, for whoever uses the h2 crate itself: what
+/// the judge makes its verdict from.
+#[must_use]
+pub fn h2_failure(err: &h2::Error) -> Failure {
+    let reason = || err.reason().map_or_else(|| "no reason".to_owned(), |reason| format!("{reason:?}"));
+    if err.is_io() {
         // The transport knows better where it failed; otherwise so h2 says that the peer closed the connection.
         Failure::Closed
     } else if err.is_remote() {
         let (operation, frame) = if err.is_reset() { ("stream", "RST_STREAM") } else { ("connection", "GOAWAY") };
-        Failure::Os { operation, kind: OsFailure::Reset, text: format!("the peer sent {frame} with {}", reason(&err)) }
+        Failure::Os { operation, kind: OsFailure::Reset, text: format!("the peer sent {frame} with {}", reason()) }
     } else if err.is_library() {
-        Failure::Protocol(format!("it broke HTTP/2: {}", reason(&err)))
+        Failure::Protocol(format!("it broke HTTP/2: {}", reason()))
     } else {
         Failure::Usage(err.to_string())
-    };
-    Trouble { failure: Some(failure), unprocessed, source: Some(err.into()), ..Trouble::default() }
+    }
 }
