@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use crate::{
+    arrive::WhyNoHeader,
     clock,
     config::Config,
     counts::{Counts, STAGES},
@@ -237,6 +238,15 @@ impl Desk {
             "TLS handshakes of clients that came to nothing.",
             all.handshakes_failed.get() as f64,
         );
+        out.head(
+            "overdue_gate_proxy_headers_refused_total",
+            "counter",
+            "Connections whose PROXY header was not taken: of nobody trusted, wrong, or not there in time.",
+        );
+        for (why, count) in WhyNoHeader::ALL.into_iter().zip(&all.proxy_headers_refused) {
+            let labels = [("why", why.as_str())];
+            out.line("overdue_gate_proxy_headers_refused_total", &labels, count.get() as f64);
+        }
         let mut listeners: std::collections::BTreeMap<SocketAddr, [u64; 3]> = Default::default();
         for (address, stats) in looks.iter().flatten().flat_map(|(.., listening)| listening) {
             let sums = listeners.entry(*address).or_default();
@@ -379,6 +389,7 @@ fn describe(config: &Config) -> Value {
             "head": limit(listener.head.as_ref()),
             "idle": limit(listener.idle.as_ref()),
             "connections": listener.connections,
+            "proxy_protocol": listener.proxy_protocol,
         })).collect::<Vec<_>>(),
         "routes": config.routes.iter().map(|route| json!({
             "name": &*route.name,

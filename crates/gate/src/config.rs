@@ -47,6 +47,8 @@ pub struct Listener {
     pub trusted: TrustedPeers,
     /// Connections at a time, over all workers.
     pub connections: usize,
+    /// Each connection begins with a header of the PROXY protocol, from one of the trusted.
+    pub proxy_protocol: bool,
     /// Clients speak TLS; `None`: they do not.
     pub tls: Option<Tls>,
 }

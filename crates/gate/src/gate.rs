@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    arrive::arrive,
     clock,
     config::{Config, ConfigError},
     http1,
@@ -276,13 +277,17 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener,
         match &door {
             None => tokio::task::spawn_local(async move {
                 let _permit = accepted.permit;
-                http1::serve(accepted.stream, accepted.peer, address, worker).await;
+                if let Some(arrival) = arrive(&worker, &accepted.stream, accepted.peer, address).await {
+                    http1::serve(accepted.stream, arrival, worker).await;
+                }
             }),
             Some(door) => {
                 let door = door.clone();
                 tokio::task::spawn_local(async move {
                     let _permit = accepted.permit;
-                    http1::serve_tls(accepted.stream, accepted.peer, address, worker, &door).await;
+                    if let Some(arrival) = arrive(&worker, &accepted.stream, accepted.peer, address).await {
+                        http1::serve_tls(accepted.stream, arrival, worker, &door).await;
+                    }
                 })
             }
         };

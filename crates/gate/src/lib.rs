@@ -3,18 +3,22 @@
 //! [`Config`] is what it is to do, [`Gate`] does it.
 
 mod admin;
+mod arrive;
 mod clock;
 pub mod config;
 mod counts;
 mod gate;
 mod http1;
 mod log;
+mod proxy_header;
 mod route;
 mod run;
 mod tls;
 mod upstream;
 mod worker;
 
+#[cfg(fuzzing)]
+pub use self::proxy_header::fuzz as fuzz_proxy_header;
 pub use self::{
     config::{Config, ConfigError},
     gate::{Gate, GateError},

@@ -16,13 +16,14 @@ use std::{
 };
 
 use overdue_core::{
-    LimitReport, Outcome, Report, Stage,
+    Cause, Limit, LimitReport, Outcome, Report, Stage,
     facts::{CallFacts, Failure},
     judge::Judgement,
     micros,
 };
 
 use crate::{
+    arrive::PROXY,
     clock,
     config::{Format, To},
     counts::{Counts, STAGES, add},
@@ -113,6 +114,14 @@ impl Marks {
     }
 }
 
+/// Whose request it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Whom<'a> {
+    pub(crate) client: &'a str,
+    /// The proxy that named the client.
+    pub(crate) via: Option<&'a str>,
+}
+
 /// What is to be told of a request.
 pub(crate) struct Entry<'a> {
     pub(crate) marks: &'a Marks,
@@ -122,6 +131,9 @@ pub(crate) struct Entry<'a> {
     pub(crate) server: Option<&'a Server>,
     /// Why it went nowhere, and where it ended.
     pub(crate) refused: Option<(Stage, &'a str)>,
+    /// What was behind that, and the limit that it met, where there is such a thing.
+    pub(crate) cause: Option<Cause>,
+    pub(crate) limit: Option<&'a Limit>,
     pub(crate) failed: Option<(&'a CallFacts, &'a Judgement)>,
 }
 
@@ -129,7 +141,7 @@ impl<'a> Entry<'a> {
     /// Of a request that was answered by its server.
     pub(crate) fn new(marks: &'a Marks, end: Instant) -> Self {
         let known = Known { status: marks.status, ..Known::SERVED };
-        Self { marks, end, known, route: None, server: None, refused: None, failed: None }
+        Self { marks, end, known, route: None, server: None, refused: None, cause: None, limit: None, failed: None }
     }
 
     fn stages(&self) -> impl Iterator<Item = (Stage, Instant, Instant)> {
@@ -139,10 +151,10 @@ impl<'a> Entry<'a> {
             (None, None) => None,
         };
         let end = self.end;
-        // A handshake comes before all that a request has.
-        let handshake = (last == Some(Stage::Tls)).then_some((Stage::Tls, self.marks.began));
-        let rest = self.marks.stages(last).take(if handshake.is_some() { 0 } else { usize::MAX });
-        let mut stages = handshake.into_iter().chain(rest).peekable();
+        // They come before all that a request has.
+        let before = last.filter(|last| matches!(*last, Stage::Tls | PROXY));
+        let rest = self.marks.stages(last).take(if before.is_some() { 0 } else { usize::MAX });
+        let mut stages = before.map(|stage| (stage, self.marks.began)).into_iter().chain(rest).peekable();
         std::iter::from_fn(move || {
             let (stage, begun) = stages.next()?;
             Some((stage, begun, stages.peek().map_or(end, |(_, next)| *next)))
@@ -187,12 +199,12 @@ impl Lines {
     }
 
     /// Adds the line of one request.
-    pub(crate) fn put(&mut self, entry: &Entry<'_>, line: &Line, peer: &str) {
+    pub(crate) fn put(&mut self, entry: &Entry<'_>, line: &Line, whom: Whom<'_>) {
         let Some(format) = self.format else { return };
         // To a buffer that grows, writing does not fail.
         let _ = match format {
-            Format::Json => json(&mut self.buf, &self.time, entry, line, peer),
-            Format::Text => text(&mut self.buf, &self.time, entry, line, peer),
+            Format::Json => json(&mut self.buf, &self.time, entry, line, whom),
+            Format::Text => text(&mut self.buf, &self.time, entry, line, whom),
         };
         self.count += 1;
         if self.buf.len() >= FULL {
@@ -254,11 +266,15 @@ fn since(begun: Instant, ended: Instant) -> u64 {
 }
 
 /// One object of `overdue.report/1`, with what only the gateway knows under `gate`.
-fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &str) -> io::Result<()> {
+fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Whom<'_>) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;
     match entry.failed {
         None => {
-            let outcome = if entry.refused.is_some() { "failed" } else { "ok" };
+            let outcome = match (entry.refused, entry.limit) {
+                (None, _) => "ok",
+                (Some(_), None) => "failed",
+                (Some(_), Some(_)) => "timed-out",
+            };
             out.extend_from_slice(b"{\"schema\":\"overdue.report/1\",\"outcome\":\"");
             out.extend_from_slice(outcome.as_bytes());
             out.extend_from_slice(b"\",\"stage\":");
@@ -266,7 +282,16 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &s
                 Some((stage, _)) => put_text(out, stage.as_str())?,
                 None => out.extend_from_slice(b"null"),
             }
-            out.extend_from_slice(b",\"cause\":null,\"limit\":null,\"elapsed_us\":");
+            match (entry.cause, entry.limit) {
+                (None, None) => out.extend_from_slice(b",\"cause\":null,\"limit\":null"),
+                (cause, limit) => {
+                    out.extend_from_slice(b",\"cause\":");
+                    serde_json::to_writer(&mut *out, &cause)?;
+                    out.extend_from_slice(b",\"limit\":");
+                    serde_json::to_writer(&mut *out, &limit.map(LimitReport::from))?;
+                }
+            }
+            out.extend_from_slice(b",\"elapsed_us\":");
             put_number(out, since(marks.began, *end));
             out.extend_from_slice(b",\"timeline\":[");
             for (place, (stage, begun, ended)) in entry.stages().enumerate() {
@@ -315,7 +340,11 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &s
     out.extend_from_slice(b",\"gate\":{\"time\":\"");
     out.extend_from_slice(time);
     out.extend_from_slice(b"\",\"client\":\"");
-    out.extend_from_slice(peer.as_bytes());
+    out.extend_from_slice(whom.client.as_bytes());
+    if let Some(via) = whom.via {
+        out.extend_from_slice(b"\",\"via\":\"");
+        out.extend_from_slice(via.as_bytes());
+    }
     out.extend_from_slice(b"\",\"method\":");
     put_text(out, line.method())?;
     out.extend_from_slice(b",\"host\":");
@@ -362,11 +391,11 @@ fn put_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
 
 /// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER TR/Tw/Tc/Tr/Td/Ta BYTES CAUSE`, times in
 /// milliseconds.
-fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &str) -> io::Result<()> {
+fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Whom<'_>) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;
     out.extend_from_slice(time);
     let state = str::from_utf8(&known.state).unwrap_or("--");
-    write!(out, " {peer} {} {state} {} ", known.status, known.flag)?;
+    write!(out, " {} {} {state} {} ", whom.client, known.status, known.flag)?;
     let word = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_default().to_string() };
     write!(out, "{} {} {} ", word(line.method()), word(line.authority()), word(line.path()))?;
     let route = entry.route.map_or("-".to_owned(), |route| format!("{:?}", route.route.name));

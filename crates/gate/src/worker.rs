@@ -10,16 +10,17 @@ use std::{
     time::Instant,
 };
 
-use overdue::server::{ListenerStats, propagate::TimeoutHeaders};
+use overdue::server::{ListenerStats, TrustedPeers, propagate::TimeoutHeaders};
 use overdue_core::{Limit, Stage};
 use slab::Slab;
 
 use crate::{
+    arrive::Arrival,
     clock,
     config::{Config, Listener, Route},
     counts::Counts,
     http1::{Buffers, Known, Line},
-    log::{Entry, Lines, Marks},
+    log::{Entry, Lines, Marks, Whom},
     upstream::Servers,
 };
 
@@ -55,6 +56,10 @@ pub(crate) struct Live {
     pub(crate) peer: SocketAddr,
     /// The same, written out: it is told with every request.
     pub(crate) peer_text: Box<str>,
+    /// The proxy that said so, written out.
+    pub(crate) via: Option<Box<str>>,
+    /// Whether the address is known to be that of whoever sends the requests.
+    known: bool,
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
     pub(crate) since: Instant,
@@ -76,10 +81,19 @@ pub(crate) struct InFlight {
 }
 
 impl Live {
+    /// Whether what it says of others counts, and what it is told may be more.
+    pub(crate) fn is_trusted(&self, trusted: &TrustedPeers) -> bool {
+        self.known && !trusted.is_empty() && trusted.contains(self.peer.ip())
+    }
+
     /// The address without its port, and without brackets.
     pub(crate) fn peer_ip(&self) -> &str {
         let ip = self.peer_text.rsplit_once(':').map_or(&*self.peer_text, |(ip, _)| ip);
         ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip)
+    }
+
+    pub(crate) fn whom(&self) -> Whom<'_> {
+        Whom { client: &self.peer_text, via: self.via.as_deref() }
     }
 
     pub(crate) fn enter(&self, stage: Stage, now: Instant) {
@@ -136,16 +150,18 @@ impl Worker {
         *self.plan.borrow_mut() = Rc::new(plan);
     }
 
-    pub(crate) fn list(self: &Rc<Self>, peer: SocketAddr, scheme: &'static str) -> Listed {
-        let now = clock::now();
+    pub(crate) fn list(self: &Rc<Self>, arrival: Arrival, scheme: &'static str) -> Listed {
+        let Arrival { client, via, known, since, .. } = arrival;
         let live = Rc::new(Live {
-            peer_text: text_of(peer),
+            peer_text: text_of(client),
+            via: via.map(text_of),
+            known,
             scheme,
-            peer,
-            since: now,
+            peer: client,
+            since,
             request: RefCell::default(),
             line: RefCell::default(),
-            stage: Cell::new((HEAD, now)),
+            stage: Cell::new((HEAD, since)),
             waker: RefCell::default(),
         });
         let key = self.live.borrow_mut().insert(Rc::clone(&live));
@@ -185,7 +201,7 @@ impl Worker {
                 ..Entry::new(&marks, now)
             };
             entry.count(&self.counts);
-            self.lines.borrow_mut().put(&entry, &live.line.borrow(), &live.peer_text);
+            self.lines.borrow_mut().put(&entry, &live.line.borrow(), live.whom());
         });
         self.lines.borrow_mut().tick();
     }

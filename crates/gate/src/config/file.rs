@@ -50,6 +50,7 @@ struct ListenerTable {
     #[serde(default)]
     trusted: Vec<Spanned<String>>,
     connections: Option<Spanned<usize>>,
+    proxy_protocol: Option<Spanned<bool>>,
     tls: Option<Spanned<TlsTable>>,
 }
 
@@ -223,12 +224,24 @@ impl Source<'_> {
         for network in &table.trusted {
             trusted.add(network.get_ref()).map_err(|err| self.error(network.span(), err))?;
         }
+        let head = self.limit_or(LimitName::Head, table.head.as_ref(), HEAD)?;
+        let proxy_protocol = table.proxy_protocol.as_ref().filter(|on| *on.get_ref());
+        if let Some(on) = proxy_protocol {
+            if trusted.is_empty() {
+                let message = "who may send a PROXY header? name the proxies in `trusted`: all others are refused";
+                return Err(self.error(on.span(), message));
+            }
+            if head.is_none() && table.tls.is_none() {
+                return Err(self.error(on.span(), "a PROXY header has to come in time: `head` has to be a limit"));
+            }
+        }
         Ok(Listener {
             address: self.address(&table.listen)?,
-            head: self.limit_or(LimitName::Head, table.head.as_ref(), HEAD)?,
+            head,
             idle: self.limit_or(LimitName::Idle, table.idle.as_ref(), CLIENT_IDLE)?,
             trusted,
             connections: self.count(table.connections.as_ref(), CLIENTS, 1_000_000)?,
+            proxy_protocol: proxy_protocol.is_some(),
             tls: table.tls.as_ref().map(|table| self.tls(table)).transpose()?,
         })
     }

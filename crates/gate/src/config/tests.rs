@@ -61,6 +61,21 @@ fn what_is_wrong_is_said_with_its_line() {
 }
 
 #[test]
+fn a_proxy_header_needs_somebody_to_send_it_and_a_limit() {
+    let with = |more: &str| Config::parse(&GOOD.replace("trusted = [\"10.0.0.0/8\"]", more), "g.toml");
+    let taken = with("trusted = [\"10.0.0.0/8\"]\nproxy_protocol = true").unwrap();
+    assert!(taken.listeners[0].proxy_protocol);
+    for (more, line, why) in [
+        ("proxy_protocol = true", 6, "name the proxies in `trusted`"),
+        ("trusted = [\"10.0.0.0/8\"]\nhead = \"none\"\nproxy_protocol = true", 8, "`head` has to be a limit"),
+    ] {
+        let error = with(more).unwrap_err();
+        assert!(error.line == line && error.message.contains(why), "{more}: {error}");
+    }
+    assert!(!with("head = \"none\"\nproxy_protocol = false").unwrap().listeners[0].proxy_protocol);
+}
+
+#[test]
 fn a_route_that_nothing_reaches_is_an_error() {
     let error =
         Config::parse(&format!("{GOOD}[[route]]\nhost = \"api.test\"\npath = \"/v1/x\"\ncluster = \"api\"\n"), "g")

@@ -15,7 +15,6 @@ use bytes::BytesMut;
 use overdue::{
     Alarm, Context,
     h1::{Framing, request::skip_empty_lines},
-    server::hello::HandshakeError,
     socket::{self, os_failure},
 };
 use overdue_core::{
@@ -32,15 +31,16 @@ use super::{
     answer::{self, Known, Told},
     exchange::{Due, Exchange, Party, Seen, Trouble},
     flow::Flow,
-    head::{Line, NotServed, Prepared, finish_request, prepare},
+    head::{NotServed, Prepared, finish_request, prepare},
     side::Side,
 };
 use crate::{
+    arrive::Arrival,
     clock,
     log::{Entry, Marks},
     tls::Door,
     upstream::{self, Granted, Permit, Server, Upstream},
-    worker::{self, HEAD, InFlight, Listed, Live, Plan, Worker},
+    worker::{HEAD, InFlight, Listed, Live, Plan, Worker},
 };
 
 /// What clients connect with.
@@ -108,32 +108,22 @@ enum Then {
 }
 
 /// Makes a connection a secure one, and serves it until it ends.
-pub(crate) async fn serve_tls(io: TcpStream, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>, door: &Door) {
+pub(crate) async fn serve_tls(io: TcpStream, arrival: Arrival, worker: Rc<Worker>, door: &Door) {
     let began = clock::now();
-    // The limit is the door's own. Boxed: what a handshake needs is not needed afterwards.
-    let context = Context::root();
-    let accepting = door.gate.accept(&context, io, peer.ip(), Arc::clone(&door.config));
+    // The limit is the door's own, and no more than what a PROXY header left of it. Boxed: what a handshake needs is not
+    // needed afterwards.
+    let context = arrival.context.clone().unwrap_or_else(Context::root);
+    let accepting = door.gate.accept(&context, io, arrival.client.ip(), Arc::clone(&door.config));
     match Box::pin(accepting).await {
-        Ok(secured) => serve(secured.stream, peer, listener, worker).await,
-        Err(err) => {
-            let marks = Marks::at(began);
-            let known = match &err {
-                HandshakeError::Rejected(_) => Known::refused(0),
-                HandshakeError::Limit { .. } => Known::LATE_HANDSHAKE,
-                _ => Known::FAILED_HANDSHAKE,
-            };
-            let why = err.to_string();
-            let entry = Entry { known, refused: Some((Stage::Tls, &why)), ..Entry::new(&marks, clock::now()) };
-            worker.counts.handshake_failed();
-            let text = worker::text_of(peer);
-            worker.lines.borrow_mut().put(&entry, &Line::default(), &text);
-        }
+        Ok(secured) => serve(secured.stream, Arrival { since: clock::now(), ..arrival }, worker).await,
+        Err(err) => arrival.handshake_failed(&worker, began, &err),
     }
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<S: Client>(io: S, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>) {
-    let listed = worker.list(peer, S::SCHEME);
+pub(crate) async fn serve<S: Client>(io: S, arrival: Arrival, worker: Rc<Worker>) {
+    let listener = arrival.listener;
+    let listed = worker.list(arrival, S::SCHEME);
     poll_fn(|cx| {
         *listed.live.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Ready(())
@@ -551,7 +541,7 @@ impl<S: Client> Connection<S> {
     }
 
     fn trusts(&self, plan: &Plan) -> bool {
-        plan.listener(self.listener).is_some_and(|listener| listener.trusted.contains(self.live().peer.ip()))
+        plan.listener(self.listener).is_some_and(|listener| self.live().is_trusted(&listener.trusted))
     }
 
     /// Judges what happened, tells the client if it can still be told, and logs it.
@@ -699,7 +689,7 @@ impl<S: Client> Connection<S> {
     fn log(&self, entry: &Entry<'_>) {
         let live = self.live();
         entry.count(&self.worker.counts);
-        self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), &live.peer_text);
+        self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), live.whom());
     }
 }
 

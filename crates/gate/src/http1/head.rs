@@ -133,7 +133,7 @@ pub(crate) fn prepare(
             format!("its body of {length} bytes is longer than the {most} that its route takes"),
         ));
     }
-    let trusted = !listener.trusted.is_empty() && listener.trusted.contains(live.peer.ip());
+    let trusted = live.is_trusted(&listener.trusted);
     let inherited = if trusted { inherited(&plan.timeouts, head.fields) } else { Ok(None) };
     let inherited = inherited.map_err(|why| not_served(400, why))?;
     let upgrade = head.said.upgrade && head.is_1_1 && head.framing == Framing::Empty && asks_for_another(head.fields);

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::bed::{Bed, Client, GET, OK, PATIENCE, Server, field};
 
 /// A certificate for `a.test` in files, and who trusts it.
-fn certificate(folder: &Path) -> (String, Arc<ClientConfig>) {
+pub(crate) fn certificate(folder: &Path) -> (String, Arc<ClientConfig>) {
     let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
     let (chain, key) = (folder.join("chain.pem"), folder.join("key.pem"));
     fs::write(&chain, made.cert.pem()).unwrap();

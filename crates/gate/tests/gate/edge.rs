@@ -1,0 +1,203 @@
+//! What the gateway takes and says at its edges: whose connection it is, and what it tells servers, clients and the log of
+//! each request besides its answer.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::Arc,
+};
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    bed::{Bed, Client, GET, OK, PATIENCE, Server, field},
+    secure::certificate,
+};
+
+const TRUSTED: (&str, &str) = ("listener", "trusted = [\"127.0.0.1\"]");
+const PROXY: (&str, &str) = ("listener", "proxy_protocol = true");
+
+/// A header of version 2 with these addresses: a client's and a server's, then their ports.
+fn version_2(kind: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(addresses.len()).unwrap().to_be_bytes();
+    [b"\r\n\r\n\0\r\nQUIT\n".as_slice(), &[kind, family], &length, addresses].concat()
+}
+
+/// Of 192.0.2.7:4660.
+fn ipv4() -> Vec<u8> {
+    version_2(0x21, 0x11, &[192, 0, 2, 7, 127, 0, 0, 1, 0x12, 0x34, 0, 80])
+}
+
+impl Client {
+    fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_proxy_names_the_client_in_both_versions() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[TRUSTED, PROXY]);
+    let ipv6: Vec<u8> = [&[0x20, 1, 0x0d, 0xb8][..], &[0; 11], &[1], &[0; 16], &[0x12, 0x34, 0, 80]].concat();
+    let headers = [
+        (b"PROXY TCP4 192.0.2.7 127.0.0.1 4660 80\r\n".to_vec(), "192.0.2.7"),
+        (ipv4(), "192.0.2.7"),
+        (version_2(0x21, 0x21, &ipv6), "2001:db8::1"),
+        // Whom a proxy cannot name is known by the address of the proxy.
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        (version_2(0x21, 0x31, &[0; 216]), "127.0.0.1"),
+        (version_2(0x20, 0, &[]), "127.0.0.1"),
+    ];
+    for (header, address) in &headers {
+        // With the request behind it, byte by byte, and both: nothing of the request is lost, in whatever pieces they come.
+        for whole in [true, false] {
+            let mut client = bed.connect();
+            client.stream.set_nodelay(true).unwrap();
+            let sent = [header, GET.as_bytes()].concat();
+            match whole {
+                true => client.send_bytes(&sent),
+                false => sent.chunks(1).for_each(|byte| client.send_bytes(byte)),
+            }
+            assert_eq!(client.answer().status, 200, "{}", header.escape_ascii());
+            // Once is enough: the next request has none.
+            assert_eq!(client.call(GET).status, 200);
+            for _ in 0..2 {
+                assert_eq!(field(&server.saw(), "x-forwarded-for"), Some(*address));
+            }
+        }
+    }
+    let lines = bed.lines();
+    assert_eq!(lines.len(), headers.len() * 4);
+    assert_eq!(lines[0]["gate"]["client"], "192.0.2.7:4660");
+    assert!(lines[0]["gate"]["via"].as_str().unwrap().starts_with("127.0.0.1:"), "{:#}", lines[0]);
+    assert_eq!(lines[8]["gate"]["client"], "[2001:db8::1]:4660");
+    assert_eq!(lines[12]["gate"]["via"], Value::Null);
+}
+
+/// A proxy that passes bytes on has not looked at what its client says: that client has to be trusted itself.
+#[test]
+fn a_client_behind_a_proxy_is_trusted_for_its_own_address() {
+    let server = Server::answering(OK);
+    let trusted = ("listener", "trusted = [\"127.0.0.1\", \"192.0.2.7\"]");
+    let bed = Bed::new(&[server.address], &[trusted, PROXY]);
+    let says = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
+    for (header, chain) in [
+        (ipv4(), "203.0.113.9, 192.0.2.7"),
+        (b"PROXY TCP4 192.0.2.8 127.0.0.1 1 80\r\n".to_vec(), "192.0.2.8"),
+        // Somebody, who may be anybody; the proxy itself.
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        (version_2(0x20, 0, &[]), "203.0.113.9, 127.0.0.1"),
+    ] {
+        let mut client = bed.connect();
+        client.send_bytes(&header);
+        assert_eq!(client.call(says).status, 200);
+        assert_eq!(field(&server.saw(), "x-forwarded-for"), Some(chain), "{}", header.escape_ascii());
+    }
+}
+
+#[test]
+fn a_connection_without_a_header_that_counts_is_closed_and_told() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[TRUSTED, PROXY, ("listener", "head = \"200ms\"")]);
+    let mut direct = bed.connect();
+    direct.send(GET);
+    assert_eq!(direct.rest().0, b"");
+    // A part of one, for too long; a part of one, and the end; nothing at all, which is no failure.
+    let mut late = bed.connect();
+    late.send("PROXY TCP4 192");
+    assert_eq!(late.rest().0, b"");
+    let mut left = bed.connect();
+    left.send("PROXY");
+    left.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(left.rest().0, b"");
+    drop(bed.connect());
+    assert_eq!(server.connections(), 0);
+    let lines = bed.lines();
+    let said: Vec<(&str, &str, &str)> = lines
+        .iter()
+        .map(|line| {
+            assert_eq!(line["stage"], "proxy", "{line:#}");
+            let gate = &line["gate"];
+            (line["outcome"].as_str().unwrap(), line["cause"].as_str().unwrap(), gate["termination"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [("failed", "protocol-error", "PR"), ("timed-out", "unknown", "cR"), ("failed", "closed-early", "PR")],
+        "{lines:#?}"
+    );
+    assert!(lines[0]["gate"]["refused"].as_str().unwrap().contains("begins with \"G\""), "{:#}", lines[0]);
+    assert_eq!((&lines[1]["limit"]["name"], &lines[1]["limit"]["value_us"]), (&"head".into(), &200_000.into()));
+    assert!(lines[1]["limit"]["origin"].as_str().unwrap().starts_with("gate.toml:"), "{:#}", lines[1]);
+}
+
+#[test]
+fn nobody_else_may_send_a_header() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[("listener", "trusted = [\"10.0.0.0/8\"]"), PROXY]);
+    let mut client = bed.connect();
+    // It is closed whatever it says, so that writing may fail.
+    let _ = client.stream.write_all(&[ipv4().as_slice(), GET.as_bytes()].concat());
+    assert_eq!(client.rest().0, b"");
+    assert_eq!(server.connections(), 0);
+    let line = bed.line();
+    assert!(line["gate"]["refused"].as_str().unwrap().contains("trusted addresses alone"), "{line:#}");
+    assert!(line["gate"]["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line:#}");
+}
+
+fn over_tls(bed: &Bed, config: &Arc<ClientConfig>, header: &[u8]) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut stream = TcpStream::connect(bed.gate.addresses()[0]).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(header).unwrap();
+    let name = ServerName::try_from("a.test").unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), stream)
+}
+
+#[test]
+fn a_header_comes_before_tls_and_names_whose_hello_it_is() {
+    let server = Server::answering(OK);
+    let folder = TempDir::new().unwrap();
+    let (table, config) = certificate(folder.path());
+    let table = table.replace("limit = \"400ms\"", "rate = \"1/1h\", limit = \"20s\"");
+    let bed = Bed::new(&[server.address], &[TRUSTED, PROXY, ("listener", &table)]);
+    // One hello an hour of each client, and not of the proxy.
+    for (address, served) in [("192.0.2.7", true), ("192.0.2.8", true), ("192.0.2.7", false)] {
+        let mut stream = over_tls(&bed, &config, format!("PROXY TCP4 {address} 127.0.0.1 1 443\r\n").as_bytes());
+        let sent = stream.write_all(GET.as_bytes());
+        assert_eq!(sent.is_ok(), served, "{address}: {sent:?}");
+        if served {
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200");
+            assert_eq!(field(&server.saw(), "x-forwarded-for"), Some(address));
+        }
+    }
+    let lines = bed.lines();
+    let refused = lines.iter().find(|line| line["gate"]["refused"].is_string()).unwrap();
+    assert_eq!(refused["gate"]["client"], "192.0.2.7:1", "{refused:#}");
+}
+
+/// The limit of the handshake is one for the header and for all that follows it.
+#[test]
+fn a_header_and_a_handshake_have_one_limit() {
+    let server = Server::answering(OK);
+    let folder = TempDir::new().unwrap();
+    let (table, _) = certificate(folder.path());
+    let bed = Bed::new(&[server.address], &[TRUSTED, PROXY, ("listener", &table)]);
+    let mut no_header = bed.connect();
+    no_header.send("PROXY ");
+    assert_eq!(no_header.rest().0, b"");
+    let mut no_hello = bed.connect();
+    no_hello.send_bytes(&ipv4());
+    assert_eq!(no_hello.rest().0, b"");
+    let lines = bed.lines();
+    for (line, stage, cause, client) in
+        [(&lines[0], "proxy", "unknown", "127.0.0.1:"), (&lines[1], "tls", "tls-peer-silent", "192.0.2.7:4660")]
+    {
+        assert_eq!((&line["stage"], &line["cause"]), (&stage.into(), &cause.into()), "{line:#}");
+        assert_eq!((&line["limit"]["name"], &line["outcome"]), (&"tls".into(), &"timed-out".into()), "{line:#}");
+        assert!(line["gate"]["client"].as_str().unwrap().starts_with(client), "{line:#}");
+    }
+}
