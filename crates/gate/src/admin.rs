@@ -162,6 +162,8 @@ impl Desk {
                         "method": line.method(),
                         "host": line.authority(),
                         "path": line.path(),
+                        "request_id": line.id(),
+                        "trace_id": line.hop().map(|hop| hop.trace_id().as_str().to_owned()),
                         "route": &*request.route.route.name,
                         "server": request.server.map(|server| server.to_string()),
                         "age_us": us(request.began),
@@ -391,6 +393,7 @@ fn describe(config: &Config) -> Value {
             "connections": listener.connections,
             "proxy_protocol": listener.proxy_protocol,
         })).collect::<Vec<_>>(),
+        "trace": { "start": config.trace.start, "from_anyone": config.trace.from_anyone },
         "routes": config.routes.iter().map(|route| json!({
             "name": &*route.name,
             "matches": route.matches.to_string(),

@@ -30,6 +30,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// What it writes of each request.
     pub log: Log,
+    /// Whose traces go on, and which begin here.
+    pub trace: Trace,
     /// How long requests in flight may go on once it is told to stop.
     pub drain: Limit,
 }
@@ -109,6 +111,15 @@ pub struct Cluster {
     pub connections: usize,
     /// How long a connection to a server may lie unused before it is closed.
     pub idle: Limit,
+}
+
+/// Traces that requests belong to (`traceparent`).
+#[derive(Clone, PartialEq, Debug)]
+pub struct Trace {
+    /// A request that brings none begins one, of which this share is sampled; `None`: it has none.
+    pub start: Option<f64>,
+    /// Anybody's goes on, and not only that of trusted clients.
+    pub from_anyone: bool,
 }
 
 /// What is written of each request.

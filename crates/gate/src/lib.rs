@@ -14,13 +14,14 @@ mod proxy_header;
 mod route;
 mod run;
 mod tls;
+mod trace;
 mod upstream;
 mod worker;
 
-#[cfg(fuzzing)]
-pub use self::proxy_header::fuzz as fuzz_proxy_header;
 pub use self::{
     config::{Config, ConfigError},
     gate::{Gate, GateError},
     run::{run, tell_stderr},
 };
+#[cfg(fuzzing)]
+pub use self::{proxy_header::fuzz as fuzz_proxy_header, trace::fuzz as fuzz_traceparent};

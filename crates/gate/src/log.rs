@@ -351,6 +351,22 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
     put_text(out, line.authority())?;
     out.extend_from_slice(b",\"path\":");
     put_text(out, line.path())?;
+    if !line.id().is_empty() {
+        out.extend_from_slice(b",\"request_id\":");
+        put_text(out, line.id())?;
+    }
+    if let Some(hop) = line.hop() {
+        out.extend_from_slice(b",\"trace_id\":\"");
+        out.extend_from_slice(hop.trace_id().as_bytes());
+        out.extend_from_slice(b"\",\"span_id\":\"");
+        out.extend_from_slice(hop.span_id().as_bytes());
+        out.push(b'"');
+        if let Some(parent) = hop.parent_id() {
+            out.extend_from_slice(b",\"parent_id\":\"");
+            out.extend_from_slice(parent.as_bytes());
+            out.push(b'"');
+        }
+    }
     out.extend_from_slice(b",\"status\":");
     put_number(out, known.status.into());
     if let Some(route) = entry.route {
@@ -389,7 +405,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
     serde_json::to_writer(out, text).map_err(io::Error::from)
 }
 
-/// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER TR/Tw/Tc/Tr/Td/Ta BYTES CAUSE`, times in
+/// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER TR/Tw/Tc/Tr/Td/Ta BYTES ID CAUSE`, times in
 /// milliseconds.
 fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Whom<'_>) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;
@@ -414,6 +430,7 @@ fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
         }
     }
     write!(out, "{:.1} {} ", end.saturating_duration_since(marks.began).as_secs_f64() * 1e3, marks.bytes_out)?;
+    write!(out, "{} ", word(line.id()))?;
     match (entry.failed, entry.refused) {
         (Some((_, judgement)), _) => match judgement.verdicts.first() {
             Some(verdict) => writeln!(out, "{}: {}", verdict.cause, verdict.summary.escape_debug()),

@@ -21,6 +21,7 @@ use crate::{
     counts::Counts,
     http1::{Buffers, Known, Line},
     log::{Entry, Lines, Marks, Whom},
+    trace::Ids,
     upstream::Servers,
 };
 
@@ -42,6 +43,7 @@ pub(crate) struct Plan {
     pub(crate) config: Arc<Config>,
     pub(crate) routes: Vec<Rc<PlannedRoute>>,
     pub(crate) timeouts: TimeoutHeaders,
+    pub(crate) ids: Ids,
     servers: BTreeMap<Arc<str>, Rc<Servers>>,
 }
 
@@ -242,7 +244,7 @@ impl Plan {
             Some(Rc::new(PlannedRoute { route: Arc::clone(route), servers: Rc::clone(servers) }))
         };
         let routes = config.routes.iter().filter_map(planned).collect();
-        Self { routes, timeouts: TimeoutHeaders::default(), servers, config }
+        Self { routes, timeouts: TimeoutHeaders::default(), ids: Ids::default(), servers, config }
     }
 
     pub(crate) fn servers(&self) -> impl Iterator<Item = &Rc<Servers>> {

@@ -7,7 +7,7 @@ use overdue_core::{Limit, LimitName, Limits, Origin, Stage, parse_duration};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Cluster, Config, ConfigError, Format, Listener, Log, Matches, Route, Tls, To};
+use super::{Cluster, Config, ConfigError, Format, Listener, Log, Matches, Route, Tls, To, Trace};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,6 +19,8 @@ struct File {
     admin: Option<AdminTable>,
     #[serde(default)]
     log: LogTable,
+    #[serde(default)]
+    trace: TraceTable,
     #[serde(default)]
     listener: Vec<Spanned<ListenerTable>>,
     #[serde(default)]
@@ -39,6 +41,13 @@ struct LogTable {
     format: Option<Spanned<String>>,
     file: Option<PathBuf>,
     off: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TraceTable {
+    start: Option<Spanned<toml::Value>>,
+    from: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -284,6 +293,28 @@ impl Source<'_> {
         rate.ok_or_else(|| self.error(text.span(), format!("{:?} is no rate, such as 20/10s", text.get_ref())))
     }
 
+    fn trace(&self, table: &TraceTable) -> Result<Trace, ConfigError> {
+        let start = match table.start.as_ref().map(|start| (start.get_ref(), start.span())) {
+            None => None,
+            Some((toml::Value::String(word), _)) if word == "none" => None,
+            Some((toml::Value::String(word), _)) if word == "always" => Some(1.0),
+            Some((toml::Value::Float(share), _)) if (0.0..=1.0).contains(share) => Some(*share),
+            Some((toml::Value::Integer(share @ 0..=1), _)) => Some(*share as f64),
+            Some((other, span)) => {
+                let message = format!("{other} is neither \"none\", \"always\" nor a share from 0.0 to 1.0");
+                return Err(self.error(span, message));
+            }
+        };
+        let from_anyone = match table.from.as_ref().map(|from| (from.get_ref().as_str(), from.span())) {
+            None | Some(("trusted", _)) => false,
+            Some(("anyone", _)) => true,
+            Some((other, span)) => {
+                return Err(self.error(span, format!("{other:?} is neither \"trusted\" nor \"anyone\"")));
+            }
+        };
+        Ok(Trace { start, from_anyone })
+    }
+
     fn cluster(&self, name: &str, table: &Spanned<ClusterTable>) -> Result<Cluster, ConfigError> {
         let ClusterTable { servers, connections, idle } = table.get_ref();
         if servers.is_empty() {
@@ -416,6 +447,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         routes,
         admin,
         log: Log { format, to },
+        trace: source.trace(&file.trace)?,
         drain: source.some_limit(LimitName::Total, file.drain.as_ref(), DRAIN)?,
     })
 }

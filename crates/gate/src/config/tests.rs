@@ -76,6 +76,31 @@ fn a_proxy_header_needs_somebody_to_send_it_and_a_limit() {
 }
 
 #[test]
+fn what_traces_may_be() {
+    let with = |trace: &str| Config::parse(&format!("[trace]\n{trace}\n{GOOD}"), "g.toml");
+    for (trace, start, from_anyone) in [
+        ("", None, false),
+        ("start = \"none\"\nfrom = \"trusted\"", None, false),
+        ("start = \"always\"\nfrom = \"anyone\"", Some(1.0), true),
+        ("start = 0.01", Some(0.01), false),
+        ("start = 0", Some(0.0), false),
+    ] {
+        assert_eq!(with(trace).unwrap().trace, Trace { start, from_anyone }, "{trace}");
+    }
+    for (trace, why) in [
+        ("start = \"often\"", "nor a share"),
+        ("start = 1.5", "nor a share"),
+        ("start = -0.1", "nor a share"),
+        ("start = nan", "nor a share"),
+        ("start = 2", "nor a share"),
+        ("from = \"all\"", "\"anyone\""),
+    ] {
+        let error = with(trace).unwrap_err();
+        assert!(error.line == 2 && error.message.contains(why), "{trace}: {error}");
+    }
+}
+
+#[test]
 fn a_route_that_nothing_reaches_is_an_error() {
     let error =
         Config::parse(&format!("{GOOD}[[route]]\nhost = \"api.test\"\npath = \"/v1/x\"\ncluster = \"api\"\n"), "g")

@@ -250,6 +250,7 @@ impl<S: Client> Connection<S> {
     async fn refuse(&mut self, plan: &Plan, refused: &NotServed, began: Instant) -> Then {
         let now = clock::now();
         let known = Known::refused(refused.status);
+        self.live().line.borrow_mut().ensure_id(&plan.ids);
         let told =
             Told { cause: None, stage: HEAD.as_str(), detail: self.trusts(plan).then_some(refused.why.as_str()) };
         let keep = refused.length.filter(|_| !self.worker.is_draining());
@@ -284,6 +285,7 @@ impl<S: Client> Connection<S> {
             silent: Duration::ZERO,
         };
         self.live().line.borrow_mut().clear();
+        self.live().line.borrow_mut().ensure_id(&plan.ids);
         self.fail(plan, None, &marks, &trouble, None, false, false).await;
         Then::Close
     }
@@ -633,7 +635,7 @@ impl<S: Client> Connection<S> {
     /// Writes an answer of our own, under a limit that nobody can leave out. False when it could not be written.
     async fn answer(&mut self, status: u16, told: &Told<'_>, keep: bool, is_head: bool) -> bool {
         let mut out = self.worker.buffers.lend();
-        answer::write(&mut out, status, told, keep, is_head);
+        answer::write(&mut out, status, told, self.live().line.borrow().id(), keep, is_head);
         let Self { client, alarm, .. } = self;
         let until = clock::now() + ANSWER;
         let mut sent = 0;

@@ -20,6 +20,7 @@ use overdue_core::Limit;
 use crate::{
     config::Listener,
     route::{self, Asked},
+    trace::{self, Brought, Hop, Ids, REQUEST_ID, TRACEPARENT, TRACESTATE},
     worker::{Live, Plan, PlannedRoute},
 };
 
@@ -49,6 +50,8 @@ pub(crate) struct Line {
     text: String,
     method: usize,
     authority: usize,
+    path: usize,
+    hop: Option<Hop>,
 }
 
 impl Line {
@@ -62,6 +65,30 @@ impl Line {
         self.text.push_str(authority.get(..authority.len().min(OTHERS_MAX)).unwrap_or_default());
         self.authority = self.text.len();
         self.text.push_str(path.get(..path.len().min(PATH_MAX)).unwrap_or_default());
+        self.path = self.text.len();
+        self.hop = None;
+    }
+
+    /// Behind all else; one that is there stays.
+    fn set_id(&mut self, id: &str) {
+        if self.id().is_empty() {
+            self.text.push_str(id);
+        }
+    }
+
+    /// The answer that a request gets has an id, however little was understood of it.
+    pub(crate) fn ensure_id(&mut self, ids: &Ids) {
+        self.set_id(trace::new_id(ids).as_str());
+    }
+
+    /// The id of the request; empty where there is no request.
+    pub(crate) fn id(&self) -> &str {
+        self.text.get(self.path..).unwrap_or_default()
+    }
+
+    /// Its place in a trace.
+    pub(crate) const fn hop(&self) -> Option<&Hop> {
+        self.hop.as_ref()
     }
 
     pub(crate) fn method(&self) -> &str {
@@ -73,12 +100,12 @@ impl Line {
     }
 
     pub(crate) fn path(&self) -> &str {
-        self.text.get(self.authority..).unwrap_or_default()
+        self.text.get(self.authority..self.path).unwrap_or_default()
     }
 
     pub(crate) fn clear(&mut self) {
         self.text.clear();
-        (self.method, self.authority) = (0, 0);
+        (self.method, self.authority, self.path, self.hop) = (0, 0, 0, None);
     }
 }
 
@@ -111,6 +138,13 @@ pub(crate) fn prepare(
     let Some(head) = request::parse(buf, &mut room)? else { return Ok(None) };
     let authority = head.authority.unwrap_or_default();
     line.set(head.method, authority, head.path);
+    let trusted = live.is_trusted(&listener.trusted);
+    let brought = Brought::read(head.fields);
+    match brought.id().filter(|_| trusted) {
+        Some(id) => line.set_id(id),
+        None => line.ensure_id(&plan.ids),
+    }
+    line.hop = brought.hop(&plan.config.trace, trusted, &plan.ids);
     let is_head = head.method == "HEAD";
     let not_served = |status, why| NotServed {
         status,
@@ -133,11 +167,10 @@ pub(crate) fn prepare(
             format!("its body of {length} bytes is longer than the {most} that its route takes"),
         ));
     }
-    let trusted = live.is_trusted(&listener.trusted);
     let inherited = if trusted { inherited(&plan.timeouts, head.fields) } else { Ok(None) };
     let inherited = inherited.map_err(|why| not_served(400, why))?;
     let upgrade = head.said.upgrade && head.is_1_1 && head.framing == Framing::Empty && asks_for_another(head.fields);
-    let is_grpc = write_request(out, &head, authority, live, trusted, upgrade);
+    let is_grpc = write_request(out, &head, authority, &Served { live, line, trusted, upgrade });
     Ok(Some(Prepared {
         route: Rc::clone(route),
         length: head.length,
@@ -179,6 +212,14 @@ fn inherited(headers: &TimeoutHeaders, fields: &[Field<'_>]) -> Result<Option<Li
     headers.read(fields).map_err(|err| err.to_string())
 }
 
+/// Whose request is written, and how.
+struct Served<'a> {
+    live: &'a Live,
+    line: &'a Line,
+    trusted: bool,
+    upgrade: bool,
+}
+
 /// What becomes of a field of a request.
 enum Fate {
     Keep,
@@ -187,7 +228,8 @@ enum Fate {
     ForwardedFor,
 }
 
-fn fate(name: &str, trusted: bool, upgrade: bool) -> Fate {
+fn fate(name: &str, served: &Served<'_>) -> Fate {
+    let Served { trusted, upgrade, .. } = *served;
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     // By the length of the name first: most fields are none of these.
     let own = match name.len() {
@@ -195,8 +237,12 @@ fn fate(name: &str, trusted: bool, upgrade: bool) -> Fate {
         4 => is("host"),
         7 => is("upgrade") && !upgrade,
         9 => (is("forwarded") || is("x-real-ip")) && !trusted,
-        10 => is("connection") || is("keep-alive"),
-        12 => is(GRPC_TIMEOUT),
+        10 => {
+            let keeps_state = served.line.hop().is_some_and(Hop::keeps_state);
+            is("connection") || is("keep-alive") || is(TRACESTATE) && !keeps_state
+        }
+        11 => is(TRACEPARENT),
+        12 => is(GRPC_TIMEOUT) || is(REQUEST_ID),
         14 => is("content-length") || is("http2-settings"),
         15 if is("x-forwarded-for") => return if trusted { Fate::ForwardedFor } else { Fate::Drop },
         16 => is("proxy-connection") || is("x-forwarded-host") && !trusted,
@@ -208,15 +254,9 @@ fn fate(name: &str, trusted: bool, upgrade: bool) -> Fate {
 }
 
 /// True for a gRPC request.
-fn write_request(
-    out: &mut BytesMut,
-    head: &request::Head<'_, '_>,
-    authority: &str,
-    live: &Live,
-    trusted: bool,
-    upgrade: bool,
-) -> bool {
-    out.reserve(head.length + 256);
+fn write_request(out: &mut BytesMut, head: &request::Head<'_, '_>, authority: &str, whose: &Served<'_>) -> bool {
+    let Served { live, line, upgrade, .. } = *whose;
+    out.reserve(head.length + 512);
     out.put_slice(head.method.as_bytes());
     out.put_u8(b' ');
     out.put_slice(head.path.as_bytes());
@@ -227,7 +267,7 @@ fn write_request(
     let (mut is_grpc, mut proto) = (false, false);
     let mut served: Option<&[u8]> = None;
     for field in head.fields {
-        match fate(field.name, trusted, upgrade) {
+        match fate(field.name, whose) {
             Fate::Drop => continue,
             Fate::ForwardedFor => {
                 // Several fields are one list.
@@ -253,6 +293,10 @@ fn write_request(
     out.put_slice(b"\r\n");
     if !proto {
         put_field(out, "x-forwarded-proto", live.scheme.as_bytes());
+    }
+    put_field(out, REQUEST_ID, line.id().as_bytes());
+    if let Some(hop) = line.hop() {
+        put_field(out, TRACEPARENT, &hop.traceparent());
     }
     if upgrade {
         put_field(out, "connection", b"upgrade");
@@ -299,10 +343,11 @@ pub(crate) struct Told {
     pub(crate) keep_alive: bool,
 }
 
-/// Writes a response head for the client.
+/// Writes a response head for the client, with the id of the request unless it is empty.
 pub(crate) fn write_response(
     out: &mut BytesMut,
     head: &response::Head<'_, '_>,
+    id: &str,
     is_head: bool,
     is_1_1: bool,
     keep_alive: bool,
@@ -310,7 +355,7 @@ pub(crate) fn write_response(
     let switches = head.status == 101;
     let open_end = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
     let told = Told { chunks: open_end && is_1_1, keep_alive: keep_alive && (!open_end || is_1_1) && !switches };
-    out.reserve(head.length + 64);
+    out.reserve(head.length + 64 + id.len());
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(itoa::Buffer::new().format(head.status).as_bytes());
     out.put_u8(b' ');
@@ -321,6 +366,7 @@ pub(crate) fn write_response(
         let own = match field.name.len() {
             7 => is("upgrade") && !switches,
             10 => is("connection") || is("keep-alive"),
+            12 => is(REQUEST_ID),
             14 => is("content-length"),
             16 => is("proxy-connection"),
             17 => is("transfer-encoding"),
@@ -329,6 +375,9 @@ pub(crate) fn write_response(
         if !(own || head.said.names_others && is_named(head.fields, field.name)) {
             put_field(out, field.name, field.value);
         }
+    }
+    if !id.is_empty() {
+        put_field(out, REQUEST_ID, id.as_bytes());
     }
     match head.framing {
         _ if told.chunks => put_field(out, "transfer-encoding", b"chunked"),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    bed::{Bed, Client, GET, OK, PATIENCE, Server, field},
+    bed::{Answer, Bed, Client, GET, OK, PATIENCE, Server, field},
     secure::certificate,
 };
 
@@ -200,4 +200,122 @@ fn a_header_and_a_handshake_have_one_limit() {
         assert_eq!((&line["limit"]["name"], &line["outcome"]), (&"tls".into(), &"timed-out".into()), "{line:#}");
         assert!(line["gate"]["client"].as_str().unwrap().starts_with(client), "{line:#}");
     }
+}
+
+/// A request with these fields, and what the server saw of them.
+fn seen_with(client: &mut Client, server: &Server, fields: &str) -> (Answer, String) {
+    let answer = client.call(&format!("GET / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n"));
+    assert_eq!(answer.status, 200, "{fields}");
+    (answer, server.saw())
+}
+
+fn is_new_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[test]
+fn every_request_has_an_id_that_all_hear_of() {
+    let server = Server::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Request-Id: its-own\r\n\r\n");
+    let bed = Bed::new(&[server.address], &[TRUSTED, ("route", "path = \"/\"\nmethods = [\"GET\"]")]);
+    let mut client = bed.connect();
+    let mut ids = Vec::new();
+    for (fields, kept) in [
+        ("", None),
+        ("X-Request-Id: caller-1\r\n", Some("caller-1")),
+        ("X-Request-Id: not an id\r\n", None),
+        ("X-Request-Id: caller-1\r\nx-request-id: caller-2\r\n", None),
+    ] {
+        let (answer, seen) = seen_with(&mut client, &server, fields);
+        let id = field(&seen, "x-request-id").unwrap();
+        assert!(kept.map_or_else(|| is_new_id(id), |kept| kept == id), "{id}");
+        assert_eq!(seen.to_ascii_lowercase().matches("x-request-id").count(), 1, "{seen}");
+        // One, and not the server's own.
+        assert_eq!(answer.head.to_ascii_lowercase().matches("x-request-id").count(), 1, "{}", answer.head);
+        assert_eq!(answer.field("x-request-id"), Some(id));
+        ids.push(id.to_owned());
+    }
+    // What the gateway says itself, of a request that goes nowhere and of one that is none.
+    for (request, status) in [
+        ("POST / HTTP/1.1\r\nHost: a\r\nX-Request-Id: caller-3\r\n\r\n", 404),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    ] {
+        let answer = client.call(request);
+        assert_eq!(answer.status, status);
+        ids.push(answer.field("x-request-id").unwrap().to_owned());
+    }
+    assert_eq!(ids[4], "caller-3");
+    assert!(is_new_id(&ids[5]));
+    let lines = bed.lines();
+    let logged: Vec<&str> = lines.iter().map(|line| line["gate"]["request_id"].as_str().unwrap()).collect();
+    assert_eq!(logged, ids);
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 6, "{ids:?}");
+}
+
+#[test]
+fn an_id_of_a_stranger_is_not_kept() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[("listener", "head = \"150ms\"")]);
+    let mut client = bed.connect();
+    let (answer, seen) = seen_with(&mut client, &server, "X-Request-Id: caller-1\r\n");
+    assert!(is_new_id(field(&seen, "x-request-id").unwrap()));
+    assert_eq!(answer.field("x-request-id"), field(&seen, "x-request-id"));
+    // A head that does not come gets an answer with an id, too.
+    client.send("GET / HT");
+    let late = client.answer();
+    assert_eq!(late.status, 408);
+    assert!(is_new_id(late.field("x-request-id").unwrap()));
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CALLER: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+
+#[test]
+fn a_trace_goes_on_with_a_span_of_our_own() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[TRUSTED]);
+    let mut client = bed.connect();
+    let (_, seen) = seen_with(&mut client, &server, &format!("tracestate: a=1\r\n{CALLER}tracestate: b=2\r\n"));
+    let sent = field(&seen, "traceparent").unwrap().to_owned();
+    let parts: Vec<&str> = sent.split('-').collect();
+    assert_eq!((parts[0], parts[1], parts[3]), ("00", TRACE, "01"));
+    assert!(parts[2].len() == 16 && parts[2] != "00f067aa0ba902b7", "{sent}");
+    assert!(seen.contains("tracestate: a=1\r\n") && seen.contains("tracestate: b=2\r\n"), "{seen}");
+    // What cannot be read is no trace, and what vendors said of it goes with it. None is begun unless that is wanted.
+    for bad in [CALLER.replace("00-4b", "ff-4b"), CALLER.replace(TRACE, &"0".repeat(32)), format!("{CALLER}{CALLER}")] {
+        let (_, seen) = seen_with(&mut client, &server, &format!("{bad}tracestate: a=1\r\n"));
+        assert!(!seen.contains("trace"), "{seen}");
+    }
+    let lines = bed.lines();
+    let gate = &lines[0]["gate"];
+    assert_eq!((&gate["trace_id"], &gate["parent_id"]), (&TRACE.into(), &"00f067aa0ba902b7".into()));
+    assert_eq!(gate["span_id"], parts[2]);
+    assert_eq!(lines[1]["gate"]["trace_id"], Value::Null);
+}
+
+#[test]
+fn a_trace_of_a_stranger_goes_on_only_where_that_is_said() {
+    let server = Server::answering(OK);
+    let mut bed = Bed::new(&[server.address], &[]);
+    let mut client = bed.connect();
+    let (_, seen) = seen_with(&mut client, &server, CALLER);
+    assert_eq!(field(&seen, "traceparent"), None);
+    let needs_start = bed.follow(&[server.address], &[("trace", "from = \"anyone\"")]);
+    assert!(needs_start.is_empty(), "{needs_start:?}");
+    // Followed in order, and before the answer to what comes next.
+    let follows = |wanted: fn(&str) -> bool, client: &mut Client| loop {
+        let (_, seen) = seen_with(client, &server, CALLER);
+        let trace = field(&seen, "traceparent").unwrap_or_default().to_owned();
+        if wanted(&trace) {
+            return trace;
+        }
+    };
+    follows(|trace| trace.contains(TRACE), &mut client);
+    assert!(bed.follow(&[server.address], &[("trace", "start = \"always\"")]).is_empty());
+    let begun = follows(|trace| !trace.is_empty() && !trace.contains(TRACE), &mut client);
+    assert!(begun.starts_with("00-") && begun.ends_with("-01"), "{begun}");
+    let line = bed.lines().pop().unwrap();
+    assert_eq!(line["gate"]["trace_id"], begun[3..35]);
+    assert_eq!(line["gate"]["parent_id"], Value::Null);
 }
