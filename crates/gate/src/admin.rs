@@ -391,6 +391,7 @@ fn describe(config: &Config) -> Value {
             "head": limit(listener.head.as_ref()),
             "idle": limit(listener.idle.as_ref()),
             "connections": listener.connections,
+            "forwarded": listener.forwarded.as_str(),
             "proxy_protocol": listener.proxy_protocol,
         })).collect::<Vec<_>>(),
         "trace": { "start": config.trace.start, "from_anyone": config.trace.from_anyone },

@@ -47,12 +47,48 @@ pub struct Listener {
     pub idle: Option<Limit>,
     /// Clients whose word counts for what only a proxy knows: the time that remains, and whom it serves.
     pub trusted: TrustedPeers,
+    /// How servers are told of the client.
+    pub forwarded: Forwarded,
     /// Connections at a time, over all workers.
     pub connections: usize,
     /// Each connection begins with a header of the PROXY protocol, from one of the trusted.
     pub proxy_protocol: bool,
     /// Clients speak TLS; `None`: they do not.
     pub tls: Option<Tls>,
+}
+
+/// How servers are told whom a request serves, at which name and over what. What trusted clients said of that goes on; what
+/// is added here is of these kinds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forwarded {
+    /// `X-Forwarded-For` and `X-Forwarded-Proto`.
+    X,
+    /// `Forwarded` (RFC 7239).
+    Rfc7239,
+    /// All of them.
+    Both,
+    /// Nothing is added.
+    None,
+}
+
+impl Forwarded {
+    pub(crate) const fn has_x(self) -> bool {
+        matches!(self, Self::X | Self::Both)
+    }
+
+    pub(crate) const fn has_rfc7239(self) -> bool {
+        matches!(self, Self::Rfc7239 | Self::Both)
+    }
+
+    /// As the file has it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::X => "x",
+            Self::Rfc7239 => "rfc7239",
+            Self::Both => "both",
+            Self::None => "none",
+        }
+    }
 }
 
 /// TLS towards clients.

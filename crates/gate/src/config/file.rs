@@ -7,7 +7,7 @@ use overdue_core::{Limit, LimitName, Limits, Origin, Stage, parse_duration};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Cluster, Config, ConfigError, Format, Listener, Log, Matches, Route, Tls, To, Trace};
+use super::{Cluster, Config, ConfigError, Format, Forwarded, Listener, Log, Matches, Route, Tls, To, Trace};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +58,7 @@ struct ListenerTable {
     idle: Option<Spanned<String>>,
     #[serde(default)]
     trusted: Vec<Spanned<String>>,
+    forwarded: Option<Spanned<String>>,
     connections: Option<Spanned<usize>>,
     proxy_protocol: Option<Spanned<bool>>,
     tls: Option<Spanned<TlsTable>>,
@@ -249,9 +250,19 @@ impl Source<'_> {
             head,
             idle: self.limit_or(LimitName::Idle, table.idle.as_ref(), CLIENT_IDLE)?,
             trusted,
+            forwarded: self.forwarded(table.forwarded.as_ref())?,
             connections: self.count(table.connections.as_ref(), CLIENTS, 1_000_000)?,
             proxy_protocol: proxy_protocol.is_some(),
             tls: table.tls.as_ref().map(|table| self.tls(table)).transpose()?,
+        })
+    }
+
+    fn forwarded(&self, text: Option<&Spanned<String>>) -> Result<Forwarded, ConfigError> {
+        let Some(text) = text else { return Ok(Forwarded::X) };
+        let known = [Forwarded::X, Forwarded::Rfc7239, Forwarded::Both, Forwarded::None];
+        known.into_iter().find(|known| known.as_str() == text.get_ref()).ok_or_else(|| {
+            let message = format!("{:?} is neither \"x\", \"rfc7239\", \"both\" nor \"none\"", text.get_ref());
+            self.error(text.span(), message)
         })
     }
 

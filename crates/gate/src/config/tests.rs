@@ -45,6 +45,7 @@ fn what_is_wrong_is_said_with_its_line() {
         ("127.0.0.1:9001", "localhost", 9, "no address with a port"),
         ("[\"127.0.0.1:9001\"]", "[]", 8, "no servers"),
         ("10.0.0.0/8", "10.0.0.0/33", 6, "10.0.0.0/33"),
+        ("[\"10.0.0.0/8\"]", "[]\nforwarded = \"y\"", 7, "\"rfc7239\""),
         ("host = \"api.test\"", "host = \"api.test:80\"", 12, "without a port"),
         ("path = \"/v1\"", "path = \"v1\"", 13, "no path"),
         ("127.0.0.1:8080", "127.0.0.1", 5, "no address with a port"),

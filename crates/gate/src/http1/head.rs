@@ -18,7 +18,7 @@ use overdue::{
 use overdue_core::Limit;
 
 use crate::{
-    config::Listener,
+    config::{Forwarded, Listener},
     route::{self, Asked},
     trace::{self, Brought, Hop, Ids, REQUEST_ID, TRACEPARENT, TRACESTATE},
     worker::{Live, Plan, PlannedRoute},
@@ -170,7 +170,8 @@ pub(crate) fn prepare(
     let inherited = if trusted { inherited(&plan.timeouts, head.fields) } else { Ok(None) };
     let inherited = inherited.map_err(|why| not_served(400, why))?;
     let upgrade = head.said.upgrade && head.is_1_1 && head.framing == Framing::Empty && asks_for_another(head.fields);
-    let is_grpc = write_request(out, &head, authority, &Served { live, line, trusted, upgrade });
+    let is_grpc =
+        write_request(out, &head, authority, &Served { live, line, forwarded: listener.forwarded, trusted, upgrade });
     Ok(Some(Prepared {
         route: Rc::clone(route),
         length: head.length,
@@ -216,6 +217,7 @@ fn inherited(headers: &TimeoutHeaders, fields: &[Field<'_>]) -> Result<Option<Li
 struct Served<'a> {
     live: &'a Live,
     line: &'a Line,
+    forwarded: Forwarded,
     trusted: bool,
     upgrade: bool,
 }
@@ -224,18 +226,20 @@ struct Served<'a> {
 enum Fate {
     Keep,
     Drop,
-    /// Whom the proxies before this one served.
+    /// Whom the proxies before this one served, to which is added: `X-Forwarded-For`, `Forwarded`.
     ForwardedFor,
+    Forwarded,
 }
 
 fn fate(name: &str, served: &Served<'_>) -> Fate {
-    let Served { trusted, upgrade, .. } = *served;
+    let Served { trusted, upgrade, forwarded, .. } = *served;
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     // By the length of the name first: most fields are none of these.
     let own = match name.len() {
         2 => is("te"),
         4 => is("host"),
         7 => is("upgrade") && !upgrade,
+        9 if is("forwarded") && trusted && forwarded.has_rfc7239() => return Fate::Forwarded,
         9 => (is("forwarded") || is("x-real-ip")) && !trusted,
         10 => {
             let keeps_state = served.line.hop().is_some_and(Hop::keeps_state);
@@ -244,7 +248,8 @@ fn fate(name: &str, served: &Served<'_>) -> Fate {
         11 => is(TRACEPARENT),
         12 => is(GRPC_TIMEOUT) || is(REQUEST_ID),
         14 => is("content-length") || is("http2-settings"),
-        15 if is("x-forwarded-for") => return if trusted { Fate::ForwardedFor } else { Fate::Drop },
+        15 if is("x-forwarded-for") && trusted && forwarded.has_x() => return Fate::ForwardedFor,
+        15 => is("x-forwarded-for") && !trusted,
         16 => is("proxy-connection") || is("x-forwarded-host") && !trusted,
         17 => is("transfer-encoding") || is("x-forwarded-proto") && !trusted,
         30 => is(ENVOY_TIMEOUT_MS),
@@ -255,7 +260,7 @@ fn fate(name: &str, served: &Served<'_>) -> Fate {
 
 /// True for a gRPC request.
 fn write_request(out: &mut BytesMut, head: &request::Head<'_, '_>, authority: &str, whose: &Served<'_>) -> bool {
-    let Served { live, line, upgrade, .. } = *whose;
+    let Served { live, line, upgrade, forwarded, .. } = *whose;
     out.reserve(head.length + 512);
     out.put_slice(head.method.as_bytes());
     out.put_u8(b' ');
@@ -265,14 +270,21 @@ fn write_request(out: &mut BytesMut, head: &request::Head<'_, '_>, authority: &s
         put_field(out, "host", authority.as_bytes());
     }
     let (mut is_grpc, mut proto) = (false, false);
-    let mut served: Option<&[u8]> = None;
+    let (mut served_x, mut served): (Option<&[u8]>, Option<&[u8]>) = (None, None);
     for field in head.fields {
         match fate(field.name, whose) {
             Fate::Drop => continue,
             Fate::ForwardedFor => {
                 // Several fields are one list.
-                if let Some(before) = served.replace(field.value) {
+                if let Some(before) = served_x.replace(field.value) {
                     put_field(out, "x-forwarded-for", before);
+                }
+                continue;
+            }
+            Fate::Forwarded if !closes_quotes(field.value) => continue,
+            Fate::Forwarded => {
+                if let Some(before) = served.replace(field.value) {
+                    put_field(out, "forwarded", before);
                 }
                 continue;
             }
@@ -284,15 +296,20 @@ fn write_request(out: &mut BytesMut, head: &request::Head<'_, '_>, authority: &s
             && field.value.starts_with(b"application/grpc");
         proto |= field.name.len() == 17 && field.name.eq_ignore_ascii_case("x-forwarded-proto");
     }
-    out.put_slice(b"x-forwarded-for: ");
-    if let Some(served) = served {
-        out.put_slice(served);
-        out.put_slice(b", ");
+    if forwarded.has_x() {
+        out.put_slice(b"x-forwarded-for: ");
+        put_behind(out, served_x);
+        out.put_slice(live.peer_ip().as_bytes());
+        out.put_slice(b"\r\n");
+        if !proto {
+            put_field(out, "x-forwarded-proto", live.scheme.as_bytes());
+        }
     }
-    out.put_slice(live.peer_ip().as_bytes());
-    out.put_slice(b"\r\n");
-    if !proto {
-        put_field(out, "x-forwarded-proto", live.scheme.as_bytes());
+    if forwarded.has_rfc7239() {
+        out.put_slice(b"forwarded: ");
+        put_behind(out, served);
+        put_forwarded(out, live, authority);
+        out.put_slice(b"\r\n");
     }
     put_field(out, REQUEST_ID, line.id().as_bytes());
     if let Some(hop) = line.hop() {
@@ -308,6 +325,59 @@ fn write_request(out: &mut BytesMut, head: &request::Head<'_, '_>, authority: &s
         Framing::Chunked | Framing::UntilClose => put_field(out, "transfer-encoding", b"chunked"),
     }
     is_grpc
+}
+
+/// What a list has before that which is added.
+fn put_behind(out: &mut BytesMut, before: Option<&[u8]>) {
+    if let Some(before) = before.filter(|before| !before.is_empty()) {
+        out.put_slice(before);
+        out.put_slice(b", ");
+    }
+}
+
+/// An element of `Forwarded`: whom the request serves, at which name and over what (RFC 7239).
+fn put_forwarded(out: &mut BytesMut, live: &Live, authority: &str) {
+    // The zone of an address is this machine's own.
+    let ip = live.peer_ip().split('%').next().unwrap_or_default();
+    let (open, close) = if ip.contains(':') { ("\"[", "]\"") } else { ("", "") };
+    for part in ["for=", open, ip, close] {
+        out.put_slice(part.as_bytes());
+    }
+    if !authority.is_empty() {
+        out.put_slice(b";host=");
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        match authority.bytes().all(plain) {
+            true => out.put_slice(authority.as_bytes()),
+            false => put_quoted(out, authority),
+        }
+    }
+    out.put_slice(b";proto=");
+    out.put_slice(live.scheme.as_bytes());
+}
+
+fn put_quoted(out: &mut BytesMut, text: &str) {
+    out.put_u8(b'"');
+    for byte in text.bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            out.put_u8(b'\\');
+        }
+        out.put_u8(byte);
+    }
+    out.put_u8(b'"');
+}
+
+/// Whether every quote is closed: one that is not would take in what is added behind it.
+fn closes_quotes(value: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in value {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    !quoted
 }
 
 /// Whether `Connection` names this field.

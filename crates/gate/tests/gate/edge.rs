@@ -319,3 +319,60 @@ fn a_trace_of_a_stranger_goes_on_only_where_that_is_said() {
     assert_eq!(line["gate"]["trace_id"], begun[3..35]);
     assert_eq!(line["gate"]["parent_id"], Value::Null);
 }
+
+/// Each kind, of those who are trusted and of others: what was said goes on, is added to, or is dropped.
+#[test]
+fn servers_are_told_of_the_client_as_they_want_it() {
+    let server = Server::answering(OK);
+    let said = "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nForwarded: for=\"[2001:db8::9]:1\"\r\n";
+    let (own, own_rfc) = ("127.0.0.1", "for=127.0.0.1;host=a.test;proto=http");
+    let (more, more_rfc) = (format!("203.0.113.9, {own}"), format!("for=\"[2001:db8::9]:1\", {own_rfc}"));
+    let (before, before_rfc) = ("203.0.113.9", "for=\"[2001:db8::9]:1\"");
+    for (kind, trusted, x, proto, rfc) in [
+        ("x", true, Some(more.as_str()), Some("https"), Some(before_rfc)),
+        ("x", false, Some(own), Some("http"), None),
+        ("rfc7239", true, Some(before), Some("https"), Some(more_rfc.as_str())),
+        ("rfc7239", false, None, None, Some(own_rfc)),
+        ("both", true, Some(more.as_str()), Some("https"), Some(more_rfc.as_str())),
+        ("both", false, Some(own), Some("http"), Some(own_rfc)),
+        ("none", true, Some(before), Some("https"), Some(before_rfc)),
+        ("none", false, None, None, None),
+    ] {
+        let listener = format!("forwarded = \"{kind}\"");
+        let mut more = vec![("listener", listener.as_str())];
+        more.extend(trusted.then_some(TRUSTED));
+        let bed = Bed::new(&[server.address], &more);
+        let (_, seen) = seen_with(&mut bed.connect(), &server, said);
+        let told = ["x-forwarded-for", "x-forwarded-proto", "forwarded"].map(|name| field(&seen, name));
+        assert_eq!(told, [x, proto, rfc], "{kind}, trusted: {trusted}");
+    }
+}
+
+#[test]
+fn forwarded_is_quoted_where_it_has_to_be() {
+    let server = Server::answering(OK);
+    let rfc7239 = ("listener", "forwarded = \"rfc7239\"");
+    let bed = Bed::new(&[server.address], &[TRUSTED, PROXY, rfc7239, ("listener", "head = \"20s\"")]);
+    let mut client = bed.connect();
+    client.send("PROXY TCP6 2001:db8::1 ::1 1 80\r\n");
+    let mut forwarded = |head: &str| {
+        assert_eq!(client.call(&format!("GET / {head}\r\n\r\n")).status, 200);
+        field(&server.saw(), "forwarded").map(str::to_owned)
+    };
+    let told = forwarded("HTTP/1.1\r\nHost: a.test:8080");
+    assert_eq!(told.as_deref(), Some("for=\"[2001:db8::1]\";host=\"a.test:8080\";proto=http"));
+    let told = forwarded("HTTP/1.1\r\nHost: [::1]");
+    assert_eq!(told.as_deref(), Some("for=\"[2001:db8::1]\";host=\"[::1]\";proto=http"));
+    let told = forwarded("HTTP/1.0\r\nConnection: keep-alive");
+    assert_eq!(told.as_deref(), Some("for=\"[2001:db8::1]\";proto=http"));
+    // A quote that is never closed would take in what is added.
+    let mut trusted = bed.connect();
+    trusted.send_bytes(&version_2(0x20, 0, &[]));
+    for (said, goes_on) in
+        [("for=\"evil", None), ("for=\"evil\\\"", None), ("for=\"a\\\"b\"", Some("for=\"a\\\"b\", ")), ("", None)]
+    {
+        let (_, seen) = seen_with(&mut trusted, &server, &format!("Forwarded: {said}\r\n"));
+        let told = format!("{}for=127.0.0.1;host=a.test;proto=http", goes_on.unwrap_or_default());
+        assert_eq!(field(&seen, "forwarded"), Some(told.as_str()), "{said}");
+    }
+}
