@@ -401,6 +401,7 @@ fn describe(config: &Config) -> Value {
             "cluster": &*route.cluster.name,
             "body_max": route.body_max,
             "limits": limits(&route.limits),
+            "reserve_us": micros(route.reserve),
         })).collect::<Vec<_>>(),
         "clusters": config.clusters().values().map(|cluster| json!({
             "name": &*cluster.name,

@@ -119,6 +119,8 @@ pub struct Route {
     pub cluster: Arc<Cluster>,
     /// The limits of each request.
     pub limits: Limits,
+    /// What is kept of the time that remains when servers are told of it.
+    pub reserve: Duration,
     /// Request bodies that are longer are refused; `None`: any length.
     pub body_max: Option<u64>,
 }

@@ -126,6 +126,7 @@ struct LimitsTable {
     wait: Option<Spanned<String>>,
     gap: Option<Spanned<String>>,
     total: Option<Spanned<String>>,
+    reserve: Option<Spanned<String>>,
 }
 
 /// Defaults that are not those of every call: see the reference of the configuration.
@@ -133,6 +134,9 @@ const HEAD: Duration = Duration::from_secs(10);
 const CLIENT_IDLE: Duration = Duration::from_secs(75);
 const SERVER_IDLE: Duration = Duration::from_secs(50);
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// An answer of a server in the same place needs about a millisecond, timers of a millisecond on both sides another two;
+/// the rest is for a machine that is busy.
+const RESERVE: Duration = Duration::from_millis(5);
 const DRAIN: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 10_000;
 const TO_A_SERVER: usize = 512;
@@ -209,6 +213,15 @@ impl Source<'_> {
             }
         }
         Ok(limits)
+    }
+
+    /// What is kept of the time that remains; `none` for nothing.
+    fn reserve(&self, table: &LimitsTable, base: Duration) -> Result<Duration, ConfigError> {
+        let Some(text) = table.reserve.as_ref() else { return Ok(base) };
+        match text.get_ref().as_str() {
+            "none" => Ok(Duration::ZERO),
+            value => parse_duration(value).map_err(|err| self.error(text.span(), format!("reserve: {err}"))),
+        }
     }
 
     fn address(&self, text: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
@@ -405,6 +418,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         clusters.insert(name.as_str(), Arc::new(source.cluster(name, table)?));
     }
     let base = source.limits(&file.limits, &Limits::default())?;
+    let reserve = source.reserve(&file.limits, RESERVE)?;
     let mut routes: Vec<Arc<Route>> = Vec::new();
     for table in &file.route {
         let route = table.get_ref();
@@ -431,6 +445,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
             matches,
             cluster: Arc::clone(cluster),
             limits: source.limits(&route.limits, &base)?,
+            reserve: source.reserve(&route.limits, reserve)?,
             body_max: route.body_max,
         }));
     }

@@ -30,6 +30,14 @@ fn limits_remember_their_lines() {
     assert_eq!(limits.connect.as_ref().unwrap().to_string(), "connect 10s (default)");
     assert_eq!(config.listeners[0].head.as_ref().unwrap().to_string(), "head 10s (default)");
     assert_eq!(&*config.routes[0].name, "api.test/v1");
+    assert_eq!(config.routes[0].reserve, Duration::from_millis(5));
+    let reserves = |all: &str, one: &str| {
+        let text = GOOD.replace("total =", &format!("reserve = \"{all}\"\ntotal =")) + one;
+        Config::parse(&text, "g.toml").map(|config| config.routes[0].reserve)
+    };
+    assert_eq!(reserves("20ms", "").unwrap(), Duration::from_millis(20));
+    assert_eq!(reserves("20ms", "reserve = \"none\"").unwrap(), Duration::ZERO);
+    assert!(reserves("20", "").unwrap_err().to_string().starts_with("g.toml:2: reserve: "));
     assert!(config.conflicts().is_empty());
 }
 

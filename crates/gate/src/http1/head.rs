@@ -13,7 +13,7 @@ use overdue::{
         fields::{Field, tokens},
         request, response,
     },
-    server::propagate::{ENVOY_TIMEOUT_MS, GRPC_TIMEOUT, Style, TimeoutHeaders},
+    server::propagate::{ENVOY_TIMEOUT_MS, GRPC_TIMEOUT, Style, TimeoutHeaders, left_for_next},
 };
 use overdue_core::Limit;
 
@@ -389,13 +389,14 @@ fn is_named(fields: &[Field<'_>], name: &str) -> bool {
         .any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// Says what remains, and ends the head. `None` when there is no end to it. False when nothing remains that could be
-/// said: the request must not be sent.
+/// Says what remains but for the reserve, and ends the head. `None` when there is no end to it. False when nothing remains
+/// that could be said: the request must not be sent.
 pub(crate) fn finish_request(out: &mut BytesMut, left: Option<Duration>, request: &Prepared, server: &str) -> bool {
     if !request.names_host {
         put_field(out, "host", server.as_bytes());
     }
     if let Some(left) = left {
+        let left = left_for_next(left, request.route.route.reserve);
         let Some(millis) = Style::Millis.write(left) else { return false };
         put_field(out, ENVOY_TIMEOUT_MS, millis.as_bytes());
         if let Some(text) = Style::Grpc.write(left).filter(|_| request.is_grpc) {

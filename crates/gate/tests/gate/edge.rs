@@ -5,6 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
@@ -375,4 +376,53 @@ fn forwarded_is_quoted_where_it_has_to_be() {
         let told = format!("{}for=127.0.0.1;host=a.test;proto=http", goes_on.unwrap_or_default());
         assert_eq!(field(&seen, "forwarded"), Some(told.as_str()), "{said}");
     }
+}
+
+fn millis(head: &str) -> u64 {
+    field(head, "x-envoy-expected-rq-timeout-ms").unwrap().parse().unwrap()
+}
+
+/// Some of what remains is kept, but no more than half; the span is what a busy machine may take before it sends.
+#[test]
+fn what_remains_is_told_but_for_a_reserve() {
+    let server = Server::answering(OK);
+    for (reserve, least, most) in [("none", 16_000, 20_000), ("8s", 8000, 12_000), ("19s", 6000, 10_000)] {
+        let limits = format!("total = \"20s\"\nreserve = \"{reserve}\"");
+        let bed = Bed::new(&[server.address], &[("limits", &limits)]);
+        let (_, seen) = seen_with(&mut bed.connect(), &server, "");
+        assert!((least..=most).contains(&millis(&seen)), "{reserve}: {seen}");
+        assert_eq!(field(&seen, "grpc-timeout"), None);
+        // Both styles where the server may know the other.
+        let (_, seen) = seen_with(&mut bed.connect(), &server, "Content-Type: application/grpc+proto\r\n");
+        let grpc = field(&seen, "grpc-timeout").unwrap();
+        let micros: u64 = grpc.strip_suffix('u').unwrap().parse().unwrap();
+        assert_eq!(micros / 1000, millis(&seen), "{grpc}");
+    }
+}
+
+/// A kept connection that turns out to be dead is no word about the request; the time that it took is gone all the same.
+#[test]
+fn what_remains_shrinks_with_every_attempt() {
+    const TAKEN: Duration = Duration::from_millis(300);
+    let server = Server::new(|peer| {
+        let mut first = true;
+        while let Some(head) = peer.request() {
+            let dies = head.starts_with("DELETE /1 ") && !first;
+            peer.say(head);
+            if dies {
+                std::sync::mpsc::channel::<()>().1.recv_timeout(TAKEN).unwrap_err();
+                return;
+            }
+            first = false;
+            peer.client.send(OK);
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("limits", "total = \"20s\"")]);
+    let mut client = bed.connect();
+    assert_eq!(client.call(GET).status, 200);
+    assert_eq!(client.call("DELETE /1 HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    let (_, dead, again) = (server.saw(), millis(&server.saw()), millis(&server.saw()));
+    // Rounded down, both.
+    assert!(again + 299 <= dead, "{dead} ms, then {again} ms");
+    assert_eq!(server.connections(), 2);
 }
