@@ -204,7 +204,8 @@ impl Desk {
                 }
             }
             let listening = worker.listening.borrow().clone();
-            (worker.counts.clone(), worker.connections(), servers, listening)
+            let left_out = worker.lines.borrow().left_out();
+            (worker.counts.clone(), worker.connections(), servers, listening, left_out)
         });
         let looks = looks.await;
         let mut out = Exposition::default();
@@ -219,6 +220,13 @@ impl Desk {
             "Lines that could not be written.",
             self.dropped.load(Relaxed) as f64,
         );
+        let left_out = looks.iter().flatten().map(|(.., left_out)| left_out);
+        let [served, failed] =
+            left_out.fold([0, 0], |[served, failed], [more, others]| [served + more, failed + others]);
+        out.head("overdue_gate_log_lines_left_out_total", "counter", "Lines that the rate of the log did not allow.");
+        for (of, count) in [("served", served), ("failed", failed)] {
+            out.line("overdue_gate_log_lines_left_out_total", &[("of", of)], count as f64);
+        }
         let all = Counts::default();
         let mut open = 0;
         for (counts, connections, ..) in looks.iter().flatten() {
@@ -250,7 +258,7 @@ impl Desk {
             out.line("overdue_gate_proxy_headers_refused_total", &labels, count.get() as f64);
         }
         let mut listeners: std::collections::BTreeMap<SocketAddr, [u64; 3]> = Default::default();
-        for (address, stats) in looks.iter().flatten().flat_map(|(.., listening)| listening) {
+        for (address, stats) in looks.iter().flatten().flat_map(|(.., listening, _)| listening) {
             let sums = listeners.entry(*address).or_default();
             let refused =
                 [Refused::Exhausted, Refused::Total, Refused::Source].into_iter().map(|why| stats.refused(why)).sum();
@@ -301,7 +309,7 @@ impl Desk {
             ("overdue_gate_server_shunned", "Workers that leave a server alone, as they cannot connect to it."),
         ];
         let mut servers: std::collections::BTreeMap<(Arc<str>, SocketAddr), [usize; 4]> = Default::default();
-        for (_, _, of_worker, _) in looks.iter().flatten() {
+        for (_, _, of_worker, ..) in looks.iter().flatten() {
             for (cluster, address, numbers, _) in of_worker {
                 let sums = servers.entry((Arc::clone(cluster), *address)).or_default();
                 sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);

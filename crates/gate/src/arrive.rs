@@ -7,7 +7,10 @@ use std::{io, net::SocketAddr, rc::Rc, time::Instant};
 
 use overdue::{
     Context,
-    server::hello::{HandshakeError, WhyRejected},
+    server::{
+        Source,
+        hello::{HandshakeError, WhyRejected},
+    },
 };
 use overdue_core::{Cause, Limit, Stage};
 use tokio::net::TcpStream;
@@ -16,7 +19,7 @@ use crate::{
     clock,
     config::Listener,
     counts::add,
-    http1::{Known, Line},
+    http1::Known,
     log::{Entry, Marks, Whom},
     proxy_header::{self, HEADER_MAX, Invalid, Says},
     worker::{self, Worker},
@@ -209,7 +212,7 @@ impl Arrival {
     fn tell(&self, worker: &Worker, entry: &Entry<'_>) {
         let (client, via) = (worker::text_of(self.client), self.via.map(worker::text_of));
         let whom = Whom { client: &client, via: via.as_deref() };
-        worker.lines.borrow_mut().put(entry, &Line::default(), whom);
+        worker.lines.borrow_mut().put_early(entry, whom, Source::from(self.client.ip()));
     }
 }
 

@@ -167,6 +167,8 @@ pub struct Log {
     pub format: Format,
     /// Where it goes.
     pub to: To,
+    /// How many lines there may be in that time, over all workers; `None`: any number.
+    pub rate: Option<(u32, Duration)>,
 }
 
 /// How a line of the log looks.

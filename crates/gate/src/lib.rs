@@ -10,6 +10,7 @@ mod counts;
 mod gate;
 mod http1;
 mod log;
+mod notices;
 mod proxy_header;
 mod route;
 mod run;

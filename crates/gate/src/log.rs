@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use overdue::server::Source;
 use overdue_core::{
     Cause, Limit, LimitReport, Outcome, Report, Stage,
     facts::{CallFacts, Failure},
@@ -25,9 +26,10 @@ use overdue_core::{
 use crate::{
     arrive::PROXY,
     clock,
-    config::{Format, To},
+    config::{Format, Log, To},
     counts::{Counts, STAGES, add},
     http1::{Known, Line},
+    notices::{Budget, Notice, Tally},
     upstream::Server,
     worker::{HEAD, PlannedRoute},
 };
@@ -161,6 +163,11 @@ impl<'a> Entry<'a> {
         })
     }
 
+    /// Whether somebody will look for it: it failed here, or at its server.
+    const fn has_failed(&self) -> bool {
+        self.failed.is_some() || self.refused.is_some() || self.known.status >= 500
+    }
+
     pub(crate) fn count(&self, counts: &Counts) {
         add(Some(&counts.requests), 1);
         add(Some(&counts.bytes_in), self.marks.bytes_in);
@@ -182,9 +189,19 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// Of connections that come to nothing before a request, so many have lines of their own in each worker; the others are
+/// counted by source.
+const EARLY: (u32, Duration) = (10, Duration::from_secs(1));
+
 /// The lines of one worker that are not handed on yet.
 pub(crate) struct Lines {
     format: Option<Format>,
+    rate: Option<Budget>,
+    /// Lines that the rate did not allow: of requests that were served, and of others. So far, and as it was last told.
+    left_out: [u64; 2],
+    left_out_told: [u64; 2],
+    early: Budget,
+    early_untold: Tally,
     buf: Vec<u8>,
     count: u64,
     /// What time it is, as often as that is looked up.
@@ -193,14 +210,31 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(format: Format, writer: Writer) -> Self {
-        let format = writer.to.is_some().then_some(format);
-        Self { format, buf: Vec::new(), count: 0, time: now(), to: writer }
+    /// Those of one of so many workers.
+    pub(crate) fn new(log: &Log, workers: usize, writer: Writer) -> Self {
+        Self {
+            format: writer.to.is_some().then_some(log.format),
+            rate: log.rate.map(|rate| Budget::new(rate, workers)),
+            left_out: [0; 2],
+            left_out_told: [0; 2],
+            early: Budget::new(EARLY, 1),
+            early_untold: Tally::default(),
+            buf: Vec::new(),
+            count: 0,
+            time: now(),
+            to: writer,
+        }
     }
 
-    /// Adds the line of one request.
+    /// Adds the line of one request, if the rate allows it.
     pub(crate) fn put(&mut self, entry: &Entry<'_>, line: &Line, whom: Whom<'_>) {
         let Some(format) = self.format else { return };
+        let failed = entry.has_failed();
+        if self.rate.as_mut().is_some_and(|rate| !rate.take(entry.end, failed)) {
+            let [served, others] = &mut self.left_out;
+            *(if failed { others } else { served }) += 1;
+            return;
+        }
         // To a buffer that grows, writing does not fail.
         let _ = match format {
             Format::Json => json(&mut self.buf, &self.time, entry, line, whom),
@@ -210,6 +244,42 @@ impl Lines {
         if self.buf.len() >= FULL {
             self.hand_on();
         }
+    }
+
+    /// Adds the line of a connection from this source that came to nothing before a request.
+    pub(crate) fn put_early(&mut self, entry: &Entry<'_>, whom: Whom<'_>, source: Source) {
+        match self.early.take(entry.end, true) {
+            true => self.put(entry, &Line::default(), whom),
+            false => self.early_untold.add(source),
+        }
+    }
+
+    /// Adds a line that is about no single request. There are few of them, whatever happens.
+    pub(crate) fn put_notice(&mut self, notice: &Notice) {
+        let Some(format) = self.format else { return };
+        // To a buffer that grows, writing does not fail.
+        let _ = notice.write(&mut self.buf, format, &self.time);
+        self.count += 1;
+    }
+
+    /// Tells what has no line of its own.
+    pub(crate) fn put_counted(&mut self) {
+        let [served, failed] = std::array::from_fn(|at| {
+            let so_far = |counts: [u64; 2]| counts.get(at).copied().unwrap_or_default();
+            so_far(self.left_out) - so_far(self.left_out_told)
+        });
+        self.left_out_told = self.left_out;
+        if served + failed > 0 {
+            self.put_notice(&Notice::LeftOut { served, failed });
+        }
+        if let Some(told) = self.early_untold.take() {
+            self.put_notice(&Notice::CameToNothing(told));
+        }
+    }
+
+    /// Lines that the rate did not allow: of requests that were served, and of others.
+    pub(crate) const fn left_out(&self) -> [u64; 2] {
+        self.left_out
     }
 
     pub(crate) fn tick(&mut self) {

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    io,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -21,6 +22,7 @@ use crate::{
     counts::Counts,
     http1::{Buffers, Known, Line},
     log::{Entry, Lines, Marks, Whom},
+    notices::{Doorstep, Notice},
     trace::Ids,
     upstream::Servers,
 };
@@ -36,6 +38,8 @@ pub(crate) struct Worker {
     draining: Cell<bool>,
     /// What its listeners count.
     pub(crate) listening: RefCell<Vec<(SocketAddr, ListenerStats)>>,
+    /// What happens there, to be told.
+    pub(crate) doorsteps: RefCell<Vec<(SocketAddr, Doorstep)>>,
 }
 
 /// A configuration, as one worker follows it.
@@ -132,6 +136,7 @@ impl Worker {
             live: RefCell::default(),
             draining: Cell::new(false),
             listening: RefCell::default(),
+            doorsteps: RefCell::default(),
         })
     }
 
@@ -208,8 +213,26 @@ impl Worker {
         self.lines.borrow_mut().tick();
     }
 
-    /// What has to be done now and then: connections to servers that are of no use any more are closed.
+    /// A listener can accept nothing any more. That does not pass by itself, so that standard error has it, too.
+    pub(crate) fn lost(&self, listener: SocketAddr, err: &io::Error) {
+        let notice = Notice::Lost { listener, worker: self.number, error: err.to_string() };
+        crate::tell_stderr(&notice.text());
+        self.lines.borrow_mut().put_notice(&notice);
+    }
+
+    /// Tells what was only counted since the last time.
+    pub(crate) fn tell_counted(&self) {
+        let mut lines = self.lines.borrow_mut();
+        lines.put_counted();
+        for (listener, doorstep) in &*self.doorsteps.borrow() {
+            doorstep.take(*listener).iter().for_each(|notice| lines.put_notice(notice));
+        }
+    }
+
+    /// What has to be done once a second: connections to servers that are of no use any more are closed, and what was only
+    /// counted is told.
     pub(crate) fn tick(&self) {
+        self.tell_counted();
         let now = clock::now();
         let plan = self.plan();
         for servers in plan.servers.values() {

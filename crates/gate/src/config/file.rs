@@ -41,6 +41,7 @@ struct LogTable {
     format: Option<Spanned<String>>,
     file: Option<PathBuf>,
     off: Option<bool>,
+    rate: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -308,13 +309,15 @@ impl Source<'_> {
         })
     }
 
-    /// `20/10s`: so many in that time.
+    /// `20/10s`: so many in that time; `20/s` in one second.
     fn rate(&self, text: &Spanned<String>) -> Result<(u32, Duration), ConfigError> {
         let rate = text.get_ref().split_once('/').and_then(|(count, per)| {
-            let (count, per) = (count.trim().parse::<u32>().ok()?, parse_duration(per.trim()).ok()?);
+            let (count, per) = (count.trim().parse::<u32>().ok()?, per.trim());
+            let one = if per.starts_with(|first: char| first.is_ascii_digit()) { "" } else { "1" };
+            let per = parse_duration(&format!("{one}{per}")).ok()?;
             (count > 0 && !per.is_zero()).then_some((count, per))
         });
-        rate.ok_or_else(|| self.error(text.span(), format!("{:?} is no rate, such as 20/10s", text.get_ref())))
+        rate.ok_or_else(|| self.error(text.span(), format!("{:?} is no rate, such as 20/s or 20/10s", text.get_ref())))
     }
 
     fn trace(&self, table: &TraceTable) -> Result<Trace, ConfigError> {
@@ -472,7 +475,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         listeners,
         routes,
         admin,
-        log: Log { format, to },
+        log: Log { format, to, rate: file.log.rate.as_ref().map(|rate| source.rate(rate)).transpose()? },
         trace: source.trace(&file.trace)?,
         drain: source.some_limit(LimitName::Total, file.drain.as_ref(), DRAIN)?,
     })

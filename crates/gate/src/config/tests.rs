@@ -85,6 +85,19 @@ fn a_proxy_header_needs_somebody_to_send_it_and_a_limit() {
 }
 
 #[test]
+fn a_rate_has_a_time() {
+    let with = |rate: &str| Config::parse(&format!("[log]\nrate = \"{rate}\"\n{GOOD}"), "g.toml");
+    for (rate, per) in [("1000/s", 1), ("1000/1s", 1), ("1000 / 10s", 10), ("1000/m", 60)] {
+        assert_eq!(with(rate).unwrap().log.rate, Some((1000, Duration::from_secs(per))), "{rate}");
+    }
+    for rate in ["1000", "1000/", "0/s", "/s", "1000/0s", "-1/s", "1000/parsec"] {
+        let error = with(rate).unwrap_err();
+        assert!(error.line == 2 && error.message.contains("such as 20/s"), "{rate}: {error}");
+    }
+    assert_eq!(Config::parse(GOOD, "g.toml").unwrap().log.rate, None);
+}
+
+#[test]
 fn what_traces_may_be() {
     let with = |trace: &str| Config::parse(&format!("[trace]\n{trace}\n{GOOD}"), "g.toml");
     for (trace, start, from_anyone) in [

@@ -426,3 +426,67 @@ fn what_remains_shrinks_with_every_attempt() {
     assert!(again + 299 <= dead, "{dead} ms, then {again} ms");
     assert_eq!(server.connections(), 2);
 }
+
+/// The lines of requests, and the notices of this kind.
+fn apart(lines: Vec<Value>, kind: &str) -> (Vec<Value>, Vec<Value>) {
+    let (requests, notices): (Vec<Value>, Vec<Value>) =
+        lines.into_iter().partition(|line| line["schema"] == "overdue.report/1");
+    assert!(notices.iter().all(|notice| notice["schema"] == "overdue.notice/1"), "{notices:#?}");
+    (requests, notices.into_iter().filter(|notice| notice["notice"] == kind).collect())
+}
+
+fn sum(notices: &[Value], name: &str) -> u64 {
+    notices.iter().map(|notice| notice[name].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_log_has_so_many_lines_and_failures_have_a_share_of_their_own() {
+    let server = Server::answering(OK);
+    let route = ("route", "path = \"/\"\nmethods = [\"GET\"]");
+    let bed = Bed::new(&[server.address], &[("log", "rate = \"10/1h\""), route]);
+    let mut client = bed.connect();
+    for _ in 0..30 {
+        assert_eq!(client.call(GET).status, 200);
+    }
+    for _ in 0..5 {
+        assert_eq!(client.call("PUT / HTTP/1.1\r\nHost: a\r\n\r\n").status, 404);
+    }
+    let (requests, notices) = apart(bed.lines(), "lines-left-out");
+    let statuses: Vec<u64> = requests.iter().map(|line| line["gate"]["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 200, 404, 404]);
+    assert_eq!((sum(&notices, "served"), sum(&notices, "failed")), (22, 3), "{notices:#?}");
+}
+
+#[test]
+fn connections_that_are_refused_are_told_by_source() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[("listener", "connections = 1")]);
+    let mut served = bed.connect();
+    assert_eq!(served.call(GET).status, 200);
+    for _ in 0..20 {
+        assert!(bed.connect().rest().0.starts_with(b"HTTP/1.1 503 "));
+    }
+    assert_eq!(served.call(GET).status, 200);
+    let (requests, notices) = apart(bed.lines(), "connections-refused");
+    assert_eq!((requests.len(), sum(&notices, "count")), (2, 20), "{notices:#?}");
+    // A line a second at most, and not one for each.
+    assert!(notices.len() < 20, "{notices:#?}");
+    assert_eq!(notices[0]["sources"][0]["source"], "127.0.0.1");
+    assert!(notices[0]["text"].as_str().unwrap().contains("were refused, most from 127.0.0.1"), "{:#}", notices[0]);
+}
+
+#[test]
+fn a_flood_of_failed_handshakes_is_no_flood_of_lines() {
+    let server = Server::answering(OK);
+    let folder = TempDir::new().unwrap();
+    let (table, _) = certificate(folder.path());
+    let bed = Bed::new(&[server.address], &[("listener", &table)]);
+    let mut clients: Vec<Client> = (0..200).map(|_| bed.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(GET));
+    clients.iter_mut().for_each(|client| assert_eq!(client.rest().0, b""));
+    let (requests, notices) = apart(bed.lines(), "connections-failed");
+    assert_eq!(requests.len() as u64 + sum(&notices, "count"), 200, "{notices:#?}");
+    assert!((10..200).contains(&requests.len()), "{}", requests.len());
+    assert_eq!((&requests[0]["cause"], &requests[0]["limit"]), (&"tls-not-tls".into(), &Value::Null));
+    assert_eq!(notices[0]["sources"][0]["source"], "127.0.0.1");
+}
