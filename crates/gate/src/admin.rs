@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use crate::{
+    arrive::WhyNoHeader,
     clock,
     config::Config,
     counts::{Counts, STAGES},
@@ -161,6 +162,8 @@ impl Desk {
                         "method": line.method(),
                         "host": line.authority(),
                         "path": line.path(),
+                        "request_id": line.id(),
+                        "trace_id": line.hop().map(|hop| hop.trace_id().as_str().to_owned()),
                         "route": &*request.route.route.name,
                         "server": request.server.map(|server| server.to_string()),
                         "age_us": us(request.began),
@@ -201,7 +204,8 @@ impl Desk {
                 }
             }
             let listening = worker.listening.borrow().clone();
-            (worker.counts.clone(), worker.connections(), servers, listening)
+            let left_out = worker.lines.borrow().left_out();
+            (worker.counts.clone(), worker.connections(), servers, listening, left_out)
         });
         let looks = looks.await;
         let mut out = Exposition::default();
@@ -216,6 +220,13 @@ impl Desk {
             "Lines that could not be written.",
             self.dropped.load(Relaxed) as f64,
         );
+        let left_out = looks.iter().flatten().map(|(.., left_out)| left_out);
+        let [served, failed] =
+            left_out.fold([0, 0], |[served, failed], [more, others]| [served + more, failed + others]);
+        out.head("overdue_gate_log_lines_left_out_total", "counter", "Lines that the rate of the log did not allow.");
+        for (of, count) in [("served", served), ("failed", failed)] {
+            out.line("overdue_gate_log_lines_left_out_total", &[("of", of)], count as f64);
+        }
         let all = Counts::default();
         let mut open = 0;
         for (counts, connections, ..) in looks.iter().flatten() {
@@ -237,8 +248,17 @@ impl Desk {
             "TLS handshakes of clients that came to nothing.",
             all.handshakes_failed.get() as f64,
         );
+        out.head(
+            "overdue_gate_proxy_headers_refused_total",
+            "counter",
+            "Connections whose PROXY header was not taken: of nobody trusted, wrong, or not there in time.",
+        );
+        for (why, count) in WhyNoHeader::ALL.into_iter().zip(&all.proxy_headers_refused) {
+            let labels = [("why", why.as_str())];
+            out.line("overdue_gate_proxy_headers_refused_total", &labels, count.get() as f64);
+        }
         let mut listeners: std::collections::BTreeMap<SocketAddr, [u64; 3]> = Default::default();
-        for (address, stats) in looks.iter().flatten().flat_map(|(.., listening)| listening) {
+        for (address, stats) in looks.iter().flatten().flat_map(|(.., listening, _)| listening) {
             let sums = listeners.entry(*address).or_default();
             let refused =
                 [Refused::Exhausted, Refused::Total, Refused::Source].into_iter().map(|why| stats.refused(why)).sum();
@@ -294,7 +314,7 @@ impl Desk {
             ("overdue_gate_server_shunned", "Workers that leave a server alone, as they cannot connect to it."),
         ];
         let mut servers: std::collections::BTreeMap<(Arc<str>, SocketAddr), [usize; 4]> = Default::default();
-        for (_, _, of_worker, _) in looks.iter().flatten() {
+        for (_, _, of_worker, ..) in looks.iter().flatten() {
             for (cluster, address, numbers, _) in of_worker {
                 let sums = servers.entry((Arc::clone(cluster), *address)).or_default();
                 sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
@@ -379,13 +399,17 @@ fn describe(config: &Config) -> Value {
             "head": limit(listener.head.as_ref()),
             "idle": limit(listener.idle.as_ref()),
             "connections": listener.connections,
+            "forwarded": listener.forwarded.as_str(),
+            "proxy_protocol": listener.proxy_protocol,
         })).collect::<Vec<_>>(),
+        "trace": { "start": config.trace.start, "from_anyone": config.trace.from_anyone },
         "routes": config.routes.iter().map(|route| json!({
             "name": &*route.name,
             "matches": route.matches.to_string(),
             "cluster": &*route.cluster.name,
             "body_max": route.body_max,
             "limits": limits(&route.limits),
+            "reserve_us": micros(route.reserve),
         })).collect::<Vec<_>>(),
         "clusters": config.clusters().values().map(|cluster| json!({
             "name": &*cluster.name,

@@ -33,6 +33,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// What it writes of each request.
     pub log: Log,
+    /// Whose traces go on, and which begin here.
+    pub trace: Trace,
     /// How long requests in flight may go on once it is told to stop.
     pub drain: Limit,
 }
@@ -48,12 +50,50 @@ pub struct Listener {
     pub idle: Option<Limit>,
     /// Clients whose word counts for what only a proxy knows: the time that remains, and whom it serves.
     pub trusted: TrustedPeers,
+    /// How servers are told of the client.
+    pub forwarded: Forwarded,
     /// Connections at a time, over all workers.
     pub connections: usize,
     /// Clients may speak HTTP/2: in TLS by ALPN, without by beginning with it.
     pub http2: bool,
+    /// Each connection begins with a header of the PROXY protocol, from one of the trusted.
+    pub proxy_protocol: bool,
     /// Clients speak TLS; `None`: they do not.
     pub tls: Option<Tls>,
+}
+
+/// How servers are told whom a request serves, at which name and over what. What trusted clients said of that goes on; what
+/// is added here is of these kinds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forwarded {
+    /// `X-Forwarded-For` and `X-Forwarded-Proto`.
+    X,
+    /// `Forwarded` (RFC 7239).
+    Rfc7239,
+    /// All of them.
+    Both,
+    /// Nothing is added.
+    None,
+}
+
+impl Forwarded {
+    pub(crate) const fn has_x(self) -> bool {
+        matches!(self, Self::X | Self::Both)
+    }
+
+    pub(crate) const fn has_rfc7239(self) -> bool {
+        matches!(self, Self::Rfc7239 | Self::Both)
+    }
+
+    /// As the file has it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::X => "x",
+            Self::Rfc7239 => "rfc7239",
+            Self::Both => "both",
+            Self::None => "none",
+        }
+    }
 }
 
 /// TLS towards clients.
@@ -84,6 +124,8 @@ pub struct Route {
     pub cluster: Arc<Cluster>,
     /// The limits of each request.
     pub limits: Limits,
+    /// What is kept of the time that remains when servers are told of it.
+    pub reserve: Duration,
     /// Request bodies that are longer are refused; `None`: any length.
     pub body_max: Option<u64>,
 }
@@ -118,6 +160,15 @@ pub struct Cluster {
     pub tls: Option<ServerTls>,
 }
 
+/// Traces that requests belong to (`traceparent`).
+#[derive(Clone, PartialEq, Debug)]
+pub struct Trace {
+    /// A request that brings none begins one, of which this share is sampled; `None`: it has none.
+    pub start: Option<f64>,
+    /// Anybody's goes on, and not only that of trusted clients.
+    pub from_anyone: bool,
+}
+
 /// What is written of each request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Log {
@@ -125,6 +176,8 @@ pub struct Log {
     pub format: Format,
     /// Where it goes.
     pub to: To,
+    /// How many lines there may be in that time, over all workers; `None`: any number.
+    pub rate: Option<(u32, Duration)>,
 }
 
 /// How a line of the log looks.

@@ -9,6 +9,8 @@ use std::{
 
 use overdue_core::{Cause, Stage};
 
+use crate::arrive::WhyNoHeader;
+
 /// The stages of a request as the gateway measures them.
 pub(crate) const STAGES: [Stage; 7] =
     [crate::worker::HEAD, Stage::Queue, Stage::Connect, Stage::Tls, Stage::Send, Stage::Wait, Stage::Receive];
@@ -28,6 +30,8 @@ pub(crate) struct Counts {
     pub(crate) resumed: Cell<u64>,
     /// TLS handshakes of clients that came to nothing.
     pub(crate) handshakes_failed: Cell<u64>,
+    /// Connections without a PROXY header that could be taken, by [`WhyNoHeader`].
+    pub(crate) proxy_headers_refused: [Cell<u64>; WhyNoHeader::ALL.len()],
     /// By class of the status, from 1xx to 5xx; 0 where there was no answer.
     pub(crate) statuses: [Cell<u64>; 6],
     pub(crate) stages: [Histogram; STAGES.len()],
@@ -111,6 +115,8 @@ impl Counts {
         ] {
             add(Some(own), other.get());
         }
+        let refused = self.proxy_headers_refused.iter().zip(&other.proxy_headers_refused);
+        refused.for_each(|(own, other)| add(Some(own), other.get()));
         self.statuses.iter().zip(&other.statuses).for_each(|(own, other)| add(Some(own), other.get()));
         self.stages.iter().zip(&other.stages).for_each(|(own, other)| own.merge(other));
         self.total.merge(&other.total);

@@ -18,10 +18,12 @@ use tokio::{
 };
 
 use crate::{
+    arrive::arrive,
     clock,
     config::{Config, ConfigError},
     http1,
     log::{Lines, Writer},
+    notices::Doorstep,
     tls::{self, Door, Doors},
     worker::Worker,
 };
@@ -114,18 +116,21 @@ impl Gate {
                 // Port 0 is any, and the same for every worker.
                 let address = addresses.get(place).copied().unwrap_or(listener.address);
                 let failed = |source| GateError::Listen { address, source };
+                let doorstep = Doorstep::default();
+                let told = doorstep.clone();
                 let options = ListenOptions::new()
                     .backlog(BACKLOG)
                     .reuse_port(config.workers > 1)
                     .only_v6(true)
                     .connections(connections.clone())
+                    .on_event(move |event| told.happens(event))
                     .refusal(|_| Bytes::from_static(FULL));
                 let socket = options.bind(address).map_err(failed)?;
                 if number == 0 {
                     addresses.push(socket.local_addr().map_err(failed)?);
                 }
                 let door = doors.get(&listener.address).cloned();
-                own.push(Bound { name: listener.address, socket, door });
+                own.push(Bound { name: listener.address, socket, door, doorstep });
             }
             drop(inside);
             bound.push((runtime, own));
@@ -136,7 +141,7 @@ impl Gate {
             let (orders, receiver) = mpsc::unbounded_channel();
             let (config, writer, ends) = (Arc::clone(&config), writer.clone(), ends.clone());
             let work = move || {
-                let worker = Worker::new(number, Arc::clone(&config), Lines::new(config.log.format, writer));
+                let worker = Worker::new(number, Arc::clone(&config), Lines::new(&config.log, config.workers, writer));
                 LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
                 // Whoever waits may be gone.
                 let _ = ends.send(());
@@ -226,6 +231,7 @@ struct Bound {
     name: SocketAddr,
     socket: Listener,
     door: Option<Door>,
+    doorstep: Doorstep,
 }
 
 /// What a client gets that is one too many.
@@ -235,8 +241,9 @@ const FULL: &[u8] =
 /// One worker, until it is drained.
 async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let mut accepting = JoinSet::new();
-    for Bound { name, socket, door } in sockets {
+    for Bound { name, socket, door, doorstep } in sockets {
         worker.listening.borrow_mut().push((name, socket.stats()));
+        worker.doorsteps.borrow_mut().push((name, doorstep));
         drop(accepting.spawn_local(accept(Rc::clone(&worker), name, socket, door)));
     }
     let ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
@@ -266,23 +273,31 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
         }
     }
     ticking.abort();
+    worker.tell_counted();
     worker.lines.borrow_mut().tick();
 }
 
 async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener, door: Option<Door>) {
-    // An error means that the listener is of no more use.
-    while let Ok(accepted) = listener.accept().await {
+    loop {
+        let accepted = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(err) => return worker.lost(address, &err),
+        };
         let worker = Rc::clone(&worker);
         match &door {
             None => tokio::task::spawn_local(async move {
                 let _permit = accepted.permit;
-                http1::serve(accepted.stream, accepted.peer, address, worker).await;
+                if let Some(arrival) = arrive(&worker, &accepted.stream, accepted.peer, address).await {
+                    http1::serve(accepted.stream, arrival, worker).await;
+                }
             }),
             Some(door) => {
                 let door = door.clone();
                 tokio::task::spawn_local(async move {
                     let _permit = accepted.permit;
-                    http1::serve_tls(accepted.stream, accepted.peer, address, worker, &door).await;
+                    if let Some(arrival) = arrive(&worker, &accepted.stream, accepted.peer, address).await {
+                        http1::serve_tls(accepted.stream, arrival, worker, &door).await;
+                    }
                 })
             }
         };
@@ -300,5 +315,36 @@ async fn tick(worker: Rc<Worker>) {
         if count.is_multiple_of(10) {
             worker.tick();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A listener whose socket was shut down says so once, and is not asked for ever.
+    #[test]
+    fn a_listener_that_is_of_no_more_use_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let text = format!(
+            "[log]\nfile = {log:?}\n[[listener]]\nlisten = \"127.0.0.1:0\"\n[cluster.a]\nservers = [\"127.0.0.1:1\"]\n\
+             [[route]]\ncluster = \"a\"\n"
+        );
+        let config = Arc::new(Config::parse(&text, "gate.toml").unwrap());
+        let (writer, written) = Writer::start(&config.log.to).unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let worker = Worker::new(0, Arc::clone(&config), Lines::new(&config.log, 1, writer));
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = socket.local_addr().unwrap();
+            let listener = ListenOptions::new().from_std(socket.try_clone().unwrap()).unwrap();
+            socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Both).unwrap();
+            accept(worker, address, listener, None).await;
+        });
+        written.recv_timeout(Duration::from_secs(20)).unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&std::fs::read(log).unwrap()).unwrap();
+        assert_eq!((&line["notice"], &line["schema"]), (&"listener-lost".into(), &"overdue.notice/1".into()));
+        assert!(line["text"].as_str().unwrap().contains("only a new start mends that"), "{line:#}");
     }
 }

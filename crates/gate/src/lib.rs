@@ -3,6 +3,7 @@
 //! [`Config`] is what it is to do, [`Gate`] does it.
 
 mod admin;
+mod arrive;
 mod clock;
 pub mod config;
 mod counts;
@@ -10,9 +11,12 @@ mod gate;
 mod http1;
 mod http2;
 mod log;
+mod notices;
+mod proxy_header;
 mod route;
 mod run;
 mod tls;
+mod trace;
 mod upstream;
 mod worker;
 
@@ -21,3 +25,5 @@ pub use self::{
     gate::{Gate, GateError},
     run::{run, tell_stderr},
 };
+#[cfg(fuzzing)]
+pub use self::{proxy_header::fuzz as fuzz_proxy_header, trace::fuzz as fuzz_traceparent};

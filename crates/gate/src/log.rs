@@ -15,18 +15,21 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use overdue::server::Source;
 use overdue_core::{
-    LimitReport, Outcome, Report, Stage,
+    Cause, Limit, LimitReport, Outcome, Report, Stage,
     facts::{CallFacts, Failure},
     judge::Judgement,
     micros,
 };
 
 use crate::{
+    arrive::PROXY,
     clock,
-    config::{Format, To},
+    config::{Format, Log, To},
     counts::{Counts, STAGES, add},
     http1::{Known, Line},
+    notices::{Budget, Notice, Tally},
     upstream::Server,
     worker::{HEAD, PlannedRoute},
 };
@@ -117,6 +120,14 @@ impl Marks {
     }
 }
 
+/// Whose request it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Whom<'a> {
+    pub(crate) client: &'a str,
+    /// The proxy that named the client.
+    pub(crate) via: Option<&'a str>,
+}
+
 /// What is to be told of a request.
 pub(crate) struct Entry<'a> {
     pub(crate) marks: &'a Marks,
@@ -126,6 +137,9 @@ pub(crate) struct Entry<'a> {
     pub(crate) server: Option<&'a Server>,
     /// Why it went nowhere, and where it ended.
     pub(crate) refused: Option<(Stage, &'a str)>,
+    /// What was behind that, and the limit that it met, where there is such a thing.
+    pub(crate) cause: Option<Cause>,
+    pub(crate) limit: Option<&'a Limit>,
     pub(crate) failed: Option<(&'a CallFacts, &'a Judgement)>,
 }
 
@@ -133,7 +147,7 @@ impl<'a> Entry<'a> {
     /// Of a request that was answered by its server.
     pub(crate) fn new(marks: &'a Marks, end: Instant) -> Self {
         let known = Known { status: marks.status, ..Known::SERVED };
-        Self { marks, end, known, route: None, server: None, refused: None, failed: None }
+        Self { marks, end, known, route: None, server: None, refused: None, cause: None, limit: None, failed: None }
     }
 
     fn stages(&self) -> impl Iterator<Item = (Stage, Instant, Instant)> {
@@ -143,15 +157,19 @@ impl<'a> Entry<'a> {
             (None, None) => None,
         };
         let end = self.end;
-        // A client's handshake comes before all that a request has.
-        let clients = last == Some(Stage::Tls) && self.marks.secured.is_none();
-        let handshake = clients.then_some((Stage::Tls, self.marks.began));
-        let rest = self.marks.stages(last).take(if handshake.is_some() { 0 } else { usize::MAX });
-        let mut stages = handshake.into_iter().chain(rest).peekable();
+        // A client's handshake, and the header of its proxy, come before all that a request has.
+        let before = last.filter(|last| *last == PROXY || *last == Stage::Tls && self.marks.secured.is_none());
+        let rest = self.marks.stages(last).take(if before.is_some() { 0 } else { usize::MAX });
+        let mut stages = before.map(|stage| (stage, self.marks.began)).into_iter().chain(rest).peekable();
         std::iter::from_fn(move || {
             let (stage, begun) = stages.next()?;
             Some((stage, begun, stages.peek().map_or(end, |(_, next)| *next)))
         })
+    }
+
+    /// Whether somebody will look for it: it failed here, or at its server.
+    const fn has_failed(&self) -> bool {
+        self.failed.is_some() || self.refused.is_some() || self.known.status >= 500
     }
 
     pub(crate) fn count(&self, counts: &Counts) {
@@ -175,9 +193,19 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// Of connections that come to nothing before a request, so many have lines of their own in each worker; the others are
+/// counted by source.
+const EARLY: (u32, Duration) = (10, Duration::from_secs(1));
+
 /// The lines of one worker that are not handed on yet.
 pub(crate) struct Lines {
     format: Option<Format>,
+    rate: Option<Budget>,
+    /// Lines that the rate did not allow: of requests that were served, and of others. So far, and as it was last told.
+    left_out: [u64; 2],
+    left_out_told: [u64; 2],
+    early: Budget,
+    early_untold: Tally,
     buf: Vec<u8>,
     count: u64,
     /// What time it is, as often as that is looked up.
@@ -186,23 +214,76 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(format: Format, writer: Writer) -> Self {
-        let format = writer.to.is_some().then_some(format);
-        Self { format, buf: Vec::new(), count: 0, time: now(), to: writer }
+    /// Those of one of so many workers.
+    pub(crate) fn new(log: &Log, workers: usize, writer: Writer) -> Self {
+        Self {
+            format: writer.to.is_some().then_some(log.format),
+            rate: log.rate.map(|rate| Budget::new(rate, workers)),
+            left_out: [0; 2],
+            left_out_told: [0; 2],
+            early: Budget::new(EARLY, 1),
+            early_untold: Tally::default(),
+            buf: Vec::new(),
+            count: 0,
+            time: now(),
+            to: writer,
+        }
     }
 
-    /// Adds the line of one request.
-    pub(crate) fn put(&mut self, entry: &Entry<'_>, line: &Line, peer: &str) {
+    /// Adds the line of one request, if the rate allows it.
+    pub(crate) fn put(&mut self, entry: &Entry<'_>, line: &Line, whom: Whom<'_>) {
         let Some(format) = self.format else { return };
+        let failed = entry.has_failed();
+        if self.rate.as_mut().is_some_and(|rate| !rate.take(entry.end, failed)) {
+            let [served, others] = &mut self.left_out;
+            *(if failed { others } else { served }) += 1;
+            return;
+        }
         // To a buffer that grows, writing does not fail.
         let _ = match format {
-            Format::Json => json(&mut self.buf, &self.time, entry, line, peer),
-            Format::Text => text(&mut self.buf, &self.time, entry, line, peer),
+            Format::Json => json(&mut self.buf, &self.time, entry, line, whom),
+            Format::Text => text(&mut self.buf, &self.time, entry, line, whom),
         };
         self.count += 1;
         if self.buf.len() >= FULL {
             self.hand_on();
         }
+    }
+
+    /// Adds the line of a connection from this source that came to nothing before a request.
+    pub(crate) fn put_early(&mut self, entry: &Entry<'_>, whom: Whom<'_>, source: Source) {
+        match self.early.take(entry.end, true) {
+            true => self.put(entry, &Line::default(), whom),
+            false => self.early_untold.add(source),
+        }
+    }
+
+    /// Adds a line that is about no single request. There are few of them, whatever happens.
+    pub(crate) fn put_notice(&mut self, notice: &Notice) {
+        let Some(format) = self.format else { return };
+        // To a buffer that grows, writing does not fail.
+        let _ = notice.write(&mut self.buf, format, &self.time);
+        self.count += 1;
+    }
+
+    /// Tells what has no line of its own.
+    pub(crate) fn put_counted(&mut self) {
+        let [served, failed] = std::array::from_fn(|at| {
+            let so_far = |counts: [u64; 2]| counts.get(at).copied().unwrap_or_default();
+            so_far(self.left_out) - so_far(self.left_out_told)
+        });
+        self.left_out_told = self.left_out;
+        if served + failed > 0 {
+            self.put_notice(&Notice::LeftOut { served, failed });
+        }
+        if let Some(told) = self.early_untold.take() {
+            self.put_notice(&Notice::CameToNothing(told));
+        }
+    }
+
+    /// Lines that the rate did not allow: of requests that were served, and of others.
+    pub(crate) const fn left_out(&self) -> [u64; 2] {
+        self.left_out
     }
 
     pub(crate) fn tick(&mut self) {
@@ -259,11 +340,15 @@ fn since(begun: Instant, ended: Instant) -> u64 {
 }
 
 /// One object of `overdue.report/1`, with what only the gateway knows under `gate`.
-fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &str) -> io::Result<()> {
+fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Whom<'_>) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;
     match entry.failed {
         None => {
-            let outcome = if entry.refused.is_some() { "failed" } else { "ok" };
+            let outcome = match (entry.refused, entry.limit) {
+                (None, _) => "ok",
+                (Some(_), None) => "failed",
+                (Some(_), Some(_)) => "timed-out",
+            };
             out.extend_from_slice(b"{\"schema\":\"overdue.report/1\",\"outcome\":\"");
             out.extend_from_slice(outcome.as_bytes());
             out.extend_from_slice(b"\",\"stage\":");
@@ -271,7 +356,16 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &s
                 Some((stage, _)) => put_text(out, stage.as_str())?,
                 None => out.extend_from_slice(b"null"),
             }
-            out.extend_from_slice(b",\"cause\":null,\"limit\":null,\"elapsed_us\":");
+            match (entry.cause, entry.limit) {
+                (None, None) => out.extend_from_slice(b",\"cause\":null,\"limit\":null"),
+                (cause, limit) => {
+                    out.extend_from_slice(b",\"cause\":");
+                    serde_json::to_writer(&mut *out, &cause)?;
+                    out.extend_from_slice(b",\"limit\":");
+                    serde_json::to_writer(&mut *out, &limit.map(LimitReport::from))?;
+                }
+            }
+            out.extend_from_slice(b",\"elapsed_us\":");
             put_number(out, since(marks.began, *end));
             out.extend_from_slice(b",\"timeline\":[");
             for (place, (stage, begun, ended)) in entry.stages().enumerate() {
@@ -320,13 +414,33 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &s
     out.extend_from_slice(b",\"gate\":{\"time\":\"");
     out.extend_from_slice(time);
     out.extend_from_slice(b"\",\"client\":\"");
-    out.extend_from_slice(peer.as_bytes());
+    out.extend_from_slice(whom.client.as_bytes());
+    if let Some(via) = whom.via {
+        out.extend_from_slice(b"\",\"via\":\"");
+        out.extend_from_slice(via.as_bytes());
+    }
     out.extend_from_slice(b"\",\"method\":");
     put_text(out, line.method())?;
     out.extend_from_slice(b",\"host\":");
     put_text(out, line.authority())?;
     out.extend_from_slice(b",\"path\":");
     put_text(out, line.path())?;
+    if !line.id().is_empty() {
+        out.extend_from_slice(b",\"request_id\":");
+        put_text(out, line.id())?;
+    }
+    if let Some(hop) = line.hop() {
+        out.extend_from_slice(b",\"trace_id\":\"");
+        out.extend_from_slice(hop.trace_id().as_bytes());
+        out.extend_from_slice(b"\",\"span_id\":\"");
+        out.extend_from_slice(hop.span_id().as_bytes());
+        out.push(b'"');
+        if let Some(parent) = hop.parent_id() {
+            out.extend_from_slice(b",\"parent_id\":\"");
+            out.extend_from_slice(parent.as_bytes());
+            out.push(b'"');
+        }
+    }
     out.extend_from_slice(b",\"status\":");
     put_number(out, known.status.into());
     if let Some(route) = entry.route {
@@ -365,13 +479,13 @@ fn put_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
     serde_json::to_writer(out, text).map_err(io::Error::from)
 }
 
-/// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER head/queue/connect/tls/send/wait/receive/all BYTES CAUSE`, times in
+/// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER head/queue/connect/tls/send/wait/receive/all BYTES ID CAUSE`, times in
 /// milliseconds.
-fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &str) -> io::Result<()> {
+fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Whom<'_>) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;
     out.extend_from_slice(time);
     let state = str::from_utf8(&known.state).unwrap_or("--");
-    write!(out, " {peer} {} {state} {} ", known.status, known.flag)?;
+    write!(out, " {} {} {state} {} ", whom.client, known.status, known.flag)?;
     let word = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_default().to_string() };
     write!(out, "{} {} {} ", word(line.method()), word(line.authority()), word(line.path()))?;
     let route = entry.route.map_or("-".to_owned(), |route| format!("{:?}", route.route.name));
@@ -390,6 +504,7 @@ fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, peer: &s
         }
     }
     write!(out, "{:.1} {} ", end.saturating_duration_since(marks.began).as_secs_f64() * 1e3, marks.bytes_out)?;
+    write!(out, "{} ", word(line.id()))?;
     match (entry.failed, entry.refused) {
         (Some((_, judgement)), _) => match judgement.verdicts.first() {
             Some(verdict) => writeln!(out, "{}: {}", verdict.cause, verdict.summary.escape_debug()),

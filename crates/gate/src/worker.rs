@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    io,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -10,16 +11,19 @@ use std::{
     time::Instant,
 };
 
-use overdue::server::{ListenerStats, propagate::TimeoutHeaders};
+use overdue::server::{ListenerStats, TrustedPeers, propagate::TimeoutHeaders};
 use overdue_core::{Limit, Stage};
 use slab::Slab;
 
 use crate::{
+    arrive::Arrival,
     clock,
     config::{Config, Listener, Route},
     counts::Counts,
     http1::{Buffers, Known, Line},
-    log::{Entry, Lines, Marks},
+    log::{Entry, Lines, Marks, Whom},
+    notices::{Doorstep, Notice},
+    trace::Ids,
     upstream::Servers,
 };
 
@@ -34,6 +38,8 @@ pub(crate) struct Worker {
     draining: Cell<bool>,
     /// What its listeners count.
     pub(crate) listening: RefCell<Vec<(SocketAddr, ListenerStats)>>,
+    /// What happens there, to be told.
+    pub(crate) doorsteps: RefCell<Vec<(SocketAddr, Doorstep)>>,
 }
 
 /// A configuration, as one worker follows it.
@@ -41,6 +47,7 @@ pub(crate) struct Plan {
     pub(crate) config: Arc<Config>,
     pub(crate) routes: Vec<Rc<PlannedRoute>>,
     pub(crate) timeouts: TimeoutHeaders,
+    pub(crate) ids: Ids,
     servers: BTreeMap<Arc<str>, Rc<Servers>>,
 }
 
@@ -55,6 +62,10 @@ pub(crate) struct Live {
     pub(crate) peer: SocketAddr,
     /// The same, written out: it is told with every request.
     pub(crate) peer_text: Box<str>,
+    /// The proxy that said so, written out.
+    pub(crate) via: Option<Box<str>>,
+    /// Whether the address is known to be that of whoever sends the requests.
+    known: bool,
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
     pub(crate) since: Instant,
@@ -76,10 +87,19 @@ pub(crate) struct InFlight {
 }
 
 impl Live {
+    /// Whether what it says of others counts, and what it is told may be more.
+    pub(crate) fn is_trusted(&self, trusted: &TrustedPeers) -> bool {
+        self.known && !trusted.is_empty() && trusted.contains(self.peer.ip())
+    }
+
     /// The address without its port, and without brackets.
     pub(crate) fn peer_ip(&self) -> &str {
         let ip = self.peer_text.rsplit_once(':').map_or(&*self.peer_text, |(ip, _)| ip);
         ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip)
+    }
+
+    pub(crate) fn whom(&self) -> Whom<'_> {
+        Whom { client: &self.peer_text, via: self.via.as_deref() }
     }
 
     pub(crate) fn enter(&self, stage: Stage, now: Instant) {
@@ -116,6 +136,7 @@ impl Worker {
             live: RefCell::default(),
             draining: Cell::new(false),
             listening: RefCell::default(),
+            doorsteps: RefCell::default(),
         })
     }
 
@@ -136,18 +157,42 @@ impl Worker {
         *self.plan.borrow_mut() = Rc::new(plan);
     }
 
-    pub(crate) fn list(self: &Rc<Self>, peer: SocketAddr, scheme: &'static str) -> Listed {
-        let now = clock::now();
-        let live = Rc::new(Live {
-            peer_text: text_of(peer),
+    pub(crate) fn list(self: &Rc<Self>, arrival: Arrival, scheme: &'static str) -> Listed {
+        let Arrival { client, via, known, since, .. } = arrival;
+        let live = Live {
+            peer_text: text_of(client),
+            via: via.map(text_of),
+            known,
             scheme,
-            peer,
+            peer: client,
+            since,
+            request: RefCell::default(),
+            line: RefCell::default(),
+            stage: Cell::new((HEAD, since)),
+            waker: RefCell::default(),
+        };
+        self.list_live(live)
+    }
+
+    /// A stream of a connection that is listed: what it carries is of the same client.
+    pub(crate) fn list_stream(self: &Rc<Self>, of: &Live) -> Listed {
+        let now = clock::now();
+        self.list_live(Live {
+            peer: of.peer,
+            peer_text: of.peer_text.clone(),
+            via: of.via.clone(),
+            known: of.known,
+            scheme: of.scheme,
             since: now,
             request: RefCell::default(),
             line: RefCell::default(),
             stage: Cell::new((HEAD, now)),
             waker: RefCell::default(),
-        });
+        })
+    }
+
+    fn list_live(self: &Rc<Self>, live: Live) -> Listed {
+        let live = Rc::new(live);
         let key = self.live.borrow_mut().insert(Rc::clone(&live));
         Listed { worker: Rc::clone(self), key, live }
     }
@@ -185,13 +230,31 @@ impl Worker {
                 ..Entry::new(&marks, now)
             };
             entry.count(&self.counts);
-            self.lines.borrow_mut().put(&entry, &live.line.borrow(), &live.peer_text);
+            self.lines.borrow_mut().put(&entry, &live.line.borrow(), live.whom());
         });
         self.lines.borrow_mut().tick();
     }
 
-    /// What has to be done now and then: connections to servers that are of no use any more are closed.
+    /// A listener can accept nothing any more. That does not pass by itself, so that standard error has it, too.
+    pub(crate) fn lost(&self, listener: SocketAddr, err: &io::Error) {
+        let notice = Notice::Lost { listener, worker: self.number, error: err.to_string() };
+        crate::tell_stderr(&notice.text());
+        self.lines.borrow_mut().put_notice(&notice);
+    }
+
+    /// Tells what was only counted since the last time.
+    pub(crate) fn tell_counted(&self) {
+        let mut lines = self.lines.borrow_mut();
+        lines.put_counted();
+        for (listener, doorstep) in &*self.doorsteps.borrow() {
+            doorstep.take(*listener).iter().for_each(|notice| lines.put_notice(notice));
+        }
+    }
+
+    /// What has to be done once a second: connections to servers that are of no use any more are closed, and what was only
+    /// counted is told.
     pub(crate) fn tick(&self) {
+        self.tell_counted();
         let now = clock::now();
         let plan = self.plan();
         for servers in plan.servers.values() {
@@ -229,7 +292,7 @@ impl Plan {
             Some(Rc::new(PlannedRoute { route: Arc::clone(route), servers: Rc::clone(servers) }))
         };
         let routes = config.routes.iter().filter_map(planned).collect();
-        Self { routes, timeouts: TimeoutHeaders::default(), servers, config }
+        Self { routes, timeouts: TimeoutHeaders::default(), ids: Ids::default(), servers, config }
     }
 
     pub(crate) fn servers(&self) -> impl Iterator<Item = &Rc<Servers>> {

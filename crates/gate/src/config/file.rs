@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Cluster, Config, ConfigError, Format, Listener, Log, Matches, Route, ServerTls, Tls, To,
+    Cluster, Config, ConfigError, Format, Forwarded, Listener, Log, Matches, Route, ServerTls, Tls, To, Trace,
     server_tls::{self, Said},
 };
 
@@ -22,6 +22,8 @@ struct File {
     admin: Option<AdminTable>,
     #[serde(default)]
     log: LogTable,
+    #[serde(default)]
+    trace: TraceTable,
     #[serde(default)]
     listener: Vec<Spanned<ListenerTable>>,
     #[serde(default)]
@@ -42,6 +44,14 @@ struct LogTable {
     format: Option<Spanned<String>>,
     file: Option<PathBuf>,
     off: Option<bool>,
+    rate: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TraceTable {
+    start: Option<Spanned<toml::Value>>,
+    from: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -52,8 +62,10 @@ struct ListenerTable {
     idle: Option<Spanned<String>>,
     #[serde(default)]
     trusted: Vec<Spanned<String>>,
+    forwarded: Option<Spanned<String>>,
     connections: Option<Spanned<usize>>,
     http2: Option<bool>,
+    proxy_protocol: Option<Spanned<bool>>,
     tls: Option<Spanned<TlsTable>>,
 }
 
@@ -132,6 +144,7 @@ struct LimitsTable {
     wait: Option<Spanned<String>>,
     gap: Option<Spanned<String>>,
     total: Option<Spanned<String>>,
+    reserve: Option<Spanned<String>>,
 }
 
 /// Defaults that are not those of every call: see the reference of the configuration.
@@ -139,6 +152,9 @@ const HEAD: Duration = Duration::from_secs(10);
 const CLIENT_IDLE: Duration = Duration::from_secs(75);
 const SERVER_IDLE: Duration = Duration::from_secs(50);
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// An answer of a server in the same place needs about a millisecond, timers of a millisecond on both sides another two;
+/// the rest is for a machine that is busy.
+const RESERVE: Duration = Duration::from_millis(5);
 const DRAIN: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 10_000;
 const TO_A_SERVER: usize = 512;
@@ -218,6 +234,15 @@ impl Source<'_> {
         Ok(limits)
     }
 
+    /// What is kept of the time that remains; `none` for nothing.
+    fn reserve(&self, table: &LimitsTable, base: Duration) -> Result<Duration, ConfigError> {
+        let Some(text) = table.reserve.as_ref() else { return Ok(base) };
+        match text.get_ref().as_str() {
+            "none" => Ok(Duration::ZERO),
+            value => parse_duration(value).map_err(|err| self.error(text.span(), format!("reserve: {err}"))),
+        }
+    }
+
     fn address(&self, text: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
         text.get_ref().parse().map_err(|_| {
             let text_of = text.get_ref();
@@ -241,14 +266,36 @@ impl Source<'_> {
         for network in &table.trusted {
             trusted.add(network.get_ref()).map_err(|err| self.error(network.span(), err))?;
         }
+        let head = self.limit_or(LimitName::Head, table.head.as_ref(), HEAD)?;
+        let proxy_protocol = table.proxy_protocol.as_ref().filter(|on| *on.get_ref());
+        if let Some(on) = proxy_protocol {
+            if trusted.is_empty() {
+                let message = "who may send a PROXY header? name the proxies in `trusted`: all others are refused";
+                return Err(self.error(on.span(), message));
+            }
+            if head.is_none() && table.tls.is_none() {
+                return Err(self.error(on.span(), "a PROXY header has to come in time: `head` has to be a limit"));
+            }
+        }
         Ok(Listener {
             address: self.address(&table.listen)?,
-            head: self.limit_or(LimitName::Head, table.head.as_ref(), HEAD)?,
+            head,
             idle: self.limit_or(LimitName::Idle, table.idle.as_ref(), CLIENT_IDLE)?,
             trusted,
+            forwarded: self.forwarded(table.forwarded.as_ref())?,
             connections: self.count(table.connections.as_ref(), CLIENTS, 1_000_000)?,
             http2: table.http2.unwrap_or(true),
+            proxy_protocol: proxy_protocol.is_some(),
             tls: table.tls.as_ref().map(|table| self.tls(table)).transpose()?,
+        })
+    }
+
+    fn forwarded(&self, text: Option<&Spanned<String>>) -> Result<Forwarded, ConfigError> {
+        let Some(text) = text else { return Ok(Forwarded::X) };
+        let known = [Forwarded::X, Forwarded::Rfc7239, Forwarded::Both, Forwarded::None];
+        known.into_iter().find(|known| known.as_str() == text.get_ref()).ok_or_else(|| {
+            let message = format!("{:?} is neither \"x\", \"rfc7239\", \"both\" nor \"none\"", text.get_ref());
+            self.error(text.span(), message)
         })
     }
 
@@ -319,13 +366,37 @@ impl Source<'_> {
         usable(span, Said { name, ca, certificate, only_1_3, http2 })
     }
 
-    /// `20/10s`: so many in that time.
+    /// `20/10s`: so many in that time; `20/s` in one second.
     fn rate(&self, text: &Spanned<String>) -> Result<(u32, Duration), ConfigError> {
         let rate = text.get_ref().split_once('/').and_then(|(count, per)| {
-            let (count, per) = (count.trim().parse::<u32>().ok()?, parse_duration(per.trim()).ok()?);
+            let (count, per) = (count.trim().parse::<u32>().ok()?, per.trim());
+            let one = if per.starts_with(|first: char| first.is_ascii_digit()) { "" } else { "1" };
+            let per = parse_duration(&format!("{one}{per}")).ok()?;
             (count > 0 && !per.is_zero()).then_some((count, per))
         });
-        rate.ok_or_else(|| self.error(text.span(), format!("{:?} is no rate, such as 20/10s", text.get_ref())))
+        rate.ok_or_else(|| self.error(text.span(), format!("{:?} is no rate, such as 20/s or 20/10s", text.get_ref())))
+    }
+
+    fn trace(&self, table: &TraceTable) -> Result<Trace, ConfigError> {
+        let start = match table.start.as_ref().map(|start| (start.get_ref(), start.span())) {
+            None => None,
+            Some((toml::Value::String(word), _)) if word == "none" => None,
+            Some((toml::Value::String(word), _)) if word == "always" => Some(1.0),
+            Some((toml::Value::Float(share), _)) if (0.0..=1.0).contains(share) => Some(*share),
+            Some((toml::Value::Integer(share @ 0..=1), _)) => Some(*share as f64),
+            Some((other, span)) => {
+                let message = format!("{other} is neither \"none\", \"always\" nor a share from 0.0 to 1.0");
+                return Err(self.error(span, message));
+            }
+        };
+        let from_anyone = match table.from.as_ref().map(|from| (from.get_ref().as_str(), from.span())) {
+            None | Some(("trusted", _)) => false,
+            Some(("anyone", _)) => true,
+            Some((other, span)) => {
+                return Err(self.error(span, format!("{other:?} is neither \"trusted\" nor \"anyone\"")));
+            }
+        };
+        Ok(Trace { start, from_anyone })
     }
 
     fn cluster(&self, name: &str, table: &Spanned<ClusterTable>) -> Result<Cluster, ConfigError> {
@@ -410,6 +481,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         clusters.insert(name.as_str(), Arc::new(source.cluster(name, table)?));
     }
     let base = source.limits(&file.limits, &Limits::default())?;
+    let reserve = source.reserve(&file.limits, RESERVE)?;
     let mut routes: Vec<Arc<Route>> = Vec::new();
     for table in &file.route {
         let route = table.get_ref();
@@ -436,6 +508,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
             matches,
             cluster: Arc::clone(cluster),
             limits: source.limits(&route.limits, &base)?,
+            reserve: source.reserve(&route.limits, reserve)?,
             body_max: route.body_max,
         }));
     }
@@ -462,7 +535,8 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         listeners,
         routes,
         admin,
-        log: Log { format, to },
+        log: Log { format, to, rate: file.log.rate.as_ref().map(|rate| source.rate(rate)).transpose()? },
+        trace: source.trace(&file.trace)?,
         drain: source.some_limit(LimitName::Total, file.drain.as_ref(), DRAIN)?,
     })
 }

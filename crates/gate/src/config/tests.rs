@@ -30,6 +30,14 @@ fn limits_remember_their_lines() {
     assert_eq!(limits.connect.as_ref().unwrap().to_string(), "connect 10s (default)");
     assert_eq!(config.listeners[0].head.as_ref().unwrap().to_string(), "head 10s (default)");
     assert_eq!(&*config.routes[0].name, "api.test/v1");
+    assert_eq!(config.routes[0].reserve, Duration::from_millis(5));
+    let reserves = |all: &str, one: &str| {
+        let text = GOOD.replace("total =", &format!("reserve = \"{all}\"\ntotal =")) + one;
+        Config::parse(&text, "g.toml").map(|config| config.routes[0].reserve)
+    };
+    assert_eq!(reserves("20ms", "").unwrap(), Duration::from_millis(20));
+    assert_eq!(reserves("20ms", "reserve = \"none\"").unwrap(), Duration::ZERO);
+    assert!(reserves("20", "").unwrap_err().to_string().starts_with("g.toml:2: reserve: "));
     assert!(config.conflicts().is_empty());
 }
 
@@ -45,6 +53,7 @@ fn what_is_wrong_is_said_with_its_line() {
         ("127.0.0.1:9001", "localhost", 9, "no address with a port"),
         ("[\"127.0.0.1:9001\"]", "[]", 8, "no servers"),
         ("10.0.0.0/8", "10.0.0.0/33", 6, "10.0.0.0/33"),
+        ("[\"10.0.0.0/8\"]", "[]\nforwarded = \"y\"", 7, "\"rfc7239\""),
         ("host = \"api.test\"", "host = \"api.test:80\"", 12, "without a port"),
         ("path = \"/v1\"", "path = \"v1\"", 13, "no path"),
         ("127.0.0.1:8080", "127.0.0.1", 5, "no address with a port"),
@@ -90,6 +99,59 @@ fn tls_towards_servers_is_read_with_the_file() {
     ] {
         let error = with(table.clone()).unwrap_err();
         assert!(error.line == line && error.message.contains(why), "{table}: {error}");
+    }
+}
+
+#[test]
+fn a_proxy_header_needs_somebody_to_send_it_and_a_limit() {
+    let with = |more: &str| Config::parse(&GOOD.replace("trusted = [\"10.0.0.0/8\"]", more), "g.toml");
+    let taken = with("trusted = [\"10.0.0.0/8\"]\nproxy_protocol = true").unwrap();
+    assert!(taken.listeners[0].proxy_protocol);
+    for (more, line, why) in [
+        ("proxy_protocol = true", 6, "name the proxies in `trusted`"),
+        ("trusted = [\"10.0.0.0/8\"]\nhead = \"none\"\nproxy_protocol = true", 8, "`head` has to be a limit"),
+    ] {
+        let error = with(more).unwrap_err();
+        assert!(error.line == line && error.message.contains(why), "{more}: {error}");
+    }
+    assert!(!with("head = \"none\"\nproxy_protocol = false").unwrap().listeners[0].proxy_protocol);
+}
+
+#[test]
+fn a_rate_has_a_time() {
+    let with = |rate: &str| Config::parse(&format!("[log]\nrate = \"{rate}\"\n{GOOD}"), "g.toml");
+    for (rate, per) in [("1000/s", 1), ("1000/1s", 1), ("1000 / 10s", 10), ("1000/m", 60)] {
+        assert_eq!(with(rate).unwrap().log.rate, Some((1000, Duration::from_secs(per))), "{rate}");
+    }
+    for rate in ["1000", "1000/", "0/s", "/s", "1000/0s", "-1/s", "1000/parsec"] {
+        let error = with(rate).unwrap_err();
+        assert!(error.line == 2 && error.message.contains("such as 20/s"), "{rate}: {error}");
+    }
+    assert_eq!(Config::parse(GOOD, "g.toml").unwrap().log.rate, None);
+}
+
+#[test]
+fn what_traces_may_be() {
+    let with = |trace: &str| Config::parse(&format!("[trace]\n{trace}\n{GOOD}"), "g.toml");
+    for (trace, start, from_anyone) in [
+        ("", None, false),
+        ("start = \"none\"\nfrom = \"trusted\"", None, false),
+        ("start = \"always\"\nfrom = \"anyone\"", Some(1.0), true),
+        ("start = 0.01", Some(0.01), false),
+        ("start = 0", Some(0.0), false),
+    ] {
+        assert_eq!(with(trace).unwrap().trace, Trace { start, from_anyone }, "{trace}");
+    }
+    for (trace, why) in [
+        ("start = \"often\"", "nor a share"),
+        ("start = 1.5", "nor a share"),
+        ("start = -0.1", "nor a share"),
+        ("start = nan", "nor a share"),
+        ("start = 2", "nor a share"),
+        ("from = \"all\"", "\"anyone\""),
+    ] {
+        let error = with(trace).unwrap_err();
+        assert!(error.line == 2 && error.message.contains(why), "{trace}: {error}");
     }
 }
 

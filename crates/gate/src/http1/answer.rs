@@ -10,6 +10,7 @@ use super::{
     exchange::{Party, Trouble},
     head::put_field,
 };
+use crate::trace::REQUEST_ID;
 
 /// What others call the same thing, for people who know their logs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,10 +158,11 @@ const fn reason(status: u16) -> &'static str {
     }
 }
 
-/// An answer with a small problem report (RFC 9457).
-pub(crate) fn write(out: &mut BytesMut, status: u16, told: &Told<'_>, keep_alive: bool, is_head: bool) {
+/// An answer with a small problem report (RFC 9457), to the request of this id.
+pub(crate) fn write(out: &mut BytesMut, status: u16, told: &Told<'_>, id: &str, keep_alive: bool, is_head: bool) {
     if told.grpc {
         write_grpc(out, status, told);
+        put_field(out, REQUEST_ID, id.as_bytes());
         if !keep_alive {
             put_field(out, "connection", b"close");
         }
@@ -179,6 +181,9 @@ pub(crate) fn write(out: &mut BytesMut, status: u16, told: &Told<'_>, keep_alive
     out.put_slice(format!("HTTP/1.1 {status} {reason}\r\n").as_bytes());
     put_field(out, "content-type", b"application/problem+json");
     put_field(out, "content-length", body.len().to_string().as_bytes());
+    if !id.is_empty() {
+        put_field(out, REQUEST_ID, id.as_bytes());
+    }
     if status == 503 {
         put_field(out, "retry-after", b"1");
     }

@@ -15,7 +15,6 @@ use bytes::BytesMut;
 use overdue::{
     Alarm, Context,
     h1::{Framing, request::skip_empty_lines},
-    server::hello::HandshakeError,
     socket::{self, os_failure},
     tls::Wire,
 };
@@ -33,17 +32,18 @@ use super::{
     answer::{self, Known, Told},
     exchange::{Due, Exchange, Party, Seen, Trouble},
     flow::Flow,
-    head::{Line, NotServed, Prepared, finish_request, prepare},
+    head::{NotServed, Prepared, finish_request, prepare},
     side::Side,
 };
 use crate::{
+    arrive::Arrival,
     clock,
     config::ServerTls,
     http2,
     log::{Entry, Marks},
     tls::{Door, H2},
     upstream::{self, Granted, Permit, Server, ServerIo, Upstream},
-    worker::{self, HEAD, InFlight, Listed, Live, Plan, Worker},
+    worker::{HEAD, InFlight, Listed, Live, Plan, Worker},
 };
 
 /// What clients connect with.
@@ -169,36 +169,31 @@ enum Then {
 }
 
 /// Makes a connection a secure one, and serves it until it ends.
-pub(crate) async fn serve_tls(io: TcpStream, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>, door: &Door) {
+pub(crate) async fn serve_tls(io: TcpStream, arrival: Arrival, worker: Rc<Worker>, door: &Door) {
     let began = clock::now();
-    // The limit is the door's own. Boxed: what a handshake needs is not needed afterwards.
-    let context = Context::root();
-    let accepting = door.gate.accept(&context, io, peer.ip(), Arc::clone(&door.config));
+    // The limit is the door's own, and no more than what a PROXY header left of it. Boxed: what a handshake needs is not
+    // needed afterwards.
+    let context = arrival.context.clone().unwrap_or_else(Context::root);
+    let accepting = door.gate.accept(&context, io, arrival.client.ip(), Arc::clone(&door.config));
     match Box::pin(accepting).await {
-        Ok(secured) if secured.stream.get_ref().1.alpn_protocol() == Some(H2) => {
-            let listed = begin(&secured.stream, peer, &worker).await;
-            Box::pin(http2::serve(BytesMut::new(), secured.stream, listed, listener, &worker)).await;
+        Ok(secured) => {
+            let arrival = Arrival { since: clock::now(), ..arrival };
+            if secured.stream.get_ref().1.alpn_protocol() == Some(H2) {
+                let listener = arrival.listener;
+                let listed = begin(&secured.stream, arrival, &worker).await;
+                Box::pin(http2::serve(BytesMut::new(), secured.stream, listed, listener, &worker)).await;
+            } else {
+                serve(secured.stream, arrival, worker).await;
+            }
         }
-        Ok(secured) => serve(secured.stream, peer, listener, worker).await,
-        Err(err) => {
-            let marks = Marks::at(began);
-            let known = match &err {
-                HandshakeError::Rejected(_) => Known::refused(0),
-                HandshakeError::Limit { .. } => Known::LATE_HANDSHAKE,
-                _ => Known::FAILED_HANDSHAKE,
-            };
-            let why = err.to_string();
-            let entry = Entry { known, refused: Some((Stage::Tls, &why)), ..Entry::new(&marks, clock::now()) };
-            worker.counts.handshake_failed();
-            let text = worker::text_of(peer);
-            worker.lines.borrow_mut().put(&entry, &Line::default(), &text);
-        }
+        Err(err) => arrival.handshake_failed(&worker, began, &err),
     }
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<S: Client + 'static>(io: S, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>) {
-    let listed = begin(&io, peer, &worker).await;
+pub(crate) async fn serve<S: Client + 'static>(io: S, arrival: Arrival, worker: Rc<Worker>) {
+    let listener = arrival.listener;
+    let listed = begin(&io, arrival, &worker).await;
     let mut connection = Connection::new(io, listed, listener, worker);
     if connection.run().await == End::Http2 {
         let Connection { client, listed, worker, .. } = connection;
@@ -208,15 +203,15 @@ pub(crate) async fn serve<S: Client + 'static>(io: S, peer: SocketAddr, listener
     }
 }
 
-/// Serves the one request of a stream.
-pub(crate) async fn serve_stream<S: Client>(io: S, peer: SocketAddr, listener: SocketAddr, worker: Rc<Worker>) {
-    let listed = worker.list(peer, io.scheme());
+/// Serves the one request of a stream of this connection.
+pub(crate) async fn serve_stream<S: Client>(io: S, of: Rc<Live>, listener: SocketAddr, worker: Rc<Worker>) {
+    let listed = worker.list_stream(&of);
     Connection::new(io, listed, listener, worker).run().await;
 }
 
 /// Lists a connection that was accepted, and counts it.
-async fn begin<S: Client>(io: &S, peer: SocketAddr, worker: &Rc<Worker>) -> Listed {
-    let listed = worker.list(peer, io.scheme());
+async fn begin<S: Client>(io: &S, arrival: Arrival, worker: &Rc<Worker>) -> Listed {
+    let listed = worker.list(arrival, io.scheme());
     poll_fn(|cx| {
         *listed.live.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Ready(())
@@ -351,6 +346,7 @@ impl<S: Client> Connection<S> {
     async fn refuse(&mut self, plan: &Plan, refused: &NotServed, began: Instant) -> Then {
         let now = clock::now();
         let known = Known::refused(refused.status);
+        self.live().line.borrow_mut().ensure_id(&plan.ids);
         let detail = self.trusts(plan).then_some(refused.why.as_str());
         let told = Told { cause: None, stage: HEAD.as_str(), detail, grpc: refused.is_grpc };
         let keep = refused.length.filter(|_| !self.worker.is_draining());
@@ -385,6 +381,7 @@ impl<S: Client> Connection<S> {
             silent: Duration::ZERO,
         };
         self.live().line.borrow_mut().clear();
+        self.live().line.borrow_mut().ensure_id(&plan.ids);
         self.fail(plan, &marks, Failed { answerable: true, ..Failed::of(&trouble) }).await;
         Then::Close
     }
@@ -737,7 +734,7 @@ impl<S: Client> Connection<S> {
     }
 
     fn trusts(&self, plan: &Plan) -> bool {
-        plan.listener(self.listener).is_some_and(|listener| listener.trusted.contains(self.live().peer.ip()))
+        plan.listener(self.listener).is_some_and(|listener| self.live().is_trusted(&listener.trusted))
     }
 
     /// Judges what happened, tells the client if it can still be told, and logs it.
@@ -821,7 +818,7 @@ impl<S: Client> Connection<S> {
     /// Writes an answer of our own, under a limit that nobody can leave out. False when it could not be written.
     async fn answer(&mut self, status: u16, told: &Told<'_>, keep: bool, is_head: bool) -> bool {
         let mut out = self.worker.buffers.lend();
-        answer::write(&mut out, status, told, keep, is_head);
+        answer::write(&mut out, status, told, self.live().line.borrow().id(), keep, is_head);
         let Self { client, alarm, .. } = self;
         let until = clock::now() + ANSWER;
         let mut sent = 0;
@@ -877,7 +874,7 @@ impl<S: Client> Connection<S> {
     fn log(&self, entry: &Entry<'_>) {
         let live = self.live();
         entry.count(&self.worker.counts);
-        self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), &live.peer_text);
+        self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), live.whom());
     }
 }
 

@@ -288,7 +288,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
             }
             // What is waited for by an `Expect` must come through; HTTP/1.0 knows nothing of the kind.
             if self.request.is_1_1 {
-                write_response(&mut self.seen.interim, &head, false, true, true);
+                write_response(&mut self.seen.interim, &head, "", false, true, true);
             }
             self.server.used(length);
             self.seen.parsed = 0;
@@ -305,7 +305,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
         let keep = self.request.keep_alive && !unread && !self.worker.is_draining();
         let mut out = self.worker.buffers.lend();
         out.extend_from_slice(&std::mem::take(&mut self.seen.interim));
-        let told = write_response(&mut out, &head, self.request.is_head, self.request.is_1_1, keep);
+        let line = self.live.line.borrow();
+        let told = write_response(&mut out, &head, line.id(), self.request.is_head, self.request.is_1_1, keep);
+        drop(line);
         self.seen.server_keeps = head.keep_alive;
         self.seen.told = Some(told);
         self.seen.status = status;

@@ -280,7 +280,7 @@ fn put_chunk(out: &mut BytesMut, data: &[u8]) {
 
 /// Fields that have no place among trailers: they would say how to read, where to send, or for whom, what has been read,
 /// sent and allowed; what the gateway itself says in a head, nobody else may say behind it.
-const NO_TRAILERS: [&str; 17] = [
+const NO_TRAILERS: [&str; 20] = [
     "authorization",
     "connection",
     "content-length",
@@ -290,6 +290,8 @@ const NO_TRAILERS: [&str; 17] = [
     "grpc-timeout",
     "host",
     "te",
+    "traceparent",
+    "tracestate",
     "trailer",
     "transfer-encoding",
     "upgrade",
@@ -298,6 +300,7 @@ const NO_TRAILERS: [&str; 17] = [
     "x-forwarded-host",
     "x-forwarded-proto",
     "x-real-ip",
+    "x-request-id",
 ];
 
 fn put_end(out: &mut BytesMut, bytes: &[u8]) {

@@ -13,13 +13,14 @@ use overdue::{
         fields::{Field, tokens},
         request, response,
     },
-    server::propagate::{ENVOY_TIMEOUT_MS, GRPC_TIMEOUT, Style, TimeoutHeaders},
+    server::propagate::{ENVOY_TIMEOUT_MS, GRPC_TIMEOUT, Style, TimeoutHeaders, left_for_next},
 };
 use overdue_core::Limit;
 
 use crate::{
-    config::Listener,
+    config::{Forwarded, Listener},
     route::{self, Asked},
+    trace::{self, Brought, Hop, Ids, REQUEST_ID, TRACEPARENT, TRACESTATE},
     worker::{Live, Plan, PlannedRoute},
 };
 
@@ -49,6 +50,8 @@ pub(crate) struct Line {
     text: String,
     method: usize,
     authority: usize,
+    path: usize,
+    hop: Option<Hop>,
 }
 
 impl Line {
@@ -62,6 +65,30 @@ impl Line {
         self.text.push_str(authority.get(..authority.len().min(OTHERS_MAX)).unwrap_or_default());
         self.authority = self.text.len();
         self.text.push_str(path.get(..path.len().min(PATH_MAX)).unwrap_or_default());
+        self.path = self.text.len();
+        self.hop = None;
+    }
+
+    /// Behind all else; one that is there stays.
+    fn set_id(&mut self, id: &str) {
+        if self.id().is_empty() {
+            self.text.push_str(id);
+        }
+    }
+
+    /// The answer that a request gets has an id, however little was understood of it.
+    pub(crate) fn ensure_id(&mut self, ids: &Ids) {
+        self.set_id(trace::new_id(ids).as_str());
+    }
+
+    /// The id of the request; empty where there is no request.
+    pub(crate) fn id(&self) -> &str {
+        self.text.get(self.path..).unwrap_or_default()
+    }
+
+    /// Its place in a trace.
+    pub(crate) const fn hop(&self) -> Option<&Hop> {
+        self.hop.as_ref()
     }
 
     pub(crate) fn method(&self) -> &str {
@@ -73,12 +100,12 @@ impl Line {
     }
 
     pub(crate) fn path(&self) -> &str {
-        self.text.get(self.authority..).unwrap_or_default()
+        self.text.get(self.authority..self.path).unwrap_or_default()
     }
 
     pub(crate) fn clear(&mut self) {
         self.text.clear();
-        (self.method, self.authority) = (0, 0);
+        (self.method, self.authority, self.path, self.hop) = (0, 0, 0, None);
     }
 }
 
@@ -112,6 +139,13 @@ pub(crate) fn prepare(
     let Some(head) = request::parse(buf, &mut room)? else { return Ok(None) };
     let authority = head.authority.unwrap_or_default();
     line.set(head.method, authority, head.path);
+    let trusted = live.is_trusted(&listener.trusted);
+    let brought = Brought::read(head.fields);
+    match brought.id().filter(|_| trusted) {
+        Some(id) => line.set_id(id),
+        None => line.ensure_id(&plan.ids),
+    }
+    line.hop = brought.hop(&plan.config.trace, trusted, &plan.ids);
     let is_head = head.method == "HEAD";
     let not_served = |status, why| NotServed {
         status,
@@ -135,11 +169,11 @@ pub(crate) fn prepare(
             format!("its body of {length} bytes is longer than the {most} that its route takes"),
         ));
     }
-    let trusted = !listener.trusted.is_empty() && listener.trusted.contains(live.peer.ip());
     let inherited = if trusted { inherited(&plan.timeouts, head.fields) } else { Ok(None) };
     let inherited = inherited.map_err(|why| not_served(400, why))?;
     let upgrade = head.said.upgrade && head.is_1_1 && head.framing == Framing::Empty && asks_for_another(head.fields);
-    let is_grpc = write_request(out, &head, authority, live, trusted, upgrade);
+    let is_grpc =
+        write_request(out, &head, authority, &Served { live, line, forwarded: listener.forwarded, trusted, upgrade });
     Ok(Some(Prepared {
         route: Rc::clone(route),
         length: head.length,
@@ -181,26 +215,43 @@ fn inherited(headers: &TimeoutHeaders, fields: &[Field<'_>]) -> Result<Option<Li
     headers.read(fields).map_err(|err| err.to_string())
 }
 
+/// Whose request is written, and how.
+struct Served<'a> {
+    live: &'a Live,
+    line: &'a Line,
+    forwarded: Forwarded,
+    trusted: bool,
+    upgrade: bool,
+}
+
 /// What becomes of a field of a request.
 enum Fate {
     Keep,
     Drop,
-    /// Whom the proxies before this one served.
+    /// Whom the proxies before this one served, to which is added: `X-Forwarded-For`, `Forwarded`.
     ForwardedFor,
+    Forwarded,
 }
 
-fn fate(name: &str, trusted: bool, upgrade: bool) -> Fate {
+fn fate(name: &str, served: &Served<'_>) -> Fate {
+    let Served { trusted, upgrade, forwarded, .. } = *served;
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     // By the length of the name first: most fields are none of these.
     let own = match name.len() {
         2 => is("te"),
         4 => is("host"),
         7 => is("upgrade") && !upgrade,
+        9 if is("forwarded") && trusted && forwarded.has_rfc7239() => return Fate::Forwarded,
         9 => (is("forwarded") || is("x-real-ip")) && !trusted,
-        10 => is("connection") || is("keep-alive"),
-        12 => is(GRPC_TIMEOUT),
+        10 => {
+            let keeps_state = served.line.hop().is_some_and(Hop::keeps_state);
+            is("connection") || is("keep-alive") || is(TRACESTATE) && !keeps_state
+        }
+        11 => is(TRACEPARENT),
+        12 => is(GRPC_TIMEOUT) || is(REQUEST_ID),
         14 => is("content-length") || is("http2-settings"),
-        15 if is("x-forwarded-for") => return if trusted { Fate::ForwardedFor } else { Fate::Drop },
+        15 if is("x-forwarded-for") && trusted && forwarded.has_x() => return Fate::ForwardedFor,
+        15 => is("x-forwarded-for") && !trusted,
         16 => is("proxy-connection") || is("x-forwarded-host") && !trusted,
         17 => is("transfer-encoding") || is("x-forwarded-proto") && !trusted,
         30 => is(ENVOY_TIMEOUT_MS),
@@ -217,15 +268,9 @@ fn is_of_grpc(field: &Field<'_>) -> bool {
 }
 
 /// True for a gRPC request.
-fn write_request(
-    out: &mut BytesMut,
-    head: &request::Head<'_, '_>,
-    authority: &str,
-    live: &Live,
-    trusted: bool,
-    upgrade: bool,
-) -> bool {
-    out.reserve(head.length + 256);
+fn write_request(out: &mut BytesMut, head: &request::Head<'_, '_>, authority: &str, whose: &Served<'_>) -> bool {
+    let Served { live, line, upgrade, forwarded, .. } = *whose;
+    out.reserve(head.length + 512);
     out.put_slice(head.method.as_bytes());
     out.put_u8(b' ');
     out.put_slice(head.path.as_bytes());
@@ -234,14 +279,21 @@ fn write_request(
         put_field(out, "host", authority.as_bytes());
     }
     let (mut is_grpc, mut proto) = (false, false);
-    let mut served: Option<&[u8]> = None;
+    let (mut served_x, mut served): (Option<&[u8]>, Option<&[u8]>) = (None, None);
     for field in head.fields {
-        match fate(field.name, trusted, upgrade) {
+        match fate(field.name, whose) {
             Fate::Drop => continue,
             Fate::ForwardedFor => {
                 // Several fields are one list.
-                if let Some(before) = served.replace(field.value) {
+                if let Some(before) = served_x.replace(field.value) {
                     put_field(out, "x-forwarded-for", before);
+                }
+                continue;
+            }
+            Fate::Forwarded if !closes_quotes(field.value) => continue,
+            Fate::Forwarded => {
+                if let Some(before) = served.replace(field.value) {
+                    put_field(out, "forwarded", before);
                 }
                 continue;
             }
@@ -251,15 +303,24 @@ fn write_request(
         is_grpc |= is_of_grpc(field);
         proto |= field.name.len() == 17 && field.name.eq_ignore_ascii_case("x-forwarded-proto");
     }
-    out.put_slice(b"x-forwarded-for: ");
-    if let Some(served) = served {
-        out.put_slice(served);
-        out.put_slice(b", ");
+    if forwarded.has_x() {
+        out.put_slice(b"x-forwarded-for: ");
+        put_behind(out, served_x);
+        out.put_slice(live.peer_ip().as_bytes());
+        out.put_slice(b"\r\n");
+        if !proto {
+            put_field(out, "x-forwarded-proto", live.scheme.as_bytes());
+        }
     }
-    out.put_slice(live.peer_ip().as_bytes());
-    out.put_slice(b"\r\n");
-    if !proto {
-        put_field(out, "x-forwarded-proto", live.scheme.as_bytes());
+    if forwarded.has_rfc7239() {
+        out.put_slice(b"forwarded: ");
+        put_behind(out, served);
+        put_forwarded(out, live, authority);
+        out.put_slice(b"\r\n");
+    }
+    put_field(out, REQUEST_ID, line.id().as_bytes());
+    if let Some(hop) = line.hop() {
+        put_field(out, TRACEPARENT, &hop.traceparent());
     }
     if upgrade {
         put_field(out, "connection", b"upgrade");
@@ -273,6 +334,59 @@ fn write_request(
     is_grpc
 }
 
+/// What a list has before that which is added.
+fn put_behind(out: &mut BytesMut, before: Option<&[u8]>) {
+    if let Some(before) = before.filter(|before| !before.is_empty()) {
+        out.put_slice(before);
+        out.put_slice(b", ");
+    }
+}
+
+/// An element of `Forwarded`: whom the request serves, at which name and over what (RFC 7239).
+fn put_forwarded(out: &mut BytesMut, live: &Live, authority: &str) {
+    // The zone of an address is this machine's own.
+    let ip = live.peer_ip().split('%').next().unwrap_or_default();
+    let (open, close) = if ip.contains(':') { ("\"[", "]\"") } else { ("", "") };
+    for part in ["for=", open, ip, close] {
+        out.put_slice(part.as_bytes());
+    }
+    if !authority.is_empty() {
+        out.put_slice(b";host=");
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        match authority.bytes().all(plain) {
+            true => out.put_slice(authority.as_bytes()),
+            false => put_quoted(out, authority),
+        }
+    }
+    out.put_slice(b";proto=");
+    out.put_slice(live.scheme.as_bytes());
+}
+
+fn put_quoted(out: &mut BytesMut, text: &str) {
+    out.put_u8(b'"');
+    for byte in text.bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            out.put_u8(b'\\');
+        }
+        out.put_u8(byte);
+    }
+    out.put_u8(b'"');
+}
+
+/// Whether every quote is closed: one that is not would take in what is added behind it.
+fn closes_quotes(value: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in value {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    !quoted
+}
+
 /// Whether `Connection` names this field.
 fn is_named(fields: &[Field<'_>], name: &str) -> bool {
     fields
@@ -282,13 +396,14 @@ fn is_named(fields: &[Field<'_>], name: &str) -> bool {
         .any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// Says what remains, and ends the head. `None` when there is no end to it. False when nothing remains that could be
-/// said: the request must not be sent.
+/// Says what remains but for the reserve, and ends the head. `None` when there is no end to it. False when nothing remains
+/// that could be said: the request must not be sent.
 pub(crate) fn finish_request(out: &mut BytesMut, left: Option<Duration>, request: &Prepared, server: &str) -> bool {
     if !request.names_host {
         put_field(out, "host", server.as_bytes());
     }
     if let Some(left) = left {
+        let left = left_for_next(left, request.route.route.reserve);
         let Some(millis) = Style::Millis.write(left) else { return false };
         put_field(out, ENVOY_TIMEOUT_MS, millis.as_bytes());
         if let Some(text) = Style::Grpc.write(left).filter(|_| request.is_grpc) {
@@ -306,10 +421,11 @@ pub(crate) struct Told {
     pub(crate) keep_alive: bool,
 }
 
-/// Writes a response head for the client.
+/// Writes a response head for the client, with the id of the request unless it is empty.
 pub(crate) fn write_response(
     out: &mut BytesMut,
     head: &response::Head<'_, '_>,
+    id: &str,
     is_head: bool,
     is_1_1: bool,
     keep_alive: bool,
@@ -317,7 +433,7 @@ pub(crate) fn write_response(
     let switches = head.status == 101;
     let open_end = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
     let told = Told { chunks: open_end && is_1_1, keep_alive: keep_alive && (!open_end || is_1_1) && !switches };
-    out.reserve(head.length + 64);
+    out.reserve(head.length + 64 + id.len());
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(itoa::Buffer::new().format(head.status).as_bytes());
     out.put_u8(b' ');
@@ -328,6 +444,7 @@ pub(crate) fn write_response(
         let own = match field.name.len() {
             7 => is("upgrade") && !switches,
             10 => is("connection") || is("keep-alive"),
+            12 => is(REQUEST_ID),
             14 => is("content-length"),
             16 => is("proxy-connection"),
             17 => is("transfer-encoding"),
@@ -336,6 +453,9 @@ pub(crate) fn write_response(
         if !(own || head.said.names_others && is_named(head.fields, field.name)) {
             put_field(out, field.name, field.value);
         }
+    }
+    if !id.is_empty() {
+        put_field(out, REQUEST_ID, id.as_bytes());
     }
     match head.framing {
         _ if told.chunks => put_field(out, "transfer-encoding", b"chunked"),

@@ -83,10 +83,10 @@ pub(crate) async fn serve<S: Client + 'static>(
                     served = true;
                     let stream = OpenStream::new(&open);
                     let inbound = Inbound::new(request, respond, Rc::clone(&io) as Rc<dyn Beneath>);
-                    let (peer, listener, worker) = (live.peer, listener, Rc::clone(worker));
+                    let (live, worker) = (Rc::clone(&live), Rc::clone(worker));
                     tokio::task::spawn_local(async move {
                         let _stream = stream;
-                        http1::serve_stream(inbound, peer, listener, worker).await;
+                        http1::serve_stream(inbound, live, listener, worker).await;
                     });
                     continue;
                 }
@@ -123,7 +123,7 @@ pub(crate) async fn serve<S: Client + 'static>(
         let marks = Marks::at(begun);
         let entry = Entry { known: Known::refused(0), refused: Some((HEAD, &why)), ..Entry::new(&marks, clock::now()) };
         entry.count(&worker.counts);
-        worker.lines.borrow_mut().put(&entry, &Line::default(), &live.peer_text);
+        worker.lines.borrow_mut().put(&entry, &Line::default(), live.whom());
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Bed {
 
 impl Bed {
     /// One worker, one listener that trusts nobody, one route to these servers; `more` goes into the tables that it names,
-    /// which are `listener`, `cluster`, `route` and `limits`.
+    /// which are `listener`, `cluster`, `route`, `limits`, `log` and `trace`.
     pub(crate) fn new(servers: &[SocketAddr], more: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let text = Self::text(&folder, servers, more);
@@ -43,15 +43,17 @@ impl Bed {
             .map(|server| format!("\"{server}\""))
             .collect();
         format!(
-            "workers = 1\ndrain = \"{}\"\n\n[limits]\n{}\n\n[log]\nfile = {:?}\n\n[[listener]]\nlisten = \"127.0.0.1:0\"\n{}\n\n\
-             [cluster.back]\nservers = [{}]\n{}\n\n[[route]]\nname = \"all\"\ncluster = \"back\"\n{}\n",
+            "workers = 1\ndrain = \"{}\"\n\n[limits]\n{}\n\n[log]\nfile = {:?}\n{}\n[[listener]]\nlisten = \"127.0.0.1:0\"\n{}\n\n\
+             [cluster.back]\nservers = [{}]\n{}\n\n[[route]]\nname = \"all\"\ncluster = \"back\"\n{}\n\n[trace]\n{}\n",
             if part("drain").is_empty() { "5s".to_owned() } else { part("drain") },
             part("limits"),
             folder.path().join("log"),
+            part("log"),
             part("listener"),
             servers.join(", "),
             part("cluster"),
             part("route"),
+            part("trace"),
         )
     }
 

@@ -17,7 +17,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use overdue::server::propagate::{Style, TimeoutHeaders, left_after};
+//! use overdue::server::propagate::{Style, TimeoutHeaders, left_for_next};
 //!
 //! let headers = [("host", "a.example"), ("grpc-timeout", "250m"), ("x-envoy-expected-rq-timeout-ms", "200")];
 //! let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
@@ -25,7 +25,7 @@
 //! assert_eq!(limit.to_string(), "total 200ms (header x-envoy-expected-rq-timeout-ms)");
 //!
 //! // 40 ms later, for the next hop, with 10 ms kept to answer in.
-//! let left = left_after(limit.value - Duration::from_millis(40), Duration::from_millis(10)).unwrap();
+//! let left = left_for_next(limit.value - Duration::from_millis(40), Duration::from_millis(10));
 //! let mut request = Vec::from(*b"grpc-timeout: ");
 //! request.extend_from_slice(Style::Grpc.write(left).unwrap().as_bytes());
 //! assert_eq!(request, b"grpc-timeout: 150000u");
@@ -137,11 +137,14 @@ fn write_grpc(remaining: Duration) -> Option<HeaderText> {
     (count > 0).then(|| HeaderText::new(count, Some(unit)))
 }
 
-/// What is left for the next hop when `reserve` is kept here, to answer in. `None` when that is nothing: the request
-/// must not be sent.
+/// What is left for the next hop when `reserve` is kept here, so that an answer to its lateness still arrives in time. Of
+/// little no more than half is kept, and never so much that less than a millisecond is left where more remains: a short
+/// deadline is still one.
 #[must_use]
-pub fn left_after(remaining: Duration, reserve: Duration) -> Option<Duration> {
-    remaining.checked_sub(reserve).filter(|left| !left.is_zero())
+pub fn left_for_next(remaining: Duration, reserve: Duration) -> Duration {
+    const LEAST: Duration = Duration::from_millis(1);
+    let left = remaining.saturating_sub(reserve.min(remaining / 2));
+    left.max(LEAST).min(remaining)
 }
 
 /// The value of a header, without an allocation.

@@ -82,9 +82,28 @@ fn what_rounds_to_nothing_has_no_text() {
     assert_eq!(text(Style::Grpc, Duration::ZERO), None);
     assert_eq!(text(Style::Millis, Duration::from_micros(999)), None);
     assert_eq!(text(Style::Millis, Duration::from_micros(1_999)).as_deref(), Some("1"));
-    assert_eq!(left_after(Duration::from_millis(10), Duration::from_millis(10)), None);
-    assert_eq!(left_after(Duration::from_millis(9), Duration::from_millis(10)), None);
-    assert_eq!(left_after(Duration::from_millis(11), Duration::from_millis(10)), Some(Duration::from_millis(1)));
+}
+
+#[test]
+fn a_reserve_is_kept_but_not_of_little() {
+    let left = |remaining_us, reserve_us| {
+        left_for_next(Duration::from_micros(remaining_us), Duration::from_micros(reserve_us)).as_micros()
+    };
+    assert_eq!((left(1_000_000, 5000), left(1_000_000, 0)), (995_000, 1_000_000));
+    // Half of it, and then a millisecond, for as long as that remains.
+    assert_eq!((left(10_000, 5000), left(9_000, 5000), left(4_000, 9_000)), (5000, 4500, 2000));
+    assert_eq!((left(1_500, 5000), left(1_000, 5000), left(999, 5000), left(0, 5000)), (1000, 1000, 999, 0));
+}
+
+proptest! {
+    #[test]
+    fn a_reserve_never_lengthens(remaining in 0_u64..10_000_000, reserve in 0_u64..10_000_000) {
+        let (remaining, reserve) = (Duration::from_micros(remaining), Duration::from_micros(reserve));
+        let left = left_for_next(remaining, reserve);
+        prop_assert!(left <= remaining && left >= remaining / 2);
+        // What can be said still can.
+        prop_assert_eq!(text(Style::Millis, left).is_some(), text(Style::Millis, remaining).is_some());
+    }
 }
 
 #[test]
