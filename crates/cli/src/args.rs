@@ -401,6 +401,7 @@ pub(crate) enum Lab {
 Examples:
   overdue lab run half-head
   overdue lab run executor-blocked --json
+  overdue lab run body-stall --through-gate    # judged by a gateway before the fault
 
 Exit codes: 0 judged as its truth, 1 judged wrongly, 2 it could not be run.")]
     Run {
@@ -409,6 +410,9 @@ Exit codes: 0 judged as its truth, 1 judged wrongly, 2 it could not be run.")]
         /// One JSON object instead of text
         #[arg(long)]
         json: bool,
+        /// With `overdue gate` between caller and fault: the verdict is that of its log
+        #[arg(long)]
+        through_gate: bool,
         /// End when this process does
         #[arg(long, value_name = "PID", hide = true)]
         owner: Option<i32>,
@@ -418,6 +422,7 @@ Exit codes: 0 judged as its truth, 1 judged wrongly, 2 it could not be run.")]
 Examples:
   overdue lab verify
   overdue lab verify no-head half-head --runs 20
+  overdue lab verify --through-gate
   overdue lab verify --json | jq '.scenarios[] | select(.result != \"ok\")'
 
 Exit codes: 0 every verdict is right, 1 one is not, 2 one could not be run.")]
@@ -427,6 +432,9 @@ Exit codes: 0 every verdict is right, 1 one is not, 2 one could not be run.")]
         /// One JSON object instead of a table
         #[arg(long)]
         json: bool,
+        /// With `overdue gate` between caller and fault: the verdicts are those of its log
+        #[arg(long)]
+        through_gate: bool,
         /// Run each scenario so many times
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         runs: u32,

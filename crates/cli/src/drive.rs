@@ -129,6 +129,11 @@ impl Ready {
         &self.plan
     }
 
+    /// What will be called, to be changed after the calls that come before it.
+    pub(crate) const fn message_mut(&mut self) -> &mut Message {
+        &mut self.plan.message
+    }
+
     /// What the fault server ran into that is no part of its scenario would make every verdict worthless.
     pub(crate) fn check_server(&self) -> anyhow::Result<()> {
         match self.trouble().first() {

@@ -16,7 +16,8 @@ use crate::{
     interrupt::{self, Threads},
     plan, render,
     screen::{Ink, Screen},
-    truth::{self, Comparison, Mark},
+    through,
+    truth::{self, Comparison, Judged, Mark},
 };
 
 /// What one run of a scenario tells another process.
@@ -49,7 +50,7 @@ pub(crate) fn list() -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-pub(crate) fn run(name: &str, json: bool, owner: Option<i32>) -> anyhow::Result<Exit> {
+pub(crate) fn run(name: &str, json: bool, through_gate: bool, owner: Option<i32>) -> anyhow::Result<Exit> {
     let scenario = plan::scenario(name)?;
     if scenario.needs.namespace {
         netns::enter().with_context(|| format!("{name} needs a network namespace"))?;
@@ -57,6 +58,9 @@ pub(crate) fn run(name: &str, json: bool, owner: Option<i32>) -> anyhow::Result<
     // After the namespace: entering one takes it back.
     if let Some(owner) = owner {
         die_with(owner)?;
+    }
+    if through_gate {
+        return run_through_gate(scenario, json);
     }
     interrupt::run(Threads::One, |interrupt| async move {
         let ran = run_scenario(scenario, interrupt.context()).await?;
@@ -68,7 +72,34 @@ pub(crate) fn run(name: &str, json: bool, owner: Option<i32>) -> anyhow::Result<
             return Ok(Exit::Interrupted);
         }
         let comparison = Comparison::of(report, &scenario.truth);
-        let text = if json { told(scenario, &ran, &comparison)? } else { text(screen, scenario, &ran, &comparison) };
+        let text = if json {
+            told(scenario, &comparison, truth::of_report(report), serde_json::to_value(report)?)?
+        } else {
+            text(screen, scenario, &ran, &comparison)
+        };
+        out.write_all(text.as_bytes())?;
+        Ok(if comparison.mark == Mark::Ok { Exit::Fine } else { Exit::Finding })
+    })
+}
+
+fn run_through_gate(scenario: &'static Scenario, json: bool) -> anyhow::Result<Exit> {
+    interrupt::run(Threads::One, |interrupt| async move {
+        let report = through::run(scenario, interrupt.context()).await?;
+        if interrupt.context().is_cancelled() {
+            return Ok(Exit::Interrupted);
+        }
+        let judged = Judged::of_json(&report).context("the gateway's line is no report")?;
+        let comparison = Comparison::of(judged, &scenario.truth);
+        let mut out = io::stdout();
+        let text = if json {
+            told(scenario, &comparison, judged.line(), report.clone())?
+        } else {
+            let screen = Screen::of(&out);
+            let mut text = format!("{}\n{}\n\n", screen.ink(Ink::Bold, &scenario.name), scenario.about);
+            _ = writeln!(text, "{}\n  {report}", screen.ink(Ink::Bold, "THE GATEWAY'S LINE"));
+            beside_the_truth(&mut text, screen, scenario, &judged.line(), &comparison);
+            text
+        };
         out.write_all(text.as_bytes())?;
         Ok(if comparison.mark == Mark::Ok { Exit::Fine } else { Exit::Finding })
     })
@@ -82,15 +113,20 @@ fn die_with(owner: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn told(scenario: &Scenario, ran: &Ran, comparison: &Comparison) -> anyhow::Result<String> {
+fn told(
+    scenario: &Scenario,
+    comparison: &Comparison,
+    judged: String,
+    report: serde_json::Value,
+) -> anyhow::Result<String> {
     let told = Told {
         schema: "overdue.lab/1".to_owned(),
         scenario: scenario.name.clone(),
         result: comparison.mark,
         truth: truth::json(&scenario.truth),
-        judged: truth::of_report(&ran.called.answer.report),
+        judged,
         differences: comparison.differences.clone(),
-        report: serde_json::to_value(&ran.called.answer.report)?,
+        report,
     };
     Ok(serde_json::to_string(&told)? + "\n")
 }
@@ -99,14 +135,18 @@ fn text(screen: Screen, scenario: &Scenario, ran: &Ran, comparison: &Comparison)
     let report = &ran.called.answer.report;
     let mut out = format!("{}\n{}\n\n", screen.ink(Ink::Bold, &scenario.name), scenario.about);
     out.push_str(&render::report(screen, report, &ran.limits));
+    beside_the_truth(&mut out, screen, scenario, &truth::of_report(report), comparison);
+    out
+}
+
+fn beside_the_truth(out: &mut String, screen: Screen, scenario: &Scenario, judged: &str, comparison: &Comparison) {
     _ = writeln!(out, "\n{}", screen.ink(Ink::Bold, "BESIDE THE TRUTH"));
     _ = writeln!(out, "  truth    {}", truth::of_truth(&scenario.truth));
-    _ = writeln!(out, "  verdict  {}", truth::of_report(report));
+    _ = writeln!(out, "  verdict  {judged}");
     _ = writeln!(out, "  {}", mark(screen, comparison.mark));
     for difference in &comparison.differences {
         _ = writeln!(out, "  {difference}");
     }
-    out
 }
 
 /// `ok`, `unknown` or `WRONG`.

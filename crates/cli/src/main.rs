@@ -19,6 +19,7 @@ mod screen;
 mod sink;
 mod started;
 mod tally;
+mod through;
 mod top;
 mod trace;
 mod truth;
@@ -46,8 +47,8 @@ fn main() -> ExitCode {
         Command::Gate(flags) => gate::run(&flags),
         Command::Demo => demo::run(),
         Command::Lab(Lab::List) => lab::list(),
-        Command::Lab(Lab::Run { name, json, owner }) => lab::run(&name, json, owner),
-        Command::Lab(Lab::Verify { names, json, runs }) => verify::run(&names, json, runs),
+        Command::Lab(Lab::Run { name, json, through_gate, owner }) => lab::run(&name, json, through_gate, owner),
+        Command::Lab(Lab::Verify { names, json, through_gate, runs }) => verify::run(&names, json, through_gate, runs),
         Command::Explain { cause } => explain::run(cause.as_deref()),
         Command::Doctor { json } => doctor::run(json),
     };

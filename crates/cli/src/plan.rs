@@ -124,6 +124,29 @@ impl Plan {
         })
     }
 
+    /// The same call in plain HTTP/1.1 to a gateway, under this limit alone.
+    pub(crate) fn through(self, gate: SocketAddr, limit: Limit) -> anyhow::Result<Self> {
+        let mut url = self.message.url.clone();
+        ensure!(
+            url.set_scheme("http").is_ok()
+                && url.set_ip_host(gate.ip()).is_ok()
+                && url.set_port(Some(gate.port())).is_ok(),
+            "{url} cannot be asked of a gateway"
+        );
+        let mut limits = Limits::none();
+        // Every call may have this one.
+        _ = limits.set(limit);
+        Ok(Self {
+            message: Message { url, ..self.message },
+            limits,
+            version: Version::Http1,
+            tls: TlsOptions::default(),
+            pool: PoolOptions::default(),
+            dns: None,
+            ..self
+        })
+    }
+
     /// What the flags say, over what was planned.
     pub(crate) fn change(&mut self, flags: &Get) -> anyhow::Result<()> {
         let flag = |name: &str| Origin::Flag(name.into());

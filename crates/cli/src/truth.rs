@@ -1,6 +1,6 @@
 //! A verdict beside the truth of its scenario.
 
-use overdue_core::{Cause, Confidence, LimitName, Report, Stage};
+use overdue_core::{Cause, Confidence, LimitName, Report, Stage, Verdict};
 use overdue_lab::Truth;
 use serde::{Deserialize, Serialize};
 
@@ -24,33 +24,82 @@ pub(crate) struct Comparison {
     pub(crate) differences: Vec<String>,
 }
 
+/// What is compared of a report.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Judged<'r> {
+    outcome: &'r str,
+    /// The stage that is to blame, the cause, and how sure that is.
+    verdict: Option<(&'r str, Cause, Confidence)>,
+    limit: Option<&'r str>,
+}
+
+impl<'r> From<&'r Report> for Judged<'r> {
+    fn from(report: &'r Report) -> Self {
+        let verdict = |verdict: &'r Verdict| (verdict.stage, verdict.cause, verdict.confidence);
+        Self {
+            outcome: report.outcome,
+            verdict: report.verdicts.first().map(verdict),
+            limit: report.limit.as_ref().map(|limit| limit.name),
+        }
+    }
+}
+
+impl<'r> Judged<'r> {
+    /// The same of a report that another program wrote; `None`: it is none.
+    pub(crate) fn of_json(report: &'r serde_json::Value) -> Option<Self> {
+        let verdict = |verdict: &'r serde_json::Value| {
+            let confidence = match verdict["confidence"].as_str()? {
+                "high" => Confidence::High,
+                "medium" => Confidence::Medium,
+                _ => Confidence::Low,
+            };
+            Some((verdict["stage"].as_str()?, verdict["cause"].as_str()?.parse().ok()?, confidence))
+        };
+        let first = report["verdicts"].as_array().and_then(|verdicts| verdicts.first());
+        Some(Self {
+            outcome: report["outcome"].as_str()?,
+            verdict: first.and_then(verdict),
+            limit: report["limit"]["name"].as_str(),
+        })
+    }
+
+    /// In the shape of a truth in one line.
+    pub(crate) fn line(self) -> String {
+        let (stage, cause, confidence) = match self.verdict {
+            Some((stage, cause, confidence)) => (Some(stage), cause.id(), Some(confidence)),
+            None => (None, "none", None),
+        };
+        line(self.outcome, stage, self.limit, cause, confidence)
+    }
+}
+
 impl Comparison {
-    pub(crate) fn of(report: &Report, truth: &Truth) -> Self {
-        let verdict = report.verdicts.first();
+    pub(crate) fn of<'r>(judged: impl Into<Judged<'r>>, truth: &Truth) -> Self {
+        let Judged { outcome, verdict, limit } = judged.into();
         let mut differences = Vec::new();
         let mut differ = |what: &str, is: &str, should: &str| {
             differences.push(format!("{what} is {is}, should be {should}"));
         };
-        if report.outcome != truth.outcome.as_str() {
-            differ("outcome", report.outcome, truth.outcome.as_str());
+        if outcome != truth.outcome.as_str() {
+            differ("outcome", outcome, truth.outcome.as_str());
         }
-        let (is, should) = (verdict.map(|verdict| verdict.stage), truth.stage.map(Stage::as_str));
+        let (is, should) = (verdict.map(|(stage, ..)| stage), truth.stage.map(Stage::as_str));
         if is != should {
             differ("stage", or_none(is), or_none(should));
         }
-        let cause = verdict.map(|verdict| verdict.cause);
+        let cause = verdict.map(|(_, cause, _)| cause);
         if !cause.map_or(truth.causes.is_empty(), |cause| truth.causes.contains(&cause)) {
             differ("cause", or_none(cause.map(Cause::id)), &causes(truth));
         }
-        let (is, should) = (report.limit.as_ref().map(|limit| limit.name), truth.limit.map(LimitName::as_str));
+        let (is, should) = (limit, truth.limit.map(LimitName::as_str));
         if is != should {
             differ("limit", or_none(is), or_none(should));
         }
-        if let (Some(verdict), Some(least)) = (verdict, truth.confidence) {
+        if let (Some((.., confidence)), Some(least)) = (verdict, truth.confidence) {
             // Where two causes cannot be told apart, to be sure of one is as wrong as to guess.
             let most = if truth.causes.len() > 1 { least } else { Confidence::High };
-            if !(least..=most).contains(&verdict.confidence) {
-                differ("confidence", verdict.confidence.as_str(), least.as_str());
+            if !(least..=most).contains(&confidence) {
+                differ("confidence", confidence.as_str(), least.as_str());
             }
         }
         let mark = match (differences.is_empty(), cause) {
@@ -62,7 +111,7 @@ impl Comparison {
     }
 }
 
-fn or_none(word: Option<&'static str>) -> &'static str {
+fn or_none(word: Option<&str>) -> &str {
     word.unwrap_or("none")
 }
 
@@ -84,14 +133,7 @@ pub(crate) fn of_truth(truth: &Truth) -> String {
 
 /// The verdict of a report in such a line.
 pub(crate) fn of_report(report: &Report) -> String {
-    let verdict = report.verdicts.first();
-    line(
-        report.outcome,
-        verdict.map(|verdict| verdict.stage),
-        report.limit.as_ref().map(|limit| limit.name),
-        verdict.map_or("none", |verdict| verdict.cause.id()),
-        verdict.map(|verdict| verdict.confidence),
-    )
+    Judged::from(report).line()
 }
 
 fn line(

@@ -20,6 +20,7 @@ use crate::{
     lab::{self, Told},
     plan,
     screen::{Ink, Screen},
+    through,
     truth::{self, Mark},
 };
 
@@ -28,6 +29,14 @@ const AT_A_TIME: u32 = 4;
 
 /// No run takes longer: a call of the lab has 5 s, its fault server 15 s to start, its preparation 20 s.
 const RUN_LIMIT: Duration = Duration::from_secs(45);
+
+/// How each scenario is run.
+#[derive(Clone, Copy)]
+struct Runs {
+    count: u32,
+    /// With a gateway between caller and fault.
+    through_gate: bool,
+}
 
 /// The runs of one scenario.
 struct Row {
@@ -51,14 +60,15 @@ impl Row {
     }
 }
 
-pub(crate) fn run(names: &[String], json: bool, runs: u32) -> anyhow::Result<Exit> {
+pub(crate) fn run(names: &[String], json: bool, through_gate: bool, runs: u32) -> anyhow::Result<Exit> {
+    let fits = |scenario: &&Scenario| !through_gate || through::misfit(scenario).is_none();
     let mut scenarios = match names {
-        [] => overdue_lab::scenarios().iter().collect(),
+        [] => overdue_lab::scenarios().iter().filter(fits).collect(),
         names => names.iter().map(|name| plan::scenario(name)).collect::<Result<Vec<_>, _>>()?,
     };
     // Those that run alone come last.
     scenarios.sort_by_key(|scenario| runs_alone(scenario));
-    interrupt::run(Threads::One, |interrupt| verify(scenarios, json, runs, interrupt))
+    interrupt::run(Threads::One, |interrupt| verify(scenarios, json, Runs { count: runs, through_gate }, interrupt))
 }
 
 /// Whether a scenario disturbs others, or is disturbed by them: it measures this machine, not the network.
@@ -69,7 +79,7 @@ fn runs_alone(scenario: &Scenario) -> bool {
 async fn verify(
     scenarios: Vec<&'static Scenario>,
     json: bool,
-    runs: u32,
+    runs: Runs,
     interrupt: Interrupt,
 ) -> anyhow::Result<Exit> {
     let mut out = io::stdout();
@@ -92,7 +102,7 @@ async fn verify(
         while let Some(row) = early.remove(&rows.len()) {
             progress.inc(1);
             if !json && row.says_anything() {
-                let text = widths.text(screen, &row, runs);
+                let text = widths.text(screen, &row, runs.count);
                 progress.suspend(|| out.write_all(text.as_bytes()))?;
             }
             rows.push(row);
@@ -101,7 +111,7 @@ async fn verify(
     progress.finish_and_clear();
 
     if json {
-        writeln!(out, "{}", json_of(&rows, runs))?;
+        writeln!(out, "{}", json_of(&rows, runs.count))?;
     } else {
         out.write_all(summary(screen, &rows).as_bytes())?;
     }
@@ -109,7 +119,7 @@ async fn verify(
 }
 
 /// One task for each scenario. After Ctrl-C they end at once, and their processes with them.
-fn start(scenarios: &[&'static Scenario], runs: u32, interrupt: &Interrupt) -> JoinSet<(usize, Row)> {
+fn start(scenarios: &[&'static Scenario], runs: Runs, interrupt: &Interrupt) -> JoinSet<(usize, Row)> {
     let turns = Arc::new(Semaphore::new(AT_A_TIME as usize));
     let mut running = JoinSet::new();
     for (place, &scenario) in scenarios.iter().enumerate() {
@@ -118,9 +128,9 @@ fn start(scenarios: &[&'static Scenario], runs: u32, interrupt: &Interrupt) -> J
             let share = if runs_alone(scenario) { AT_A_TIME } else { 1 };
             let _turn = turns.acquire_many(share).await;
             let mut row = Row { scenario, marks: BTreeMap::new(), worst: None, trouble: None };
-            for _ in 0..runs {
+            for _ in 0..runs.count {
                 let told = tokio::select! {
-                    told = run_once(scenario) => told,
+                    told = run_once(scenario, runs.through_gate) => told,
                     _ = interrupt.context().cancelled() => break,
                 };
                 match told {
@@ -145,11 +155,12 @@ fn start(scenarios: &[&'static Scenario], runs: u32, interrupt: &Interrupt) -> J
 }
 
 /// Runs this very program on one scenario, in a process that ends with this one.
-async fn run_once(scenario: &Scenario) -> anyhow::Result<Told> {
+async fn run_once(scenario: &Scenario, through_gate: bool) -> anyhow::Result<Told> {
     let run = Command::new("/proc/self/exe")
         .arg0("overdue")
         .args(["lab", "run", &scenario.name, "--json", "--owner"])
         .arg(std::process::id().to_string())
+        .args(through_gate.then_some("--through-gate"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
