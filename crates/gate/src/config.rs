@@ -3,6 +3,7 @@
 //! An unknown key, an unknown word, a duration without its unit, a route to a cluster that is not there are errors with
 //! file and line. Every limit remembers the line that set it, so that an error can name it.
 
+mod dns;
 mod file;
 mod server_tls;
 
@@ -18,7 +19,10 @@ use std::{
 use overdue::server::{TrustedPeers, certificates::CertificateFiles};
 use overdue_core::{Limit, Limits, Verdict, plan};
 
-pub use self::server_tls::ServerTls;
+pub use self::{
+    dns::{Dns, Family},
+    server_tls::ServerTls,
+};
 
 /// What the gateway is to do.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,6 +33,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where it sends requests, in the order of the file: the first that matches is taken.
     pub routes: Vec<Arc<Route>>,
+    /// How the names of servers are turned into addresses.
+    pub dns: Dns,
     /// Where it listens for its operator.
     pub admin: Option<SocketAddr>,
     /// What it writes of each request.
@@ -104,14 +110,32 @@ pub struct Matches {
 pub struct Cluster {
     /// As routes name it.
     pub name: Arc<str>,
-    /// Their addresses.
-    pub servers: Vec<SocketAddr>,
+    /// Where they are.
+    pub servers: Vec<ServerAt>,
     /// Connections to each server, over all workers.
     pub connections: usize,
     /// How long a connection to a server may lie unused before it is closed.
     pub idle: Limit,
     /// Its servers speak TLS; `None`: they do not.
     pub tls: Option<ServerTls>,
+}
+
+/// Where a server is, or several.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ServerAt {
+    /// At this address.
+    Address(SocketAddr),
+    /// At each address that the name stands for, at this port.
+    Name(Arc<str>, u16),
+}
+
+impl fmt::Display for ServerAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
 }
 
 /// What is written of each request.

@@ -9,6 +9,7 @@ mod counts;
 mod gate;
 mod http1;
 mod log;
+mod lookout;
 mod route;
 mod run;
 mod tls;

@@ -15,6 +15,7 @@ use std::{
 };
 
 use overdue_core::facts::PoolFacts;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
 pub(crate) use self::io::ServerIo;
@@ -22,12 +23,14 @@ use crate::{
     clock,
     config::Cluster,
     http1::{Buffers, Side},
+    lookout::{Endpoint, Found, NoAddress},
 };
 
 /// The servers of a cluster.
 pub(crate) struct Servers {
     pub(crate) cluster: Arc<Cluster>,
     all: Vec<Rc<Server>>,
+    none: Arc<NoAddress>,
     dice: Cell<u64>,
 }
 
@@ -37,7 +40,7 @@ pub(crate) struct Server {
     /// The same, written out: it is told with every request.
     pub(crate) text: Box<str>,
     /// As the configuration names it, without the port: what its certificate is to be for.
-    pub(crate) host: Box<str>,
+    pub(crate) host: Arc<str>,
     /// Connections that this worker may have to it.
     most: Cell<usize>,
     idle_limit: Cell<Duration>,
@@ -104,20 +107,27 @@ const SHUN: Duration = Duration::from_millis(500);
 const SHUN_MAX: Duration = Duration::from_secs(10);
 
 impl Servers {
-    /// Those of a cluster. Servers that were known before keep their connections and what is known of them.
-    pub(crate) fn new(cluster: &Arc<Cluster>, workers: usize, seed: u64, known: Option<&Self>) -> Self {
+    /// Those of a cluster, for a worker that may have `most` connections to each. Servers that were known before keep
+    /// their connections and what is known of them.
+    pub(crate) fn new(cluster: &Arc<Cluster>, found: &Found, most: usize, seed: u64, known: Option<&Self>) -> Self {
+        let dice = Cell::new(known.map_or(seed | 1, |known| known.dice.get()));
         // A connection that was opened in another way is none for this one.
         let known = known.filter(|known| known.cluster.tls == cluster.tls);
-        let most = cluster.connections.div_ceil(workers.max(1));
-        let all = cluster.servers.iter().map(|address| {
-            let known = known.and_then(|known| known.all.iter().find(|server| server.address == *address));
-            let server = known.map_or_else(|| Rc::new(Server::new(*address)), Rc::clone);
+        let all = found.endpoints.iter().map(|endpoint| {
+            let is_it = |server: &&Rc<Server>| server.address == endpoint.address && server.host == endpoint.host;
+            let known = known.and_then(|known| known.all.iter().find(is_it));
+            let server = known.map_or_else(|| Rc::new(Server::new(endpoint)), Rc::clone);
             server.most.set(most);
             server.idle_limit.set(cluster.idle.value);
             server.use_room();
             server
         });
-        Self { cluster: Arc::clone(cluster), all: all.collect(), dice: Cell::new(seed | 1) }
+        Self { cluster: Arc::clone(cluster), all: all.collect(), none: Arc::clone(&found.none), dice }
+    }
+
+    /// Why it has no server, if it has none.
+    pub(crate) fn none(&self) -> &NoAddress {
+        &self.none
     }
 
     /// The server that gets the next request: of two that chance names, the one that has less to do for longer.
@@ -162,11 +172,11 @@ impl Servers {
 }
 
 impl Server {
-    fn new(address: SocketAddr) -> Self {
+    fn new(Endpoint { address, host }: &Endpoint) -> Self {
         Self {
-            address,
+            address: *address,
             text: address.to_string().into(),
-            host: address.ip().to_string().into(),
+            host: Arc::clone(host),
             most: Cell::new(1),
             idle_limit: Cell::new(Duration::ZERO),
             open: Cell::new(0),
@@ -399,11 +409,21 @@ impl Drop for Waiting {
     }
 }
 
-/// Opens a connection. The limit is the caller's.
-pub(crate) async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// Begins a connection. It is there from now on, so that the kernel can be asked about one that does not come up.
+pub(crate) fn begin(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(err) if err.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => return Err(err),
+        _ => {}
+    }
+    TcpStream::from_std(socket.into())
+}
+
+/// Ready once it is up, or failed. The limit is the caller's.
+pub(crate) async fn connected(stream: &TcpStream) -> std::io::Result<()> {
+    stream.writable().await?;
+    stream.take_error()?.map_or(Ok(()), Err)
 }
 
 /// Ready once `work` is, or with what interrupts it.

@@ -1,6 +1,14 @@
 //! The file as it is written, and how it becomes what it means.
 
-use std::{collections::BTreeMap, fmt::Display, net::SocketAddr, ops::Range, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use overdue::server::{TrustedPeers, certificates::CertificateFiles, hello::HelloPolicy};
 use overdue_core::{Limit, LimitName, Limits, Origin, Stage, parse_duration};
@@ -8,7 +16,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Cluster, Config, ConfigError, Format, Listener, Log, Matches, Route, ServerTls, Tls, To,
+    Cluster, Config, ConfigError, Dns, Family, Format, Listener, Log, Matches, Route, ServerAt, ServerTls, Tls, To,
     server_tls::{self, Said},
 };
 
@@ -19,6 +27,8 @@ struct File {
     drain: Option<Spanned<String>>,
     #[serde(default)]
     limits: LimitsTable,
+    #[serde(default)]
+    dns: DnsTable,
     admin: Option<AdminTable>,
     #[serde(default)]
     log: LogTable,
@@ -28,6 +38,19 @@ struct File {
     cluster: BTreeMap<String, Spanned<ClusterTable>>,
     #[serde(default)]
     route: Vec<Spanned<RouteTable>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DnsTable {
+    #[serde(default)]
+    servers: Vec<Spanned<String>>,
+    #[serde(default)]
+    hosts: BTreeMap<String, Vec<IpAddr>>,
+    limit: Option<Spanned<String>>,
+    refresh_min: Option<Spanned<String>>,
+    refresh_max: Option<Spanned<String>>,
+    family: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -141,6 +164,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 10_000;
 const TO_A_SERVER: usize = 512;
 const WORKERS_MAX: usize = 256;
+const LOOKUP: Duration = Duration::from_secs(5);
+const REFRESH_MIN: Duration = Duration::from_secs(5);
+const REFRESH_MAX: Duration = Duration::from_secs(60);
 
 /// A file's text and its name, for errors and origins.
 struct Source<'a> {
@@ -224,6 +250,56 @@ impl Source<'_> {
                 format!("{text_of:?} is no address with a port, such as 127.0.0.1:8080 or [::]:8080"),
             )
         })
+    }
+
+    /// An address, or a name that is looked up.
+    fn server_at(&self, text: &Spanned<String>) -> Result<ServerAt, ConfigError> {
+        if let Ok(address) = text.get_ref().parse() {
+            return Ok(ServerAt::Address(address));
+        }
+        let split = text.get_ref().rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));
+        match split {
+            Some((name, port)) if port > 0 && is_name(name) => {
+                Ok(ServerAt::Name(name.to_ascii_lowercase().into(), port))
+            }
+            _ => {
+                let text_of = text.get_ref();
+                Err(self.error(
+                    text.span(),
+                    format!(
+                        "{text_of:?} is no address with a port and no name with one, such as 10.0.0.5:9000, [::1]:9000 or \
+                         api.internal:9000"
+                    ),
+                ))
+            }
+        }
+    }
+
+    fn dns(&self, table: &DnsTable) -> Result<Dns, ConfigError> {
+        let DnsTable { servers, hosts, limit, refresh_min, refresh_max, family } = table;
+        let pause = |text: &Option<Spanned<String>>, default: Duration| {
+            Ok(self.some_limit(LimitName::Idle, text.as_ref(), default)?.value)
+        };
+        let dns = Dns {
+            servers: servers.iter().map(|server| self.address(server)).collect::<Result<_, _>>()?,
+            hosts: hosts.clone(),
+            limit: self.some_limit(LimitName::Stage(Stage::Resolve), limit.as_ref(), LOOKUP)?,
+            refresh_min: pause(refresh_min, REFRESH_MIN)?,
+            refresh_max: pause(refresh_max, REFRESH_MAX)?,
+            family: match family.as_ref().map(|family| (family.get_ref().as_str(), family.span())) {
+                None | Some(("v4-first", _)) => Family::V4First,
+                Some(("v6-first", _)) => Family::V6First,
+                Some(("both", _)) => Family::Both,
+                Some((other, span)) => {
+                    return Err(self.error(span, format!("{other:?} is none of v4-first, v6-first and both")));
+                }
+            },
+        };
+        if dns.refresh_min > dns.refresh_max {
+            let set = refresh_min.as_ref().or(refresh_max.as_ref()).map_or(0..0, Spanned::span);
+            return Err(self.error(set, "refresh_min is longer than refresh_max"));
+        }
+        Ok(dns)
     }
 
     fn count(&self, number: Option<&Spanned<usize>>, default: usize, most: usize) -> Result<usize, ConfigError> {
@@ -325,23 +401,31 @@ impl Source<'_> {
         rate.ok_or_else(|| self.error(text.span(), format!("{:?} is no rate, such as 20/10s", text.get_ref())))
     }
 
-    fn cluster(&self, name: &str, table: &Spanned<ClusterTable>) -> Result<Cluster, ConfigError> {
+    fn cluster(&self, name: &str, table: &Spanned<ClusterTable>, workers: usize) -> Result<Cluster, ConfigError> {
         let ClusterTable { servers, connections, idle, tls } = table.get_ref();
         if servers.is_empty() {
             return Err(self.error(table.span(), format!("cluster {name:?} has no servers")));
         }
-        let mut addresses: Vec<SocketAddr> = Vec::new();
+        let mut all: Vec<ServerAt> = Vec::new();
         for server in servers {
-            let address = self.address(server)?;
-            if addresses.contains(&address) {
-                return Err(self.error(server.span(), format!("{address} is there twice")));
+            let at = self.server_at(server)?;
+            if all.contains(&at) {
+                return Err(self.error(server.span(), format!("{at} is there twice")));
             }
-            addresses.push(address);
+            all.push(at);
+        }
+        let most = self.count(connections.as_ref(), TO_A_SERVER.max(workers), 100_000)?;
+        if let Some(connections) = connections.as_ref().filter(|_| most < workers) {
+            let message = format!(
+                "{most} connections cannot be shared by {workers} workers, each of which keeps its own: write {workers} or \
+                 more, or `workers = {most}` at the top"
+            );
+            return Err(self.error(connections.span(), message));
         }
         Ok(Cluster {
             name: name.into(),
-            servers: addresses,
-            connections: self.count(connections.as_ref(), TO_A_SERVER, 100_000)?,
+            servers: all,
+            connections: most,
             idle: self.some_limit(LimitName::Idle, idle.as_ref(), SERVER_IDLE)?,
             tls: tls.as_ref().map(|table| self.server_tls(table)).transpose()?,
         })
@@ -400,9 +484,11 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     if listeners.is_empty() {
         return Err(whole("there is no [[listener]], so nothing could be served"));
     }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = source.count(file.workers.as_ref(), cores.min(WORKERS_MAX), WORKERS_MAX)?;
     let mut clusters = BTreeMap::new();
     for (name, table) in &file.cluster {
-        clusters.insert(name.as_str(), Arc::new(source.cluster(name, table)?));
+        clusters.insert(name.as_str(), Arc::new(source.cluster(name, table, workers)?));
     }
     let base = source.limits(&file.limits, &Limits::default())?;
     let mut routes: Vec<Arc<Route>> = Vec::new();
@@ -451,15 +537,26 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         (_, Some(path)) => To::File(path),
         _ => To::Stdout,
     };
-    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(Config {
-        workers: source.count(file.workers.as_ref(), workers.min(WORKERS_MAX), WORKERS_MAX)?,
+        workers,
+        dns: source.dns(&file.dns)?,
         listeners,
         routes,
         admin,
         log: Log { format, to },
         drain: source.some_limit(LimitName::Total, file.drain.as_ref(), DRAIN)?,
     })
+}
+
+/// Whether it could be the name of a host. One whose last label is a number is an address gone wrong.
+fn is_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    name.len() <= 253 && name.split('.').all(is_label) && !name.rsplit('.').next().is_none_or(is_number)
 }
 
 /// What was probably meant.

@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     net::SocketAddr,
     os::fd::AsFd as _,
     pin::Pin,
@@ -76,6 +77,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// would reset the connection, and the client might never see the answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A request, the server that was to have it, if there is one, and what had been written to that before.
+type Whom<'a> = (&'a Prepared, Option<&'a Rc<Server>>, Option<u64>);
 
 /// Why there is no connection to a server, and what the kernel said of the one that was to be it.
 type Unopened = (Trouble, Option<Box<SocketFacts>>);
@@ -337,7 +341,13 @@ impl<S: Client> Connection<S> {
         let mut again = true;
         let head_length = head.len();
         loop {
-            let Some(server) = prepared.route.servers.choose() else { return Then::Close };
+            let Some(server) = prepared.route.servers.choose() else {
+                self.worker.buffers.take_back(head);
+                let none = prepared.route.servers.none().failure();
+                let trouble = self.at_gate(Stage::Resolve, none);
+                let keep = bodyless && prepared.keep_alive;
+                return self.fail(plan, Some((prepared, None, None)), marks, &trouble, None, keep, true).await;
+            };
             if let Some(request) = &mut *self.live().request.borrow_mut() {
                 request.server = Some(server.address);
             }
@@ -350,7 +360,8 @@ impl<S: Client> Connection<S> {
                         (trouble.stage == Stage::Connect).then(|| SocketFacts { peer, ..SocketFacts::default() })
                     });
                     self.worker.buffers.take_back(head);
-                    return self.fail(plan, Some((prepared, server, None)), marks, &trouble, socket, keep, true).await;
+                    let whom = Some((prepared, Some(server), None));
+                    return self.fail(plan, whom, marks, &trouble, socket, keep, true).await;
                 }
             };
             let now = if marks.dialled { clock::now() } else { marks.queued };
@@ -363,7 +374,8 @@ impl<S: Client> Connection<S> {
                 let trouble = self.at_gate(Stage::Queue, failure);
                 upstream.put_back(&self.worker.buffers, now);
                 let keep = bodyless && prepared.keep_alive;
-                return self.fail(plan, Some((prepared, server, None)), marks, &trouble, None, keep, true).await;
+                let whom = Some((prepared, Some(server), None));
+                return self.fail(plan, whom, marks, &trouble, None, keep, true).await;
             }
             self.live().enter(Stage::Send, now);
             server.pending.set(server.pending.get() + 1);
@@ -449,7 +461,7 @@ impl<S: Client> Connection<S> {
                     marks.idle = upstream.idle;
                     // Closed before the client hears of it: nobody waits for what the server still does.
                     drop(upstream);
-                    let party = Some((prepared, server, Some(written_before)));
+                    let party = Some((prepared, Some(server), Some(written_before)));
                     return self.fail(plan, party, marks, &trouble, Some(socket), keep, !begun).await;
                 }
             }
@@ -508,17 +520,16 @@ impl<S: Client> Connection<S> {
         marks.dialled = true;
         crate::counts::add(Some(&self.worker.counts.dialled), 1);
         let due = Due::earlier(Due::after(marks.queued, limits.connect.as_ref()), total);
-        let opened = self.under(Stage::Connect, due, prepared, upstream::open(server.address)).await;
-        let opened = opened.and_then(|opened| {
-            opened.map_err(|err| Trouble {
-                party: Party::Server,
-                ..self.at_gate(Stage::Connect, os_failure("connect", err).0)
-            })
-        });
-        let opened = match (opened, &prepared.route.servers.cluster.tls) {
-            (Ok(stream), None) => Ok(ServerIo::Plain(stream)),
-            (Ok(stream), Some(tls)) => self.secure(server, stream, tls, prepared, total, marks).await,
-            (Err(trouble), _) => Err((trouble, None)),
+        let opened = match upstream::begin(server.address) {
+            Ok(stream) => match self.under(Stage::Connect, due, prepared, upstream::connected(&stream)).await {
+                Ok(Ok(())) => match &prepared.route.servers.cluster.tls {
+                    None => Ok(ServerIo::Plain(stream)),
+                    Some(tls) => self.secure(server, stream, tls, prepared, total, marks).await,
+                },
+                Ok(Err(err)) => Err((self.not_connected(err), None)),
+                Err(trouble) => Err((trouble, Some(Box::new(ServerIo::Plain(stream).observe(server.address))))),
+            },
+            Err(err) => Err((self.not_connected(err), None)),
         };
         if opened.as_ref().is_err_and(|(trouble, _)| trouble.is_servers()) {
             server.unreachable();
@@ -589,6 +600,10 @@ impl<S: Client> Connection<S> {
         .await
     }
 
+    fn not_connected(&self, err: io::Error) -> Trouble {
+        Trouble { party: Party::Server, ..self.at_gate(Stage::Connect, os_failure("connect", err).0) }
+    }
+
     fn at_gate(&self, stage: Stage, failure: Failure) -> Trouble {
         Trouble { stage, party: Party::Gate, failure, late_by: Duration::ZERO, silent: Duration::ZERO }
     }
@@ -602,7 +617,7 @@ impl<S: Client> Connection<S> {
     async fn fail(
         &mut self,
         plan: &Plan,
-        whom: Option<(&Prepared, &Rc<Server>, Option<u64>)>,
+        whom: Option<Whom<'_>>,
         marks: &Marks,
         trouble: &Trouble,
         socket: Option<SocketFacts>,
@@ -644,8 +659,12 @@ impl<S: Client> Connection<S> {
             timeline,
             late_by: trouble.late_by,
             socket,
-            dns: None,
-            pool: whom.filter(|_| trouble.stage == Stage::Queue).map(|(_, server, _)| server.facts()),
+            dns: whom
+                .filter(|_| trouble.stage == Stage::Resolve)
+                .map(|(prepared, ..)| prepared.route.servers.none().dns.clone()),
+            pool: whom
+                .filter(|_| trouble.stage == Stage::Queue)
+                .and_then(|(_, server, _)| server.map(|server| server.facts())),
             h2: None,
             exchange,
         };
@@ -675,7 +694,7 @@ impl<S: Client> Connection<S> {
         let entry = Entry {
             known: Known { status, ..known },
             route: whom.map(|(prepared, ..)| &prepared.route),
-            server: whom.map(|(_, server, _)| &**server),
+            server: whom.and_then(|(_, server, _)| server.map(Rc::as_ref)),
             failed: Some((&facts, &judgement)),
             ..Entry::new(marks, self.since)
         };
