@@ -128,6 +128,7 @@ impl Desk {
                     let mut described = describe(&config);
                     if let Some(described) = described.as_object_mut() {
                         described.insert("names".to_owned(), self.lookout.describe());
+                        described.insert("health".to_owned(), self.lookout.describe_health());
                     }
                     json_of(StatusCode::OK, &described)
                 }
@@ -313,6 +314,21 @@ impl Desk {
             for ((cluster, address), numbers) in &servers {
                 let number = numbers.get(place).copied().unwrap_or_default();
                 out.line(name, &[("cluster", cluster), ("server", &address.to_string())], number as f64);
+            }
+        }
+        let health = self.lookout.health();
+        for (place, (name, kind, help)) in [
+            ("overdue_gate_server_ill", "gauge", "Servers that probes say are ill."),
+            ("overdue_gate_server_probes_total", "counter", "Probes of a server."),
+            ("overdue_gate_server_probes_failed_total", "counter", "Those of them that failed."),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            out.head(name, kind, help);
+            for (cluster, address, numbers) in &health {
+                let number = numbers.get(place).copied().unwrap_or_default();
+                out.line(name, &[("cluster", cluster), ("server", &address.to_string())], number);
             }
         }
         let names = self.lookout.names();

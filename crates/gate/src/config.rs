@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -118,6 +119,27 @@ pub struct Cluster {
     pub idle: Limit,
     /// Its servers speak TLS; `None`: they do not.
     pub tls: Option<ServerTls>,
+    /// How it is found out which of its servers are well; `None`: by the requests that they fail alone.
+    pub health: Option<Health>,
+}
+
+/// How it is found out whether a server is well.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// What is asked for; `None`: a connection is enough, with TLS where its servers speak that.
+    pub path: Option<String>,
+    /// The `Host` of that request; default: the server's entry.
+    pub host: Option<String>,
+    /// From the end of one probe to the beginning of the next, give or take a tenth.
+    pub every: Duration,
+    /// One probe, from the first packet to the head of the answer.
+    pub limit: Limit,
+    /// So many that succeed, one after another, make an ill server a well one.
+    pub healthy: u32,
+    /// So many that fail, one after another, make a well server an ill one.
+    pub unhealthy: u32,
+    /// Answers of a server that is well.
+    pub statuses: Vec<RangeInclusive<u16>>,
 }
 
 /// Where a server is, or several.

@@ -1,7 +1,8 @@
-//! Looks out for servers, on behalf of all workers: what their names stand for. A thread of its own: nothing of it is on
+//! Looks out for servers, on behalf of all workers: what their names stand for, and who is well. A thread of its own: nothing of it is on
 //! the way of a request. What it finds is told to the workers as another configuration is, by an order.
 
 mod names;
+mod probe;
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use overdue_core::facts::{DnsFacts, DnsFailure, Failure};
+use overdue_core::{
+    DurationText,
+    facts::{DnsFacts, DnsFailure, Failure},
+};
 use serde_json::{Value, json};
 use tokio::{
     runtime::Builder,
@@ -19,7 +23,10 @@ use tokio::{
     task::{AbortHandle, LocalSet},
 };
 
-use self::names::Looked;
+use self::{
+    names::Looked,
+    probe::{Probed, Unwell},
+};
 use crate::{
     clock,
     config::{Cluster, Config, ServerAt},
@@ -48,6 +55,18 @@ pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     /// As the configuration names it, without its port.
     pub(crate) host: Arc<str>,
+    /// Probes of it fail.
+    pub(crate) ill: bool,
+}
+
+impl Endpoint {
+    /// With its port, as a request names it.
+    fn authority(&self) -> String {
+        match self.host.parse::<std::net::IpAddr>() {
+            Ok(_) => self.address.to_string(),
+            Err(_) => format!("{}:{}", self.host, self.address.port()),
+        }
+    }
 }
 
 /// Why a name has no address.
@@ -78,6 +97,8 @@ enum Told {
     Workers(Vec<mpsc::UnboundedSender<Order>>, Arc<Outlook>),
     /// A lookup is done.
     Looked(Arc<str>, Looked),
+    /// A probe of this server of this cluster is done.
+    Probed(Arc<str>, SocketAddr, Probed),
 }
 
 type Done = Box<dyn FnOnce(&Arc<Outlook>) + Send>;
@@ -86,7 +107,15 @@ type Done = Box<dyn FnOnce(&Arc<Outlook>) + Send>;
 #[derive(Clone)]
 pub(crate) struct Lookout {
     to: mpsc::UnboundedSender<Told>,
-    names: Arc<Mutex<BTreeMap<Arc<str>, Name>>>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What is known now.
+#[derive(Default)]
+struct Known {
+    names: BTreeMap<Arc<str>, Name>,
+    /// Servers that are probed, by cluster.
+    servers: BTreeMap<(Arc<str>, SocketAddr), Probing>,
 }
 
 /// What is known of a name.
@@ -101,10 +130,33 @@ struct Name {
     failures: u64,
 }
 
+/// What is known of a server by its probes.
+struct Probing {
+    /// How it is probed.
+    cluster: Arc<Cluster>,
+    host: Arc<str>,
+    /// Unknown until the first probe: it is asked until then.
+    well: Option<bool>,
+    since: Instant,
+    /// So many probes, one after another, said otherwise.
+    otherwise: u32,
+    /// What the last one that failed said.
+    why: String,
+    probes: u64,
+    failures: u64,
+    task: AbortHandle,
+}
+
+impl Drop for Probing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 struct Thread {
     outlook: Arc<Outlook>,
     workers: Vec<mpsc::UnboundedSender<Order>>,
-    names: Arc<Mutex<BTreeMap<Arc<str>, Name>>>,
+    known: Arc<Mutex<Known>>,
     /// What looks them up now and then.
     looking: Vec<AbortHandle>,
     back: mpsc::WeakUnboundedSender<Told>,
@@ -119,15 +171,15 @@ impl Lookout {
     pub(crate) fn start(writer: Writer) -> Result<Self, GateError> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
         let (to, mut told) = mpsc::unbounded_channel();
-        let names = Arc::new(Mutex::new(BTreeMap::new()));
-        let lookout = Self { to, names: Arc::clone(&names) };
+        let known = Arc::new(Mutex::new(Known::default()));
+        let lookout = Self { to, known: Arc::clone(&known) };
         let back = lookout.to.downgrade();
         let work = move || {
             LocalSet::new().block_on(&runtime, async move {
                 // The first is a configuration.
                 let Some(Told::Follow(config, done)) = told.recv().await else { return };
                 let outlook = Arc::new(Outlook { config: Arc::clone(&config), clusters: BTreeMap::new() });
-                let mut thread = Thread { outlook, workers: Vec::new(), names, looking: Vec::new(), back, writer };
+                let mut thread = Thread { outlook, workers: Vec::new(), known, looking: Vec::new(), back, writer };
                 thread.follow(config).await;
                 done(&thread.outlook);
                 while let Some(told) = told.recv().await {
@@ -153,20 +205,20 @@ impl Lookout {
 
     /// Names that have no address now, for a reader.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let names = lock(&self.names);
+        let known = lock(&self.known);
         let text = |(name, known): (&Arc<str>, &Name)| {
             let (_, why) = known.failing.as_ref()?;
             Some(format!("{name} does not resolve, and is looked up again and again: {}", why.text))
         };
-        names.iter().filter_map(text).collect()
+        known.names.iter().filter_map(text).collect()
     }
 
     /// What is known of names.
     pub(crate) fn describe(&self) -> Value {
         let now = clock::now();
         let age = |at: Instant| overdue_core::micros(now.saturating_duration_since(at));
-        let names = lock(&self.names);
-        let described = names.iter().map(|(name, known)| {
+        let all = lock(&self.known);
+        let described = all.names.iter().map(|(name, known)| {
             let described = json!({
                 "addresses": known.addresses,
                 "found_us_ago": known.found.map(age),
@@ -180,17 +232,45 @@ impl Lookout {
         described.collect::<serde_json::Map<_, _>>().into()
     }
 
+    /// What is known of servers that are probed, by cluster.
+    pub(crate) fn describe_health(&self) -> Value {
+        let now = clock::now();
+        let all = lock(&self.known);
+        let described = all.servers.iter().map(|((cluster, address), known)| {
+            json!({
+                "cluster": &**cluster,
+                "server": address.to_string(),
+                "well": known.well,
+                "since_us": overdue_core::micros(now.saturating_duration_since(known.since)),
+                "why": (known.well == Some(false)).then_some(&known.why),
+                "probes": known.probes,
+                "failures": known.failures,
+            })
+        });
+        described.collect()
+    }
+
+    /// Of each server that is probed: whether it is ill, its probes, and those that failed.
+    pub(crate) fn health(&self) -> Vec<(Arc<str>, SocketAddr, [f64; 3])> {
+        let all = lock(&self.known);
+        let numbers = |known: &Probing| {
+            [f64::from(u8::from(known.well == Some(false))), known.probes as f64, known.failures as f64]
+        };
+        let servers = all.servers.iter();
+        servers.map(|((cluster, address), known)| (Arc::clone(cluster), *address, numbers(known))).collect()
+    }
+
     /// Of each name: its addresses, lookups, lookups that failed, and for how long its addresses are those of a lookup
     /// before one that failed.
     pub(crate) fn names(&self) -> Vec<(Arc<str>, [f64; 4])> {
         let now = clock::now();
-        let names = lock(&self.names);
+        let all = lock(&self.known);
         let numbers = |known: &Name| {
             let stale =
                 known.failing.as_ref().map_or(Duration::ZERO, |(since, _)| now.saturating_duration_since(*since));
             [known.addresses.len() as f64, known.lookups as f64, known.failures as f64, stale.as_secs_f64()]
         };
-        names.iter().map(|(name, known)| (Arc::clone(name), numbers(known))).collect()
+        all.names.iter().map(|(name, known)| (Arc::clone(name), numbers(known))).collect()
     }
 }
 
@@ -216,6 +296,10 @@ impl Thread {
                 self.looked(&name, looked);
                 self.look_again();
             }
+            Told::Probed(cluster, address, probed) => {
+                self.probed(&(cluster, address), probed);
+                self.look_again();
+            }
         }
     }
 
@@ -233,7 +317,7 @@ impl Thread {
         });
         let named: std::collections::BTreeSet<Arc<str>> = named.collect();
         {
-            let mut names = lock(&self.names);
+            let names = &mut lock(&self.known).names;
             names.retain(|name, _| named.contains(name));
             for name in &named {
                 let _known = names.entry(Arc::clone(name)).or_default();
@@ -241,7 +325,7 @@ impl Thread {
         }
         if !named.is_empty() {
             let dns = Arc::new(config.dns.clone());
-            let known = |name: &Arc<str>| lock(&self.names).get(name).is_some_and(|known| known.found.is_some());
+            let known = |name: &Arc<str>| lock(&self.known).names.get(name).is_some_and(|known| known.found.is_some());
             let (mut first, mut pauses) = (tokio::task::JoinSet::new(), BTreeMap::new());
             for name in named.iter().filter(|name| !known(name)) {
                 let (name, dns) = (Arc::clone(name), Arc::clone(&dns));
@@ -263,7 +347,48 @@ impl Thread {
             }
         }
         self.outlook = Arc::new(self.outlook_on(config));
+        self.probe();
+        // Of those that are probed in another way now, nothing is known.
+        self.outlook = Arc::new(self.outlook_on(Arc::clone(&self.outlook.config)));
         self.tell();
+    }
+
+    /// Probes those that are to be probed, and no others.
+    fn probe(&self) {
+        let clusters = self.outlook.config.clusters();
+        let mut known = lock(&self.known);
+        let mut former = std::mem::take(&mut known.servers);
+        for (name, found) in &self.outlook.clusters {
+            let Some(cluster) = clusters.get(name) else { continue };
+            let Some(health) = &cluster.health else { continue };
+            for endpoint in &found.endpoints {
+                let key = (Arc::clone(name), endpoint.address);
+                let is_as_before = |known: &Probing| {
+                    known.host == endpoint.host
+                        && (&known.cluster.health, &known.cluster.tls) == (&cluster.health, &cluster.tls)
+                };
+                let probing = former.remove(&key).filter(is_as_before).unwrap_or_else(|| {
+                    let probing = probe::again_and_again(
+                        Arc::clone(cluster),
+                        health.clone(),
+                        endpoint.clone(),
+                        self.back.clone(),
+                    );
+                    Probing {
+                        cluster: Arc::clone(cluster),
+                        host: Arc::clone(&endpoint.host),
+                        well: None,
+                        since: clock::now(),
+                        otherwise: 0,
+                        why: String::new(),
+                        probes: 0,
+                        failures: 0,
+                        task: tokio::task::spawn_local(probing).abort_handle(),
+                    }
+                });
+                known.servers.insert(key, probing);
+            }
+        }
     }
 
     fn tell(&self) {
@@ -277,12 +402,63 @@ impl Thread {
         let outlook = self.outlook_on(Arc::clone(&self.outlook.config));
         if outlook.clusters != self.outlook.clusters {
             self.outlook = Arc::new(outlook);
+            self.probe();
             self.tell();
         }
     }
 
+    /// Keeps what a probe found. The first says what a server is; later ones have to agree to change that.
+    fn probed(&self, key: &(Arc<str>, SocketAddr), probed: Probed) {
+        let now = clock::now();
+        let mut all = lock(&self.known);
+        // One that nobody asks for any more may still have been on its way.
+        let Some(known) = all.servers.get_mut(key) else { return };
+        let Some(health) = &known.cluster.health else { return };
+        let (is_well, unwell) = match probed {
+            Probed::Unknown => return,
+            Probed::Well => (true, None),
+            Probed::Ill(unwell) => (false, Some(unwell)),
+        };
+        known.probes += 1;
+        known.failures += u64::from(!is_well);
+        if known.well == Some(is_well) {
+            known.otherwise = 0;
+            return;
+        }
+        known.otherwise += 1;
+        let needed = match known.well {
+            None => 1,
+            Some(true) => health.unhealthy,
+            Some(false) => health.healthy,
+        };
+        if known.otherwise < needed {
+            return;
+        }
+        let count = std::mem::take(&mut known.otherwise);
+        let was = known.well.replace(is_well);
+        let lasted = now.saturating_duration_since(std::mem::replace(&mut known.since, now));
+        let event = |what, text, failed| {
+            let (cluster, address) = key;
+            let event = Event { what, cluster: Some(cluster), of: address.to_string(), text, failed };
+            event.write(self.outlook.config.log.format, &self.writer);
+        };
+        match unwell {
+            Some(Unwell { text, judged }) => {
+                event("server-ill", format!("{count} probes failed, the last one so: {text}"), judged.as_deref());
+                known.why = text;
+            }
+            // That it is well from the beginning is no news.
+            None if was.is_some() => {
+                let text = format!("{count} probes succeeded; it was ill for {}", DurationText(lasted));
+                event("server-well", text, None);
+            }
+            None => {}
+        }
+    }
+
     fn outlook_on(&self, config: Arc<Config>) -> Outlook {
-        let names = lock(&self.names);
+        let known = lock(&self.known);
+        let Known { names, servers } = &*known;
         let found = |cluster: &Cluster| {
             let mut endpoints: Vec<Endpoint> = Vec::new();
             let mut none = None;
@@ -302,7 +478,9 @@ impl Thread {
                 for address in addresses {
                     // Two names for one server: it is one.
                     if !endpoints.iter().any(|known| known.address == address) {
-                        endpoints.push(Endpoint { address, host: Arc::clone(&host) });
+                        let probed = servers.get(&(Arc::clone(&cluster.name), address));
+                        let ill = probed.is_some_and(|known| known.well == Some(false));
+                        endpoints.push(Endpoint { address, host: Arc::clone(&host), ill });
                     }
                 }
             }
@@ -310,18 +488,21 @@ impl Thread {
                 let text = "no server has an address".to_owned();
                 Arc::new(NoAddress { reason: DnsFailure::NoAddress, text, dns: DnsFacts::default() })
             };
-            Found { endpoints, none: none.unwrap_or_else(nothing) }
+            // Of no interest while there are others, and different each time.
+            let none = none.filter(|_| endpoints.is_empty()).unwrap_or_else(nothing);
+            Found { endpoints, none }
         };
         let clusters = config.clusters().into_iter().map(|(name, cluster)| (name, found(&cluster))).collect();
+        drop(known);
         Outlook { config, clusters }
     }
 
     /// Keeps what a lookup found. One that failed changes nothing: the last good addresses are better than none.
     fn looked(&self, name: &Arc<str>, looked: Looked) {
         let now = clock::now();
-        let mut names = lock(&self.names);
+        let mut all = lock(&self.known);
         // One that nobody asks for any more may still have been on its way.
-        let Some(known) = names.get_mut(name) else { return };
+        let Some(known) = all.names.get_mut(name) else { return };
         known.lookups += 1;
         let format = self.outlook.config.log.format;
         let event = |what, text, failed| {

@@ -56,6 +56,8 @@ pub(crate) struct Server {
     failures: Cell<u32>,
     /// No route leads to it any more.
     retired: Cell<bool>,
+    /// Probes of it fail: not asked, if there is another.
+    ill: Cell<bool>,
     /// Not asked until then, if there is another.
     shunned_until: Cell<Option<Instant>>,
     connections: Cell<u64>,
@@ -118,6 +120,7 @@ impl Servers {
             let known = known.and_then(|known| known.all.iter().find(is_it));
             let server = known.map_or_else(|| Rc::new(Server::new(endpoint)), Rc::clone);
             server.most.set(most);
+            server.ill.set(endpoint.ill);
             server.idle_limit.set(cluster.idle.value);
             server.use_room();
             server
@@ -136,15 +139,10 @@ impl Servers {
         if rest.is_empty() {
             return Some(first);
         }
-        let now = self.all.iter().any(|server| server.shunned_until.get().is_some()).then(clock::now);
-        let open =
-            |server: &&Rc<Server>| now.is_none_or(|now| server.shunned_until.get().is_none_or(|until| now >= until));
-        let well: Vec<&Rc<Server>> = match now {
-            None => Vec::new(),
-            Some(_) => self.all.iter().filter(open).collect(),
-        };
+        let is_doubtful = |server: &Rc<Server>| server.ill.get() || server.shunned_until.get().is_some();
+        let well = if self.all.iter().any(is_doubtful) { self.well() } else { Vec::new() };
         let pick = |number: usize| match well.len() {
-            // Nobody is shunned, or everybody.
+            // All are well, or all are ill: to ask nobody would be no better.
             0 => self.all.get(number % self.all.len()),
             some => well.get(number % some).copied(),
         };
@@ -154,6 +152,16 @@ impl Servers {
         let other = (one + 1 + dice / count % count.saturating_sub(1).max(1)) % count;
         let (one, other) = (pick(one)?, pick(other)?);
         Some(if other.is_better_than(one) { other } else { one })
+    }
+
+    /// Those that are neither ill nor shunned; where there are none, those that are shunned alone.
+    fn well(&self) -> Vec<&Rc<Server>> {
+        let now = clock::now();
+        let mut well: Vec<_> = self.all.iter().filter(|server| !server.ill.get()).collect();
+        if well.iter().any(|server| !server.is_shunned(now)) {
+            well.retain(|server| !server.is_shunned(now));
+        }
+        well
     }
 
     /// xorshift64*: which of two servers is no secret.
@@ -172,7 +180,7 @@ impl Servers {
 }
 
 impl Server {
-    fn new(Endpoint { address, host }: &Endpoint) -> Self {
+    fn new(Endpoint { address, host, .. }: &Endpoint) -> Self {
         Self {
             address: *address,
             text: address.to_string().into(),
@@ -186,6 +194,7 @@ impl Server {
             latency_us: Cell::new(0.0),
             failures: Cell::new(0),
             retired: Cell::new(false),
+            ill: Cell::new(false),
             shunned_until: Cell::new(None),
             connections: Cell::new(0),
         }

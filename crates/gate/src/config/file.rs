@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     net::{IpAddr, SocketAddr},
-    ops::Range,
+    ops::{Range, RangeInclusive},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -16,7 +16,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Cluster, Config, ConfigError, Dns, Family, Format, Listener, Log, Matches, Route, ServerAt, ServerTls, Tls, To,
+    Cluster, Config, ConfigError, Dns, Family, Format, Health, Listener, Log, Matches, Route, ServerAt, ServerTls, Tls,
+    To,
     server_tls::{self, Said},
 };
 
@@ -108,6 +109,20 @@ struct ClusterTable {
     connections: Option<Spanned<usize>>,
     idle: Option<Spanned<String>>,
     tls: Option<Spanned<ServerTlsTable>>,
+    health: Option<HealthTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HealthTable {
+    path: Option<Spanned<String>>,
+    host: Option<Spanned<String>>,
+    every: Option<Spanned<String>>,
+    limit: Option<Spanned<String>>,
+    healthy: Option<Spanned<usize>>,
+    unhealthy: Option<Spanned<usize>>,
+    #[serde(default)]
+    status: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +179,11 @@ const DRAIN: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 10_000;
 const TO_A_SERVER: usize = 512;
 const WORKERS_MAX: usize = 256;
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(2);
+const HEALTHY: usize = 2;
+const UNHEALTHY: usize = 3;
+const PROBES_MAX: usize = 1000;
 const LOOKUP: Duration = Duration::from_secs(5);
 const REFRESH_MIN: Duration = Duration::from_secs(5);
 const REFRESH_MAX: Duration = Duration::from_secs(60);
@@ -392,6 +412,40 @@ impl Source<'_> {
         usable(span, Said { name, ca, certificate, only_1_3 })
     }
 
+    fn health(&self, table: &HealthTable) -> Result<Health, ConfigError> {
+        let HealthTable { path, host, every, limit, healthy, unhealthy, status } = table;
+        // Both are written into a request.
+        let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        if let Some(path) = path.as_ref().filter(|path| !path.get_ref().starts_with('/') || !is_plain(path.get_ref())) {
+            return Err(self.error(path.span(), format!("{:?} is no path, such as /healthz", path.get_ref())));
+        }
+        if let Some(host) = host.as_ref().filter(|host| host.get_ref().is_empty() || !is_plain(host.get_ref())) {
+            return Err(self.error(host.span(), format!("{:?} is no host, such as api.internal", host.get_ref())));
+        }
+        if let (None, Some(given)) = (path, host.as_ref().map(Spanned::span).or(status.first().map(Spanned::span))) {
+            return Err(self.error(given, "without a path nothing is asked for: a connection is all that is tried"));
+        }
+        let runs = |count: &Option<Spanned<usize>>, default| {
+            Ok(u32::try_from(self.count(count.as_ref(), default, PROBES_MAX)?).unwrap_or(u32::MAX))
+        };
+        let statuses = status.iter().map(|status| {
+            statuses(status.get_ref()).ok_or_else(|| {
+                let text = status.get_ref();
+                self.error(status.span(), format!("{text:?} is no status, such as 204, and no range, such as 200-399"))
+            })
+        });
+        let statuses = statuses.collect::<Result<Vec<_>, _>>()?;
+        Ok(Health {
+            path: path.as_ref().map(|path| path.get_ref().clone()),
+            host: host.as_ref().map(|host| host.get_ref().clone()),
+            every: self.some_limit(LimitName::Idle, every.as_ref(), PROBE_EVERY)?.value,
+            limit: self.some_limit(LimitName::Total, limit.as_ref(), PROBE)?,
+            healthy: runs(healthy, HEALTHY)?,
+            unhealthy: runs(unhealthy, UNHEALTHY)?,
+            statuses: if statuses.is_empty() { vec![200..=399] } else { statuses },
+        })
+    }
+
     /// `20/10s`: so many in that time.
     fn rate(&self, text: &Spanned<String>) -> Result<(u32, Duration), ConfigError> {
         let rate = text.get_ref().split_once('/').and_then(|(count, per)| {
@@ -402,7 +456,7 @@ impl Source<'_> {
     }
 
     fn cluster(&self, name: &str, table: &Spanned<ClusterTable>, workers: usize) -> Result<Cluster, ConfigError> {
-        let ClusterTable { servers, connections, idle, tls } = table.get_ref();
+        let ClusterTable { servers, connections, idle, tls, health } = table.get_ref();
         if servers.is_empty() {
             return Err(self.error(table.span(), format!("cluster {name:?} has no servers")));
         }
@@ -428,6 +482,7 @@ impl Source<'_> {
             connections: most,
             idle: self.some_limit(LimitName::Idle, idle.as_ref(), SERVER_IDLE)?,
             tls: tls.as_ref().map(|table| self.server_tls(table)).transpose()?,
+            health: health.as_ref().map(|table| self.health(table)).transpose()?,
         })
     }
 
@@ -546,6 +601,13 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         log: Log { format, to },
         drain: source.some_limit(LimitName::Total, file.drain.as_ref(), DRAIN)?,
     })
+}
+
+/// `204`, or `200-399`.
+fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+    (200 <= first && first <= last && last <= 599).then_some(first..=last)
 }
 
 /// Whether it could be the name of a host. One whose last label is a number is an address gone wrong.

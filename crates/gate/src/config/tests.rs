@@ -138,6 +138,31 @@ fn how_names_are_looked_up() {
 }
 
 #[test]
+fn health_is_read_strictly() {
+    let with = |text: &str| {
+        Config::parse(&GOOD.replace("[[route]]", &format!("[cluster.api.health]\n{text}\n\n[[route]]")), "g.toml")
+    };
+    let of = |text: &str| with(text).unwrap().routes[0].cluster.health.clone().unwrap();
+    let all = of("path = \"/up?x\"\nstatus = [\"200-299\", \"304\"]\nhealthy = 1\nlimit = \"1s\"");
+    assert_eq!((all.statuses, all.healthy, all.unhealthy), (vec![200..=299, 304..=304], 1, 3));
+    assert_eq!(all.limit.to_string(), "total 1s (g.toml:15)");
+    assert_eq!(of("").statuses, [200..=399]);
+    for (text, why) in [
+        ("path = \"up\"", "no path"),
+        ("path = \"/up\\r\\nx: y\"", "no path"),
+        ("host = \"a.test\"", "without a path"),
+        ("path = \"/\"\nhost = \"a\\nb\"", "no host"),
+        ("path = \"/\"\nstatus = [\"100\"]", "no status"),
+        ("path = \"/\"\nstatus = [\"300-200\"]", "no status"),
+        ("limit = \"none\"", "has to be a limit"),
+        ("healthy = 0", "not between"),
+    ] {
+        let error = with(text).unwrap_err();
+        assert!((12..=13).contains(&error.line) && error.message.contains(why), "{text}: {error}");
+    }
+}
+
+#[test]
 fn limits_that_fight_each_other_are_found() {
     let config = Config::parse(&GOOD.replace("wait = \"2s\"", "wait = \"40s\""), "g.toml").unwrap();
     let conflicts = config.conflicts();

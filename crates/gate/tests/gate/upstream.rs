@@ -437,3 +437,105 @@ fn a_reload_that_brings_a_name_refuses_nobody() {
     assert!(bed.follow(&[format!("api.test:{}", server.address.port())], &[("route", hosts)]).is_empty());
     assert_eq!(client.call(GET).status, 200);
 }
+
+/// A server that answers its probes with what `well` says, and tells who else asked.
+fn probed(place: &'static str, well: &Arc<AtomicUsize>) -> impl Fn(&mut Peer) + Clone + Send + 'static {
+    let well = Arc::clone(well);
+    move |peer| {
+        while let Some(head) = peer.request() {
+            if head.starts_with("GET /up HTTP/1.1\r\nhost: ") && head.contains("user-agent: overdue-gate") {
+                let status = well.load(Relaxed);
+                peer.client.send(&format!("HTTP/1.1 {status} Said\r\nContent-Length: 0\r\n\r\n"));
+                return;
+            }
+            peer.client.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{place}", place.len()));
+        }
+    }
+}
+
+fn events(lines: &str) -> Vec<Value> {
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["gate"]["event"].is_string()).collect()
+}
+
+#[test]
+fn a_server_whose_probes_fail_is_asked_no_more_until_they_succeed() {
+    let (one_says, other_says) = (Arc::new(AtomicUsize::new(200)), Arc::new(AtomicUsize::new(500)));
+    let one = Server::new(probed("one", &one_says));
+    let other = Server::new(probed("other", &other_says));
+    let health = "health = { path = \"/up\", every = \"10ms\", healthy = 2, unhealthy = 3 }";
+    let bed = Bed::new(&[one.address, other.address], &[("cluster", health)]);
+    let log = bed.log();
+    let told = |what: &str, count: usize| {
+        let all = events(&fs::read_to_string(&log).unwrap());
+        all.iter().filter(|event| event["gate"]["event"] == what).count() >= count
+    };
+    let mut client = bed.connect();
+    let mut asked = || String::from_utf8(client.call(GET).body).unwrap();
+    until("the other is ill", || told("server-ill", 1));
+    assert!((0..50).all(|_| asked() == "one"));
+    other_says.store(204, Relaxed);
+    until("the other is well", || told("server-well", 1));
+    until("the other is asked", || asked() == "other");
+    // All are ill: all are asked.
+    one_says.store(503, Relaxed);
+    other_says.store(404, Relaxed);
+    until("both are ill", || told("server-ill", 3));
+    until("one is asked", || asked() == "one");
+    until("the other is asked", || asked() == "other");
+    drop(client);
+    let text = bed.lines();
+    let ill: Vec<&str> = text.iter().filter_map(|line| line["gate"]["text"].as_str()).collect();
+    assert!(ill[0].starts_with("1 probes failed") && ill[0].ends_with("it answered 500"), "{ill:?}");
+    assert!(ill[1].starts_with("2 probes succeeded; it was ill for "), "{ill:?}");
+    assert!(ill[2].starts_with("3 probes failed"), "{ill:?}");
+}
+
+/// Why a probe failed is judged as a request is.
+#[test]
+fn the_cause_of_a_failed_probe_is_told() {
+    let authority = Authority::new();
+    let config = authority.server("other.test", |_| {}, false);
+    let wrong = Server::new(move |peer| while request(&mut secure(peer, &config)).is_some() {});
+    let silent = Server::silent();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusing = closed.local_addr().unwrap();
+    drop(closed);
+    let asks = "health = { path = \"/up\", every = \"10ms\", limit = \"200ms\" }".to_owned();
+    let connects = "health = { every = \"10ms\" }".to_owned();
+    for (server, table, stage, cause) in [
+        (refusing, connects.clone(), "connect", "connect-refused"),
+        (silent.address, asks, "wait", "server-slow"),
+        (wrong.address, format!("{}\n{connects}", authority.table("name = \"back.test\"")), "tls", "tls-untrusted"),
+    ] {
+        let bed = Bed::new(&[server], &[("cluster", &table)]);
+        let log = bed.log();
+        until("it is told", || !events(&fs::read_to_string(&log).unwrap()).is_empty());
+        let event = events(&fs::read_to_string(&log).unwrap()).remove(0);
+        assert_eq!((&event["stage"], &event["cause"]), (&stage.into(), &cause.into()), "{event:#}");
+        assert_eq!(event["gate"]["of"], server.to_string());
+        if stage == "wait" {
+            assert_eq!((&event["limit"]["name"], &event["limit"]["value_us"]), (&"total".into(), &200_000.into()));
+        }
+    }
+}
+
+/// A reload that changes nothing about it leaves what is known of a server, and one that does begins anew.
+#[test]
+fn what_is_known_of_health_outlives_a_reload() {
+    let (well, ill) = (Arc::new(AtomicUsize::new(200)), Arc::new(AtomicUsize::new(500)));
+    let (one, other) = (Server::new(probed("one", &well)), Server::new(probed("other", &ill)));
+    let health = |more: &str| format!("health = {{ path = \"/up\", every = \"10ms\"{more} }}");
+    let mut bed = Bed::new(&[one.address, other.address], &[("cluster", &health(""))]);
+    let log = bed.log();
+    until("the other is ill", || !events(&fs::read_to_string(&log).unwrap()).is_empty());
+    let mut client = bed.connect();
+    for _ in 0..20 {
+        assert!(bed.follow(&[one.address, other.address], &[("cluster", &health("")), ("limits", "")]).is_empty());
+        assert_eq!(client.call(GET).body, b"one");
+    }
+    // Now it is well by what is asked of it.
+    let lenient = health(", status = [\"200-599\"]");
+    assert!(bed.follow(&[one.address, other.address], &[("cluster", &lenient)]).is_empty());
+    until("the other is asked", || client.call(GET).body == b"other");
+}
