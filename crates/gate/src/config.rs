@@ -121,6 +121,17 @@ pub struct Cluster {
     pub tls: Option<ServerTls>,
     /// How it is found out which of its servers are well; `None`: by the requests that they fail alone.
     pub health: Option<Health>,
+    /// Its servers are told of each client before anything else; `None`: they are not.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// How a server is told who the client is, before anything else on a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How it is found out whether a server is well.

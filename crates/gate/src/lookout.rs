@@ -365,7 +365,9 @@ impl Thread {
                 let key = (Arc::clone(name), endpoint.address);
                 let is_as_before = |known: &Probing| {
                     known.host == endpoint.host
-                        && (&known.cluster.health, &known.cluster.tls) == (&cluster.health, &cluster.tls)
+                        && known.cluster.health == cluster.health
+                        && known.cluster.tls == cluster.tls
+                        && known.cluster.proxy_protocol == cluster.proxy_protocol
                 };
                 let probing = former.remove(&key).filter(is_as_before).unwrap_or_else(|| {
                     let probing = probe::again_and_again(

@@ -1,6 +1,7 @@
 //! The servers of a cluster, as one worker sees them: who is asked, and the connections that are kept.
 
 mod io;
+pub(crate) mod proxy;
 
 use std::{
     cell::{Cell, RefCell},
@@ -73,6 +74,8 @@ pub(crate) struct Upstream {
     pub(crate) carried: u64,
     /// How long it lay idle before this one.
     pub(crate) idle: Option<Duration>,
+    /// What was said of a client when it was opened: it is for that client alone.
+    introduced: Option<Box<[u8]>>,
     permit: Permit,
 }
 
@@ -102,6 +105,9 @@ pub(crate) enum Granted {
 
 /// A smoothed value keeps this share of what it was.
 const KEEPS: f64 = 0.875;
+/// A value that is not renewed keeps this share of itself each time that another server is asked instead: one that takes
+/// a hundred times as long gets one request in some nine hundred.
+const FADES: f64 = 0.995;
 /// So many answers that fail, one after another, are no accident; a connection that cannot be made is none by itself.
 const FAILURES_MAX: u32 = 3;
 /// A server that fails is left alone for so long, and longer each time.
@@ -114,7 +120,10 @@ impl Servers {
     pub(crate) fn new(cluster: &Arc<Cluster>, found: &Found, most: usize, seed: u64, known: Option<&Self>) -> Self {
         let dice = Cell::new(known.map_or(seed | 1, |known| known.dice.get()));
         // A connection that was opened in another way is none for this one.
-        let known = known.filter(|known| known.cluster.tls == cluster.tls);
+        let known = known.filter(|known| {
+            let way = |cluster: &'_ Cluster| (cluster.tls.clone(), cluster.proxy_protocol);
+            way(&known.cluster) == way(cluster)
+        });
         let all = found.endpoints.iter().map(|endpoint| {
             let is_it = |server: &&Rc<Server>| server.address == endpoint.address && server.host == endpoint.host;
             let known = known.and_then(|known| known.all.iter().find(is_it));
@@ -151,7 +160,11 @@ impl Servers {
         let one = dice % count;
         let other = (one + 1 + dice / count % count.saturating_sub(1).max(1)) % count;
         let (one, other) = (pick(one)?, pick(other)?);
-        Some(if other.is_better_than(one) { other } else { one })
+        let (better, worse) = if other.is_better_than(one) { (other, one) } else { (one, other) };
+        if !Rc::ptr_eq(better, worse) {
+            worse.fade();
+        }
+        Some(better)
     }
 
     /// Those that are neither ill nor shunned; where there are none, those that are shunned alone.
@@ -227,6 +240,11 @@ impl Server {
         self.latency_us.set(if before == 0.0 { now } else { before * KEEPS + now * (1.0 - KEEPS) });
     }
 
+    /// What is known of it grows old while others are asked: one that was slow once is tried again some day.
+    fn fade(&self) {
+        self.latency_us.set(self.latency_us.get() * FADES);
+    }
+
     /// It did not answer, for so long. That it ends requests quickly is no reason to give it more of them.
     pub(crate) fn failed(&self, took: Duration) {
         self.took(took.max(self.latency()));
@@ -256,17 +274,38 @@ impl Server {
         drop(idle);
     }
 
-    /// A connection that was kept, or the right to open one; `None` where both have to be waited for.
-    pub(crate) fn grant(self: &Rc<Self>, now: Instant) -> Option<Granted> {
+    /// A connection that was kept, or the right to open one; `None` where both have to be waited for. One that was opened
+    /// with an introduction is for those who would say the same.
+    pub(crate) fn grant(self: &Rc<Self>, now: Instant, introduction: Option<&[u8]>) -> Option<Granted> {
         loop {
-            let kept = self.idle.borrow_mut().pop();
+            let kept = match introduction {
+                None => self.idle.borrow_mut().pop(),
+                Some(_) => self.idle_of(introduction),
+            };
             let Some(Idle { mut upstream, since }) = kept else { break };
             if upstream.is_fresh() {
                 upstream.idle = Some(now.saturating_duration_since(since));
                 return Some(Granted::Kept(upstream));
             }
         }
+        if introduction.is_some() && self.open.get() >= self.most.get() {
+            // That of a client who may never come back makes room.
+            let oldest = self.oldest();
+            // Closing one looks at the list.
+            drop(oldest);
+        }
         (self.open.get() < self.most.get()).then(|| Granted::Room(Permit::of(self)))
+    }
+
+    fn oldest(&self) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        if idle.is_empty() { None } else { Some(idle.remove(0)) }
+    }
+
+    fn idle_of(&self, introduction: Option<&[u8]>) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        let place = idle.iter().rposition(|idle| idle.upstream.introduced.as_deref() == introduction)?;
+        Some(idle.remove(place))
     }
 
     /// Waits for a turn. Cancel safe: who leaves the queue gives what it was granted to the next.
@@ -339,11 +378,11 @@ impl Permit {
     }
 
     /// A connection that was opened with this right.
-    pub(crate) fn opened(self, io: ServerIo) -> Upstream {
+    pub(crate) fn opened(self, io: ServerIo, introduced: Option<Box<[u8]>>) -> Upstream {
         let server = Rc::clone(&self.0);
         server.connections.set(server.connections.get() + 1);
         let number = server.connections.get();
-        Upstream { side: Side::new(io), server, number, carried: 0, idle: None, permit: self }
+        Upstream { side: Side::new(io), server, number, carried: 0, idle: None, introduced, permit: self }
     }
 }
 
@@ -371,6 +410,10 @@ impl Upstream {
         self.side.rest(buffers);
         let server = Rc::clone(&self.server);
         if server.retired.get() || server.open.get() > server.most.get() {
+            return;
+        }
+        if self.introduced.is_some() && !server.waiting.borrow().is_empty() {
+            // Who waits is another client, most likely: what it gets is the right to open one.
             return;
         }
         // What came behind the last answer is nobody's: with it goes the connection.

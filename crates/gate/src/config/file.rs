@@ -16,8 +16,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Cluster, Config, ConfigError, Dns, Family, Format, Health, Listener, Log, Matches, Route, ServerAt, ServerTls, Tls,
-    To,
+    Cluster, Config, ConfigError, Dns, Family, Format, Health, Listener, Log, Matches, ProxyProtocol, Route, ServerAt,
+    ServerTls, Tls, To,
     server_tls::{self, Said},
 };
 
@@ -110,6 +110,7 @@ struct ClusterTable {
     idle: Option<Spanned<String>>,
     tls: Option<Spanned<ServerTlsTable>>,
     health: Option<HealthTable>,
+    proxy_protocol: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -456,7 +457,7 @@ impl Source<'_> {
     }
 
     fn cluster(&self, name: &str, table: &Spanned<ClusterTable>, workers: usize) -> Result<Cluster, ConfigError> {
-        let ClusterTable { servers, connections, idle, tls, health } = table.get_ref();
+        let ClusterTable { servers, connections, idle, tls, health, proxy_protocol } = table.get_ref();
         if servers.is_empty() {
             return Err(self.error(table.span(), format!("cluster {name:?} has no servers")));
         }
@@ -483,6 +484,12 @@ impl Source<'_> {
             idle: self.some_limit(LimitName::Idle, idle.as_ref(), SERVER_IDLE)?,
             tls: tls.as_ref().map(|table| self.server_tls(table)).transpose()?,
             health: health.as_ref().map(|table| self.health(table)).transpose()?,
+            proxy_protocol: match proxy_protocol.as_ref().map(|version| (version.get_ref().as_str(), version.span())) {
+                None => None,
+                Some(("v1", _)) => Some(ProxyProtocol::V1),
+                Some(("v2", _)) => Some(ProxyProtocol::V2),
+                Some((other, span)) => return Err(self.error(span, format!("{other:?} is no version: v1 or v2"))),
+            },
         })
     }
 

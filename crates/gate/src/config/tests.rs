@@ -46,6 +46,7 @@ fn what_is_wrong_is_said_with_its_line() {
         ("[\"127.0.0.1:9001\"]", "[]", 8, "no servers"),
         ("127.0.0.1:9001", "127.0.0.300:80", 9, "no address with a port"),
         ("127.0.0.1:9001", "api.internal", 9, "api.internal:9000"),
+        ("[\"127.0.0.1:9001\"]", "[\"127.0.0.1:9001\"]\nproxy_protocol = \"v3\"", 10, "v1 or v2"),
         ("[\"127.0.0.1:9001\"]", "[\"a.test:1\", \"A.test:1\"]", 9, "there twice"),
         ("10.0.0.0/8", "10.0.0.0/33", 6, "10.0.0.0/33"),
         ("host = \"api.test\"", "host = \"api.test:80\"", 12, "without a port"),

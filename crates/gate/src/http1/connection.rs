@@ -487,7 +487,8 @@ impl<S: Client> Connection<S> {
         marks.queued = now;
         marks.dialled = false;
         marks.secured = None;
-        let granted = match server.grant(now) {
+        let introduction = self.introduction(prepared);
+        let granted = match server.grant(now, introduction.as_deref()) {
             Some(granted) => granted,
             None => {
                 let due = Due::earlier(Due::after(now, limits.queue.as_ref()), total);
@@ -503,7 +504,7 @@ impl<S: Client> Connection<S> {
                 crate::counts::add(Some(&self.worker.counts.reused), 1);
                 Ok(upstream)
             }
-            Granted::Room(permit) => self.dial(server, permit, prepared, total, marks).await,
+            Granted::Room(permit) => self.dial(server, permit, introduction, prepared, total, marks).await,
         }
     }
 
@@ -511,6 +512,7 @@ impl<S: Client> Connection<S> {
         &mut self,
         server: &Rc<Server>,
         permit: Permit,
+        introduction: Option<Box<[u8]>>,
         prepared: &Prepared,
         total: Option<Due<'_>>,
         marks: &mut Marks,
@@ -520,8 +522,15 @@ impl<S: Client> Connection<S> {
         marks.dialled = true;
         crate::counts::add(Some(&self.worker.counts.dialled), 1);
         let due = Due::earlier(Due::after(marks.queued, limits.connect.as_ref()), total);
+        let connected = async |stream: &TcpStream| {
+            upstream::connected(stream).await?;
+            match &introduction {
+                Some(header) => upstream::proxy::introduce(stream, header).await,
+                None => Ok(()),
+            }
+        };
         let opened = match upstream::begin(server.address) {
-            Ok(stream) => match self.under(Stage::Connect, due, prepared, upstream::connected(&stream)).await {
+            Ok(stream) => match self.under(Stage::Connect, due, prepared, connected(&stream)).await {
                 Ok(Ok(())) => match &prepared.route.servers.cluster.tls {
                     None => Ok(ServerIo::Plain(stream)),
                     Some(tls) => self.secure(server, stream, tls, prepared, total, marks).await,
@@ -534,7 +543,14 @@ impl<S: Client> Connection<S> {
         if opened.as_ref().is_err_and(|(trouble, _)| trouble.is_servers()) {
             server.unreachable();
         }
-        Ok(permit.opened(opened?))
+        Ok(permit.opened(opened?, introduction))
+    }
+
+    /// What its server is told of this client.
+    fn introduction(&self, prepared: &Prepared) -> Option<Box<[u8]>> {
+        let version = prepared.route.servers.cluster.proxy_protocol?;
+        let to = self.client.io.tcp().local_addr().unwrap_or(self.listener);
+        Some(upstream::proxy::header(version, self.live().peer, to).into())
     }
 
     /// Makes a connection to a server a secure one.

@@ -3,13 +3,14 @@
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io,
+    os::fd::AsFd as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{Buf as _, BytesMut};
 use overdue::{
-    h1::{HEAD_MAX, response},
+    h1::{Framing, HEAD_MAX, response},
     socket::{self, os_failure},
     tls::{Wire, io_failure},
 };
@@ -142,6 +143,10 @@ impl Seen {
         let not_connected = |err: io::Error| os_failure("connect", err).0;
         let stream = self.stream.insert(upstream::begin(endpoint.address).map_err(not_connected)?);
         upstream::connected(stream).await.map_err(not_connected)?;
+        if let Some(version) = cluster.proxy_protocol {
+            let header = upstream::proxy::own_header(version);
+            upstream::proxy::introduce(stream, &header).await.map_err(|err| os_failure("write", err).0)?;
+        }
         let Some(stream) = self.stream.take() else { return Ok(()) };
         let mut wire = Wire::tcp(stream, endpoint.address);
         self.wire = Some(wire.clone());
@@ -173,21 +178,25 @@ impl Seen {
         io.flush().await.map_err(|err| io_failure("write", err).0)?;
         self.enter(Stage::Wait);
         let mut buf = BytesMut::new();
-        while self.status.is_none() {
+        let body = loop {
             buf.reserve(4096);
             // Longer ones are refused below.
             if buf.len() > 2 * HEAD_MAX || io.read_buf(&mut buf).await.map_err(|err| io_failure("read", err).0)? == 0 {
                 return Err(Failure::Closed);
             }
-            while let Some((status, length)) = head(&buf)? {
+            let mut last = None;
+            while last.is_none()
+                && let Some((status, length, body)) = head(&buf)?
+            {
                 buf.advance(length);
-                if status >= 200 {
-                    self.status = Some(status);
-                    break;
-                }
+                last = (status >= 200).then_some((status, body));
             }
-        }
-        let mut rest = io.take(BODY_MAX);
+            if let Some((status, body)) = last {
+                self.status = Some(status);
+                break body.saturating_sub(buf.len() as u64);
+            }
+        };
+        let mut rest = io.take(body);
         while rest.read_buf(&mut buf).await.is_ok_and(|bytes| bytes > 0) {
             buf.clear();
         }
@@ -204,10 +213,7 @@ impl Seen {
         let peer = endpoint.address;
         let socket = match (&self.wire, &self.stream) {
             (Some(wire), _) => wire.observe(),
-            (None, Some(stream)) => {
-                use std::os::fd::AsFd as _;
-                socket::observe(stream.as_fd(), stream.local_addr().ok(), Some(peer))
-            }
+            (None, Some(stream)) => socket::observe(stream.as_fd(), stream.local_addr().ok(), Some(peer)),
             (None, None) => SocketFacts { peer: peer.to_string(), ..SocketFacts::default() },
         };
         let exchange = ExchangeFacts {
@@ -231,9 +237,16 @@ impl Seen {
     }
 }
 
-/// Status and length of the head of an answer, once it is there.
-fn head(bytes: &[u8]) -> Result<Option<(u16, usize)>, Failure> {
+/// Status and length of the head of an answer, once it is there, and how much of what follows is taken.
+fn head(bytes: &[u8]) -> Result<Option<(u16, usize, u64)>, Failure> {
     let mut room = response::room();
     let head = response::parse(bytes, false, &mut room).map_err(Failure::Protocol)?;
-    Ok(head.map(|head| (head.status, head.length)))
+    Ok(head.map(|head| {
+        let body = match head.framing {
+            Framing::Empty => 0,
+            Framing::Length(length) => length.min(BODY_MAX),
+            Framing::Chunked | Framing::UntilClose => BODY_MAX,
+        };
+        (head.status, head.length, body)
+    }))
 }

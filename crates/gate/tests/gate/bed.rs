@@ -191,6 +191,12 @@ impl Peer {
         }
     }
 
+    /// A line that comes before all requests.
+    pub(crate) fn first_line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.client.reader.read_line(&mut line).ok().filter(|bytes| *bytes > 0).map(|_| line)
+    }
+
     pub(crate) fn say(&self, what: impl Into<String>) {
         let _ = self.say.send(what.into());
     }

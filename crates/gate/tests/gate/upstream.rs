@@ -246,6 +246,92 @@ fn other_authorities_are_followed_by_new_connections_alone() {
     assert_eq!(server.connections(), 3);
 }
 
+/// Each server is told of the client whose requests come, and of no other.
+#[test]
+fn connections_that_were_introduced_are_for_one_client() {
+    let server = Server::new(|peer| {
+        let Some(first) = peer.first_line() else { return };
+        while let Some(_head) = peer.request() {
+            peer.say(first.clone());
+            peer.client.send(OK);
+        }
+    });
+    let table = "proxy_protocol = \"v1\"\nconnections = 2";
+    let bed = Bed::new(&[server.address], &[("cluster", table)]);
+    let gate = bed.gate.addresses()[0];
+    let mut clients: Vec<_> = (0..4).map(|_| bed.connect()).collect();
+    let said = |client: &crate::bed::Client| {
+        let from = client.stream.local_addr().unwrap();
+        format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", from.port(), gate.port())
+    };
+    // More clients than connections, by turns: some make room for others, and nobody is taken for another.
+    for place in [0, 0, 1, 0, 2, 3, 2, 0, 0, 1, 1] {
+        let client = &mut clients[place];
+        assert_eq!(client.call(GET).status, 200);
+        assert_eq!(server.saw(), said(client));
+    }
+    let lines = bed.lines();
+    let reused: Vec<bool> = lines.iter().map(|line| line["connection"]["reused"].as_bool().unwrap()).collect();
+    assert_eq!(reused, [false, true, false, true, false, false, true, false, true, false, true]);
+}
+
+/// Who waits gets the right to a connection of its own, not one of somebody else's.
+#[test]
+fn a_turn_is_no_connection_of_another_client() {
+    let server = Server::new(|peer| {
+        let Some(first) = peer.first_line() else { return };
+        while let Some(_head) = peer.request() {
+            peer.say(first.clone());
+            peer.client.send(OK);
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("cluster", "proxy_protocol = \"v1\"\nconnections = 1")]);
+    let mut clients: Vec<_> = (0..8).map(|_| bed.connect()).collect();
+    for _ in 0..10 {
+        // All at once.
+        clients.iter_mut().for_each(|client| client.send(GET));
+        let mut expected: Vec<String> = Vec::new();
+        for client in &mut clients {
+            assert_eq!(client.answer().status, 200);
+            expected.push(client.stream.local_addr().unwrap().port().to_string());
+        }
+        let mut seen: Vec<String> =
+            clients.iter().map(|_| server.saw().split(' ').nth(4).unwrap().to_owned()).collect();
+        seen.sort();
+        expected.sort();
+        assert_eq!(seen, expected);
+    }
+}
+
+/// Before TLS, and with a word of its own where no client is behind it.
+#[test]
+fn a_header_comes_before_tls_and_probes_have_their_own() {
+    let authority = Authority::new();
+    let config = authority.server("127.0.0.1", |_| {}, false);
+    let server = Server::new(move |peer| {
+        // Not a byte of what comes behind it.
+        let mut header = [0; 28];
+        peer.client.stream.read_exact(&mut header[..16]).unwrap();
+        let end = 16 + usize::from(header[15]);
+        peer.client.stream.read_exact(&mut header[16..end]).unwrap();
+        peer.say(format!("{:?}", &header[12..end.min(20)]));
+        let mut stream = secure(peer, &config);
+        while request(&mut stream).is_some() {
+            stream.write_all(OK.as_bytes()).unwrap();
+        }
+    });
+    let table = authority.table("");
+    let with = |more: &str| format!("proxy_protocol = \"v2\"\n{table}\n{more}");
+    let bed = Bed::new(&[server.address], &[("cluster", &with(""))]);
+    assert_eq!(bed.connect().call(GET).status, 200);
+    assert_eq!(server.saw(), "[33, 17, 0, 12, 127, 0, 0, 1]");
+    drop(bed);
+    let bed = Bed::new(&[server.address], &[("cluster", &with("health = { path = \"/\", every = \"10ms\" }"))]);
+    assert!((0..3).all(|_| server.saw() == "[32, 0, 0, 0]"));
+    let lines = bed.lines();
+    assert!(lines.is_empty(), "a probe failed: {lines:#?}");
+}
+
 /// What a DNS server says to every question for addresses.
 #[derive(Clone)]
 enum Says {
