@@ -33,6 +33,7 @@ use crate::{
     config::Config,
     counts::{Counts, STAGES},
     gate::Order,
+    lookout::Lookout,
     worker::Worker,
 };
 
@@ -50,6 +51,7 @@ pub(crate) struct Desk {
     pub(crate) workers: Vec<mpsc::UnboundedSender<Order>>,
     /// Lines of the log that could not be written.
     pub(crate) dropped: Arc<AtomicU64>,
+    pub(crate) lookout: Lookout,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) began: Instant,
 }
@@ -123,7 +125,14 @@ impl Desk {
             }
             (&Method::GET, "/inflight") => json_of(StatusCode::OK, &self.in_flight().await),
             (&Method::GET, "/config") => match self.command(Command::Config).await {
-                Some(config) => json_of(StatusCode::OK, &describe(&config)),
+                Some(config) => {
+                    let mut described = describe(&config);
+                    if let Some(described) = described.as_object_mut() {
+                        described.insert("names".to_owned(), self.lookout.describe());
+                        described.insert("health".to_owned(), self.lookout.describe_health());
+                    }
+                    json_of(StatusCode::OK, &described)
+                }
                 None => plain(StatusCode::SERVICE_UNAVAILABLE, "it is ending\n".to_owned()),
             },
             (&Method::POST, "/reload") => match self.command(Command::Reload).await {
@@ -325,6 +334,36 @@ impl Desk {
             for ((cluster, address), numbers) in &servers {
                 let number = numbers.get(place).copied().unwrap_or_default();
                 out.line(name, &[("cluster", cluster), ("server", &address.to_string())], number as f64);
+            }
+        }
+        let health = self.lookout.health();
+        for (place, (name, kind, help)) in [
+            ("overdue_gate_server_ill", "gauge", "Servers that probes say are ill."),
+            ("overdue_gate_server_probes_total", "counter", "Probes of a server."),
+            ("overdue_gate_server_probes_failed_total", "counter", "Those of them that failed."),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            out.head(name, kind, help);
+            for (cluster, address, numbers) in &health {
+                let number = numbers.get(place).copied().unwrap_or_default();
+                out.line(name, &[("cluster", cluster), ("server", &address.to_string())], number);
+            }
+        }
+        let names = self.lookout.names();
+        for (place, (name, kind, help)) in [
+            ("overdue_gate_name_addresses", "gauge", "Addresses of a server's name that are used."),
+            ("overdue_gate_name_lookups_total", "counter", "Lookups of a server's name."),
+            ("overdue_gate_name_lookups_failed_total", "counter", "Those of them that failed."),
+            ("overdue_gate_name_stale_seconds", "gauge", "How long lookups of a server's name have been failing."),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            out.head(name, kind, help);
+            for (of, numbers) in &names {
+                out.line(name, &[("name", of)], numbers.get(place).copied().unwrap_or_default());
             }
         }
         out.0

@@ -3,6 +3,7 @@
 //! An unknown key, an unknown word, a duration without its unit, a route to a cluster that is not there are errors with
 //! file and line. Every limit remembers the line that set it, so that an error can name it.
 
+mod dns;
 mod file;
 mod server_tls;
 
@@ -10,6 +11,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,7 +20,10 @@ use std::{
 use overdue::server::{TrustedPeers, certificates::CertificateFiles};
 use overdue_core::{Limit, Limits, Verdict, plan};
 
-pub use self::server_tls::ServerTls;
+pub use self::{
+    dns::{Dns, Family},
+    server_tls::ServerTls,
+};
 
 /// What the gateway is to do.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,6 +34,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where it sends requests, in the order of the file: the first that matches is taken.
     pub routes: Vec<Arc<Route>>,
+    /// How the names of servers are turned into addresses.
+    pub dns: Dns,
     /// Where it listens for its operator.
     pub admin: Option<SocketAddr>,
     /// What it writes of each request.
@@ -148,8 +155,8 @@ pub struct Matches {
 pub struct Cluster {
     /// As routes name it.
     pub name: Arc<str>,
-    /// Their addresses.
-    pub servers: Vec<SocketAddr>,
+    /// Where they are.
+    pub servers: Vec<ServerAt>,
     /// Connections to each server, over all workers.
     pub connections: usize,
     /// How long a connection to a server may lie unused before it is closed.
@@ -158,6 +165,56 @@ pub struct Cluster {
     pub http2: bool,
     /// Its servers speak TLS; `None`: they do not.
     pub tls: Option<ServerTls>,
+    /// How it is found out which of its servers are well; `None`: by the requests that they fail alone.
+    pub health: Option<Health>,
+    /// Its servers are told of each client before anything else; `None`: they are not.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// How a server is told who the client is, before anything else on a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// How it is found out whether a server is well.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// What is asked for; `None`: a connection is enough, with TLS where its servers speak that.
+    pub path: Option<String>,
+    /// The `Host` of that request; default: the server's entry.
+    pub host: Option<String>,
+    /// From the end of one probe to the beginning of the next, give or take a tenth.
+    pub every: Duration,
+    /// One probe, from the first packet to the head of the answer.
+    pub limit: Limit,
+    /// So many that succeed, one after another, make an ill server a well one.
+    pub healthy: u32,
+    /// So many that fail, one after another, make a well server an ill one.
+    pub unhealthy: u32,
+    /// Answers of a server that is well.
+    pub statuses: Vec<RangeInclusive<u16>>,
+}
+
+/// Where a server is, or several.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ServerAt {
+    /// At this address.
+    Address(SocketAddr),
+    /// At each address that the name stands for, at this port.
+    Name(Arc<str>, u16),
+}
+
+impl fmt::Display for ServerAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
 }
 
 /// Traces that requests belong to (`traceparent`).

@@ -23,6 +23,7 @@ use crate::{
     config::{Config, ConfigError},
     http1,
     log::{Lines, Writer},
+    lookout::{Lookout, Outlook},
     notices::Doorstep,
     tls::{self, Door, Doors},
     worker::Worker,
@@ -35,14 +36,15 @@ pub struct Gate {
     ended: blocking::Receiver<()>,
     written: blocking::Receiver<()>,
     addresses: Vec<SocketAddr>,
+    lookout: Lookout,
     pub(crate) doors: Doors,
     pub(crate) writer: Writer,
 }
 
 /// What a worker is told.
 pub(crate) enum Order {
-    /// Follow another configuration.
-    Follow(Arc<Config>),
+    /// Follow another configuration, or the same with servers elsewhere.
+    Follow(Arc<Outlook>),
     /// Take no more connections, and end those that there are when they are done.
     Drain,
     /// Tell what is in flight: it is cut.
@@ -99,9 +101,9 @@ impl Gate {
     }
 
     /// The same; what is doubtful about certificates is told.
-    pub(crate) fn start_telling(config: Config, warn: impl FnMut(String)) -> Result<Self, GateError> {
+    pub(crate) fn start_telling(config: Config, mut warn: impl FnMut(String)) -> Result<Self, GateError> {
         let config = Arc::new(config);
-        let doors = tls::doors(&config, warn).map_err(GateError::Certificates)?;
+        let doors = tls::doors(&config, &mut warn).map_err(GateError::Certificates)?;
         let (writer, written) = Writer::start(&config.log.to).map_err(GateError::Log)?;
         let mut addresses = Vec::new();
         // All are bound before anybody serves: a gateway that serves half of what it should is none.
@@ -135,13 +137,17 @@ impl Gate {
             drop(inside);
             bound.push((runtime, own));
         }
+        let lookout = Lookout::start(writer.clone())?;
+        let outlook = followed(&lookout, &config).ok_or_else(|| GateError::Worker(io::ErrorKind::BrokenPipe.into()))?;
+        lookout.warnings().into_iter().for_each(warn);
         let (ends, ended) = blocking::channel();
         let mut workers = Vec::new();
         for (number, (runtime, sockets)) in bound.into_iter().enumerate() {
             let (orders, receiver) = mpsc::unbounded_channel();
-            let (config, writer, ends) = (Arc::clone(&config), writer.clone(), ends.clone());
+            let (outlook, config) = (Arc::clone(&outlook), Arc::clone(&config));
+            let (writer, ends) = (writer.clone(), ends.clone());
             let work = move || {
-                let worker = Worker::new(number, Arc::clone(&config), Lines::new(&config.log, config.workers, writer));
+                let worker = Worker::new(number, outlook, Lines::new(&config.log, config.workers, writer));
                 LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
                 // Whoever waits may be gone.
                 let _ = ends.send(());
@@ -150,7 +156,8 @@ impl Gate {
             thread.spawn(work).map_err(GateError::Worker)?;
             workers.push(orders);
         }
-        Ok(Self { config, workers, ended, written, addresses, doors, writer })
+        lookout.tell(workers.clone(), outlook);
+        Ok(Self { config, workers, ended, written, addresses, lookout, doors, writer })
     }
 
     /// Where it listens, in the order of the configuration: with the ports that the kernel chose.
@@ -165,17 +172,35 @@ impl Gate {
         &self.config
     }
 
-    /// Follows another configuration from now on. Requests in flight go on as they began. What needs a new start
-    /// (listeners, workers, the admin address, the log) is left as it is, and named.
+    /// Follows another configuration from now on, once names of servers that are new have been looked up, which has its
+    /// limit. Requests in flight go on as they began. What needs a new start (listeners, workers, the admin address, the
+    /// log) is left as it is, and named.
     pub fn follow(&mut self, config: Config) -> Vec<&'static str> {
+        let needs_start = self.needs_start(&config);
+        if needs_start.is_empty() {
+            let config = Arc::new(config);
+            let _told = followed(&self.lookout, &config);
+            self.follows(config);
+        }
+        needs_start
+    }
+
+    /// The configuration that the lookout has the workers follow.
+    pub(crate) fn follows(&mut self, config: Arc<Config>) {
+        self.config = config;
+        self.writer.reopen();
+    }
+
+    /// What differs, and can only be changed by a new start.
+    pub(crate) fn needs_start(&self, config: &Config) -> Vec<&'static str> {
         let mut needs_start = Vec::new();
         let addresses = |config: &Config| config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>();
         let most = |config: &Config| config.listeners.iter().map(|listener| listener.connections).collect::<Vec<_>>();
         let tls = |config: &Config| config.listeners.iter().map(|listener| listener.tls.clone()).collect::<Vec<_>>();
         for (what, differs) in [
-            ("the addresses of listeners", addresses(&config) != addresses(&self.config)),
-            ("tls of listeners", tls(&config) != tls(&self.config)),
-            ("connections of listeners", most(&config) != most(&self.config)),
+            ("the addresses of listeners", addresses(config) != addresses(&self.config)),
+            ("tls of listeners", tls(config) != tls(&self.config)),
+            ("connections of listeners", most(config) != most(&self.config)),
             ("workers", config.workers != self.config.workers),
             ("admin", config.admin != self.config.admin),
             ("log", config.log != self.config.log),
@@ -184,16 +209,11 @@ impl Gate {
                 needs_start.push(what);
             }
         }
-        if !needs_start.is_empty() {
-            return needs_start;
-        }
-        self.config = Arc::new(config);
-        self.writer.reopen();
-        for worker in &self.workers {
-            // One that has ended follows nothing.
-            let _ = worker.send(Order::Follow(Arc::clone(&self.config)));
-        }
         needs_start
+    }
+
+    pub(crate) const fn lookout(&self) -> &Lookout {
+        &self.lookout
     }
 
     pub(crate) fn workers(&self) -> &[mpsc::UnboundedSender<Order>] {
@@ -217,12 +237,24 @@ impl Gate {
                 let _ = worker.send(Order::Cut);
             }
         }
-        let Self { workers, writer, written, .. } = self;
-        drop((workers, writer));
+        let Self { workers, writer, written, lookout, .. } = self;
+        drop((workers, writer, lookout));
         // The last lines; a reader that takes none holds up the end no longer than that.
         let _ = written.recv_timeout(Duration::from_secs(1));
         whole
     }
+}
+
+/// What was found once the lookout follows this; `None` when its thread has ended.
+fn followed(lookout: &Lookout, config: &Arc<Config>) -> Option<Arc<Outlook>> {
+    let (done, outlook) = blocking::channel();
+    let tell = move |outlook: &Arc<Outlook>| {
+        // Somebody waits.
+        let _ = done.send(Arc::clone(outlook));
+    };
+    lookout.follow(Arc::clone(config), tell);
+    // The limit is that of the lookups.
+    outlook.recv().ok()
 }
 
 /// A socket that one worker accepts from.
@@ -249,7 +281,7 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
     let ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Follow(config) => worker.follow(config),
+            Order::Follow(outlook) => worker.follow(&outlook),
             Order::Look(look) => look(&worker),
             Order::Cut => {}
             Order::Drain => break,
@@ -335,7 +367,8 @@ mod tests {
         let (writer, written) = Writer::start(&config.log.to).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
-            let worker = Worker::new(0, Arc::clone(&config), Lines::new(&config.log, 1, writer));
+            let worker =
+                Worker::new(0, Arc::new(Outlook::blank(Arc::clone(&config))), Lines::new(&config.log, 1, writer));
             let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
             let listener = ListenOptions::new().from_std(socket.try_clone().unwrap()).unwrap();

@@ -11,6 +11,7 @@ mod gate;
 mod http1;
 mod http2;
 mod log;
+mod lookout;
 mod notices;
 mod proxy_header;
 mod route;

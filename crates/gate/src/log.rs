@@ -3,6 +3,8 @@
 //! A worker formats into a buffer of its own and hands it on when it is full or some time has passed. Writing is a
 //! thread's: a disk that is slow, or a reader that is, holds up nobody; what it cannot take is dropped and counted.
 
+mod event;
+
 use std::{
     fs::OpenOptions,
     io::{self, Write},
@@ -23,6 +25,7 @@ use overdue_core::{
     micros,
 };
 
+pub(crate) use self::event::Event;
 use crate::{
     arrive::PROXY,
     clock,
@@ -380,21 +383,7 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
             out.extend_from_slice(b"]");
         }
         Some((facts, judgement)) => {
-            let outcome = match facts.failure {
-                Failure::DeadlinePassed(_) | Failure::DeadlinePast(_) => Outcome::TimedOut,
-                Failure::Cancelled { .. } => Outcome::Cancelled,
-                _ => Outcome::Failed,
-            };
-            let mut report = Report::new(outcome, &facts.timeline, facts.now);
-            report.stage = Some(facts.stage.as_str());
-            report.cause = judgement.verdicts.first().map(|verdict| verdict.cause);
-            report.limit = match &facts.failure {
-                Failure::DeadlinePassed(limit) | Failure::DeadlinePast(limit) => Some(LimitReport::from(limit)),
-                _ => None,
-            };
-            report.verdicts.clone_from(&judgement.verdicts);
-            report.advisories.clone_from(&judgement.advisories);
-            serde_json::to_writer(&mut *out, &report)?;
+            serde_json::to_writer(&mut *out, &report_of(facts, judgement))?;
             out.pop();
         }
     }
@@ -466,6 +455,24 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
     out.extend_from_slice(known.flag.as_bytes());
     out.extend_from_slice(b"\"}}\n");
     Ok(())
+}
+
+fn report_of(facts: &CallFacts, judgement: &Judgement) -> Report {
+    let outcome = match facts.failure {
+        Failure::DeadlinePassed(_) | Failure::DeadlinePast(_) => Outcome::TimedOut,
+        Failure::Cancelled { .. } => Outcome::Cancelled,
+        _ => Outcome::Failed,
+    };
+    let mut report = Report::new(outcome, &facts.timeline, facts.now);
+    report.stage = Some(facts.stage.as_str());
+    report.cause = judgement.verdicts.first().map(|verdict| verdict.cause);
+    report.limit = match &facts.failure {
+        Failure::DeadlinePassed(limit) | Failure::DeadlinePast(limit) => Some(LimitReport::from(limit)),
+        _ => None,
+    };
+    report.verdicts.clone_from(&judgement.verdicts);
+    report.advisories.clone_from(&judgement.advisories);
+    report
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {

@@ -61,7 +61,7 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
         }
         let (commands, mut commanded) = mpsc::channel(16);
         if let Some(listener) = local {
-            let desk = Desk { workers: gate.workers().to_vec(), dropped: gate.writer.dropped(), commands, began: clock::now() };
+            let desk = Desk { workers: gate.workers().to_vec(), dropped: gate.writer.dropped(), lookout: gate.lookout().clone(), commands, began: clock::now() };
             drop(tokio::spawn(admin::serve(listener, desk)));
         } else {
             // Kept, so that it does not look closed.
@@ -120,13 +120,22 @@ async fn reload(gate: &mut Gate, path: &Path) -> Result<String, String> {
     let path = path.to_owned();
     let config = aside(move || Config::read(&path)).await.map_err(|why| refused(&why))?;
     let config = config.map_err(|err| refused(&err))?;
-    match gate.follow(config).as_slice() {
+    match gate.needs_start(&config).as_slice() {
         [] => {}
         parts => return Err(refused(&format!("{} can only be changed by a new start", parts.join(", ")))),
     }
+    let (config, (done, followed)) = (Arc::new(config), oneshot::channel());
+    gate.lookout().follow(Arc::clone(&config), move |_| {
+        // Somebody waits.
+        let _ = done.send(());
+    });
+    // The limit is that of the lookups of names that are new.
+    let _done = followed.await;
+    gate.follows(config);
     let certificates: Vec<_> = gate.doors.values().map(|door| door.certificates.clone()).collect();
     let told = aside(move || certificates.iter().filter_map(|own| tls::told(&own.reload())).collect::<Vec<_>>()).await;
-    let told = told.unwrap_or_else(|why| vec![format!("the certificates stay as they are: {why}")]);
+    let mut told = told.unwrap_or_else(|why| vec![format!("the certificates stay as they are: {why}")]);
+    told.extend(gate.lookout().warnings());
     Ok(told.into_iter().fold("reloaded".to_owned(), |all, told| format!("{all}; {told}")))
 }
 

@@ -1,6 +1,7 @@
 //! The servers of a cluster, as one worker sees them: who is asked, and the connections that are kept.
 
 mod io;
+pub(crate) mod proxy;
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,6 +17,7 @@ use std::{
 
 use overdue::tls::Wire;
 use overdue_core::facts::{H2Facts, PoolFacts};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -27,12 +29,14 @@ use crate::{
     config::Cluster,
     http1::{Buffers, Side},
     http2::{self, Carrier, Outbound},
+    lookout::{Endpoint, Found, NoAddress},
 };
 
 /// The servers of a cluster.
 pub(crate) struct Servers {
     pub(crate) cluster: Arc<Cluster>,
     all: Vec<Rc<Server>>,
+    none: Arc<NoAddress>,
     dice: Cell<u64>,
 }
 
@@ -42,7 +46,7 @@ pub(crate) struct Server {
     /// The same, written out: it is told with every request.
     pub(crate) text: Box<str>,
     /// As the configuration names it, without the port: what its certificate is to be for.
-    pub(crate) host: Box<str>,
+    pub(crate) host: Arc<str>,
     /// Connections that this worker may have to it.
     most: Cell<usize>,
     idle_limit: Cell<Duration>,
@@ -63,6 +67,8 @@ pub(crate) struct Server {
     failures: Cell<u32>,
     /// No route leads to it any more.
     retired: Cell<bool>,
+    /// Probes of it fail: not asked, if there is another.
+    ill: Cell<bool>,
     /// Not asked until then, if there is another.
     shunned_until: Cell<Option<Instant>>,
     connections: Cell<u64>,
@@ -78,6 +84,8 @@ pub(crate) struct Upstream {
     pub(crate) carried: u64,
     /// How long it lay idle before this one.
     pub(crate) idle: Option<Duration>,
+    /// What was said of a client when it was opened: it is for that client alone.
+    introduced: Option<Box<[u8]>>,
     /// Last, so that it is given back when all else is gone.
     hold: Hold,
 }
@@ -129,6 +137,9 @@ pub(crate) enum Granted {
 
 /// A smoothed value keeps this share of what it was.
 const KEEPS: f64 = 0.875;
+/// A value that is not renewed keeps this share of itself each time that another server is asked instead: one that takes
+/// a hundred times as long gets one request in some nine hundred.
+const FADES: f64 = 0.995;
 /// So many answers that fail, one after another, are no accident; a connection that cannot be made is none by itself.
 const FAILURES_MAX: u32 = 3;
 /// A server that fails is left alone for so long, and longer each time.
@@ -136,21 +147,32 @@ const SHUN: Duration = Duration::from_millis(500);
 const SHUN_MAX: Duration = Duration::from_secs(10);
 
 impl Servers {
-    /// Those of a cluster. Servers that were known before keep their connections and what is known of them.
-    pub(crate) fn new(cluster: &Arc<Cluster>, workers: usize, seed: u64, known: Option<&Self>) -> Self {
+    /// Those of a cluster, for a worker that may have `most` connections to each. Servers that were known before keep
+    /// their connections and what is known of them.
+    pub(crate) fn new(cluster: &Arc<Cluster>, found: &Found, most: usize, seed: u64, known: Option<&Self>) -> Self {
+        let dice = Cell::new(known.map_or(seed | 1, |known| known.dice.get()));
         // A connection that was opened in another way is none for this one.
-        let known = known.filter(|known| known.cluster.tls == cluster.tls && known.cluster.http2 == cluster.http2);
-        let most = cluster.connections.div_ceil(workers.max(1));
-        let all = cluster.servers.iter().map(|address| {
-            let known = known.and_then(|known| known.all.iter().find(|server| server.address == *address));
-            let server = known.map_or_else(|| Rc::new(Server::new(*address)), Rc::clone);
+        let known = known.filter(|known| {
+            let way = |cluster: &'_ Cluster| (cluster.tls.clone(), cluster.proxy_protocol, cluster.http2);
+            way(&known.cluster) == way(cluster)
+        });
+        let all = found.endpoints.iter().map(|endpoint| {
+            let is_it = |server: &&Rc<Server>| server.address == endpoint.address && server.host == endpoint.host;
+            let known = known.and_then(|known| known.all.iter().find(is_it));
+            let server = known.map_or_else(|| Rc::new(Server::new(endpoint)), Rc::clone);
             server.most.set(most);
+            server.ill.set(endpoint.ill);
             server.http2.set(cluster.http2);
             server.idle_limit.set(cluster.idle.value);
             server.use_room();
             server
         });
-        Self { cluster: Arc::clone(cluster), all: all.collect(), dice: Cell::new(seed | 1) }
+        Self { cluster: Arc::clone(cluster), all: all.collect(), none: Arc::clone(&found.none), dice }
+    }
+
+    /// Why it has no server, if it has none.
+    pub(crate) fn none(&self) -> &NoAddress {
+        &self.none
     }
 
     /// The server that gets the next request: of two that chance names, the one that has less to do for longer.
@@ -159,15 +181,10 @@ impl Servers {
         if rest.is_empty() {
             return Some(first);
         }
-        let now = self.all.iter().any(|server| server.shunned_until.get().is_some()).then(clock::now);
-        let open =
-            |server: &&Rc<Server>| now.is_none_or(|now| server.shunned_until.get().is_none_or(|until| now >= until));
-        let well: Vec<&Rc<Server>> = match now {
-            None => Vec::new(),
-            Some(_) => self.all.iter().filter(open).collect(),
-        };
+        let is_doubtful = |server: &Rc<Server>| server.ill.get() || server.shunned_until.get().is_some();
+        let well = if self.all.iter().any(is_doubtful) { self.well() } else { Vec::new() };
         let pick = |number: usize| match well.len() {
-            // Nobody is shunned, or everybody.
+            // All are well, or all are ill: to ask nobody would be no better.
             0 => self.all.get(number % self.all.len()),
             some => well.get(number % some).copied(),
         };
@@ -176,7 +193,21 @@ impl Servers {
         let one = dice % count;
         let other = (one + 1 + dice / count % count.saturating_sub(1).max(1)) % count;
         let (one, other) = (pick(one)?, pick(other)?);
-        Some(if other.is_better_than(one) { other } else { one })
+        let (better, worse) = if other.is_better_than(one) { (other, one) } else { (one, other) };
+        if !Rc::ptr_eq(better, worse) {
+            worse.fade();
+        }
+        Some(better)
+    }
+
+    /// Those that are neither ill nor shunned; where there are none, those that are shunned alone.
+    fn well(&self) -> Vec<&Rc<Server>> {
+        let now = clock::now();
+        let mut well: Vec<_> = self.all.iter().filter(|server| !server.ill.get()).collect();
+        if well.iter().any(|server| !server.is_shunned(now)) {
+            well.retain(|server| !server.is_shunned(now));
+        }
+        well
     }
 
     /// xorshift64*: which of two servers is no secret.
@@ -195,11 +226,11 @@ impl Servers {
 }
 
 impl Server {
-    fn new(address: SocketAddr) -> Self {
+    fn new(Endpoint { address, host, .. }: &Endpoint) -> Self {
         Self {
-            address,
+            address: *address,
             text: address.to_string().into(),
-            host: address.ip().to_string().into(),
+            host: Arc::clone(host),
             most: Cell::new(1),
             idle_limit: Cell::new(Duration::ZERO),
             open: Cell::new(0),
@@ -212,6 +243,7 @@ impl Server {
             latency_us: Cell::new(0.0),
             failures: Cell::new(0),
             retired: Cell::new(false),
+            ill: Cell::new(false),
             shunned_until: Cell::new(None),
             connections: Cell::new(0),
         }
@@ -242,6 +274,11 @@ impl Server {
     fn took(&self, took: Duration) {
         let (now, before) = (took.as_secs_f64() * 1e6, self.latency_us.get());
         self.latency_us.set(if before == 0.0 { now } else { before * KEEPS + now * (1.0 - KEEPS) });
+    }
+
+    /// What is known of it grows old while others are asked: one that was slow once is tried again some day.
+    fn fade(&self) {
+        self.latency_us.set(self.latency_us.get() * FADES);
     }
 
     /// It did not answer, for so long. That it ends requests quickly is no reason to give it more of them.
@@ -275,19 +312,29 @@ impl Server {
         drop((idle, shared));
     }
 
-    /// A connection that was kept, or the right to open one; `None` where both have to be waited for.
-    pub(crate) fn grant(self: &Rc<Self>, now: Instant) -> Option<Granted> {
+    /// A connection that was kept, or the right to open one; `None` where both have to be waited for. One that was opened
+    /// with an introduction is for those who would say the same.
+    pub(crate) fn grant(self: &Rc<Self>, now: Instant, introduction: Option<&[u8]>) -> Option<Granted> {
         if self.http2.get() {
             let stream = self.stream(now).map(Granted::Kept);
             return stream.or_else(|| self.has_room().then(|| Granted::Room(Permit::of(self))));
         }
         loop {
-            let kept = self.idle.borrow_mut().pop();
+            let kept = match introduction {
+                None => self.idle.borrow_mut().pop(),
+                Some(_) => self.idle_of(introduction),
+            };
             let Some(Idle { mut upstream, since }) = kept else { break };
             if upstream.is_fresh() {
                 upstream.idle = Some(now.saturating_duration_since(since));
                 return Some(Granted::Kept(upstream));
             }
+        }
+        if introduction.is_some() && self.open.get() >= self.most.get() {
+            // That of a client who may never come back makes room.
+            let oldest = self.oldest();
+            // Closing one looks at the list.
+            drop(oldest);
         }
         self.has_room().then(|| Granted::Room(Permit::of(self)))
     }
@@ -307,6 +354,7 @@ impl Server {
             number: carrier.number,
             carried: carrier.carried(),
             idle,
+            introduced: None,
             side: Side::new(ServerIo::Stream(Box::new(Outbound::new(carrier)))),
             server: Rc::clone(self),
             hold: Hold::Stream(Freed(Rc::clone(self))),
@@ -319,6 +367,17 @@ impl Server {
             let Some(upstream) = self.stream(clock::now()) else { break };
             drop(self.pass_on(Granted::Kept(upstream)));
         }
+    }
+
+    fn oldest(&self) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        if idle.is_empty() { None } else { Some(idle.remove(0)) }
+    }
+
+    fn idle_of(&self, introduction: Option<&[u8]>) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        let place = idle.iter().rposition(|idle| idle.upstream.introduced.as_deref() == introduction)?;
+        Some(idle.remove(place))
     }
 
     /// Waits for a turn. Cancel safe: who leaves the queue gives what it was granted to the next.
@@ -433,10 +492,11 @@ impl Permit {
     }
 
     /// A connection that was opened with this right.
-    pub(crate) fn opened(self, io: ServerIo) -> Upstream {
+    pub(crate) fn opened(self, io: ServerIo, introduced: Option<Box<[u8]>>) -> Upstream {
         let server = Rc::clone(&self.server);
         let number = self.number();
-        Upstream { side: Side::new(io), server, number, carried: 0, idle: None, hold: Hold::Connection(self) }
+        let hold = Hold::Connection(self);
+        Upstream { side: Side::new(io), server, number, carried: 0, idle: None, introduced, hold }
     }
 
     /// One stream of a connection that was opened with this right; the others are for who waits and who will come. `wire`
@@ -508,6 +568,10 @@ impl Upstream {
         if server.retired.get() || server.open.get() > server.most.get() {
             return;
         }
+        if self.introduced.is_some() && !server.waiting.borrow().is_empty() {
+            // Who waits is another client, most likely: what it gets is the right to open one.
+            return;
+        }
         let is_fresh = self.is_fresh();
         let Hold::Connection(permit) = self.hold else { return };
         // What came behind the last answer is nobody's: with it goes the connection.
@@ -550,7 +614,7 @@ impl Waiting {
 impl Waiting {
     /// What it was granted is of no use: it asks once more, and waits in front of all others.
     fn again(&self) -> Option<Granted> {
-        let granted = self.server.grant(clock::now());
+        let granted = self.server.grant(clock::now(), None);
         if granted.is_none() {
             self.server.waiting.borrow_mut().push_front(Rc::clone(&self.turn));
         }
@@ -572,11 +636,21 @@ impl Drop for Waiting {
     }
 }
 
-/// Opens a connection. The limit is the caller's.
-pub(crate) async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// Begins a connection. It is there from now on, so that the kernel can be asked about one that does not come up.
+pub(crate) fn begin(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(err) if err.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => return Err(err),
+        _ => {}
+    }
+    TcpStream::from_std(socket.into())
+}
+
+/// Ready once it is up, or failed. The limit is the caller's.
+pub(crate) async fn connected(stream: &TcpStream) -> std::io::Result<()> {
+    stream.writable().await?;
+    stream.take_error()?.map_or(Ok(()), Err)
 }
 
 /// Ready once `work` is, or with what interrupts it.

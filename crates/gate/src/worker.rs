@@ -22,6 +22,7 @@ use crate::{
     counts::Counts,
     http1::{Buffers, Known, Line},
     log::{Entry, Lines, Marks, Whom},
+    lookout::Outlook,
     notices::{Doorstep, Notice},
     trace::Ids,
     upstream::Servers,
@@ -125,8 +126,8 @@ impl Drop for Listed {
 }
 
 impl Worker {
-    pub(crate) fn new(number: usize, config: Arc<Config>, lines: Lines) -> Rc<Self> {
-        let plan = Plan::new(config, number, None);
+    pub(crate) fn new(number: usize, outlook: Arc<Outlook>, lines: Lines) -> Rc<Self> {
+        let plan = Plan::new(&outlook, number, None);
         Rc::new(Self {
             number,
             plan: RefCell::new(Rc::new(plan)),
@@ -145,9 +146,9 @@ impl Worker {
     }
 
     /// Requests that come from now on follow this configuration; those that are being served go on as they began.
-    pub(crate) fn follow(&self, config: Arc<Config>) {
+    pub(crate) fn follow(&self, outlook: &Outlook) {
         let former = self.plan();
-        let plan = Plan::new(config, self.number, Some(&former));
+        let plan = Plan::new(outlook, self.number, Some(&former));
         for server in former.servers().flat_map(|servers| servers.each()) {
             let stays = plan.servers().flat_map(|servers| servers.each()).any(|other| Rc::ptr_eq(server, other));
             if !stays {
@@ -275,16 +276,21 @@ pub(crate) fn text_of(peer: SocketAddr) -> Box<str> {
 pub(crate) const HEAD: Stage = Stage::Named("head");
 
 impl Plan {
-    fn new(config: Arc<Config>, number: usize, former: Option<&Self>) -> Self {
+    fn new(outlook: &Outlook, number: usize, former: Option<&Self>) -> Self {
+        let config = Arc::clone(&outlook.config);
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number as u64 + 1);
         let servers: BTreeMap<Arc<str>, Rc<Servers>> = config
             .clusters()
             .into_iter()
-            .map(|(name, cluster)| {
+            .filter_map(|(name, cluster)| {
                 let known = former.and_then(|former| former.servers.get(&name));
                 seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let servers = Servers::new(&cluster, config.workers, seed, known.map(Rc::as_ref));
-                (name, Rc::new(servers))
+                // Each has its share; the first have what is left.
+                let most =
+                    cluster.connections / config.workers + usize::from(number < cluster.connections % config.workers);
+                let found = outlook.found(&name)?;
+                let servers = Servers::new(&cluster, found, most, seed, known.map(Rc::as_ref));
+                Some((name, Rc::new(servers)))
             })
             .collect();
         let planned = |route: &Arc<Route>| {

@@ -14,6 +14,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use hickory_resolver::{
@@ -114,6 +115,32 @@ impl Resolver {
         Self { source: Arc::new(source), hosts: Arc::new(hosts), overrides: Arc::default() }
     }
 
+    /// The addresses of `host`, as [`lookup`](Self::lookup) gives them, and for how long they may be taken for true.
+    ///
+    /// # Errors
+    /// As those of [`lookup`](Self::lookup).
+    ///
+    /// # Cancellation safety
+    /// As that of [`lookup`](Self::lookup).
+    pub async fn resolve(&self, host: &str, port: u16, log: &LookupLog) -> Result<Resolved, ResolveError> {
+        log.begin(host);
+        let resolved = match self.known(host, port)? {
+            Known::Addresses(addresses) => Resolved { addresses, ttl: None },
+            Known::Name(name) => match &*self.source {
+                Source::Dns(dns) => dns.lookup(&name, log).await?,
+                Source::Threads(threads) => {
+                    log.hide();
+                    let host = if host.is_ascii() { host.to_owned() } else { name.to_ascii() };
+                    Resolved { addresses: by_turns(threads.lookup(host).await?), ttl: None }
+                }
+            },
+        };
+        if resolved.addresses.is_empty() {
+            return Err(ResolveError::new(DnsFailure::NoAddress, format!("{host}: no address")));
+        }
+        Ok(resolved)
+    }
+
     /// The addresses of `host`: IPv6 and IPv4 by turns, IPv6 first, as RFC 8305 wants them tried. There is at least
     /// one. `port` matters for overrides alone.
     ///
@@ -126,22 +153,7 @@ impl Resolver {
     /// Dropping the future ends the lookup; nothing goes on asking (but see [`Resolver::threads`]). `log` keeps what
     /// was seen.
     pub async fn lookup(&self, host: &str, port: u16, log: &LookupLog) -> Result<Vec<IpAddr>, ResolveError> {
-        log.begin(host);
-        let addresses = match self.known(host, port)? {
-            Known::Addresses(addresses) => addresses,
-            Known::Name(name) => match &*self.source {
-                Source::Dns(dns) => dns.lookup(&name, log).await?,
-                Source::Threads(threads) => {
-                    log.hide();
-                    let host = if host.is_ascii() { host.to_owned() } else { name.to_ascii() };
-                    by_turns(threads.lookup(host).await?)
-                }
-            },
-        };
-        if addresses.is_empty() {
-            return Err(ResolveError::new(DnsFailure::NoAddress, format!("{host}: no address")));
-        }
-        Ok(addresses)
+        Ok(self.resolve(host, port, log).await?.addresses)
     }
 
     /// What is known without asking anybody.
@@ -183,6 +195,16 @@ impl fmt::Debug for Resolver {
         };
         debug.field("overrides", &self.overrides).finish_non_exhaustive()
     }
+}
+
+/// What a name stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resolved {
+    /// IPv6 and IPv4 by turns, IPv6 first; at least one.
+    pub addresses: Vec<IpAddr>,
+    /// What is left of the shortest TTL of the answers. `None` where nobody said one: an address, an override, the hosts
+    /// file, the system's resolver.
+    pub ttl: Option<Duration>,
 }
 
 enum Known {

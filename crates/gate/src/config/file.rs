@@ -1,6 +1,14 @@
 //! The file as it is written, and how it becomes what it means.
 
-use std::{collections::BTreeMap, fmt::Display, net::SocketAddr, ops::Range, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+    ops::{Range, RangeInclusive},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use overdue::server::{TrustedPeers, certificates::CertificateFiles, hello::HelloPolicy};
 use overdue_core::{Limit, LimitName, Limits, Origin, Stage, parse_duration};
@@ -8,7 +16,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Cluster, Config, ConfigError, Format, Forwarded, Listener, Log, Matches, Route, ServerTls, Tls, To, Trace,
+    Cluster, Config, ConfigError, Dns, Family, Format, Forwarded, Health, Listener, Log, Matches, ProxyProtocol, Route,
+    ServerAt, ServerTls, Tls, To, Trace,
     server_tls::{self, Said},
 };
 
@@ -19,6 +28,8 @@ struct File {
     drain: Option<Spanned<String>>,
     #[serde(default)]
     limits: LimitsTable,
+    #[serde(default)]
+    dns: DnsTable,
     admin: Option<AdminTable>,
     #[serde(default)]
     log: LogTable,
@@ -30,6 +41,19 @@ struct File {
     cluster: BTreeMap<String, Spanned<ClusterTable>>,
     #[serde(default)]
     route: Vec<Spanned<RouteTable>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DnsTable {
+    #[serde(default)]
+    servers: Vec<Spanned<String>>,
+    #[serde(default)]
+    hosts: BTreeMap<String, Vec<IpAddr>>,
+    limit: Option<Spanned<String>>,
+    refresh_min: Option<Spanned<String>>,
+    refresh_max: Option<Spanned<String>>,
+    family: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +123,21 @@ struct ClusterTable {
     idle: Option<Spanned<String>>,
     http2: Option<bool>,
     tls: Option<Spanned<ServerTlsTable>>,
+    health: Option<HealthTable>,
+    proxy_protocol: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HealthTable {
+    path: Option<Spanned<String>>,
+    host: Option<Spanned<String>>,
+    every: Option<Spanned<String>>,
+    limit: Option<Spanned<String>>,
+    healthy: Option<Spanned<usize>>,
+    unhealthy: Option<Spanned<usize>>,
+    #[serde(default)]
+    status: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -159,6 +198,14 @@ const DRAIN: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 10_000;
 const TO_A_SERVER: usize = 512;
 const WORKERS_MAX: usize = 256;
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(2);
+const HEALTHY: usize = 2;
+const UNHEALTHY: usize = 3;
+const PROBES_MAX: usize = 1000;
+const LOOKUP: Duration = Duration::from_secs(5);
+const REFRESH_MIN: Duration = Duration::from_secs(5);
+const REFRESH_MAX: Duration = Duration::from_secs(60);
 
 /// A file's text and its name, for errors and origins.
 struct Source<'a> {
@@ -251,6 +298,56 @@ impl Source<'_> {
                 format!("{text_of:?} is no address with a port, such as 127.0.0.1:8080 or [::]:8080"),
             )
         })
+    }
+
+    /// An address, or a name that is looked up.
+    fn server_at(&self, text: &Spanned<String>) -> Result<ServerAt, ConfigError> {
+        if let Ok(address) = text.get_ref().parse() {
+            return Ok(ServerAt::Address(address));
+        }
+        let split = text.get_ref().rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));
+        match split {
+            Some((name, port)) if port > 0 && is_name(name) => {
+                Ok(ServerAt::Name(name.to_ascii_lowercase().into(), port))
+            }
+            _ => {
+                let text_of = text.get_ref();
+                Err(self.error(
+                    text.span(),
+                    format!(
+                        "{text_of:?} is no address with a port and no name with one, such as 10.0.0.5:9000, [::1]:9000 or \
+                         api.internal:9000"
+                    ),
+                ))
+            }
+        }
+    }
+
+    fn dns(&self, table: &DnsTable) -> Result<Dns, ConfigError> {
+        let DnsTable { servers, hosts, limit, refresh_min, refresh_max, family } = table;
+        let pause = |text: &Option<Spanned<String>>, default: Duration| {
+            Ok(self.some_limit(LimitName::Idle, text.as_ref(), default)?.value)
+        };
+        let dns = Dns {
+            servers: servers.iter().map(|server| self.address(server)).collect::<Result<_, _>>()?,
+            hosts: hosts.clone(),
+            limit: self.some_limit(LimitName::Stage(Stage::Resolve), limit.as_ref(), LOOKUP)?,
+            refresh_min: pause(refresh_min, REFRESH_MIN)?,
+            refresh_max: pause(refresh_max, REFRESH_MAX)?,
+            family: match family.as_ref().map(|family| (family.get_ref().as_str(), family.span())) {
+                None | Some(("v4-first", _)) => Family::V4First,
+                Some(("v6-first", _)) => Family::V6First,
+                Some(("both", _)) => Family::Both,
+                Some((other, span)) => {
+                    return Err(self.error(span, format!("{other:?} is none of v4-first, v6-first and both")));
+                }
+            },
+        };
+        if dns.refresh_min > dns.refresh_max {
+            let set = refresh_min.as_ref().or(refresh_max.as_ref()).map_or(0..0, Spanned::span);
+            return Err(self.error(set, "refresh_min is longer than refresh_max"));
+        }
+        Ok(dns)
     }
 
     fn count(&self, number: Option<&Spanned<usize>>, default: usize, most: usize) -> Result<usize, ConfigError> {
@@ -366,6 +463,40 @@ impl Source<'_> {
         usable(span, Said { name, ca, certificate, only_1_3, http2 })
     }
 
+    fn health(&self, table: &HealthTable) -> Result<Health, ConfigError> {
+        let HealthTable { path, host, every, limit, healthy, unhealthy, status } = table;
+        // Both are written into a request.
+        let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        if let Some(path) = path.as_ref().filter(|path| !path.get_ref().starts_with('/') || !is_plain(path.get_ref())) {
+            return Err(self.error(path.span(), format!("{:?} is no path, such as /healthz", path.get_ref())));
+        }
+        if let Some(host) = host.as_ref().filter(|host| host.get_ref().is_empty() || !is_plain(host.get_ref())) {
+            return Err(self.error(host.span(), format!("{:?} is no host, such as api.internal", host.get_ref())));
+        }
+        if let (None, Some(given)) = (path, host.as_ref().map(Spanned::span).or(status.first().map(Spanned::span))) {
+            return Err(self.error(given, "without a path nothing is asked for: a connection is all that is tried"));
+        }
+        let runs = |count: &Option<Spanned<usize>>, default| {
+            Ok(u32::try_from(self.count(count.as_ref(), default, PROBES_MAX)?).unwrap_or(u32::MAX))
+        };
+        let statuses = status.iter().map(|status| {
+            statuses(status.get_ref()).ok_or_else(|| {
+                let text = status.get_ref();
+                self.error(status.span(), format!("{text:?} is no status, such as 204, and no range, such as 200-399"))
+            })
+        });
+        let statuses = statuses.collect::<Result<Vec<_>, _>>()?;
+        Ok(Health {
+            path: path.as_ref().map(|path| path.get_ref().clone()),
+            host: host.as_ref().map(|host| host.get_ref().clone()),
+            every: self.some_limit(LimitName::Idle, every.as_ref(), PROBE_EVERY)?.value,
+            limit: self.some_limit(LimitName::Total, limit.as_ref(), PROBE)?,
+            healthy: runs(healthy, HEALTHY)?,
+            unhealthy: runs(unhealthy, UNHEALTHY)?,
+            statuses: if statuses.is_empty() { vec![200..=399] } else { statuses },
+        })
+    }
+
     /// `20/10s`: so many in that time; `20/s` in one second.
     fn rate(&self, text: &Spanned<String>) -> Result<(u32, Duration), ConfigError> {
         let rate = text.get_ref().split_once('/').and_then(|(count, per)| {
@@ -399,27 +530,47 @@ impl Source<'_> {
         Ok(Trace { start, from_anyone })
     }
 
-    fn cluster(&self, name: &str, table: &Spanned<ClusterTable>) -> Result<Cluster, ConfigError> {
-        let ClusterTable { servers, connections, idle, http2, tls } = table.get_ref();
+    fn cluster(&self, name: &str, table: &Spanned<ClusterTable>, workers: usize) -> Result<Cluster, ConfigError> {
+        let ClusterTable { servers, connections, idle, http2, tls, health, proxy_protocol } = table.get_ref();
         let http2 = http2.unwrap_or(false);
+        if let Some(version) = proxy_protocol.as_ref().filter(|_| http2) {
+            let message =
+                "with http2 a connection is for many clients, and a PROXY header names one: leave one of them out";
+            return Err(self.error(version.span(), message));
+        }
         if servers.is_empty() {
             return Err(self.error(table.span(), format!("cluster {name:?} has no servers")));
         }
-        let mut addresses: Vec<SocketAddr> = Vec::new();
+        let mut all: Vec<ServerAt> = Vec::new();
         for server in servers {
-            let address = self.address(server)?;
-            if addresses.contains(&address) {
-                return Err(self.error(server.span(), format!("{address} is there twice")));
+            let at = self.server_at(server)?;
+            if all.contains(&at) {
+                return Err(self.error(server.span(), format!("{at} is there twice")));
             }
-            addresses.push(address);
+            all.push(at);
+        }
+        let most = self.count(connections.as_ref(), TO_A_SERVER.max(workers), 100_000)?;
+        if let Some(connections) = connections.as_ref().filter(|_| most < workers) {
+            let message = format!(
+                "{most} connections cannot be shared by {workers} workers, each of which keeps its own: write {workers} or \
+                 more, or `workers = {most}` at the top"
+            );
+            return Err(self.error(connections.span(), message));
         }
         Ok(Cluster {
             name: name.into(),
-            servers: addresses,
-            connections: self.count(connections.as_ref(), TO_A_SERVER, 100_000)?,
+            servers: all,
+            connections: most,
             idle: self.some_limit(LimitName::Idle, idle.as_ref(), SERVER_IDLE)?,
             http2,
             tls: tls.as_ref().map(|table| self.server_tls(table, http2)).transpose()?,
+            health: health.as_ref().map(|table| self.health(table)).transpose()?,
+            proxy_protocol: match proxy_protocol.as_ref().map(|version| (version.get_ref().as_str(), version.span())) {
+                None => None,
+                Some(("v1", _)) => Some(ProxyProtocol::V1),
+                Some(("v2", _)) => Some(ProxyProtocol::V2),
+                Some((other, span)) => return Err(self.error(span, format!("{other:?} is no version: v1 or v2"))),
+            },
         })
     }
 
@@ -476,9 +627,11 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     if listeners.is_empty() {
         return Err(whole("there is no [[listener]], so nothing could be served"));
     }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = source.count(file.workers.as_ref(), cores.min(WORKERS_MAX), WORKERS_MAX)?;
     let mut clusters = BTreeMap::new();
     for (name, table) in &file.cluster {
-        clusters.insert(name.as_str(), Arc::new(source.cluster(name, table)?));
+        clusters.insert(name.as_str(), Arc::new(source.cluster(name, table, workers)?));
     }
     let base = source.limits(&file.limits, &Limits::default())?;
     let reserve = source.reserve(&file.limits, RESERVE)?;
@@ -529,9 +682,9 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         (_, Some(path)) => To::File(path),
         _ => To::Stdout,
     };
-    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(Config {
-        workers: source.count(file.workers.as_ref(), workers.min(WORKERS_MAX), WORKERS_MAX)?,
+        workers,
+        dns: source.dns(&file.dns)?,
         listeners,
         routes,
         admin,
@@ -539,6 +692,24 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         trace: source.trace(&file.trace)?,
         drain: source.some_limit(LimitName::Total, file.drain.as_ref(), DRAIN)?,
     })
+}
+
+/// `204`, or `200-399`.
+fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+    (200 <= first && first <= last && last <= 599).then_some(first..=last)
+}
+
+/// Whether it could be the name of a host. One whose last label is a number is an address gone wrong.
+fn is_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    name.len() <= 253 && name.split('.').all(is_label) && !name.rsplit('.').next().is_none_or(is_number)
 }
 
 /// What was probably meant.

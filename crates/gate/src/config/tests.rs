@@ -52,6 +52,10 @@ fn what_is_wrong_is_said_with_its_line() {
         ("cluster = \"api\"", "cluster = \"x\"", 14, "there are \"api\""),
         ("127.0.0.1:9001", "localhost", 9, "no address with a port"),
         ("[\"127.0.0.1:9001\"]", "[]", 8, "no servers"),
+        ("127.0.0.1:9001", "127.0.0.300:80", 9, "no address with a port"),
+        ("127.0.0.1:9001", "api.internal", 9, "api.internal:9000"),
+        ("[\"127.0.0.1:9001\"]", "[\"127.0.0.1:9001\"]\nproxy_protocol = \"v3\"", 10, "v1 or v2"),
+        ("[\"127.0.0.1:9001\"]", "[\"a.test:1\", \"A.test:1\"]", 9, "there twice"),
         ("10.0.0.0/8", "10.0.0.0/33", 6, "10.0.0.0/33"),
         ("[\"10.0.0.0/8\"]", "[]\nforwarded = \"y\"", 7, "\"rfc7239\""),
         ("host = \"api.test\"", "host = \"api.test:80\"", 12, "without a port"),
@@ -161,6 +165,64 @@ fn a_route_that_nothing_reaches_is_an_error() {
         Config::parse(&format!("{GOOD}[[route]]\nhost = \"api.test\"\npath = \"/v1/x\"\ncluster = \"api\"\n"), "g")
             .unwrap_err();
     assert!(error.line == 18 && error.message.contains("\"api.test/v1\" above"), "{error}");
+}
+
+#[test]
+fn connections_that_the_workers_cannot_share_are_refused() {
+    let with = |text: &str| Config::parse(&GOOD.replace("[[route]]", &format!("{text}\n[[route]]")), "g.toml");
+    let of = |workers: &str| format!("workers = {workers}\n{GOOD}");
+    let error = Config::parse(&of("4").replace("[[route]]", "connections = 3\n[[route]]"), "g.toml").unwrap_err();
+    assert!(error.line == 12 && error.message.contains("write 4 or more"), "{error}");
+    assert!(with("connections = 1").is_ok() || std::thread::available_parallelism().unwrap().get() > 1);
+    assert!(Config::parse(&of("4").replace("[[route]]", "connections = 4\n[[route]]"), "g.toml").is_ok());
+}
+
+#[test]
+fn how_names_are_looked_up() {
+    let with = |text: &str| Config::parse(&format!("{GOOD}[dns]\n{text}\n"), "g.toml");
+    let dns = with("servers = [\"127.0.0.1:53\"]\nfamily = \"v6-first\"").unwrap().dns;
+    let pause = |ttl: Option<u64>| dns.pause(ttl.map(Duration::from_secs)).as_secs();
+    assert_eq!((pause(Some(0)), pause(Some(30)), pause(Some(3600)), pause(None)), (5, 30, 60, 60));
+    let ips = |text: &[&str]| text.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<std::net::IpAddr>>();
+    let answer = ips(&["10.0.0.2", "::1", "10.0.0.1"]);
+    assert_eq!(dns.used(answer.clone()), ips(&["::1"]));
+    assert_eq!(with("").unwrap().dns.used(answer.clone()), ips(&["10.0.0.1", "10.0.0.2"]));
+    assert_eq!(with("family = \"both\"").unwrap().dns.used(answer), ips(&["10.0.0.1", "10.0.0.2", "::1"]));
+    assert_eq!(with("").unwrap().dns.used(ips(&["::1"])), ips(&["::1"]));
+    for (text, why) in [
+        ("family = \"v5\"", "v4-first"),
+        ("refresh_min = \"2m\"", "longer than"),
+        ("limit = \"none\"", "has to be a limit"),
+        ("servers = [\"dns.test\"]", "no address"),
+    ] {
+        let error = with(text).unwrap_err();
+        assert!(error.line == 19 && error.message.contains(why), "{text}: {error}");
+    }
+}
+
+#[test]
+fn health_is_read_strictly() {
+    let with = |text: &str| {
+        Config::parse(&GOOD.replace("[[route]]", &format!("[cluster.api.health]\n{text}\n\n[[route]]")), "g.toml")
+    };
+    let of = |text: &str| with(text).unwrap().routes[0].cluster.health.clone().unwrap();
+    let all = of("path = \"/up?x\"\nstatus = [\"200-299\", \"304\"]\nhealthy = 1\nlimit = \"1s\"");
+    assert_eq!((all.statuses, all.healthy, all.unhealthy), (vec![200..=299, 304..=304], 1, 3));
+    assert_eq!(all.limit.to_string(), "total 1s (g.toml:15)");
+    assert_eq!(of("").statuses, [200..=399]);
+    for (text, why) in [
+        ("path = \"up\"", "no path"),
+        ("path = \"/up\\r\\nx: y\"", "no path"),
+        ("host = \"a.test\"", "without a path"),
+        ("path = \"/\"\nhost = \"a\\nb\"", "no host"),
+        ("path = \"/\"\nstatus = [\"100\"]", "no status"),
+        ("path = \"/\"\nstatus = [\"300-200\"]", "no status"),
+        ("limit = \"none\"", "has to be a limit"),
+        ("healthy = 0", "not between"),
+    ] {
+        let error = with(text).unwrap_err();
+        assert!((12..=13).contains(&error.line) && error.message.contains(why), "{text}: {error}");
+    }
 }
 
 #[test]

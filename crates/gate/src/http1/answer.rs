@@ -54,6 +54,7 @@ impl Known {
     /// | the client did not send, or take, in time | 408 | `c` | `SI` |
     /// | the client broke the protocol; its body is too long | 400; 413 | `P` | `DPE` |
     /// | all connections to the server are in use | 503 | `sQ` | `UO` |
+    /// | no server has an address: its name does not resolve | 503 | `SC` | `UH` |
     /// | no descriptor, no local port is left | 503 | `R` | `LR` |
     /// | the server could not be connected to; not in time | 502; 504 | `SC`; `sC` | `UF` |
     /// | its TLS handshake failed; not in time | 502; 504 | `SC`; `sC` | `UF` |
@@ -65,7 +66,7 @@ impl Known {
     pub(crate) fn of(trouble: &Trouble) -> Self {
         let phase = match trouble.stage {
             Stage::Queue => b'Q',
-            Stage::Connect | Stage::Tls => b'C',
+            Stage::Resolve | Stage::Connect | Stage::Tls => b'C',
             Stage::Send | Stage::Wait => b'H',
             Stage::Receive | Stage::Named("tunnel") => b'D',
             _ => b'R',
@@ -80,6 +81,7 @@ impl Known {
                 Stage::Connect | Stage::Tls => known(504, b's', "UF"),
                 _ => known(504, b's', "UT"),
             },
+            (Failure::Dns { .. }, _) => known(503, b'S', "UH"),
             (Failure::RequestBody(_), _) => known(413, b'P', "DPE"),
             (Failure::Protocol(_), Party::Client) => known(400, b'P', "DPE"),
             (Failure::Protocol(_), _) => known(502, b'P', "UPE"),

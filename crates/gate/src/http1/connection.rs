@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     net::SocketAddr,
     os::fd::AsFd as _,
     pin::Pin,
@@ -54,6 +55,9 @@ pub(crate) trait Client: AsyncRead + AsyncWrite + Unpin {
     /// What the kernel says of the connection now.
     fn observe(&self, peer: SocketAddr) -> SocketFacts;
 
+    /// The address that the client connected to.
+    fn local_addr(&self) -> Option<SocketAddr>;
+
     /// Lets it end so that the client sees that something was cut: an end that looks like any other would make a cut
     /// answer look whole.
     fn abort(&mut self);
@@ -68,6 +72,10 @@ impl Client for TcpStream {
         socket::observe(self.as_fd(), self.local_addr().ok(), Some(peer))
     }
 
+    fn local_addr(&self) -> Option<SocketAddr> {
+        Self::local_addr(self).ok()
+    }
+
     fn abort(&mut self) {
         reset(self);
     }
@@ -80,6 +88,10 @@ impl Client for TlsStream<TcpStream> {
 
     fn observe(&self, peer: SocketAddr) -> SocketFacts {
         self.get_ref().0.observe(peer)
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.get_ref().0.local_addr().ok()
     }
 
     fn abort(&mut self) {
@@ -118,8 +130,8 @@ struct Connection<S> {
 /// A request that failed, and what is known of it.
 struct Failed<'a> {
     trouble: &'a Trouble,
-    /// What it was, and the server that was to serve it; `None`: its head never came.
-    whom: Option<(&'a Prepared, &'a Rc<Server>)>,
+    /// What it was, and the server that was to serve it, if there was one; `None`: its head never came.
+    whom: Option<(&'a Prepared, Option<&'a Rc<Server>>)>,
     /// Something of it was sent to the server.
     started: bool,
     /// Of the connection to the server.
@@ -420,7 +432,15 @@ impl<S: Client> Connection<S> {
         let mut again = true;
         let head_length = head.len();
         loop {
-            let Some(server) = prepared.route.servers.choose() else { return Then::Close };
+            let Some(server) = prepared.route.servers.choose() else {
+                self.worker.buffers.take_back(head);
+                let none = prepared.route.servers.none().failure();
+                let trouble = self.at_gate(Stage::Resolve, none);
+                let keep = bodyless && prepared.keep_alive;
+                let whom = Some((prepared, None));
+                let failed = Failed { whom, keep, answerable: true, ..Failed::of(&trouble) };
+                return self.fail(plan, marks, failed).await;
+            };
             if let Some(request) = &mut *self.live().request.borrow_mut() {
                 request.server = Some(server.address);
             }
@@ -433,7 +453,7 @@ impl<S: Client> Connection<S> {
                         (trouble.stage == Stage::Connect).then(|| SocketFacts { peer, ..SocketFacts::default() })
                     });
                     self.worker.buffers.take_back(head);
-                    let whom = Some((prepared, server));
+                    let whom = Some((prepared, Some(server)));
                     let failed = Failed { whom, socket, keep, answerable: true, ..Failed::of(&trouble) };
                     return self.fail(plan, marks, failed).await;
                 }
@@ -448,7 +468,7 @@ impl<S: Client> Connection<S> {
                 let trouble = self.at_gate(Stage::Queue, failure);
                 upstream.put_back(&self.worker.buffers, now);
                 let keep = bodyless && prepared.keep_alive;
-                let whom = Some((prepared, server));
+                let whom = Some((prepared, Some(server)));
                 let failed = Failed { whom, keep, answerable: true, ..Failed::of(&trouble) };
                 return self.fail(plan, marks, failed).await;
             }
@@ -542,7 +562,7 @@ impl<S: Client> Connection<S> {
                     drop(upstream);
                     let failed = Failed {
                         trouble: &trouble,
-                        whom: Some((prepared, server)),
+                        whom: Some((prepared, Some(server))),
                         started: true,
                         socket: Some(socket),
                         h2,
@@ -574,7 +594,8 @@ impl<S: Client> Connection<S> {
         marks.queued = now;
         marks.dialled = false;
         marks.secured = None;
-        let granted = match server.grant(now) {
+        let introduction = self.introduction(prepared);
+        let granted = match server.grant(now, introduction.as_deref()) {
             Some(granted) => granted,
             None => {
                 let due = Due::earlier(Due::after(now, limits.queue.as_ref()), total);
@@ -590,7 +611,7 @@ impl<S: Client> Connection<S> {
                 crate::counts::add(Some(&self.worker.counts.reused), 1);
                 Ok(upstream)
             }
-            Granted::Room(permit) => self.dial(server, permit, prepared, total, marks).await,
+            Granted::Room(permit) => self.dial(server, permit, introduction, prepared, total, marks).await,
         }
     }
 
@@ -598,6 +619,7 @@ impl<S: Client> Connection<S> {
         &mut self,
         server: &Rc<Server>,
         permit: Permit,
+        introduction: Option<Box<[u8]>>,
         prepared: &Prepared,
         total: Option<Due<'_>>,
         marks: &mut Marks,
@@ -607,29 +629,33 @@ impl<S: Client> Connection<S> {
         marks.dialled = true;
         crate::counts::add(Some(&self.worker.counts.dialled), 1);
         let due = Due::earlier(Due::after(marks.queued, limits.connect.as_ref()), total);
-        let opened = self.under(Stage::Connect, due, prepared, upstream::open(server.address)).await;
-        let opened = opened.and_then(|opened| {
-            opened.map_err(|err| Trouble {
-                party: Party::Server,
-                ..self.at_gate(Stage::Connect, os_failure("connect", err).0)
-            })
-        });
-        let cluster = &prepared.route.servers.cluster;
-        let upstream = match (opened, &cluster.tls) {
-            (Ok(stream), None) if cluster.http2 => {
-                let wire = Wire::tcp(stream, server.address);
-                Box::pin(self.share(permit, wire.clone(), wire, prepared, due)).await
+        let connected = async |stream: &TcpStream| {
+            upstream::connected(stream).await?;
+            match &introduction {
+                Some(header) => upstream::proxy::introduce(stream, header).await,
+                None => Ok(()),
             }
-            (Ok(stream), None) => Ok(permit.opened(ServerIo::Plain(stream))),
-            (Ok(stream), Some(tls)) => match self.secure(server, stream, tls, prepared, total, marks).await {
-                Ok(stream) if cluster.http2 => {
-                    let wire = stream.get_ref().0.clone();
-                    Box::pin(self.share(permit, stream, wire, prepared, due)).await
+        };
+        let cluster = &prepared.route.servers.cluster;
+        let upstream = match upstream::begin(server.address) {
+            Ok(stream) => match (self.under(Stage::Connect, due, prepared, connected(&stream)).await, &cluster.tls) {
+                (Ok(Ok(())), None) if cluster.http2 => {
+                    let wire = Wire::tcp(stream, server.address);
+                    Box::pin(self.share(permit, wire.clone(), wire, prepared, due)).await
                 }
-                Ok(stream) => Ok(permit.opened(ServerIo::Tls(Box::new(stream)))),
-                Err(unopened) => Err(unopened),
+                (Ok(Ok(())), None) => Ok(permit.opened(ServerIo::Plain(stream), introduction)),
+                (Ok(Ok(())), Some(tls)) => match self.secure(server, stream, tls, prepared, total, marks).await {
+                    Ok(stream) if cluster.http2 => {
+                        let wire = stream.get_ref().0.clone();
+                        Box::pin(self.share(permit, stream, wire, prepared, due)).await
+                    }
+                    Ok(stream) => Ok(permit.opened(ServerIo::Tls(Box::new(stream)), introduction)),
+                    Err(unopened) => Err(unopened),
+                },
+                (Ok(Err(err)), _) => Err((self.not_connected(err), None)),
+                (Err(trouble), _) => Err((trouble, Some(Box::new(ServerIo::Plain(stream).observe(server.address))))),
             },
-            (Err(trouble), _) => Err((trouble, None)),
+            Err(err) => Err((self.not_connected(err), None)),
         };
         if upstream.as_ref().is_err_and(|(trouble, _)| trouble.is_servers()) {
             server.unreachable();
@@ -655,6 +681,13 @@ impl<S: Client> Connection<S> {
             })
         });
         begun.map_err(|trouble| (trouble, Some(Box::new(wire.observe()))))
+    }
+
+    /// What its server is told of this client.
+    fn introduction(&self, prepared: &Prepared) -> Option<Box<[u8]>> {
+        let version = prepared.route.servers.cluster.proxy_protocol?;
+        let to = self.client.io.local_addr().unwrap_or(self.listener);
+        Some(upstream::proxy::header(version, self.live().peer, to).into())
     }
 
     /// Makes a connection to a server a secure one.
@@ -729,6 +762,10 @@ impl<S: Client> Connection<S> {
         .await
     }
 
+    fn not_connected(&self, err: io::Error) -> Trouble {
+        Trouble { party: Party::Server, ..self.at_gate(Stage::Connect, os_failure("connect", err).0) }
+    }
+
     fn at_gate(&self, stage: Stage, failure: Failure) -> Trouble {
         Trouble { stage, party: Party::Gate, failure, late_by: Duration::ZERO, silent: Duration::ZERO }
     }
@@ -767,7 +804,7 @@ impl<S: Client> Connection<S> {
             },
             reused_after: marks.idle.filter(|_| marks.reused),
         };
-        let queued_at = whom.filter(|_| trouble.stage == Stage::Queue).map(|(_, server)| server);
+        let queued_at = whom.filter(|_| trouble.stage == Stage::Queue).and_then(|(_, server)| server);
         let facts = CallFacts {
             stage: trouble.stage,
             failure: trouble.failure.clone(),
@@ -775,7 +812,9 @@ impl<S: Client> Connection<S> {
             timeline,
             late_by: trouble.late_by,
             socket,
-            dns: None,
+            dns: whom
+                .filter(|_| trouble.stage == Stage::Resolve)
+                .map(|(prepared, _)| prepared.route.servers.none().dns.clone()),
             pool: queued_at.map(|server| server.facts()),
             h2: h2.or_else(|| queued_at.and_then(|server| server.h2_facts())),
             exchange,
@@ -807,7 +846,7 @@ impl<S: Client> Connection<S> {
         let entry = Entry {
             known: Known { status, ..known },
             route: whom.map(|(prepared, ..)| &prepared.route),
-            server: whom.map(|(_, server)| &**server),
+            server: whom.and_then(|(_, server)| server.map(Rc::as_ref)),
             failed: Some((&facts, &judgement)),
             ..Entry::new(marks, self.since)
         };

@@ -23,6 +23,7 @@ use crate::http1::{Client, put_field};
 pub(super) trait Beneath {
     fn scheme(&self) -> &'static str;
     fn observe(&self, peer: SocketAddr) -> SocketFacts;
+    fn local_addr(&self) -> Option<SocketAddr>;
 }
 
 impl<S: Client> Beneath for RefCell<S> {
@@ -32,6 +33,10 @@ impl<S: Client> Beneath for RefCell<S> {
 
     fn observe(&self, peer: SocketAddr) -> SocketFacts {
         self.borrow().observe(peer)
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.borrow().local_addr()
     }
 }
 
@@ -159,6 +164,10 @@ impl Client for Inbound {
 
     fn observe(&self, peer: SocketAddr) -> SocketFacts {
         self.connection.observe(peer)
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.connection.local_addr()
     }
 
     fn abort(&mut self) {

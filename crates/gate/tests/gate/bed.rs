@@ -26,22 +26,18 @@ pub(crate) struct Bed {
 impl Bed {
     /// One worker, one listener that trusts nobody, one route to these servers; `more` goes into the tables that it names,
     /// which are `listener`, `cluster`, `route`, `limits`, `log` and `trace`.
-    pub(crate) fn new(servers: &[SocketAddr], more: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(servers: &[impl ToString], more: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let text = Self::text(&folder, servers, more);
         let config = Config::parse(&text, "gate.toml").unwrap_or_else(|error| panic!("{error}\n{text}"));
         Self { gate: Gate::start(config).unwrap(), folder }
     }
 
-    fn text(folder: &TempDir, servers: &[SocketAddr], more: &[(&str, &str)]) -> String {
+    fn text(folder: &TempDir, servers: &[impl ToString], more: &[(&str, &str)]) -> String {
         let part = |name: &str| {
             more.iter().filter(|(table, _)| *table == name).map(|(_, text)| *text).collect::<Vec<_>>().join("\n")
         };
-        let servers: Vec<String> = servers
-            .iter()
-            .map(|server| format!("{server:?}").replace('"', ""))
-            .map(|server| format!("\"{server}\""))
-            .collect();
+        let servers: Vec<String> = servers.iter().map(|server| format!("{:?}", server.to_string())).collect();
         format!(
             "workers = 1\ndrain = \"{}\"\n\n[limits]\n{}\n\n[log]\nfile = {:?}\n{}\n[[listener]]\nlisten = \"127.0.0.1:0\"\n{}\n\n\
              [cluster.back]\nservers = [{}]\n{}\n\n[[route]]\nname = \"all\"\ncluster = \"back\"\n{}\n\n[trace]\n{}\n",
@@ -58,7 +54,7 @@ impl Bed {
     }
 
     /// The same with other parts, followed from now on.
-    pub(crate) fn follow(&mut self, servers: &[SocketAddr], more: &[(&str, &str)]) -> Vec<&'static str> {
+    pub(crate) fn follow(&mut self, servers: &[impl ToString], more: &[(&str, &str)]) -> Vec<&'static str> {
         let text = Self::text(&self.folder, servers, more);
         self.gate.follow(Config::parse(&text, "gate.toml").unwrap())
     }
@@ -197,6 +193,12 @@ impl Peer {
         }
     }
 
+    /// A line that comes before all requests.
+    pub(crate) fn first_line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.client.reader.read_line(&mut line).ok().filter(|bytes| *bytes > 0).map(|_| line)
+    }
+
     pub(crate) fn say(&self, what: impl Into<String>) {
         let _ = self.say.send(what.into());
     }
@@ -209,7 +211,12 @@ impl Peer {
 
 impl Server {
     pub(crate) fn new(script: impl Fn(&mut Peer) + Clone + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at("127.0.0.1:0".parse().unwrap(), script)
+    }
+
+    /// The same at an address of one's choice.
+    pub(crate) fn at(address: SocketAddr, script: impl Fn(&mut Peer) + Clone + Send + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let (accepts, accepted) = mpsc::channel();
         let (say, seen) = mpsc::channel();
@@ -263,4 +270,16 @@ pub(crate) fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     head.lines().find_map(|line| {
         line.split_once(": ").filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     })
+}
+
+/// Until something is so, or it takes too long.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let step = Duration::from_millis(5);
+    for _ in 0..PATIENCE.as_millis() / step.as_millis() {
+        if is_so() {
+            return;
+        }
+        thread::park_timeout(step);
+    }
+    panic!("not in time: {what}");
 }

@@ -7,7 +7,7 @@ use h2::{Reason, RecvStream, client::SendRequest};
 use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::{net::TcpStream, runtime::Runtime};
 
-use crate::bed::{Bed, Client, GET, OK, PATIENCE, Server, field};
+use crate::bed::{Bed, Client, GET, OK, PATIENCE, Server, field, until};
 
 /// A client of HTTP/2, which blocks.
 pub(crate) struct Http2 {
@@ -187,7 +187,7 @@ fn a_limit_that_fires_ends_one_stream_and_no_other() {
         }
         while !peer.ends() {}
     });
-    let bed = Bed::new(&[server.address], &[("limits", "wait = \"200ms\"\ngap = \"200ms\"")]);
+    let bed = Bed::new(&[server.address], &[("limits", "wait = \"700ms\"\ngap = \"700ms\"")]);
     let mut client = Http2::connect(&bed);
     let (never, _never) = client.send(get("/never"), None);
     let (slow, _slow) = client.send(get("/slow"), None);
@@ -204,7 +204,7 @@ fn a_limit_that_fires_ends_one_stream_and_no_other() {
 #[test]
 fn a_call_of_grpc_is_told_in_its_own_words() {
     let server = Server::silent();
-    let bed = Bed::new(&[server.address], &[("limits", "wait = \"100ms\""), ("route", "path = \"/a.B\"")]);
+    let bed = Bed::new(&[server.address], &[("limits", "wait = \"700ms\""), ("route", "path = \"/a.B\"")]);
     let mut client = Http2::connect(&bed);
     let grpc = |path: &str| {
         Request::post(format!("http://a.test{path}"))
@@ -461,7 +461,7 @@ fn no_stream_in_time_is_told_as_such() {
     });
     let bed = Bed::new(
         &[server.address],
-        &[("cluster", "http2 = true\nconnections = 1"), ("limits", "queue = \"100ms\"\nwait = \"2s\"")],
+        &[("cluster", "http2 = true\nconnections = 1"), ("limits", "queue = \"700ms\"\nwait = \"10s\"")],
     );
     let mut client = Http2::connect(&bed);
     assert_eq!(client.call(get("/first"), None).head.status(), StatusCode::OK);
@@ -488,7 +488,7 @@ fn after_a_goodbye_another_connection_is_taken() {
 fn a_connection_on_which_nothing_comes_is_not_trusted_again() {
     // It takes what is sent, and never says a word.
     let server = Server::new(|peer| while !peer.ends() {});
-    let bed = Bed::new(&[server.address], &[OVER_HTTP2, ("limits", "wait = \"150ms\"")]);
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2, ("limits", "wait = \"700ms\"")]);
     let mut client = Http2::connect(&bed);
     for _ in 0..2 {
         assert_eq!(client.call(get("/"), None).head.status(), StatusCode::GATEWAY_TIMEOUT);
@@ -506,7 +506,7 @@ fn a_window_that_stays_closed_is_told_as_such() {
         let _held = request;
         let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
     });
-    let bed = Bed::new(&[server.address], &[OVER_HTTP2, ("limits", "send = \"300ms\"")]);
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2, ("limits", "send = \"1500ms\"")]);
     let mut client = Client::new(bed.gate.addresses()[0]);
     client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n");
     let mut stream = client.stream.try_clone().unwrap();
@@ -553,4 +553,21 @@ fn a_server_that_speaks_something_else_is_told_as_such() {
     drop(client);
     let line = bed.line();
     assert_eq!(line["cause"], "protocol-error", "{line:#}");
+}
+
+#[test]
+fn a_server_of_http_2_is_probed_in_its_own_words() {
+    let well = Http2Server::answering(h2::server::Builder::new(), "hello");
+    let ill = Http2Server::new(h2::server::Builder::new(), |(_, mut respond)| async move {
+        let _ = respond.send_response(Response::builder().status(500).body(()).unwrap(), true);
+    });
+    let probed = "http2 = true\nhealth = { path = \"/healthz\", every = \"20ms\", unhealthy = 1 }";
+    let bed = Bed::new(&[well.address, ill.address], &[("cluster", probed)]);
+    for server in [&well, &ill] {
+        assert_eq!(server.seen.recv_timeout(PATIENCE).unwrap().uri().path(), "/healthz");
+    }
+    let log = bed.log();
+    until("the other is ill", || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("it answered 500")));
+    let lines = bed.lines();
+    assert!(!lines.iter().any(|line| line.to_string().contains(&well.address.to_string())), "{lines:#?}");
 }

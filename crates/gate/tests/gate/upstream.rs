@@ -3,9 +3,12 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
@@ -17,7 +20,7 @@ use rustls::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::bed::{Bed, GET, OK, Peer, Server};
+use crate::bed::{Bed, GET, OK, Peer, Server, until};
 
 /// An authority, with what it signed, in files.
 struct Authority {
@@ -240,4 +243,372 @@ fn other_authorities_are_followed_by_new_connections_alone() {
     assert!(bed.follow(&[server.address], &[("cluster", &one.table(""))]).is_empty());
     assert_eq!(client.call(GET).status, 200);
     assert_eq!(server.connections(), 3);
+}
+
+/// Each server is told of the client whose requests come, and of no other.
+#[test]
+fn connections_that_were_introduced_are_for_one_client() {
+    let server = Server::new(|peer| {
+        let Some(first) = peer.first_line() else { return };
+        while let Some(_head) = peer.request() {
+            peer.say(first.clone());
+            peer.client.send(OK);
+        }
+    });
+    let table = "proxy_protocol = \"v1\"\nconnections = 2";
+    let bed = Bed::new(&[server.address], &[("cluster", table)]);
+    let gate = bed.gate.addresses()[0];
+    let mut clients: Vec<_> = (0..4).map(|_| bed.connect()).collect();
+    let said = |client: &crate::bed::Client| {
+        let from = client.stream.local_addr().unwrap();
+        format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", from.port(), gate.port())
+    };
+    // More clients than connections, by turns: some make room for others, and nobody is taken for another.
+    for place in [0, 0, 1, 0, 2, 3, 2, 0, 0, 1, 1] {
+        let client = &mut clients[place];
+        assert_eq!(client.call(GET).status, 200);
+        assert_eq!(server.saw(), said(client));
+    }
+    let lines = bed.lines();
+    let reused: Vec<bool> = lines.iter().map(|line| line["connection"]["reused"].as_bool().unwrap()).collect();
+    assert_eq!(reused, [false, true, false, true, false, false, true, false, true, false, true]);
+}
+
+/// Who waits gets the right to a connection of its own, not one of somebody else's.
+#[test]
+fn a_turn_is_no_connection_of_another_client() {
+    let server = Server::new(|peer| {
+        let Some(first) = peer.first_line() else { return };
+        while let Some(_head) = peer.request() {
+            peer.say(first.clone());
+            peer.client.send(OK);
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("cluster", "proxy_protocol = \"v1\"\nconnections = 1")]);
+    let mut clients: Vec<_> = (0..8).map(|_| bed.connect()).collect();
+    for _ in 0..10 {
+        // All at once.
+        clients.iter_mut().for_each(|client| client.send(GET));
+        let mut expected: Vec<String> = Vec::new();
+        for client in &mut clients {
+            assert_eq!(client.answer().status, 200);
+            expected.push(client.stream.local_addr().unwrap().port().to_string());
+        }
+        let mut seen: Vec<String> =
+            clients.iter().map(|_| server.saw().split(' ').nth(4).unwrap().to_owned()).collect();
+        seen.sort();
+        expected.sort();
+        assert_eq!(seen, expected);
+    }
+}
+
+/// Before TLS, and with a word of its own where no client is behind it.
+#[test]
+fn a_header_comes_before_tls_and_probes_have_their_own() {
+    let authority = Authority::new();
+    let config = authority.server("127.0.0.1", |_| {}, false);
+    let server = Server::new(move |peer| {
+        // Not a byte of what comes behind it.
+        let mut header = [0; 28];
+        peer.client.stream.read_exact(&mut header[..16]).unwrap();
+        let end = 16 + usize::from(header[15]);
+        peer.client.stream.read_exact(&mut header[16..end]).unwrap();
+        peer.say(format!("{:?}", &header[12..end.min(20)]));
+        let mut stream = secure(peer, &config);
+        while request(&mut stream).is_some() {
+            stream.write_all(OK.as_bytes()).unwrap();
+        }
+    });
+    let table = authority.table("");
+    let with = |more: &str| format!("proxy_protocol = \"v2\"\n{table}\n{more}");
+    let bed = Bed::new(&[server.address], &[("cluster", &with(""))]);
+    assert_eq!(bed.connect().call(GET).status, 200);
+    assert_eq!(server.saw(), "[33, 17, 0, 12, 127, 0, 0, 1]");
+    drop(bed);
+    let bed = Bed::new(&[server.address], &[("cluster", &with("health = { path = \"/\", every = \"10ms\" }"))]);
+    assert!((0..3).all(|_| server.saw() == "[32, 0, 0, 0]"));
+    let lines = bed.lines();
+    assert!(lines.is_empty(), "a probe failed: {lines:#?}");
+}
+
+/// What a DNS server says to every question for addresses.
+#[derive(Clone)]
+enum Says {
+    Addresses(Vec<Ipv4Addr>),
+    /// An error code: 2 is SERVFAIL, 3 is NXDOMAIN.
+    Code(u8),
+    Nothing,
+}
+
+/// A DNS server.
+struct Dns {
+    address: SocketAddr,
+    says: Arc<Mutex<Says>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Dns {
+    fn new(says: Says) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let says = Arc::new(Mutex::new(says));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (said, count) = (Arc::clone(&says), Arc::clone(&asked));
+        std::thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut query) {
+                count.fetch_add(1, Relaxed);
+                // The one question: a name, its type and its class.
+                let end = 12 + query[12..length].iter().position(|byte| *byte == 0).unwrap() + 5;
+                let is_a = query[end - 3] == 1;
+                let (addresses, code) = match said.lock().unwrap().clone() {
+                    Says::Nothing => continue,
+                    Says::Addresses(addresses) => (if is_a { addresses } else { Vec::new() }, 0),
+                    Says::Code(code) => (Vec::new(), code),
+                };
+                let mut answer = query[..2].to_vec();
+                answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(addresses.len()).unwrap(), 0, 0, 0, 0]);
+                answer.extend(&query[12..end]);
+                for address in addresses {
+                    // The name above, A, IN, a TTL of 0.
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                    answer.extend(address.octets());
+                }
+                socket.send_to(&answer, from).unwrap();
+            }
+        });
+        Self { address, says, asked }
+    }
+
+    /// How many questions there were.
+    fn asked(&self) -> usize {
+        self.asked.load(Relaxed)
+    }
+
+    fn say(&self, says: Says) {
+        *self.says.lock().unwrap() = says;
+    }
+
+    /// The table that has the gateway ask it, often.
+    fn table(&self) -> String {
+        let address = self.address;
+        format!("[dns]\nservers = [\"{address}\"]\nlimit = \"500ms\"\nrefresh_min = \"20ms\"\nrefresh_max = \"40ms\"")
+    }
+}
+
+const ONE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+fn tells_its_place(place: &'static str) -> impl Fn(&mut Peer) + Clone + Send + 'static {
+    move |peer| {
+        while peer.request().is_some() {
+            let length = place.len();
+            peer.client.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{place}"));
+        }
+    }
+}
+
+#[test]
+fn the_addresses_of_a_name_are_followed() {
+    let one = Server::new(tells_its_place("one"));
+    let port = one.address.port();
+    let _other = Server::at((OTHER, port).into(), tells_its_place("other"));
+    let dns = Dns::new(Says::Addresses(vec![ONE]));
+    let bed = Bed::new(&[format!("api.test:{port}")], &[("route", &dns.table())]);
+    let mut client = bed.connect();
+    let mut asked = || {
+        let answer = client.call(GET);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        String::from_utf8(answer.body).unwrap()
+    };
+    assert_eq!(asked(), "one");
+    dns.say(Says::Addresses(vec![OTHER]));
+    until("the new address is used", || asked() == "other");
+    // It stays as it is, whatever becomes of the DNS.
+    for says in [Says::Code(2), Says::Code(3), Says::Nothing, Says::Addresses(vec![OTHER])] {
+        dns.say(says);
+        let before = dns.asked();
+        until("it was looked up twice", || {
+            assert_eq!(asked(), "other");
+            dns.asked() > before + 4
+        });
+    }
+    let log = bed.log();
+    until("it is well again", || fs::read_to_string(&log).unwrap().contains("name-resolves"));
+    dns.say(Says::Addresses(vec![ONE, OTHER]));
+    until("the first is back", || asked() == "one");
+    let lines = bed.lines();
+    assert!(lines.iter().filter(|line| line["gate"]["status"].is_u64()).all(|line| line["outcome"] == "ok"));
+    let events: Vec<&str> = lines.iter().filter_map(|line| line["gate"]["event"].as_str()).collect();
+    // Once for each change, and not for each lookup.
+    assert_eq!(events, ["name-changed", "name-fails", "name-resolves", "name-changed"]);
+    let failing = lines.iter().find(|line| line["gate"]["event"] == "name-fails").unwrap();
+    assert_eq!((&failing["cause"], &failing["gate"]["of"]), (&"dns-failed".into(), &"api.test".into()), "{failing:#}");
+}
+
+/// The gateway starts without it, says why, and serves as soon as there is an address.
+#[test]
+fn a_name_that_does_not_resolve_is_told_and_does_not_stay_so() {
+    let server = Server::answering(OK);
+    for (says, cause) in [(Says::Code(3), "dns-failed"), (Says::Nothing, "dns-no-answer")] {
+        let dns = Dns::new(says);
+        let name = format!("api.test:{}", server.address.port());
+        let bed = Bed::new(&[name], &[("route", &dns.table()), ("listener", "trusted = [\"127.0.0.0/8\"]")]);
+        let mut client = bed.connect();
+        let answer = client.call(GET);
+        assert_eq!((answer.status, answer.problem()["cause"].as_str()), (503, Some(cause)), "{answer:?}");
+        assert!(answer.problem()["detail"].as_str().unwrap().contains("api.test"), "{answer:?}");
+        dns.say(Says::Addresses(vec![ONE]));
+        // On the connection that was told so.
+        until("it resolves", || client.call(GET).status == 200);
+        let lines = bed.lines();
+        let refused = lines.iter().find(|line| line["gate"]["status"] == 503).unwrap();
+        assert_eq!(told(refused), ["resolve", cause, "SC", "UH"], "{refused:#}");
+        let events: Vec<&str> = lines.iter().filter_map(|line| line["gate"]["event"].as_str()).collect();
+        assert_eq!(events, ["name-fails", "name-resolves"]);
+    }
+}
+
+/// What is in flight to an address that goes ends whole.
+#[test]
+fn a_request_outlives_the_address_that_it_went_to() {
+    let (answer, answers) = std::sync::mpsc::channel::<()>();
+    let answers = Arc::new(Mutex::new(answers));
+    let one = Server::new(move |peer| {
+        peer.request().unwrap();
+        peer.say("asked");
+        answers.lock().unwrap().recv().unwrap();
+        peer.client.send(OK);
+    });
+    let port = one.address.port();
+    let _other = Server::at((OTHER, port).into(), tells_its_place("other"));
+    let dns = Dns::new(Says::Addresses(vec![ONE]));
+    let bed = Bed::new(&[format!("api.test:{port}")], &[("route", &dns.table())]);
+    let mut slow = bed.connect();
+    slow.send(GET);
+    assert_eq!(one.saw(), "asked");
+    dns.say(Says::Addresses(vec![OTHER]));
+    let log = bed.log();
+    until("the change is told", || fs::read_to_string(&log).unwrap().contains("name-changed"));
+    assert_eq!(bed.connect().call(GET).body, b"other");
+    answer.send(()).unwrap();
+    assert_eq!(slow.answer().body, b"hello");
+}
+
+/// Names that a reload brings are looked up before it is followed.
+#[test]
+fn a_reload_that_brings_a_name_refuses_nobody() {
+    let server = Server::answering(OK);
+    let mut bed = Bed::new(&[server.address], &[]);
+    let mut client = bed.connect();
+    assert_eq!(client.call(GET).status, 200);
+    let dns = Dns::new(Says::Addresses(vec![ONE]));
+    let name = format!("api.test:{}", server.address.port());
+    assert!(bed.follow(&[name], &[("route", &dns.table())]).is_empty());
+    assert_eq!(client.call(GET).status, 200);
+    let hosts = "[dns]\nhosts = { \"api.test\" = [\"127.0.0.1\"] }";
+    assert!(bed.follow(&[format!("api.test:{}", server.address.port())], &[("route", hosts)]).is_empty());
+    assert_eq!(client.call(GET).status, 200);
+}
+
+/// A server that answers its probes with what `well` says, and tells who else asked.
+fn probed(place: &'static str, well: &Arc<AtomicUsize>) -> impl Fn(&mut Peer) + Clone + Send + 'static {
+    let well = Arc::clone(well);
+    move |peer| {
+        while let Some(head) = peer.request() {
+            if head.starts_with("GET /up HTTP/1.1\r\nhost: ") && head.contains("user-agent: overdue-gate") {
+                let status = well.load(Relaxed);
+                peer.client.send(&format!("HTTP/1.1 {status} Said\r\nContent-Length: 0\r\n\r\n"));
+                return;
+            }
+            peer.client.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{place}", place.len()));
+        }
+    }
+}
+
+fn events(lines: &str) -> Vec<Value> {
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["gate"]["event"].is_string()).collect()
+}
+
+#[test]
+fn a_server_whose_probes_fail_is_asked_no_more_until_they_succeed() {
+    let (one_says, other_says) = (Arc::new(AtomicUsize::new(200)), Arc::new(AtomicUsize::new(500)));
+    let one = Server::new(probed("one", &one_says));
+    let other = Server::new(probed("other", &other_says));
+    let health = "health = { path = \"/up\", every = \"10ms\", healthy = 2, unhealthy = 3 }";
+    let bed = Bed::new(&[one.address, other.address], &[("cluster", health)]);
+    let log = bed.log();
+    let told = |what: &str, count: usize| {
+        let all = events(&fs::read_to_string(&log).unwrap());
+        all.iter().filter(|event| event["gate"]["event"] == what).count() >= count
+    };
+    let mut client = bed.connect();
+    let mut asked = || String::from_utf8(client.call(GET).body).unwrap();
+    until("the other is ill", || told("server-ill", 1));
+    assert!((0..50).all(|_| asked() == "one"));
+    other_says.store(204, Relaxed);
+    until("the other is well", || told("server-well", 1));
+    until("the other is asked", || asked() == "other");
+    // All are ill: all are asked.
+    one_says.store(503, Relaxed);
+    other_says.store(404, Relaxed);
+    until("both are ill", || told("server-ill", 3));
+    until("one is asked", || asked() == "one");
+    until("the other is asked", || asked() == "other");
+    drop(client);
+    let text = bed.lines();
+    let ill: Vec<&str> = text.iter().filter_map(|line| line["gate"]["text"].as_str()).collect();
+    assert!(ill[0].starts_with("1 probes failed") && ill[0].ends_with("it answered 500"), "{ill:?}");
+    assert!(ill[1].starts_with("2 probes succeeded; it was ill for "), "{ill:?}");
+    assert!(ill[2].starts_with("3 probes failed"), "{ill:?}");
+}
+
+/// Why a probe failed is judged as a request is.
+#[test]
+fn the_cause_of_a_failed_probe_is_told() {
+    let authority = Authority::new();
+    let config = authority.server("other.test", |_| {}, false);
+    let wrong = Server::new(move |peer| while request(&mut secure(peer, &config)).is_some() {});
+    let silent = Server::silent();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusing = closed.local_addr().unwrap();
+    drop(closed);
+    let asks = "health = { path = \"/up\", every = \"10ms\", limit = \"200ms\" }".to_owned();
+    let connects = "health = { every = \"10ms\" }".to_owned();
+    for (server, table, stage, cause) in [
+        (refusing, connects.clone(), "connect", "connect-refused"),
+        (silent.address, asks, "wait", "server-slow"),
+        (wrong.address, format!("{}\n{connects}", authority.table("name = \"back.test\"")), "tls", "tls-untrusted"),
+    ] {
+        let bed = Bed::new(&[server], &[("cluster", &table)]);
+        let log = bed.log();
+        until("it is told", || !events(&fs::read_to_string(&log).unwrap()).is_empty());
+        let event = events(&fs::read_to_string(&log).unwrap()).remove(0);
+        assert_eq!((&event["stage"], &event["cause"]), (&stage.into(), &cause.into()), "{event:#}");
+        assert_eq!(event["gate"]["of"], server.to_string());
+        if stage == "wait" {
+            assert_eq!((&event["limit"]["name"], &event["limit"]["value_us"]), (&"total".into(), &200_000.into()));
+        }
+    }
+}
+
+/// A reload that changes nothing about it leaves what is known of a server, and one that does begins anew.
+#[test]
+fn what_is_known_of_health_outlives_a_reload() {
+    let (well, ill) = (Arc::new(AtomicUsize::new(200)), Arc::new(AtomicUsize::new(500)));
+    let (one, other) = (Server::new(probed("one", &well)), Server::new(probed("other", &ill)));
+    let health = |more: &str| format!("health = {{ path = \"/up\", every = \"10ms\"{more} }}");
+    let mut bed = Bed::new(&[one.address, other.address], &[("cluster", &health(""))]);
+    let log = bed.log();
+    until("the other is ill", || !events(&fs::read_to_string(&log).unwrap()).is_empty());
+    let mut client = bed.connect();
+    for _ in 0..20 {
+        assert!(bed.follow(&[one.address, other.address], &[("cluster", &health("")), ("limits", "")]).is_empty());
+        assert_eq!(client.call(GET).body, b"one");
+    }
+    // Now it is well by what is asked of it.
+    let lenient = health(", status = [\"200-599\"]");
+    assert!(bed.follow(&[one.address, other.address], &[("cluster", &lenient)]).is_empty());
+    until("the other is asked", || client.call(GET).body == b"other");
 }

@@ -20,7 +20,7 @@ use overdue_core::facts::DnsFailure;
 use tokio::time::timeout;
 
 use super::{
-    LookupLog, MAX_ADDRESSES, ResolveError, by_turns,
+    LookupLog, MAX_ADDRESSES, ResolveError, Resolved, by_turns,
     query::{self, Servers, code_name},
 };
 use crate::clock;
@@ -87,7 +87,7 @@ impl Dns {
     }
 
     /// Addresses of the first name of the search list that has any.
-    pub(super) async fn lookup(&self, name: &Name, log: &LookupLog) -> Result<Vec<IpAddr>, ResolveError> {
+    pub(super) async fn lookup(&self, name: &Name, log: &LookupLog) -> Result<Resolved, ResolveError> {
         let mut failure: Option<ResolveError> = None;
         for candidate in self.candidates(name) {
             match self.both_families(&candidate, log).await {
@@ -129,7 +129,7 @@ impl Dns {
         names
     }
 
-    async fn both_families(&self, name: &Name, log: &LookupLog) -> Result<Vec<IpAddr>, ResolveError> {
+    async fn both_families(&self, name: &Name, log: &LookupLog) -> Result<Resolved, ResolveError> {
         let mut v6 = pin!(self.family(name, RecordType::AAAA, log));
         let mut v4 = pin!(self.family(name, RecordType::A, log));
         let (v6, v4) = tokio::select! {
@@ -144,8 +144,10 @@ impl Dns {
             }
         };
         match (v6, v4) {
-            (Some(Ok(v6)), Some(Ok(v4))) => Ok(by_turns([v6, v4].concat())),
-            (Some(Ok(addresses)), _) | (_, Some(Ok(addresses))) => Ok(by_turns(addresses)),
+            (Some(Ok(v6)), Some(Ok(v4))) => {
+                Ok(Resolved { addresses: by_turns([v6.addresses, v4.addresses].concat()), ttl: v6.ttl.min(v4.ttl) })
+            }
+            (Some(Ok(one)), _) | (_, Some(Ok(one))) => Ok(Resolved { addresses: by_turns(one.addresses), ..one }),
             (Some(Err(v6)), Some(Err(v4))) => Err(worse(v6, v4)),
             (Some(Err(err)), None) | (None, Some(Err(err))) => Err(err),
             (None, None) => Err(ResolveError::new(DnsFailure::NoAnswer, name.to_ascii())),
@@ -153,13 +155,13 @@ impl Dns {
     }
 
     /// The addresses of one family, from the cache or from a server; at least one.
-    async fn family(&self, name: &Name, family: RecordType, log: &LookupLog) -> Result<Vec<IpAddr>, ResolveError> {
+    async fn family(&self, name: &Name, family: RecordType, log: &LookupLog) -> Result<Resolved, ResolveError> {
         let query = Query::query(name.clone(), family);
         match self.cache.get(&query, clock::now()) {
             Some(Ok(message)) => {
                 let addresses = addresses_in(&message.answers, &query);
                 if !addresses.is_empty() {
-                    return Ok(addresses);
+                    return Ok(Resolved { addresses, ttl: ttl_of(&message.answers) });
                 }
             }
             Some(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => {
@@ -177,14 +179,15 @@ impl Dns {
             self.cache.insert(query.clone(), Err(none.into()), clock::now());
             return Err(negative(&query, code));
         }
+        let ttl = ttl_of(&response.answers);
         self.cache.insert(query, Ok(response.into_message()), clock::now());
-        Ok(addresses)
+        Ok(Resolved { addresses, ttl })
     }
 }
 
 /// Waits for the other family: as long as it takes, unless there are addresses already.
 async fn other_family<T>(
-    first: &Result<Vec<IpAddr>, ResolveError>,
+    first: &Result<Resolved, ResolveError>,
     other: impl Future<Output = Result<T, ResolveError>>,
 ) -> Option<Result<T, ResolveError>> {
     match first {
@@ -213,6 +216,11 @@ fn addresses_in(answers: &[Record], query: &Query) -> Vec<IpAddr> {
         .filter_map(|record| record.data.ip_addr())
         .take(MAX_ADDRESSES)
         .collect()
+}
+
+/// The shortest of all: an alias that changes changes the addresses.
+fn ttl_of(answers: &[Record]) -> Option<Duration> {
+    answers.iter().map(|record| Duration::from_secs(record.ttl.into())).min()
 }
 
 fn negative(query: &Query, code: ResponseCode) -> ResolveError {

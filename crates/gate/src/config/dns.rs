@@ -1,0 +1,72 @@
+//! How names become addresses.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use overdue::resolve::Resolver;
+use overdue_core::Limit;
+
+/// How the names of servers are turned into addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dns {
+    /// Who is asked; empty: whom the system asks, after a look into `/etc/hosts`.
+    pub servers: Vec<SocketAddr>,
+    /// Names for which nobody is asked.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// One lookup, whoever is asked, and however often.
+    pub limit: Limit,
+    /// From one lookup of a name to the next, whatever its TTL is.
+    pub refresh_min: Duration,
+    /// The same; also where nobody says a TTL.
+    pub refresh_max: Duration,
+    /// Which addresses are used of a name that has some of both families.
+    pub family: Family,
+}
+
+/// Addresses of which family are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// Those of IPv4; where there are none, those of IPv6.
+    V4First,
+    /// Those of IPv6; where there are none, those of IPv4.
+    V6First,
+    /// All: each is a server.
+    Both,
+}
+
+impl Dns {
+    /// Who asks. Reads the files of the system.
+    pub(crate) fn resolver(&self) -> Resolver {
+        let resolver =
+            if self.servers.is_empty() { Resolver::system() } else { Resolver::servers(self.servers.clone()) };
+        let with = |resolver: Resolver, (name, addresses): (&String, &Vec<IpAddr>)| {
+            resolver.with_override(name, None, addresses.clone())
+        };
+        self.hosts.iter().fold(resolver, with)
+    }
+
+    /// How long a name is not looked up again.
+    pub(crate) fn pause(&self, ttl: Option<Duration>) -> Duration {
+        ttl.unwrap_or(self.refresh_max).clamp(self.refresh_min, self.refresh_max)
+    }
+
+    /// Those that are used, in an order that does not change from answer to answer.
+    pub(crate) fn used(&self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let first = match self.family {
+            Family::V4First => Some(false),
+            Family::V6First => Some(true),
+            Family::Both => None,
+        };
+        if let Some(is_v6) = first
+            && addresses.iter().any(|address| address.is_ipv6() == is_v6)
+        {
+            addresses.retain(|address| address.is_ipv6() == is_v6);
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+}
