@@ -7,7 +7,7 @@ use http::HeaderValue;
 use overdue::Context;
 use overdue_core::{Limit, LimitName, Stage};
 use overdue_gate::{Config, Gate};
-use overdue_lab::{Caller, Fault, Scenario, Scheme};
+use overdue_lab::{Caller, Fault, Scenario, Scheme, Server};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ pub(crate) async fn run(scenario: &Scenario, parent: &Context) -> anyhow::Result
     let fault = Fault::start(scenario)?;
     let text = config(scenario, &fault, &folder)?;
     let config = Config::parse(&text, "gate.toml").with_context(|| format!("the gateway's configuration:\n{text}"))?;
-    let gate = Gate::start(config)?;
+    let gate = tokio::task::spawn_blocking(move || Gate::start(config)).await.context("the gateway's start")??;
     let address = *gate.addresses().first().context("the gateway has no address")?;
     let plan = caller(scenario, &fault, address)?;
     let mut ready = Ready::new(plan, Some(fault), parent).await?;
@@ -85,7 +85,9 @@ fn config(scenario: &Scenario, fault: &Fault, folder: &TempDir) -> anyhow::Resul
         writeln!(text, "{name} = \"{limit}\"")?;
     }
     writeln!(text, "\n[log]\nfile = {:?}", folder.path().join("log"))?;
-    writeln!(text, "\n[[listener]]\nlisten = \"127.0.0.1:0\"\ntrusted = [\"127.0.0.0/8\"]")?;
+    // Where the kernel has no port left to choose, one that it never chooses.
+    let port = if matches!(scenario.server, Server::PortsTaken { .. }) { 81 } else { 0 };
+    writeln!(text, "\n[[listener]]\nlisten = \"127.0.0.1:{port}\"\ntrusted = [\"127.0.0.0/8\"]")?;
     writeln!(text, "\n[cluster.fault]\nservers = [\"{}\"]", fault.addr())?;
     if call.caller.holds() {
         writeln!(text, "connections = 1")?;
