@@ -186,15 +186,18 @@ fn a_header_and_a_handshake_have_one_limit() {
     let server = Server::answering(OK);
     let folder = TempDir::new().unwrap();
     let (table, _) = certificate(folder.path());
-    let table = table.replace("limit = \"400ms\"", "limit = \"1s\"");
+    let table = table.replace("limit = \"400ms\"", "limit = \"2s\"");
     let bed = Bed::new(&[server.address], &[TRUSTED, PROXY, ("listener", &table)]);
     let mut no_header = bed.connect();
     no_header.send("PROXY ");
     assert_eq!(no_header.rest().0, b"");
     let mut no_hello = bed.connect();
+    std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_millis(1200)).unwrap_err();
     no_hello.send_bytes(&ipv4());
     assert_eq!(no_hello.rest().0, b"");
     let lines = bed.lines();
+    // What the header took was not there for the hello.
+    assert!(lines[1]["elapsed_us"].as_u64().unwrap() < 2_000_000, "{:#}", lines[1]);
     for (line, stage, cause, client) in
         [(&lines[0], "proxy", "unknown", "127.0.0.1:"), (&lines[1], "tls", "tls-peer-silent", "192.0.2.7:4660")]
     {
