@@ -132,6 +132,8 @@ fn a_connection_without_a_header_that_counts_is_closed_and_told() {
     assert!(lines[0]["gate"]["refused"].as_str().unwrap().contains("begins with \"G\""), "{:#}", lines[0]);
     assert_eq!((&lines[1]["limit"]["name"], &lines[1]["limit"]["value_us"]), (&"head".into(), &1_000_000.into()));
     assert!(lines[1]["limit"]["origin"].as_str().unwrap().starts_with("gate.toml:"), "{:#}", lines[1]);
+    let why = lines[1]["gate"]["refused"].as_str().unwrap();
+    assert!(why.starts_with("no PROXY header within head 1s (gate.toml:") && why.contains("14 bytes"), "{why}");
 }
 
 #[test]
