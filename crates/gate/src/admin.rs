@@ -168,6 +168,7 @@ impl Desk {
                     json!({
                         "worker": worker.number,
                         "client": live.peer.to_string(),
+                        "via": live.via,
                         "method": line.method(),
                         "host": line.authority(),
                         "path": line.path(),

@@ -118,7 +118,10 @@ async fn through_proxy(worker: &Worker, stream: &TcpStream, listener: &Listener,
             return None;
         }
         Err(error) => {
-            let why = format!("no PROXY header: {error} ({} bytes had come of it)", header.length);
+            let why = match error.limit() {
+                Some(limit) => format!("no PROXY header within {limit}: {} bytes of it had come", header.length),
+                None => format!("no PROXY header: {error}"),
+            };
             direct.no_header(worker, WhyNoHeader::Late, &why, Some(error.cause()), error.limit());
             return None;
         }

@@ -199,22 +199,20 @@ impl Notice {
         if format == Format::Text {
             return writeln!(out, "{time} - notice {kind}: {}", text.escape_debug());
         }
-        let mut line = json!({"schema": SCHEMA, "notice": kind, "time": time, "text": text});
-        if let Value::Object(line) = &mut line {
-            if let Some(listener) = self.listener() {
-                line.insert("listener".to_owned(), listener.to_string().into());
-            }
-            if let Some(told) = self.told() {
-                let source = |(source, count): &(Source, u64)| json!({"source": source.to_string(), "count": count});
-                line.insert("count".to_owned(), told.count.into());
-                line.insert("sources".to_owned(), told.sources.iter().map(source).collect());
-            }
-            if let Self::LeftOut { served, failed } = self {
-                line.insert("served".to_owned(), (*served).into());
-                line.insert("failed".to_owned(), (*failed).into());
-            }
+        // What it is comes first, for those who read it.
+        write!(out, "{{\"schema\":\"{SCHEMA}\",\"notice\":\"{kind}\",\"time\":\"{time}\",\"text\":{}", json!(text))?;
+        if let Some(listener) = self.listener() {
+            write!(out, ",\"listener\":\"{listener}\"")?;
         }
-        writeln!(out, "{line}")
+        if let Some(told) = self.told() {
+            let source = |(source, count): &(Source, u64)| json!({"source": source.to_string(), "count": count});
+            let sources: Value = told.sources.iter().map(source).collect();
+            write!(out, ",\"count\":{},\"sources\":{sources}", told.count)?;
+        }
+        if let Self::LeftOut { served, failed } = self {
+            write!(out, ",\"served\":{served},\"failed\":{failed}")?;
+        }
+        out.write_all(b"}\n")
     }
 }
 
