@@ -27,11 +27,20 @@ pub struct Config {
     /// Where it sends requests, in the order of the file: the first that matches is taken.
     pub routes: Vec<Arc<Route>>,
     /// Where it listens for its operator.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Admin>,
     /// What it writes of each request.
     pub log: Log,
     /// How long requests in flight may go on once it is told to stop.
     pub drain: Limit,
+}
+
+/// The address of the operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admin {
+    /// The address.
+    pub address: SocketAddr,
+    /// Names, in lower case, by which browsers may ask for it, besides addresses and `localhost`.
+    pub names: Vec<String>,
 }
 
 /// An address that clients connect to.

@@ -130,13 +130,15 @@ impl Gate {
             drop(inside);
             bound.push((runtime, own));
         }
+        let began = clock::now();
         let (ends, ended) = blocking::channel();
         let mut workers = Vec::new();
         for (number, (runtime, sockets)) in bound.into_iter().enumerate() {
             let (orders, receiver) = mpsc::unbounded_channel();
             let (config, writer, ends) = (Arc::clone(&config), writer.clone(), ends.clone());
             let work = move || {
-                let worker = Worker::new(number, Arc::clone(&config), Lines::new(config.log.format, writer));
+                let lines = Lines::new(config.log.format, writer);
+                let worker = Worker::new(number, Arc::clone(&config), lines, began);
                 LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
                 // Whoever waits may be gone.
                 let _ = ends.send(());

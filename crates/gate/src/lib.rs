@@ -8,6 +8,7 @@ pub mod config;
 mod counts;
 mod gate;
 mod http1;
+mod live;
 mod log;
 mod route;
 mod run;

@@ -125,6 +125,7 @@ pub(crate) async fn serve_tls(io: TcpStream, peer: SocketAddr, listener: SocketA
             let why = err.to_string();
             let entry = Entry { known, refused: Some((Stage::Tls, &why)), ..Entry::new(&marks, clock::now()) };
             worker.counts.handshake_failed();
+            worker.recent.handshake_failed(entry.end);
             let text = worker::text_of(peer);
             worker.lines.borrow_mut().put(&entry, &Line::default(), &text);
         }
@@ -697,9 +698,7 @@ impl<S: Client> Connection<S> {
     }
 
     fn log(&self, entry: &Entry<'_>) {
-        let live = self.live();
-        entry.count(&self.worker.counts);
-        self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), &live.peer_text);
+        self.worker.ended(entry, self.live());
     }
 }
 
