@@ -123,7 +123,13 @@ impl Desk {
         match (request.method(), path) {
             (&Method::GET, "/live") => {
                 let wanted = Wanted::parse(request.uri().query().unwrap_or_default());
-                said(StatusCode::OK, "application/json", format!("{}\n", self.live(wanted).await))
+                match self.live(wanted).await {
+                    Some(picture) => said(StatusCode::OK, "application/json", format!("{picture}\n")),
+                    None => plain(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "no worker answered within 1s, or they have ended\n".to_owned(),
+                    ),
+                }
             }
             (&Method::GET, "/metrics") => {
                 said(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().await)

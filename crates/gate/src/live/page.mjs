@@ -92,7 +92,7 @@ const look = async () => {
   const asked = new URLSearchParams({ route: shown.route, stage: shown.stage });
   try {
     const answer = await fetch(`/live?${asked}`, { cache: 'no-store', signal: own.signal });
-    if (!answer.ok) throw new Error(`it answers ${answer.status}`);
+    if (!answer.ok) throw new Error(`it answers ${answer.status}, ${(await answer.text()).trim().slice(0, 200)}`);
     const picture = await answer.json();
     if (looking !== own) return;
     failures = 0;
@@ -135,7 +135,8 @@ const found = () => {
 const notes = (picture) => {
   const all = [];
   const { workers, workers_late: late, log_lines_dropped: dropped } = picture;
-  if (late) all.push(`${late} of ${workers} workers did not answer within 1s: their numbers are missing, and their requests are late.`);
+  if (late && picture.draining) all.push(`${late} of ${workers} workers have ended, or did not answer within 1s: their numbers are missing.`);
+  else if (late) all.push(`${late} of ${workers} workers did not answer within 1s: their numbers are missing, and their requests are late.`);
   if (picture.draining) all.push('It is draining: no more connections are taken.');
   if (dropped) all.push(`${count(dropped)} lines of the log could not be written.`);
   if (picture.shared) all.push('This route has no numbers of its own, as there are too many routes: see all of them.');
@@ -149,12 +150,14 @@ const tiles = (picture) => {
   const all = Object.values(classes);
   const seconds = all[0].map((_, at) => sum(all.map((one) => one[at])));
   const ended = sum(seconds);
-  const failed = sum(picture.causes.rows.map((row) => sum(row.counts)));
+  const total = (some) => sum(some.map((row) => sum(row.counts)));
+  const failed = total(picture.causes.rows.filter((row) => row.cause));
+  const refused = total(picture.causes.rows) - failed;
   const whole = picture.stages.find((stage) => stage.stage === 'total');
   const { count: flying, overdue } = picture.in_flight;
   const values = [
     ['requests', `${rate(lately(seconds, 10))}/s`, 'mean of 10s'],
-    ['failed', `${count(failed)}`, `${share(failed, ended)} of ${count(ended)} in 5 min`],
+    ['failed in 5 min', count(failed), `${share(failed, ended)} of ${count(ended)}${refused ? `; ${count(refused)} refused` : ''}`],
     ['in flight', count(flying), overdue ? `${count(overdue)} overdue` : 'none overdue'],
     ['half within', quantile(whole, 'p50_us'), '99% within ' + quantile(whole, 'p99_us')],
     ['clients', count(picture.connections), 'connections'],
@@ -298,6 +301,12 @@ const servers = (picture) => {
   }));
 };
 
+const limitWords = (one, { stage, limit }) => {
+  if (limit) return `limit ${limit.name === stage ? '' : `${limit.name} `}${duration(limit.value_us)}`;
+  // Those of head and handshake are the listener's, and nothing without a route has others.
+  return one.route && !['head', 'attempt'].includes(stage) ? 'no limit' : '';
+};
+
 /// Stages as bars on the scale of the whole, each with its limit.
 const waterfall = (one) => {
   const ended = one.fault?.stage;
@@ -309,7 +318,7 @@ const waterfall = (one) => {
     parts.push(drawn('rect', { class: broke ? 'span broke' : 'span', x: 1000 * start, width: Math.max(3, 1000 * width), height: 10 }));
     if (limit !== null) parts.push(drawn('rect', { class: 'limit', x: Math.min(996, 1000 * limit), width: 4, height: 10 }));
     const fired = one.fault?.limit && (broke ? one.fault.limit.name !== 'total' : span.whole && one.fault.limit.name === 'total');
-    const limits = span.limit ? `limit ${span.limit.name === span.stage ? '' : `${span.limit.name} `}${duration(span.limit.value_us)}` : 'no limit';
+    const limits = limitWords(one, span);
     return element('li', { class: broke ? 'broke' : '' },
       element('span', { class: 'name' }, span.stage),
       drawn('svg', { viewBox: '0 0 1000 10', preserveAspectRatio: 'none', 'aria-hidden': 'true' }, ...parts),
@@ -340,7 +349,7 @@ const story = (one) => {
   const status = one.status ? String(one.status) : 'no answer';
   const what = one.fault ? `${one.fault.ending} in ${one.fault.stage}` : `${one.timeline.reduce((most, span) => (span.duration_us > most.duration_us ? span : most), { duration_us: -1, stage: '' }).stage} took longest`;
   const facts = [`client ${one.client}`, one.server ? `server ${one.server}` : 'no server', one.route ? `route ${one.route}` : 'no route', `${bytes(one.bytes_in)} in, ${bytes(one.bytes_out)} out`, `haproxy ${one.termination}, envoy ${one.flags}`];
-  const asked = one.method ? `${one.method} ${address(one)}` : 'no request yet';
+  const asked = one.method ? `${one.method} ${address(one)}` : 'its head was not read';
   const head = element('summary', {},
     element('time', {}, clock(ended)), element('b', { class: 'took' }, duration(one.elapsed_us)),
     element('span', { class: 'status' }, status), element('span', { class: 'asked' }, asked), element('span', { class: 'what' }, what));

@@ -314,11 +314,14 @@ impl Series {
 }
 
 impl Desk {
-    /// What the page shows.
-    pub(crate) async fn live(&self, wanted: Wanted) -> Value {
+    /// What the page shows; `None` when no worker answers, as there would be nothing to see.
+    pub(crate) async fn live(&self, wanted: Wanted) -> Option<Value> {
         let own = wanted.clone();
         let looks = self.ask(move |worker| Picture::of(worker, &own)).await;
         let late = looks.iter().filter(|look| look.is_none()).count();
+        if late == looks.len() {
+            return None;
+        }
         let mut all = Picture::default();
         looks.into_iter().flatten().for_each(|picture| all.merge(picture));
         let now = clock::now();
@@ -338,6 +341,6 @@ impl Desk {
         if let (Some(answer), Value::Object(picture)) = (answer.as_object_mut(), all.json(now)) {
             answer.extend(picture);
         }
-        answer
+        Some(answer)
     }
 }

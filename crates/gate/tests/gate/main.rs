@@ -6,5 +6,6 @@ mod bed;
 mod failures;
 mod framing;
 mod limits;
+mod page;
 mod running;
 mod secure;
