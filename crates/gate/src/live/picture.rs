@@ -263,6 +263,14 @@ fn quantile(buckets: &[u32], part: f64) -> Option<u32> {
 }
 
 impl Recent {
+    /// What this worker alone would show then, of all routes.
+    #[cfg(test)]
+    pub(super) fn json_at(&self, now: Instant) -> Value {
+        let mut picture = Picture::default();
+        self.add_to(&mut picture, &Wanted::default(), now);
+        picture.json(now)
+    }
+
     fn add_to(&self, picture: &mut Picture, wanted: &Wanted, now: Instant) {
         let at = self.second(now);
         let routes = self.routes.borrow();

@@ -329,12 +329,12 @@ fn in_a_browser() {
     else {
         return;
     };
-    let (behind, folder) = (Behind::new(), TempDir::new().unwrap());
+    let (behind, folder, profile) = (Behind::new(), TempDir::new().unwrap(), TempDir::new().unwrap());
     let running = behind.start(folder.path(), "127.0.0.1:0");
     let admin = running.admin;
     let _waits = behind.traffic(&running);
     let mut child = Command::new(node)
-        .args([&script("scenario.mjs"), chromium, &format!("http://{admin}/")])
+        .args([&script("scenario.mjs"), chromium, profile.path().to_str().unwrap(), &format!("http://{admin}/")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -1,14 +1,11 @@
 // A browser, driven through its pipe: what the tests of the live page need of it, and nothing more.
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 
 /// Whatever is waited for has come by then, in ms, or never comes.
 const PATIENCE = 30_000;
 
-export const browse = async (program, work) => {
-  const folder = mkdtempSync(join(tmpdir(), 'overdue-page-'));
+/// What it writes goes into this folder, which is removed by whoever made it.
+export const browse = async (program, folder, work) => {
   const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
     '--disable-background-networking', '--disable-component-update', '--remote-debugging-pipe', `--user-data-dir=${folder}`];
   const child = spawn(program, flags, { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
@@ -18,7 +15,6 @@ export const browse = async (program, work) => {
   } finally {
     child.kill('SIGKILL');
     await ended;
-    rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   }
 };
 

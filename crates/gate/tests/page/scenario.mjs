@@ -4,7 +4,7 @@ import { createInterface } from 'node:readline';
 
 import { browse } from './chromium.mjs';
 
-const [program, url] = process.argv.slice(2);
+const [program, folder, url] = process.argv.slice(2);
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 /// Has the test do something, and waits until it is done.
 const have = async (what) => {
@@ -32,7 +32,7 @@ const contrasts = `(() => {
     .filter(([contrast]) => contrast < 4.5);
 })()`;
 
-await browse(program, async (browser) => {
+await browse(program, folder, async (browser) => {
   const page = await browser.page();
   await page.go(url);
   await page.until("document.querySelectorAll('#failed details').length >= 3");
@@ -107,3 +107,5 @@ await browse(program, async (browser) => {
   // Nothing has happened there yet, and that is said.
   assert.equal(await page.value("document.querySelector('#failed-empty').hidden || document.querySelector('#heat-empty').hidden"), false);
 });
+// Nothing more is asked, and nobody waits for a word.
+process.stdin.destroy();
