@@ -105,7 +105,9 @@ const look = async () => {
     // Another look has taken the place of this one.
     if (looking !== own) return;
     failures += 1;
-    lost(own.signal.aborted ? `no answer within ${PATIENCE / 1000}s` : error.message);
+    // What a browser says of it depends on the browser.
+    const why = error instanceof TypeError ? 'it cannot be reached' : error.message;
+    lost(own.signal.aborted ? `no answer within ${PATIENCE / 1000}s` : why);
   } finally {
     clearTimeout(patience);
   }
@@ -159,7 +161,7 @@ const tiles = (picture) => {
     ['requests', `${rate(lately(seconds, 10))}/s`, 'mean of 10s'],
     ['failed in 5 min', count(failed), `${share(failed, ended)} of ${count(ended)}${refused ? `; ${count(refused)} refused` : ''}`],
     ['in flight', count(flying), overdue ? `${count(overdue)} overdue` : 'none overdue'],
-    ['half within', quantile(whole, 'p50_us'), '99% within ' + quantile(whole, 'p99_us')],
+    ['half within', quantile(whole, 'p50_us'), whole.count ? `99% within ${quantile(whole, 'p99_us')}` : 'no request within a minute'],
     ['clients', count(picture.connections), 'connections'],
   ];
   keyed(the('tiles'), values, ([name]) => name, ([name]) =>
@@ -171,7 +173,7 @@ const tiles = (picture) => {
 };
 
 const quantile = (stage, name) => {
-  if (!stage.count) return 'none';
+  if (!stage.count) return '–';
   return stage[name] === null ? 'over 1m' : duration(stage[name]);
 };
 
@@ -199,6 +201,7 @@ const rates = ({ rates: { classes } }) => {
 
 const causes = ({ causes: { rows: all, step_s: step } }) => {
   const some = all.map((row) => ({ ...row, total: sum(row.counts) })).sort((one, other) => other.total - one.total);
+  show(the('causes-ends'), some.length > 0);
   if (!some.length) {
     keyed(the('causes'), ['nothing'], (name) => `=${name}`, () => element('li', { class: 'empty' }, 'Nothing has failed within the last 5 minutes.'));
     return;
@@ -258,7 +261,8 @@ const tellCell = () => {
 };
 
 const stages = (picture) => {
-  const cells = (stage) => [count(stage.count), ...['p50_us', 'p90_us', 'p99_us', 'p100_us'].map((name) => stage.count ? quantile(stage, name) : '')];
+  const cells = (stage) => [count(stage.count), ...['p50_us', 'p90_us', 'p99_us', 'p100_us'].map((name) => quantile(stage, name))];
+  show(the('stages-area'), picture.stages.some((stage) => stage.count > 0));
   keyed(the('stages'), picture.stages, (stage) => stage.stage, (stage) =>
     element('tr', {}, element('th', { scope: 'row' }, stage.stage), ...cells(stage).map(() => element('td', { class: 'n' }))),
   (row, stage) => cells(stage).forEach((words, at) => say(row.cells[at + 1], words)));
@@ -371,7 +375,7 @@ const stories = (name, picture) => {
 
 const draw = (picture) => {
   const workers = `${picture.workers} ${picture.workers === 1 ? 'worker' : 'workers'}`;
-  say(the('about'), `${picture.version}, pid ${picture.pid}, ${workers}, up for ${duration(Math.floor(picture.uptime_us / 1e6) * 1e6)}`);
+  say(the('about'), `${picture.version}, pid ${picture.pid}, ${workers}, up for ${duration(Math.max(1, Math.floor(picture.uptime_us / 1e6)) * 1e6)}`);
   routes();
   notes(picture);
   tiles(picture);
@@ -398,6 +402,11 @@ document.addEventListener('visibilitychange', () => {
   if (!document.hidden) look();
 });
 
+/// Of the last column in which there is something: where one begins to look.
+const fullest = (columns) => {
+  const x = columns.findLastIndex((column) => column.length > 0);
+  return [x, columns[x].reduce((most, one) => (one[1] > most[1] ? one : most))[0]];
+};
 const moveTo = (x, at) => {
   cursor = { x, at };
   heat(last);
@@ -410,10 +419,10 @@ the('heat').addEventListener('keydown', (event) => {
     cursor = null;
     heat(last);
   } else if (step) {
-    const from = cursor ?? { x: last.heat.columns.length - 1, at: span.low };
+    const { columns } = last.heat;
     const clip = (value, least, most) => Math.min(most, Math.max(least, value));
-    if (cursor) moveTo(clip(from.x + step[0], 0, last.heat.columns.length - 1), clip(from.at + step[1], span.low, span.high));
-    else moveTo(from.x, from.at);
+    if (cursor) moveTo(clip(cursor.x + step[0], 0, columns.length - 1), clip(cursor.at + step[1], span.low, span.high));
+    else moveTo(...fullest(columns));
     event.preventDefault();
   }
 });
