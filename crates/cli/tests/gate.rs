@@ -85,7 +85,7 @@ impl Running {
     fn ask(&self, method: &str, path: &str) -> (u16, String) {
         call(
             self.admin,
-            &format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
+            &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
         )
     }
 

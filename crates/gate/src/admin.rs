@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     Method, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, ORIGIN},
+    header::{CONTENT_TYPE, HOST, ORIGIN},
 };
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -33,8 +33,9 @@ use crate::{
     config::Config,
     counts::{Counts, STAGES},
     gate::Order,
+    live::{self, Wanted},
     lookout::Lookout,
-    worker::Worker,
+    worker::{InFlight, Live, Worker},
 };
 
 /// How long a worker may take to answer: one that does not is late with its requests, too.
@@ -54,6 +55,8 @@ pub(crate) struct Desk {
     pub(crate) lookout: Lookout,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) began: Instant,
+    /// By which browsers may ask for this address, besides its own and `localhost`.
+    pub(crate) names: Arc<[String]>,
 }
 
 /// What an operator wants done.
@@ -68,7 +71,10 @@ pub(crate) enum Command {
 
 impl Desk {
     /// What each worker says; `None` of one that did not answer in time.
-    async fn ask<T: Send + 'static>(&self, look: impl Fn(&Worker) -> T + Clone + Send + 'static) -> Vec<Option<T>> {
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        look: impl Fn(&Worker) -> T + Clone + Send + 'static,
+    ) -> Vec<Option<T>> {
         let mut answers = Vec::new();
         for worker in &self.workers {
             let (answer, answered) = oneshot::channel();
@@ -102,7 +108,32 @@ impl Desk {
         if request.method() != Method::GET && request.headers().contains_key(ORIGIN) {
             return plain(StatusCode::FORBIDDEN, "not from a page: POST it with curl\n".to_owned());
         }
-        match (request.method(), request.uri().path()) {
+        let path = request.uri().path();
+        // Machines that scrape and probe may know it by any name; browsers may not.
+        let for_machines = matches!(path, "/metrics" | "/healthz" | "/readyz");
+        let host = request.headers().get(HOST).map_or(&b""[..], http::HeaderValue::as_bytes);
+        if request.method() == Method::GET && !for_machines && !live::is_known_here(host, &self.names) {
+            return plain(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this address is not known by that name: ask for it by its address or as localhost, or put the name into \
+                 names = [...] of [admin]\n"
+                    .to_owned(),
+            );
+        }
+        if let Some(file) = live::file(path).filter(|_| request.method() == Method::GET) {
+            return file;
+        }
+        match (request.method(), path) {
+            (&Method::GET, "/live") => {
+                let wanted = Wanted::parse(request.uri().query().unwrap_or_default());
+                match self.live(wanted).await {
+                    Some(picture) => said(StatusCode::OK, "application/json", format!("{picture}\n")),
+                    None => plain(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "no worker answered within 1s, or they have ended\n".to_owned(),
+                    ),
+                }
+            }
             (&Method::GET, "/metrics") => {
                 said(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics().await)
             }
@@ -147,50 +178,25 @@ impl Desk {
             (_, "/reload" | "/drain") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it\n".to_owned()),
             _ => plain(
                 StatusCode::NOT_FOUND,
-                "GET /metrics /healthz /readyz /inflight /config, POST /reload /drain\n".to_owned(),
+                "GET / /live /metrics /healthz /readyz /inflight /config, POST /reload /drain\n".to_owned(),
             ),
         }
     }
 
     async fn in_flight(&self) -> Value {
         let looks = self.ask(|worker| {
-            let mut all: Vec<(i64, Value)> = Vec::new();
             let now = clock::now();
-            worker.each_live(|live| {
-                let request = live.request.borrow();
-                let Some(request) = &*request else { return };
-                let (stage, since) = live.stage();
-                let line = live.line.borrow();
-                let left = request.deadline.as_ref().map(|(at, _)| left_us(*at, now));
-                let us = |from: Instant| micros(now.saturating_duration_since(from));
-                all.push((
-                    left.unwrap_or(i64::MAX),
-                    json!({
-                        "worker": worker.number,
-                        "client": live.peer.to_string(),
-                        "via": live.via,
-                        "method": line.method(),
-                        "host": line.authority(),
-                        "path": line.path(),
-                        "request_id": line.id(),
-                        "trace_id": line.hop().map(|hop| hop.trace_id().as_str().to_owned()),
-                        "route": &*request.route.route.name,
-                        "server": request.server.map(|server| server.to_string()),
-                        "age_us": us(request.began),
-                        "stage": stage.as_str(),
-                        "stage_us": us(since),
-                        "remaining_us": left,
-                        "limit": request.deadline.as_ref().map(|(_, limit)| LimitReport::from(limit)),
-                    }),
-                ));
+            let mut all: Vec<(i64, Value)> = Vec::new();
+            let (count, _) = each_in_flight(worker, None, LISTED_MAX, |left, live, request| {
+                all.push((left, in_flight_json(worker.number, live, request, live.line.borrow().path(), now)));
             });
-            all
+            (count, all)
         });
         let looks = looks.await;
         let late = looks.iter().filter(|look| look.is_none()).count();
-        let mut all: Vec<_> = looks.into_iter().flatten().flatten().collect();
+        let count: usize = looks.iter().flatten().map(|(count, _)| count).sum();
+        let mut all: Vec<_> = looks.into_iter().flatten().flat_map(|(_, all)| all).collect();
         all.sort_by_key(|(left, _)| *left);
-        let count = all.len();
         all.truncate(LISTED_MAX);
         let listed: Vec<Value> = all.into_iter().map(|(_, request)| request).collect();
         json!({"count": count, "workers_late": late, "requests": listed})
@@ -371,6 +377,63 @@ impl Desk {
     }
 }
 
+/// Looks at the requests in flight that have the least time left, of all routes or of one, with what is left in
+/// microseconds. Gives how many there are, and how many of them are past their deadline.
+pub(crate) fn each_in_flight(
+    worker: &Worker,
+    route: Option<&str>,
+    most: usize,
+    mut look: impl FnMut(i64, &Live, &InFlight),
+) -> (usize, usize) {
+    let now = clock::now();
+    let each = |look: &mut dyn FnMut(i64, &Live, &InFlight)| {
+        worker.each_live(|live| {
+            let request = live.request.borrow();
+            let Some(request) = &*request else { return };
+            if route.is_none_or(|route| *request.route.route.name == *route) {
+                let left = request.deadline.as_ref().map_or(i64::MAX, |(at, _)| left_us(*at, now));
+                look(left, live, request);
+            }
+        });
+    };
+    let mut lefts = Vec::new();
+    each(&mut |left, _, _| lefts.push(left));
+    let (count, overdue) = (lefts.len(), lefts.iter().filter(|left| **left < 0).count());
+    let bar = if count > most { *lefts.select_nth_unstable(most.saturating_sub(1)).1 } else { i64::MAX };
+    // Of those that have as much left as the last, as many as there is room for.
+    let mut room = most.saturating_sub(lefts.iter().filter(|left| **left < bar).count());
+    each(&mut |left, live, request| {
+        if left < bar || left == bar && room > 0 {
+            room -= usize::from(left == bar);
+            look(left, live, request);
+        }
+    });
+    (count, overdue)
+}
+
+pub(crate) fn in_flight_json(worker: usize, live: &Live, request: &InFlight, path: &str, now: Instant) -> Value {
+    let (stage, since) = live.stage();
+    let line = live.line.borrow();
+    let us = |from: Instant| micros(now.saturating_duration_since(from));
+    json!({
+        "worker": worker,
+        "client": live.peer.to_string(),
+        "method": line.method(),
+        "host": line.authority(),
+        "path": path,
+        "via": live.via,
+        "request_id": line.id(),
+        "trace_id": line.hop().map(|hop| hop.trace_id().as_str().to_owned()),
+        "route": &*request.route.route.name,
+        "server": request.server.map(|server| server.to_string()),
+        "age_us": us(request.began),
+        "stage": stage.as_str(),
+        "stage_us": us(since),
+        "remaining_us": request.deadline.as_ref().map(|(at, _)| left_us(*at, now)),
+        "limit": request.deadline.as_ref().map(|(_, limit)| LimitReport::from(limit)),
+    })
+}
+
 fn left_us(at: Instant, now: Instant) -> i64 {
     let us = |duration| i64::try_from(micros(duration)).unwrap_or(i64::MAX);
     if at >= now { us(at - now) } else { -us(now - at) }
@@ -469,6 +532,7 @@ fn said(status: StatusCode, kind: &'static str, text: String) -> Response<Full<B
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    live::guard(response.headers_mut());
     response
 }
 

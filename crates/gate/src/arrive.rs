@@ -209,6 +209,7 @@ impl Arrival {
         let refused = Some((Stage::Tls, why.as_str()));
         let entry = Entry { known, refused, cause: cause_of(err), limit, ..Entry::new(&marks, clock::now()) };
         worker.counts.handshake_failed();
+        worker.recent.handshake_failed(entry.end);
         self.tell(worker, &entry);
     }
 

@@ -37,13 +37,22 @@ pub struct Config {
     /// How the names of servers are turned into addresses.
     pub dns: Dns,
     /// Where it listens for its operator.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Admin>,
     /// What it writes of each request.
     pub log: Log,
     /// Whose traces go on, and which begin here.
     pub trace: Trace,
     /// How long requests in flight may go on once it is told to stop.
     pub drain: Limit,
+}
+
+/// The address of the operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admin {
+    /// The address.
+    pub address: SocketAddr,
+    /// Names, in lower case, by which browsers may ask for it, besides addresses and `localhost`.
+    pub names: Vec<String>,
 }
 
 /// An address that clients connect to.

@@ -50,8 +50,7 @@ impl Histogram {
     /// Up to 2^25 us, which is half a minute; the last has all beyond.
     const BUCKETS: usize = 27;
 
-    pub(crate) fn record(&self, duration: Duration) {
-        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    pub(crate) fn record_us(&self, us: u64) {
         // 0 and 1 us are in the first, up to 2 in the second, up to 4 in the third.
         let bucket = (64 - us.saturating_sub(1).leading_zeros()) as usize;
         add(self.buckets.get(bucket.min(Self::BUCKETS - 1)), 1);
@@ -85,6 +84,13 @@ impl Histogram {
 pub(crate) fn add(count: Option<&Cell<u64>>, more: u64) {
     if let Some(count) = count {
         count.set(count.get().saturating_add(more));
+    }
+}
+
+/// One more, where a count is short-lived.
+pub(crate) fn add_u32(count: Option<&Cell<u32>>) {
+    if let Some(count) = count {
+        count.set(count.get().saturating_add(1));
     }
 }
 
@@ -134,7 +140,7 @@ mod tests {
     fn durations_are_counted_where_they_belong() {
         let histogram = Histogram::default();
         for us in [0, 1, 2, 3, 4, 5, 1000, 1024, 1025, u64::MAX] {
-            histogram.record(Duration::from_micros(us));
+            histogram.record_us(us);
         }
         let at = |bound: f64| histogram.cumulative().find(|(upper, _)| (*upper - bound).abs() < 1e-12).unwrap().1;
         assert_eq!((at(1e-6), at(2e-6), at(4e-6), at(8e-6)), (2, 3, 5, 6));

@@ -140,6 +140,7 @@ impl Gate {
         let lookout = Lookout::start(writer.clone())?;
         let outlook = followed(&lookout, &config).ok_or_else(|| GateError::Worker(io::ErrorKind::BrokenPipe.into()))?;
         lookout.warnings().into_iter().for_each(warn);
+        let began = clock::now();
         let (ends, ended) = blocking::channel();
         let mut workers = Vec::new();
         for (number, (runtime, sockets)) in bound.into_iter().enumerate() {
@@ -147,7 +148,8 @@ impl Gate {
             let (outlook, config) = (Arc::clone(&outlook), Arc::clone(&config));
             let (writer, ends) = (writer.clone(), ends.clone());
             let work = move || {
-                let worker = Worker::new(number, outlook, Lines::new(&config.log, config.workers, writer));
+                let lines = Lines::new(&config.log, config.workers, writer);
+                let worker = Worker::new(number, outlook, lines, began);
                 LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
                 // Whoever waits may be gone.
                 let _ = ends.send(());
@@ -367,8 +369,12 @@ mod tests {
         let (writer, written) = Writer::start(&config.log.to).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
-            let worker =
-                Worker::new(0, Arc::new(Outlook::blank(Arc::clone(&config))), Lines::new(&config.log, 1, writer));
+            let worker = Worker::new(
+                0,
+                Arc::new(Outlook::blank(Arc::clone(&config))),
+                Lines::new(&config.log, 1, writer),
+                clock::now(),
+            );
             let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
             let listener = ListenOptions::new().from_std(socket.try_clone().unwrap()).unwrap();

@@ -10,6 +10,7 @@ mod counts;
 mod gate;
 mod http1;
 mod http2;
+mod live;
 mod log;
 mod lookout;
 mod notices;

@@ -32,6 +32,7 @@ use crate::{
     config::{Format, Log, To},
     counts::{Counts, STAGES, add},
     http1::{Known, Line},
+    live::{Column, TOTAL},
     notices::{Budget, Notice, Tally},
     upstream::Server,
     worker::{HEAD, PlannedRoute},
@@ -153,7 +154,7 @@ impl<'a> Entry<'a> {
         Self { marks, end, known, route: None, server: None, refused: None, cause: None, limit: None, failed: None }
     }
 
-    fn stages(&self) -> impl Iterator<Item = (Stage, Instant, Instant)> {
+    pub(crate) fn stages(&self) -> impl Iterator<Item = (Stage, Instant, Instant)> {
         let last = match (self.failed, self.refused) {
             (Some((facts, _)), _) => Some(facts.stage),
             (None, Some((stage, _))) => Some(stage),
@@ -175,19 +176,34 @@ impl<'a> Entry<'a> {
         self.failed.is_some() || self.refused.is_some() || self.known.status >= 500
     }
 
-    pub(crate) fn count(&self, counts: &Counts) {
+    /// From the first byte to the last.
+    pub(crate) fn total_us(&self) -> u64 {
+        since(self.marks.began, self.end)
+    }
+
+    /// Counts it, once for all time and once for its column of the last minutes.
+    pub(crate) fn count(&self, counts: &Counts, column: Option<&Column>) {
         add(Some(&counts.requests), 1);
         add(Some(&counts.bytes_in), self.marks.bytes_in);
         add(Some(&counts.bytes_out), self.marks.bytes_out);
         // What is beyond counts as the last class.
         add(counts.statuses.get(usize::from(self.known.status / 100).min(counts.statuses.len() - 1)), 1);
+        let took = |span: usize, us: u64| {
+            if let Some(column) = column {
+                column.took(span, us);
+            }
+        };
         for (stage, begun, ended) in self.stages() {
             let place = STAGES.iter().position(|known| *known == stage);
-            if let Some(histogram) = place.and_then(|place| counts.stages.get(place)) {
-                histogram.record(ended.saturating_duration_since(begun));
+            if let Some((place, histogram)) = place.and_then(|place| Some((place, counts.stages.get(place)?))) {
+                let us = since(begun, ended);
+                histogram.record_us(us);
+                took(place, us);
             }
         }
-        counts.total.record(self.end.saturating_duration_since(self.marks.began));
+        let total_us = self.total_us();
+        counts.total.record_us(total_us);
+        took(TOTAL, total_us);
         if let (Some((_, judgement)), Some(route)) = (self.failed, self.route)
             && let Some(verdict) = judgement.verdicts.first()
         {

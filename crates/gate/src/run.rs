@@ -34,10 +34,12 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
             tell(&format!("route {route:?}: {}: {}", verdict.cause, verdict.summary));
         }
     }
-    let admin = config.admin;
+    let admin = config.admin.clone();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
     let local = admin
-        .map(|address| {
+        .as_ref()
+        .map(|admin| {
+            let address = admin.address;
             runtime.block_on(TcpListener::bind(address)).map_err(|source| GateError::Listen { address, source })
         })
         .transpose()?;
@@ -61,7 +63,15 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
         }
         let (commands, mut commanded) = mpsc::channel(16);
         if let Some(listener) = local {
-            let desk = Desk { workers: gate.workers().to_vec(), dropped: gate.writer.dropped(), lookout: gate.lookout().clone(), commands, began: clock::now() };
+            let names = admin.map_or_else(Arc::default, |admin| admin.names.into());
+            let desk = Desk {
+                workers: gate.workers().to_vec(),
+                dropped: gate.writer.dropped(),
+                lookout: gate.lookout().clone(),
+                commands,
+                began: clock::now(),
+                names,
+            };
             drop(tokio::spawn(admin::serve(listener, desk)));
         } else {
             // Kept, so that it does not look closed.

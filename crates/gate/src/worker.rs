@@ -21,6 +21,7 @@ use crate::{
     config::{Config, Listener, Route},
     counts::Counts,
     http1::{Buffers, Known, Line},
+    live::{OfRoute, Recent},
     log::{Entry, Lines, Marks, Whom},
     lookout::Outlook,
     notices::{Doorstep, Notice},
@@ -34,6 +35,8 @@ pub(crate) struct Worker {
     plan: RefCell<Rc<Plan>>,
     pub(crate) buffers: Buffers,
     pub(crate) counts: Counts,
+    /// The last minutes.
+    pub(crate) recent: Recent,
     pub(crate) lines: RefCell<Lines>,
     live: RefCell<Slab<Rc<Live>>>,
     draining: Cell<bool>,
@@ -56,6 +59,7 @@ pub(crate) struct Plan {
 pub(crate) struct PlannedRoute {
     pub(crate) route: Arc<Route>,
     pub(crate) servers: Rc<Servers>,
+    pub(crate) recent: OfRoute,
 }
 
 /// A connection of a client, as an operator sees it.
@@ -126,13 +130,15 @@ impl Drop for Listed {
 }
 
 impl Worker {
-    pub(crate) fn new(number: usize, outlook: Arc<Outlook>, lines: Lines) -> Rc<Self> {
+    /// `began` is when the gateway did.
+    pub(crate) fn new(number: usize, outlook: Arc<Outlook>, lines: Lines, began: Instant) -> Rc<Self> {
         let plan = Plan::new(&outlook, number, None);
         Rc::new(Self {
             number,
             plan: RefCell::new(Rc::new(plan)),
             buffers: Buffers::default(),
             counts: Counts::default(),
+            recent: Recent::new(number, began),
             lines: RefCell::new(lines),
             live: RefCell::default(),
             draining: Cell::new(false),
@@ -217,6 +223,13 @@ impl Worker {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Counts a request that has ended, and writes its line.
+    pub(crate) fn ended(&self, entry: &Entry<'_>, live: &Live) {
+        let (line, peer) = (live.line.borrow(), &live.peer_text);
+        self.recent.ended(entry, &line, peer, |column| entry.count(&self.counts, column));
+        self.lines.borrow_mut().put(entry, &line, live.whom());
+    }
+
     /// Writes a line for each request that is being served: nobody will do so later.
     pub(crate) fn tell_cut(&self) {
         let now = clock::now();
@@ -230,8 +243,7 @@ impl Worker {
                 refused: Some((live.stage().0, why)),
                 ..Entry::new(&marks, now)
             };
-            entry.count(&self.counts);
-            self.lines.borrow_mut().put(&entry, &live.line.borrow(), live.whom());
+            self.ended(&entry, live);
         });
         self.lines.borrow_mut().tick();
     }
@@ -295,7 +307,11 @@ impl Plan {
             .collect();
         let planned = |route: &Arc<Route>| {
             let servers = servers.get(&route.cluster.name)?;
-            Some(Rc::new(PlannedRoute { route: Arc::clone(route), servers: Rc::clone(servers) }))
+            Some(Rc::new(PlannedRoute {
+                route: Arc::clone(route),
+                servers: Rc::clone(servers),
+                recent: OfRoute::new(),
+            }))
         };
         let routes = config.routes.iter().filter_map(planned).collect();
         Self { routes, timeouts: TimeoutHeaders::default(), ids: Ids::default(), servers, config }

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Cluster, Config, ConfigError, Dns, Family, Format, Forwarded, Health, Listener, Log, Matches, ProxyProtocol, Route,
-    ServerAt, ServerTls, Tls, To, Trace,
+    Admin, Cluster, Config, ConfigError, Dns, Family, Format, Forwarded, Health, Listener, Log, Matches, ProxyProtocol,
+    Route, ServerAt, ServerTls, Tls, To, Trace,
     server_tls::{self, Said},
 };
 
@@ -60,6 +60,8 @@ struct DnsTable {
 #[serde(deny_unknown_fields)]
 struct AdminTable {
     listen: Spanned<String>,
+    #[serde(default)]
+    names: Vec<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -396,6 +398,19 @@ impl Source<'_> {
         })
     }
 
+    fn admin(&self, table: &AdminTable) -> Result<Admin, ConfigError> {
+        let name = |name: &Spanned<String>| {
+            let text = name.get_ref().to_ascii_lowercase();
+            if text.is_empty() || text.contains([':', '/', '*', ' ']) {
+                let message = format!("{text:?} is no name of this machine without a port, such as gate.example.com");
+                return Err(self.error(name.span(), message));
+            }
+            Ok(text)
+        };
+        let names = table.names.iter().map(name).collect::<Result<_, _>>()?;
+        Ok(Admin { address: self.address(&table.listen)?, names })
+    }
+
     fn tls(&self, table: &Spanned<TlsTable>) -> Result<Tls, ConfigError> {
         let TlsTable { certificates, limit, oldest, names, rate, failure_rate } = table.get_ref();
         if certificates.is_empty() {
@@ -668,7 +683,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     if routes.is_empty() {
         return Err(whole("there is no [[route]], so no request could be sent anywhere"));
     }
-    let admin = file.admin.as_ref().map(|admin| source.address(&admin.listen)).transpose()?;
+    let admin = file.admin.as_ref().map(|admin| source.admin(admin)).transpose()?;
     let format = match &file.log.format {
         None => Format::Json,
         Some(format) => match format.get_ref().as_str() {

@@ -911,9 +911,7 @@ impl<S: Client> Connection<S> {
     }
 
     fn log(&self, entry: &Entry<'_>) {
-        let live = self.live();
-        entry.count(&self.worker.counts);
-        self.worker.lines.borrow_mut().put(entry, &live.line.borrow(), live.whom());
+        self.worker.ended(entry, self.live());
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock,
-    http1::{self, Client, Due, Known, Line},
+    http1::{self, Client, Due, Known},
     log::{Entry, Marks},
     upstream,
     worker::{HEAD, Listed, Live, Worker},
@@ -122,8 +122,8 @@ pub(crate) async fn serve<S: Client + 'static>(
         let why = format!("the client broke HTTP/2: {}", into_io(err));
         let marks = Marks::at(begun);
         let entry = Entry { known: Known::refused(0), refused: Some((HEAD, &why)), ..Entry::new(&marks, clock::now()) };
-        entry.count(&worker.counts);
-        worker.lines.borrow_mut().put(&entry, &Line::default(), live.whom());
+        live.line.borrow_mut().clear();
+        worker.ended(&entry, &live);
     }
 }
 

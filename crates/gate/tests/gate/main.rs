@@ -8,6 +8,7 @@ mod failures;
 mod framing;
 mod http2;
 mod limits;
+mod page;
 mod running;
 mod secure;
 mod upstream;
