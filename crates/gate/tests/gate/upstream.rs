@@ -477,6 +477,8 @@ fn a_name_that_does_not_resolve_is_told_and_does_not_stay_so() {
         let lines = bed.lines();
         let refused = lines.iter().find(|line| line["gate"]["status"] == 503).unwrap();
         assert_eq!(told(refused), ["resolve", cause, "SC", "UH"], "{refused:#}");
+        let stages: Vec<_> = refused["timeline"].as_array().unwrap().iter().map(|span| &span["stage"]).collect();
+        assert_eq!(stages, ["head", "resolve"]);
         let events: Vec<&str> = lines.iter().filter_map(|line| line["gate"]["event"].as_str()).collect();
         assert_eq!(events, ["name-fails", "name-resolves"]);
     }
@@ -572,7 +574,7 @@ fn a_server_whose_probes_fail_is_asked_no_more_until_they_succeed() {
     drop(client);
     let text = bed.lines();
     let ill: Vec<&str> = text.iter().filter_map(|line| line["gate"]["text"].as_str()).collect();
-    assert!(ill[0].starts_with("1 probes failed") && ill[0].ends_with("it answered 500"), "{ill:?}");
+    assert!(ill[0].starts_with("a probe failed: ") && ill[0].ends_with("it answered 500"), "{ill:?}");
     assert!(ill[1].starts_with("2 probes succeeded; it was ill for "), "{ill:?}");
     assert!(ill[2].starts_with("3 probes failed"), "{ill:?}");
 }
