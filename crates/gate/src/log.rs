@@ -108,6 +108,8 @@ impl Marks {
         let beginnings = [
             (HEAD, Some(self.began)),
             (ATTEMPT, self.again.map(|_| self.head)),
+            // Nothing comes after it: there is no server.
+            (Stage::Resolve, (last == Some(Stage::Resolve)).then_some(self.head)),
             (Stage::Queue, Some(self.again.unwrap_or(self.head))),
             (Stage::Connect, self.dialled.then_some(self.queued)),
             (Stage::Tls, self.secured),

@@ -451,12 +451,17 @@ impl Thread {
         };
         match unwell {
             Some(Unwell { text, judged }) => {
-                event("server-ill", format!("{count} probes failed, the last one so: {text}"), judged.as_deref());
+                let failed = match count {
+                    1 => format!("a probe failed: {text}"),
+                    _ => format!("{count} probes failed, the last one so: {text}"),
+                };
+                event("server-ill", failed, judged.as_deref());
                 known.why = text;
             }
             // That it is well from the beginning is no news.
             None if was.is_some() => {
-                let text = format!("{count} probes succeeded; it was ill for {}", DurationText(lasted));
+                let succeeded = if count == 1 { "a probe".to_owned() } else { format!("{count} probes") };
+                let text = format!("{succeeded} succeeded; it was ill for {}", DurationText(lasted));
                 event("server-well", text, None);
             }
             None => {}

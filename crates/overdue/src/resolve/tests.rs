@@ -65,6 +65,14 @@ async fn both_families_are_asked_and_the_answer_is_kept() {
     let (result, facts) = look_up(&resolver).await;
     assert_eq!(result.unwrap(), both());
     assert_eq!((facts.queries, facts.servers), (Some(0), vec![]));
+
+    let resolved = resolver.resolve("api.test", 443, &LookupLog::new()).await.unwrap();
+    assert_eq!(resolved.addresses, both());
+    // What is left of the minute that the records have.
+    let ttl = resolved.ttl.unwrap();
+    assert!(ttl <= Duration::from_secs(60) && ttl > Duration::from_secs(30), "{ttl:?}");
+    let own = resolver.with_override("api.test", None, vec![V4.into()]);
+    assert_eq!(own.resolve("api.test", 443, &LookupLog::new()).await.unwrap().ttl, None);
 }
 
 #[tokio::test]
