@@ -1,25 +1,29 @@
 //! The whole: workers, their listeners, and what they are told.
 
 use std::{
+    future::poll_fn,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
+    pin::pin,
     rc::Rc,
     sync::{Arc, mpsc as blocking},
+    task::Poll,
     thread,
     time::Duration,
 };
 
 use bytes::Bytes;
-use overdue::server::{Connections, ListenOptions, Listener};
+use overdue::server::{Accepted, Connections, ListenOptions, Listener};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::mpsc,
-    task::{JoinSet, LocalSet},
+    task::{JoinSet, LocalSet, coop::unconstrained, yield_now},
 };
 
 use crate::{
     clock,
     config::{Config, ConfigError},
+    handover::{Inherited, Named, Role},
     http1,
     log::{Lines, Writer},
     tls::{self, Door, Doors},
@@ -33,6 +37,8 @@ pub struct Gate {
     ended: blocking::Receiver<()>,
     written: blocking::Receiver<()>,
     addresses: Vec<SocketAddr>,
+    /// Handles to the sockets that its workers accept from, for a process that takes over.
+    held: Vec<Named>,
     pub(crate) doors: Doors,
     pub(crate) writer: Writer,
 }
@@ -69,6 +75,9 @@ pub enum GateError {
     /// The log cannot be written.
     #[error("cannot write the log: {0}")]
     Log(io::Error),
+    /// What was handed to this process cannot be taken.
+    #[error("cannot take over: {0}")]
+    Inherit(String),
     /// A thread or a runtime cannot be started.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),
@@ -84,6 +93,8 @@ fn hint(err: &io::Error) -> &'static str {
 
 /// Connections that wait to be accepted, of one listener of one worker.
 const BACKLOG: u32 = 4096;
+/// No more are taken of those who wait in a listener at the end: another process may have it, and more may come.
+const LAST_MAX: u32 = BACKLOG;
 /// From one look at what has to be done now and then to the next.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -93,11 +104,15 @@ impl Gate {
     /// # Errors
     /// [`GateError`]; nothing is left behind then.
     pub fn start(config: Config) -> Result<Self, GateError> {
-        Self::start_telling(config, |_| {})
+        Self::start_with(config, &mut Inherited::default(), |_| {})
     }
 
-    /// The same; what is doubtful about certificates is told.
-    pub(crate) fn start_telling(config: Config, warn: impl FnMut(String)) -> Result<Self, GateError> {
+    /// The same with listening sockets that are there already; what is doubtful about certificates is told.
+    pub(crate) fn start_with(
+        config: Config,
+        inherited: &mut Inherited,
+        warn: impl FnMut(String),
+    ) -> Result<Self, GateError> {
         let config = Arc::new(config);
         let doors = tls::doors(&config, warn).map_err(GateError::Certificates)?;
         let (writer, written) = Writer::start(&config.log.to).map_err(GateError::Log)?;
@@ -106,11 +121,16 @@ impl Gate {
         let mut bound: Vec<(Runtime, Vec<Bound>)> = Vec::new();
         let limits: Vec<Connections> =
             config.listeners.iter().map(|listener| Connections::new(Some(listener.connections), None)).collect();
+        let given: Vec<Vec<TcpListener>> =
+            config.listeners.iter().map(|listener| inherited.of(Role::Listener, listener.address)).collect();
+        let mut held = Vec::new();
         for number in 0..config.workers {
             let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
             let inside = runtime.enter();
             let mut own = Vec::new();
-            for (place, (listener, connections)) in config.listeners.iter().zip(&limits).enumerate() {
+            for (place, ((listener, connections), given)) in
+                config.listeners.iter().zip(&limits).zip(&given).enumerate()
+            {
                 // Port 0 is any, and the same for every worker.
                 let address = addresses.get(place).copied().unwrap_or(listener.address);
                 let failed = |source| GateError::Listen { address, source };
@@ -120,15 +140,31 @@ impl Gate {
                     .only_v6(true)
                     .connections(connections.clone())
                     .refusal(|_| Bytes::from_static(FULL));
-                let socket = options.bind(address).map_err(failed)?;
-                if number == 0 {
-                    addresses.push(socket.local_addr().map_err(failed)?);
+                let sockets = if given.is_empty() {
+                    let socket = options.bind(address).map_err(failed)?;
+                    held.push(Named::handle(Role::Listener, listener.address, &socket).map_err(failed)?);
+                    vec![socket]
+                } else {
+                    let share = share(given, number, config.workers)
+                        .map(|socket| options.clone().from_std(socket.try_clone()?));
+                    share.collect::<io::Result<_>>().map_err(failed)?
+                };
+                let door = doors.get(&listener.address);
+                for socket in sockets {
+                    if addresses.len() == place {
+                        addresses.push(socket.local_addr().map_err(failed)?);
+                    }
+                    own.push(Bound { name: listener.address, socket, door: door.cloned() });
                 }
-                let door = doors.get(&listener.address).cloned();
-                own.push(Bound { name: listener.address, socket, door });
             }
             drop(inside);
             bound.push((runtime, own));
+        }
+        for (listener, given) in config.listeners.iter().zip(given) {
+            for socket in given {
+                let failed = |source| GateError::Listen { address: listener.address, source };
+                held.push(Named::handle(Role::Listener, listener.address, socket).map_err(failed)?);
+            }
         }
         let (ends, ended) = blocking::channel();
         let mut workers = Vec::new();
@@ -145,7 +181,7 @@ impl Gate {
             thread.spawn(work).map_err(GateError::Worker)?;
             workers.push(orders);
         }
-        Ok(Self { config, workers, ended, written, addresses, doors, writer })
+        Ok(Self { config, workers, ended, written, addresses, held, doors, writer })
     }
 
     /// Where it listens, in the order of the configuration: with the ports that the kernel chose.
@@ -195,9 +231,19 @@ impl Gate {
         &self.workers
     }
 
+    /// Handles to all that clients connect to.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<Named>> {
+        self.held.iter().map(Named::again).collect()
+    }
+
     /// Takes no more connections, waits for the requests in flight for as long as the configuration says, and ends. False
     /// when some were cut.
-    pub fn drain(self) -> bool {
+    pub fn drain(mut self) -> bool {
+        // The last handles are those of the workers, who know when nobody waits in them any more.
+        self.held.clear();
         let until = clock::now() + self.config.drain.value;
         for worker in &self.workers {
             let _ = worker.send(Order::Drain);
@@ -248,9 +294,10 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
             Order::Drain => break,
         }
     }
-    accepting.shutdown().await;
     worker.drain();
-    while worker.connections() > 0 {
+    // They end by themselves once they have taken those who wait already.
+    while accepting.join_next().await.is_some() {}
+    while worker.open() > 0 {
         // Somebody may still look at what is left.
         tokio::select! {
             order = orders.recv() => match order {
@@ -270,23 +317,62 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
 }
 
 async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener, door: Option<Door>) {
-    // An error means that the listener is of no more use.
-    while let Ok(accepted) = listener.accept().await {
+    let mut last = LAST_MAX;
+    loop {
+        let accepted = match worker.until_draining(listener.accept()).await {
+            Some(accepted) => accepted,
+            // Those who wait are connected, and have not been told to go elsewhere.
+            None if last > 0 => {
+                last -= 1;
+                match waiting(&mut listener).await {
+                    Some(accepted) => accepted,
+                    None => return,
+                }
+            }
+            None => return,
+        };
+        // An error means that the listener is of no more use.
+        let Ok(accepted) = accepted else { return };
         let worker = Rc::clone(&worker);
+        let opened = worker.opened();
         match &door {
             None => tokio::task::spawn_local(async move {
+                let _opened = opened;
                 let _permit = accepted.permit;
                 http1::serve(accepted.stream, accepted.peer, address, worker).await;
             }),
             Some(door) => {
                 let door = door.clone();
                 tokio::task::spawn_local(async move {
+                    let _opened = opened;
                     let _permit = accepted.permit;
                     http1::serve_tls(accepted.stream, accepted.peer, address, worker, &door).await;
                 })
             }
         };
     }
+}
+
+/// The next connection, if one waits already.
+async fn waiting(listener: &mut Listener) -> Option<io::Result<Accepted>> {
+    // Until the runtime has asked the kernel, it does not know of those who came meanwhile.
+    yield_now().await;
+    let mut accepting = pin!(unconstrained(listener.accept()));
+    poll_fn(|cx| {
+        Poll::Ready(match accepting.as_mut().poll(cx) {
+            Poll::Ready(accepted) => Some(accepted),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// The sockets of one worker. Connections wait in each, so each is somebody's; where there are fewer than workers, some
+/// are shared: one of this process's own would lose what waits in it if the process did not become the one that serves.
+fn share(given: &[TcpListener], number: usize, workers: usize) -> impl Iterator<Item = &TcpListener> {
+    let own = given.iter().skip(number).step_by(workers);
+    let shared = given.get(number % given.len().max(1)).filter(|_| number >= given.len());
+    own.chain(shared)
 }
 
 async fn tick(worker: Rc<Worker>) {

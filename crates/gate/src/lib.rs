@@ -7,6 +7,7 @@ mod clock;
 pub mod config;
 mod counts;
 mod gate;
+mod handover;
 mod http1;
 mod log;
 mod route;
