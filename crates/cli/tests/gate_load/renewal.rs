@@ -1,0 +1,183 @@
+//! Configuration, certificates and the program itself are renewed while ten thousand requests run through: none fails, no
+//! stream is cut, no descriptor stays behind.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    client::Resumption,
+    pki_types::{CertificateDer, ServerName},
+};
+use tempfile::TempDir;
+
+use crate::bed::{Gate, Load, REQUESTS, Setup, is_gone, plain, server, stream, until};
+
+/// What it had before there was any client is what it has when they are gone.
+fn gives_back(gate: &Gate, before: usize) {
+    until("no descriptor is left behind", || (gate.descriptors() <= before).then_some(()));
+}
+
+#[test]
+fn the_configuration() {
+    let setup = Setup::new(&[server()]);
+    let gate = Gate::start(&setup);
+    let before = gate.descriptors();
+    let load = Load::start(plain(gate.front), 1);
+    let streams: Vec<_> = (0..4).map(|_| stream(gate.front)).collect();
+    // Another server every time, other limits, and now and then a file that is wrong.
+    let other = Setup { servers: vec![server()], limits: "wait = \"7s\"".to_owned(), ..setup.clone() };
+    let wrong = Setup { limits: "wait = \"7\"".to_owned(), ..setup.clone() };
+    let mut reloads = 0;
+    while load.served() < REQUESTS || reloads < 100 {
+        for (setup, status) in [(&other, 200), (&wrong, 422), (&setup, 200)] {
+            gate.rewrite(setup);
+            let (got, text) = gate.ask("POST", "/reload");
+            assert_eq!(got, status, "{text}");
+            reloads += 1;
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    load.whole();
+    for stream in streams {
+        stream.join().unwrap().unwrap();
+    }
+    gives_back(&gate, before);
+}
+
+/// As Kubernetes does it: a link that leads to another folder from one moment to the next.
+fn swap(folder: &Path, number: usize) {
+    let link = folder.join("link");
+    symlink(folder.join(number.to_string()), &link).unwrap();
+    fs::rename(link, folder.join("now")).unwrap();
+}
+
+#[test]
+fn certificates() {
+    const PAIRS: usize = 6;
+    let folder = TempDir::new().unwrap();
+    let mut roots = RootCertStore::empty();
+    let pairs: Vec<_> = (0..PAIRS)
+        .map(|number| {
+            let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+            let own = folder.path().join(number.to_string());
+            fs::create_dir(&own).unwrap();
+            fs::write(own.join("chain.pem"), made.cert.pem()).unwrap();
+            fs::write(own.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+            let certificate = CertificateDer::from(made.cert.der().to_vec());
+            roots.add(certificate.clone()).unwrap();
+            certificate
+        })
+        .collect();
+    swap(folder.path(), 0);
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // A session that is resumed has the certificate of the one before.
+    let mut anew = config.clone();
+    anew.resumption = Resumption::disabled();
+    let now = folder.path().join("now");
+    let (chain, key) = (now.join("chain.pem"), now.join("key.pem"));
+    let listener = format!("tls = {{ certificates = [{{ chain = {chain:?}, key = {key:?} }}] }}");
+    let setup = Setup { listener, ..Setup::new(&[server()]) };
+    let mut gate = Gate::start(&setup);
+    let before = gate.descriptors();
+
+    let connect = plain(gate.front);
+    let secure = |config: ClientConfig| {
+        let (config, connect) = (Arc::new(config), connect.clone());
+        move || {
+            let name = ServerName::try_from("a.test").unwrap();
+            let mut connection = ClientConnection::new(Arc::clone(&config), name).map_err(|err| err.to_string())?;
+            let mut io = connect()?;
+            while connection.is_handshaking() {
+                connection.complete_io(&mut io).map_err(|err| format!("handshake: {err}"))?;
+            }
+            Ok::<_, String>(StreamOwned::new(connection, io))
+        }
+    };
+    let (load, secure) = (Load::start(secure(config), 20), secure(anew));
+    let mut number = 0;
+    while load.served() < REQUESTS || number < 2 * PAIRS {
+        number += 1;
+        swap(folder.path(), number % PAIRS);
+        let (status, text) = gate.ask("POST", "/reload");
+        assert_eq!(status, 200, "{text}");
+        let shown = secure().unwrap().conn.peer_certificates().unwrap()[0].clone();
+        assert!(shown == pairs[number % PAIRS], "a handshake after the reload gets the new one");
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Nobody says so: the change is seen.
+    swap(folder.path(), (number + 1) % PAIRS);
+    until("a changed file is read", || {
+        let stream = secure().unwrap();
+        (stream.conn.peer_certificates().unwrap()[0] == pairs[(number + 1) % PAIRS]).then_some(())
+    });
+    // Handshakes that are under way while the process changes are finished by the old one.
+    let old = gate.hand_over();
+    assert!(secure().is_ok());
+    until("the first process has ended", || is_gone(old).then_some(()));
+    load.whole();
+    gives_back(&gate, before);
+}
+
+#[test]
+fn the_program() {
+    let setup = Setup::new(&[server()]);
+    let mut gate = Gate::start(&setup);
+    let before = gate.descriptors();
+    let load = Load::start(plain(gate.front), 1);
+    let mut streams = Vec::new();
+    let mut old = Vec::new();
+    // More workers, fewer, and as many as at first: what waits in the socket of a worker that is no more waits for another.
+    for workers in [3, 1, 2, 2] {
+        gate.rewrite(&Setup { workers, ..setup.clone() });
+        streams.push(stream(gate.front));
+        let so_far = load.served();
+        old.push(gate.hand_over());
+        until("the new process serves", || (load.served() > so_far + 200).then_some(()));
+    }
+    // Each of them began in a process that has nothing else to do any more.
+    for stream in streams {
+        stream.join().unwrap().unwrap();
+    }
+    load.whole();
+    assert_eq!(gate.first_ends().code(), Some(0));
+    for pid in old {
+        until("an old process ends", || is_gone(pid).then_some(()));
+        assert!(gate.says(&format!("process {pid}: ")).contains("every request was served"));
+    }
+    gives_back(&gate, before);
+    // Every request is told of, by one process or another.
+    let lines = gate.lines();
+    assert!(lines.len() as u64 >= REQUESTS, "{}", lines.len());
+    assert!(lines.iter().all(|line| line["outcome"] == "ok"), "{:#?}", lines.iter().find(|line| line["outcome"] != "ok"));
+}
+
+/// Who cannot be taken over from by what is there now goes on, and says why.
+#[test]
+fn a_program_that_does_not_start() {
+    let setup = Setup::new(&[server()]);
+    let mut gate = Gate::start(&setup);
+    let pid = gate.pid();
+    let load = Load::start(plain(gate.front), 1);
+    gate.rewrite(&Setup { limits: "wiat = \"1s\"".to_owned(), ..setup.clone() });
+    gate.signal(Signal::USR2);
+    assert!(gate.says("not handed over").contains("everything goes on as before"));
+    assert!(gate.said().iter().any(|line| line.contains("wiat")), "{:#?}", gate.said());
+    assert_eq!(gate.ask("GET", "/readyz").0, 200);
+    gate.rewrite(&setup);
+    assert_eq!(gate.hand_over(), pid);
+    assert_eq!(gate.ask("GET", "/readyz").0, 200);
+    load.whole();
+    assert_eq!(gate.first_ends().code(), Some(0));
+}
