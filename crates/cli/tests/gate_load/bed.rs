@@ -178,7 +178,8 @@ impl Gate {
     pub(crate) fn ask(&self, method: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
@@ -260,10 +261,12 @@ pub(crate) fn is_gone(pid: Pid) -> bool {
 pub(crate) const PARTS: usize = 40;
 const PART: Duration = Duration::from_millis(100);
 
-/// A server. `/` is answered at once; `/stream` in parts, some seconds long; `/length` and `/chunked` begin a body of which
-/// the rest never comes.
+/// A server. `/` is answered at once; `/stream` in parts, some seconds long; `/big` by more than sockets hold; `/upload` never;
+/// `/length` and `/chunked` begin a body of which the rest never comes.
 pub(crate) fn server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Hundreds come at once here.
+    rustix::net::listen(&listener, 4096).unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -272,6 +275,10 @@ pub(crate) fn server() -> SocketAddr {
     });
     address
 }
+
+/// So many pieces are more than sockets take at once.
+const BIG: usize = 32;
+const PIECE: &[u8] = &[b'x'; 64 * 1024];
 
 fn serve(stream: TcpStream) -> Option<()> {
     stream.set_nodelay(true).ok()?;
@@ -298,6 +305,17 @@ fn serve(stream: TcpStream) -> Option<()> {
                 // Until the gateway has had enough.
                 reader.read(&mut [0]).ok()?;
                 return None;
+            }
+            "/upload" => {
+                std::io::copy(&mut reader, &mut std::io::sink()).ok()?;
+                return None;
+            }
+            "/big" => {
+                // Its client is slow, or gone, and then so is the gateway.
+                write!(out, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", BIG * PIECE.len()).ok()?;
+                for _ in 0..BIG {
+                    out.write_all(PIECE).ok()?;
+                }
             }
             _ => out.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").ok()?,
         }
@@ -377,9 +395,11 @@ pub(crate) struct Load {
 /// A client that has said nothing for longer takes a new connection: the other end may close one that lies idle, and then
 /// nobody is to blame.
 const REUSE: Duration = Duration::from_millis(200);
+const THOUGHT: Duration = Duration::from_millis(20);
 
 impl Load {
-    /// Half of them use a connection for as long as they may, the others a new one for every `each` requests.
+    /// Some of them use a connection for as long as they may, at once or after a while of thought, the others a new one for
+    /// every `each` requests.
     pub(crate) fn start<S: Read + Write>(
         connect: impl Fn() -> Result<S, String> + Clone + Send + 'static,
         each: usize,
@@ -387,19 +407,23 @@ impl Load {
         let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let client = |number: usize| {
             let (stop, served, connect) = (Arc::clone(&stop), Arc::clone(&served), connect.clone());
-            let most = if number.is_multiple_of(2) { usize::MAX } else { each };
+            let (most, thought) = match number % 3 {
+                0 => (usize::MAX, Duration::ZERO),
+                1 => (usize::MAX, THOUGHT),
+                _ => (each, Duration::ZERO),
+            };
             thread::spawn(move || {
                 let mut failures = Vec::new();
                 while !stop.load(Relaxed) && failures.len() < 10 {
                     match connect() {
                         Err(err) => failures.push(err),
-                        Ok(stream) => use_up(stream, most, &stop, &served, &mut failures),
+                        Ok(stream) => use_up(stream, most, thought, &stop, &served, &mut failures),
                     }
                 }
                 failures
             })
         };
-        let clients = (0..8).map(client).collect();
+        let clients = (0..12).map(client).collect();
         Self { stop, served, clients }
     }
 
@@ -421,6 +445,7 @@ impl Load {
 fn use_up<S: Read + Write>(
     stream: S,
     most: usize,
+    thought: Duration,
     stop: &AtomicBool,
     served: &AtomicU64,
     failures: &mut Vec<String>,
@@ -441,6 +466,9 @@ fn use_up<S: Read + Write>(
             Err(err) => return failures.push(err),
         }
         last = Instant::now();
+        if !thought.is_zero() {
+            thread::sleep(thought);
+        }
     }
 }
 
