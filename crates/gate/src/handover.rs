@@ -37,7 +37,7 @@ use rustix::{
     io::Errno,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+        SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown, socketpair,
         sockopt::{Timeout, set_socket_timeout, socket_peercred},
     },
     process::{Pid, PidfdFlags, getppid, pidfd_open},
@@ -191,24 +191,50 @@ pub(crate) struct Successor {
     channel: Channel,
 }
 
-impl Successor {
-    /// Starts the program, on a thread for which nobody has to wait. Where nobody waits any more it is ended again.
+/// A process that is being started.
+pub(crate) struct Handover {
+    outcome: oneshot::Receiver<Result<Successor, String>>,
+    /// Our end of the channel, once more.
+    channel: OwnedFd,
+}
+
+impl Handover {
+    /// Starts the program, on a thread for which nobody has to wait.
     ///
     /// # Errors
-    /// No thread can be started.
-    pub(crate) fn start(program: Program, sockets: Vec<Named>) -> io::Result<oneshot::Receiver<Result<Self, String>>> {
+    /// No descriptor is left, or no thread can be started.
+    pub(crate) fn begin(program: Program, sockets: Vec<Named>) -> io::Result<Self> {
+        let (own, theirs) = Channel::pair()?;
+        let channel = own.0.try_clone()?;
         let (done, outcome) = oneshot::channel();
         let run = move || {
-            if let Err(Ok(unwanted)) = done.send(Self::started(&program, &sockets)) {
+            let started = Successor::start(&program, &sockets, own, theirs);
+            // Where nobody waits any more it is ended again.
+            if let Err(Ok(unwanted)) = done.send(started) {
                 unwanted.end();
             }
         };
         thread::Builder::new().name("overdue-handover".to_owned()).spawn(run)?;
-        Ok(outcome)
+        Ok(Self { outcome, channel })
     }
 
-    fn started(program: &Program, sockets: &[Named]) -> Result<Self, String> {
-        let (own, theirs) = Channel::pair().map_err(|err| format!("no channel to a new process: {err}"))?;
+    /// The new process, when it serves. Cancel safe.
+    ///
+    /// # Errors
+    /// Words for why it does not.
+    pub(crate) async fn serves(&mut self) -> Result<Successor, String> {
+        (&mut self.outcome).await.unwrap_or_else(|_| Err("starting it broke".to_owned()))
+    }
+
+    /// It is not to be: the new process ends.
+    pub(crate) fn stop(&self) {
+        // Who waits for a word at either end finds it closed. If it has ended, this fails.
+        let _ = shutdown(&self.channel, Shutdown::Both);
+    }
+}
+
+impl Successor {
+    fn start(program: &Program, sockets: &[Named], channel: Channel, theirs: OwnedFd) -> Result<Self, String> {
         let mut command = Command::new(&program.path);
         command.args(&program.args).stdin(Stdio::from(theirs)).env(VARIABLE, std::process::id().to_string());
         for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
@@ -217,7 +243,7 @@ impl Successor {
         let child = command.spawn().map_err(|err| format!("{} cannot be started: {err}", program.path.display()))?;
         // It has the other end of the channel, which only the child is to have: an end that both have does not close.
         drop(command);
-        let successor = Self { child, channel: own };
+        let successor = Self { child, channel };
         match successor.prepare(sockets) {
             Ok(true) => Ok(successor),
             Ok(false) => Err(format!("the new process ended before it served ({})", successor.end())),

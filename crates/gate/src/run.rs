@@ -12,6 +12,7 @@ use std::{
 };
 
 use overdue_core::DurationText;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
@@ -26,12 +27,15 @@ use crate::{
     clock,
     config::Config,
     gate::{Gate, GateError},
-    handover::{Inherited, Named, Predecessor, Program, Role, Successor, notify},
+    handover::{Handover, Inherited, Named, Predecessor, Program, Role, Successor, notify},
     tls,
 };
 
 /// How long files may take to be read on a reload.
 const READING: Duration = Duration::from_secs(10);
+
+/// How long a process that was to take over may hold up the end.
+const STOPPING: Duration = Duration::from_secs(3);
 
 /// Serves what the file says until it is told to stop: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
 /// the file again; SIGUSR2 hands over to a new process. What happens is told line by line to `tell`. False when requests
@@ -41,6 +45,7 @@ const READING: Duration = Duration::from_secs(10);
 /// [`GateError`]: it did not start.
 pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
     let program = Program::this();
+    raise_descriptors();
     let mut inherited = Inherited::take().map_err(GateError::Inherit)?;
     let config = Config::read(path)?;
     for (route, verdicts) in config.conflicts() {
@@ -138,8 +143,8 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
                 tell(&format!("process {pid} has taken over; draining: a signal ends this one at once"));
             }
             None => {
-                // One that is being started ends with nobody to take over from.
-                drop(handover);
+                // One that is being started has nobody to take over from.
+                handover.iter().for_each(Handover::stop);
                 notify("STOPPING=1\n");
                 tell("draining: no more connections are taken; again to end at once");
             }
@@ -152,7 +157,7 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
         };
         thread::Builder::new().name("overdue-drain".to_owned()).spawn(drain).map_err(GateError::Worker)?;
         let own = handed.map_or(String::new(), |_| format!("process {}: ", std::process::id()));
-        tokio::select! {
+        let ended = tokio::select! {
             whole = drained => {
                 let whole = whole.unwrap_or(false);
                 let how = if whole { "every request was served" } else { "the limit for draining passed: requests were cut" };
@@ -161,8 +166,20 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
             }
             _ = signals.term.recv() => Ok(false),
             _ = signals.int.recv() => Ok(false),
+        };
+        if let Some(handover) = &mut handover {
+            // Its end is nobody's but ours to see to.
+            let _ = timeout(STOPPING, handover.serves()).await;
         }
+        ended
     })
+}
+
+/// As many descriptors as this process may have: what is usual for a soft limit is a few hundred clients.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // What cannot be had is done without.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// What the process is told by its operator's shell, or by its supervisor.
@@ -202,9 +219,6 @@ fn local(runtime: &Runtime, inherited: &mut Inherited, address: SocketAddr) -> R
     open().map_err(|source| GateError::Listen { address, source })
 }
 
-/// A new process, while it is being started.
-type Handover = oneshot::Receiver<Result<Successor, String>>;
-
 /// Starts a process that is to take over; `None`, and told, when that cannot be.
 fn begin(
     gate: &Gate,
@@ -217,7 +231,7 @@ fn begin(
         let sockets = || {
             let mut sockets = gate.sockets()?;
             sockets.extend(admin.map(Named::again).transpose()?);
-            Successor::start(program.clone(), sockets)
+            Handover::begin(program.clone(), sockets)
         };
         let handover = sockets().map_err(|err| err.to_string())?;
         tell(&format!("starting {} anew, to take over", program.path().display()));
@@ -229,7 +243,7 @@ fn begin(
 /// The process that was started, when it serves; never where none was.
 async fn next(handover: &mut Option<Handover>) -> Result<Successor, String> {
     match handover {
-        Some(outcome) => outcome.await.unwrap_or_else(|_| Err("starting it broke".to_owned())),
+        Some(handover) => handover.serves().await,
         None => pending().await,
     }
 }

@@ -40,6 +40,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) workers: usize,
+    pub(crate) listen: String,
     pub(crate) servers: Vec<SocketAddr>,
     /// Lines of the tables that they name.
     pub(crate) listener: String,
@@ -53,6 +54,7 @@ impl Setup {
     pub(crate) fn new(servers: &[SocketAddr]) -> Self {
         Self {
             workers: 2,
+            listen: "127.0.0.1:0".to_owned(),
             servers: servers.to_vec(),
             listener: String::new(),
             // What lies idle is let go soon, so that descriptors can be counted.
@@ -98,9 +100,6 @@ impl Said {
 
 impl Gate {
     pub(crate) fn start(setup: &Setup) -> Self {
-        let folder = TempDir::new().unwrap();
-        let file = folder.path().join("gate.toml");
-        fs::write(&file, Self::text(&folder, setup)).unwrap();
         let mut command = match setup.descriptors {
             None => Command::new(env!("CARGO_BIN_EXE_overdue")),
             Some(descriptors) => {
@@ -110,9 +109,18 @@ impl Gate {
                 shell
             }
         };
+        command.stdin(Stdio::null());
+        Self::start_by(command, setup)
+    }
+
+    /// The program as somebody else starts it.
+    pub(crate) fn start_by(mut command: Command, setup: &Setup) -> Self {
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("gate.toml");
+        fs::write(&file, Self::text(&folder, setup)).unwrap();
         // In a group of its own: whoever interrupts the tests at a terminal does not make it drain.
         command.args(["gate", "--config"]).arg(&file).process_group(0);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (said, stderr) = (Arc::new(Said::default()), child.stderr.take().unwrap());
         let writes = Arc::clone(&said);
         thread::spawn(move || {
@@ -131,12 +139,12 @@ impl Gate {
     }
 
     fn text(folder: &TempDir, setup: &Setup) -> String {
-        let Setup { workers, servers, listener, cluster, limits, .. } = setup;
+        let Setup { workers, listen, servers, listener, cluster, limits, .. } = setup;
         let servers: Vec<_> = servers.iter().map(|server| format!("\"{server}\"")).collect();
         let (log, servers) = (folder.path().join("log"), servers.join(", "));
         format!(
             "workers = {workers}\ndrain = \"25s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nfile = {log:?}\n\
-             [[listener]]\nlisten = \"127.0.0.1:0\"\n{listener}\n[cluster.behind]\nservers = [{servers}]\n{cluster}\n\
+             [[listener]]\nlisten = \"{listen}\"\n{listener}\n[cluster.behind]\nservers = [{servers}]\n{cluster}\n\
              [[route]]\ncluster = \"behind\"\n[route.limits]\n{limits}\n"
         )
     }
@@ -303,7 +311,7 @@ fn serve(stream: TcpStream) -> Option<()> {
                 };
                 write!(out, "HTTP/1.1 200 OK\r\n{field}\r\n\r\n{body}").ok()?;
                 // Until the gateway has had enough.
-                reader.read(&mut [0]).ok()?;
+                reader.read_exact(&mut [0]).ok()?;
                 return None;
             }
             "/upload" => {

@@ -1,9 +1,25 @@
 //! Configuration, certificates and the program itself are renewed while ten thousand requests run through: none fails, no
 //! stream is cut, no descriptor stays behind.
 
-use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    fs::{self, Permissions},
+    io::BufReader,
+    net::TcpListener,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{PermissionsExt as _, symlink},
+            net::UnixDatagram,
+        },
+    },
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     client::Resumption,
@@ -11,7 +27,7 @@ use rustls::{
 };
 use tempfile::TempDir;
 
-use crate::bed::{Gate, Load, REQUESTS, Setup, is_gone, plain, server, stream, until};
+use crate::bed::{Gate, Load, PATIENCE, REQUESTS, Setup, call, connect, is_gone, plain, server, stream, until};
 
 /// What it had before there was any client is what it has when they are gone.
 fn gives_back(gate: &Gate, before: usize) {
@@ -177,4 +193,65 @@ fn a_program_that_does_not_start() {
     assert_eq!(gate.ask("GET", "/readyz").0, 200);
     load.whole();
     assert_eq!(gate.first_ends().code(), Some(0));
+}
+
+/// As a service of systemd: with a socket that was there before it, and with a word on who is who.
+#[test]
+fn a_service() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("notify");
+    let notified = UnixDatagram::bind(&path).unwrap();
+    notified.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hears = |what: &str| {
+        let mut text = [0; 256];
+        let bytes = notified.recv(&mut text).unwrap();
+        let text = str::from_utf8(&text[..bytes]).unwrap();
+        assert!(text.lines().any(|line| line == what), "{text:?} and not {what}");
+    };
+
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = socket.local_addr().unwrap().to_string();
+    // Who connects before there is a gateway waits for it.
+    let mut early = BufReader::new(connect(socket.local_addr().unwrap()));
+    let activate = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", activate, "sh", env!("CARGO_BIN_EXE_overdue")]).env("NOTIFY_SOCKET", &path);
+    command.stdin(OwnedFd::from(socket));
+    let mut gate = Gate::start_by(command, &Setup { listen, ..Setup::new(&[server()]) });
+    hears("READY=1");
+    call(&mut early).unwrap();
+    for _ in 0..20 {
+        call(&mut BufReader::new(connect(gate.front))).unwrap();
+    }
+    let old = gate.hand_over();
+    hears(&format!("MAINPID={}", gate.pid()));
+    call(&mut BufReader::new(connect(gate.front))).unwrap();
+    drop(early);
+    until("the first process ends", || is_gone(old).then_some(()));
+    gate.signal(Signal::TERM);
+    hears("STOPPING=1");
+}
+
+/// What is started in its place may be anything. It is waited for, but not by those who want something else meanwhile.
+#[test]
+fn a_new_process_that_hangs() {
+    let folder = TempDir::new().unwrap();
+    let (program, pid) = (folder.path().join("overdue"), folder.path().join("pid"));
+    fs::copy(env!("CARGO_BIN_EXE_overdue"), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.stdin(Stdio::null());
+    let mut gate = Gate::start_by(command, &Setup::new(&[server()]));
+    // As an upgrade does it: another file by the same name.
+    let other = folder.path().join("new");
+    fs::write(&other, format!("#!/bin/sh\necho $$ >{pid:?}\nexec sleep 600\n")).unwrap();
+    fs::set_permissions(&other, Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&other, &program).unwrap();
+    gate.signal(Signal::USR2);
+    let hangs = until("the other program runs", || Pid::from_raw(fs::read_to_string(&pid).ok()?.trim().parse().ok()?));
+    gate.signal(Signal::USR2);
+    gate.says("a hand-over is under way");
+    call(&mut BufReader::new(connect(gate.front))).unwrap();
+    gate.signal(Signal::TERM);
+    assert_eq!(gate.first_ends().code(), Some(0));
+    until("nothing is left behind", || is_gone(hangs).then_some(()));
 }
