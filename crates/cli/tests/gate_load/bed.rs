@@ -208,12 +208,12 @@ impl Gate {
         self.pid
     }
 
-    /// How many descriptors are open, without the timers that workers make when they first need one.
+    /// How many descriptors are open, without what is made when it is first needed: timers of workers, a watch over files.
     pub(crate) fn descriptors(&self) -> usize {
         let open = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().flatten();
         // One that was closed meanwhile leads nowhere.
         let links = open.filter_map(|entry| fs::read_link(entry.path()).ok());
-        links.filter(|to| !to.ends_with("anon_inode:[timerfd]")).count()
+        links.filter(|to| !["anon_inode:[timerfd]", "anon_inode:inotify"].iter().any(|late| to.ends_with(late))).count()
     }
 
     /// Resident memory, bytes.

@@ -3,8 +3,8 @@
 
 use std::{
     fs::{self, Permissions},
-    io::BufReader,
-    net::TcpListener,
+    io::{BufReader, Write as _},
+    net::{TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
         unix::{
@@ -27,7 +27,9 @@ use rustls::{
 };
 use tempfile::TempDir;
 
-use crate::bed::{Gate, Load, PATIENCE, REQUESTS, Setup, call, connect, is_gone, plain, server, stream, until};
+use crate::bed::{
+    Gate, Load, PATIENCE, REQUESTS, Setup, call, connect, is_gone, plain, read_head, server, stream, until,
+};
 
 /// What it had before there was any client is what it has when they are gone.
 fn gives_back(gate: &Gate, before: usize) {
@@ -94,6 +96,7 @@ fn certificates() {
     // A session that is resumed has the certificate of the one before.
     let mut anew = config.clone();
     anew.resumption = Resumption::disabled();
+    let (config, anew) = (Arc::new(config), Arc::new(anew));
     let now = folder.path().join("now");
     let (chain, key) = (now.join("chain.pem"), now.join("key.pem"));
     let listener = format!("tls = {{ certificates = [{{ chain = {chain:?}, key = {key:?} }}] }}");
@@ -101,42 +104,47 @@ fn certificates() {
     let mut gate = Gate::start(&setup);
     let before = gate.descriptors();
 
-    let connect = plain(gate.front);
-    let secure = |config: ClientConfig| {
-        let (config, connect) = (Arc::new(config), connect.clone());
-        move || {
-            let name = ServerName::try_from("a.test").unwrap();
-            let mut connection = ClientConnection::new(Arc::clone(&config), name).map_err(|err| err.to_string())?;
-            let mut io = connect()?;
-            while connection.is_handshaking() {
-                connection.complete_io(&mut io).map_err(|err| format!("handshake: {err}"))?;
-            }
-            Ok::<_, String>(StreamOwned::new(connection, io))
-        }
+    let front = gate.front;
+    let open = |config: &Arc<ClientConfig>| {
+        let (config, open) = (Arc::clone(config), plain(front));
+        move || secure(open()?, &config)
     };
-    let (load, secure) = (Load::start(secure(config), 20), secure(anew));
+    let load = Load::start(open(&config), 20);
+    let shown = || open(&anew)().unwrap().conn.peer_certificates().unwrap()[0].clone();
     let mut number = 0;
     while load.served() < REQUESTS || number < 2 * PAIRS {
         number += 1;
         swap(folder.path(), number % PAIRS);
         let (status, text) = gate.ask("POST", "/reload");
         assert_eq!(status, 200, "{text}");
-        let shown = secure().unwrap().conn.peer_certificates().unwrap()[0].clone();
-        assert!(shown == pairs[number % PAIRS], "a handshake after the reload gets the new one");
+        assert!(shown() == pairs[number % PAIRS], "a handshake after the reload gets the new one");
         thread::sleep(Duration::from_millis(20));
     }
     // Nobody says so: the change is seen.
     swap(folder.path(), (number + 1) % PAIRS);
-    until("a changed file is read", || {
-        let stream = secure().unwrap();
-        (stream.conn.peer_certificates().unwrap()[0] == pairs[(number + 1) % PAIRS]).then_some(())
-    });
-    // Handshakes that are under way while the process changes are finished by the old one.
+    until("a changed file is read", || (shown() == pairs[(number + 1) % PAIRS]).then_some(()));
     let old = gate.hand_over();
-    assert!(secure().is_ok());
     until("the first process has ended", || is_gone(old).then_some(()));
     load.whole();
     gives_back(&gate, before);
+
+    // A handshake that has begun is finished by who began it, though that has nothing else to do any more.
+    let accepted = gate.metric("overdue_gate_accepted_total");
+    let half = connect(gate.front);
+    until("it is accepted", || (gate.metric("overdue_gate_accepted_total") > accepted).then_some(()));
+    let old = gate.hand_over();
+    call(&mut BufReader::new(secure(half, &config).unwrap())).unwrap();
+    until("the second process has ended", || is_gone(old).then_some(()));
+}
+
+/// A handshake, and nothing more.
+fn secure(mut io: TcpStream, config: &Arc<ClientConfig>) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
+    let name = ServerName::try_from("a.test").unwrap();
+    let mut connection = ClientConnection::new(Arc::clone(config), name).map_err(|err| err.to_string())?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut io).map_err(|err| format!("handshake: {err}"))?;
+    }
+    Ok(StreamOwned::new(connection, io))
 }
 
 #[test]
@@ -237,7 +245,7 @@ fn a_service() {
 fn a_new_process_that_hangs() {
     let folder = TempDir::new().unwrap();
     let (program, pid) = (folder.path().join("overdue"), folder.path().join("pid"));
-    fs::copy(env!("CARGO_BIN_EXE_overdue"), &program).unwrap();
+    symlink(env!("CARGO_BIN_EXE_overdue"), &program).unwrap();
     let mut command = Command::new(&program);
     command.stdin(Stdio::null());
     let mut gate = Gate::start_by(command, &Setup::new(&[server()]));
@@ -254,4 +262,25 @@ fn a_new_process_that_hangs() {
     gate.signal(Signal::TERM);
     assert_eq!(gate.first_ends().code(), Some(0));
     until("nothing is left behind", || is_gone(hangs).then_some(()));
+}
+
+/// Those who are connected and have asked, but whom nobody has accepted yet, are clients like any other.
+#[test]
+fn who_waits_at_the_end_is_served() {
+    let gate = Gate::start(&Setup::new(&[server()]));
+    gate.signal(Signal::STOP);
+    let waiting: Vec<_> = (0..200)
+        .map(|_| {
+            let mut stream = BufReader::new(connect(gate.front));
+            stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    gate.signal(Signal::TERM);
+    gate.signal(Signal::CONT);
+    for mut stream in waiting {
+        let head = read_head(&mut stream).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+    gate.says("every request was served");
 }
