@@ -77,6 +77,7 @@ Examples:
   overdue gate --config gate.toml --check
   overdue gate --config gate.toml
   kill -HUP PID    follow the file as it is now; a file that is wrong changes nothing
+  kill -USR2 PID   hand over to a new process of the program that is there now; no connection is lost
   kill -TERM PID   take no more connections, serve what is in flight, end";
 
 #[derive(clap::Args, Debug)]

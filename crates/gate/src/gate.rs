@@ -1,26 +1,30 @@
 //! The whole: workers, their listeners, and what they are told.
 
 use std::{
+    future::poll_fn,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
+    pin::pin,
     rc::Rc,
     sync::{Arc, mpsc as blocking},
+    task::Poll,
     thread,
     time::Duration,
 };
 
 use bytes::Bytes;
-use overdue::server::{Connections, ListenOptions, Listener};
+use overdue::server::{Accepted, Connections, ListenOptions, Listener};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::mpsc,
-    task::{JoinSet, LocalSet},
+    task::{JoinSet, LocalSet, coop::unconstrained, yield_now},
 };
 
 use crate::{
     arrive::arrive,
     clock,
     config::{Config, ConfigError},
+    handover::{Inherited, Named, Role},
     http1,
     log::{Lines, Writer},
     lookout::{Lookout, Outlook},
@@ -37,6 +41,8 @@ pub struct Gate {
     written: blocking::Receiver<()>,
     addresses: Vec<SocketAddr>,
     lookout: Lookout,
+    /// Handles to the sockets that its workers accept from, for a process that takes over.
+    held: Vec<Named>,
     pub(crate) doors: Doors,
     pub(crate) writer: Writer,
 }
@@ -73,6 +79,9 @@ pub enum GateError {
     /// The log cannot be written.
     #[error("cannot write the log: {0}")]
     Log(io::Error),
+    /// What was handed to this process cannot be taken.
+    #[error("cannot take over: {0}")]
+    Inherit(String),
     /// A thread or a runtime cannot be started.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),
@@ -88,6 +97,8 @@ fn hint(err: &io::Error) -> &'static str {
 
 /// Connections that wait to be accepted, of one listener of one worker.
 const BACKLOG: u32 = 4096;
+/// No more are taken of those who wait in a listener at the end: another process may have it, and more may come.
+const LAST_MAX: u32 = BACKLOG;
 /// From one look at what has to be done now and then to the next.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -97,11 +108,15 @@ impl Gate {
     /// # Errors
     /// [`GateError`]; nothing is left behind then.
     pub fn start(config: Config) -> Result<Self, GateError> {
-        Self::start_telling(config, |_| {})
+        Self::start_with(config, &mut Inherited::default(), |_| {})
     }
 
-    /// The same; what is doubtful about certificates is told.
-    pub(crate) fn start_telling(config: Config, mut warn: impl FnMut(String)) -> Result<Self, GateError> {
+    /// The same with listening sockets that are there already; what is doubtful about certificates is told.
+    pub(crate) fn start_with(
+        config: Config,
+        inherited: &mut Inherited,
+        mut warn: impl FnMut(String),
+    ) -> Result<Self, GateError> {
         let config = Arc::new(config);
         let doors = tls::doors(&config, &mut warn).map_err(GateError::Certificates)?;
         let (writer, written) = Writer::start(&config.log.to).map_err(GateError::Log)?;
@@ -110,11 +125,16 @@ impl Gate {
         let mut bound: Vec<(Runtime, Vec<Bound>)> = Vec::new();
         let limits: Vec<Connections> =
             config.listeners.iter().map(|listener| Connections::new(Some(listener.connections), None)).collect();
+        let given: Vec<Vec<TcpListener>> =
+            config.listeners.iter().map(|listener| inherited.of(Role::Listener, listener.address)).collect();
+        let mut held = Vec::new();
         for number in 0..config.workers {
             let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
             let inside = runtime.enter();
             let mut own = Vec::new();
-            for (place, (listener, connections)) in config.listeners.iter().zip(&limits).enumerate() {
+            for (place, ((listener, connections), given)) in
+                config.listeners.iter().zip(&limits).zip(&given).enumerate()
+            {
                 // Port 0 is any, and the same for every worker.
                 let address = addresses.get(place).copied().unwrap_or(listener.address);
                 let failed = |source| GateError::Listen { address, source };
@@ -127,15 +147,31 @@ impl Gate {
                     .connections(connections.clone())
                     .on_event(move |event| told.happens(event))
                     .refusal(|_| Bytes::from_static(FULL));
-                let socket = options.bind(address).map_err(failed)?;
-                if number == 0 {
-                    addresses.push(socket.local_addr().map_err(failed)?);
+                let sockets = if given.is_empty() {
+                    let socket = options.bind(address).map_err(failed)?;
+                    held.push(Named::handle(Role::Listener, listener.address, &socket).map_err(failed)?);
+                    vec![socket]
+                } else {
+                    let share = share(given, number, config.workers)
+                        .map(|socket| options.clone().from_std(socket.try_clone()?));
+                    share.collect::<io::Result<_>>().map_err(failed)?
+                };
+                let door = doors.get(&listener.address);
+                for socket in sockets {
+                    if addresses.len() == place {
+                        addresses.push(socket.local_addr().map_err(failed)?);
+                    }
+                    own.push(Bound { name: listener.address, socket, door: door.cloned(), doorstep: doorstep.clone() });
                 }
-                let door = doors.get(&listener.address).cloned();
-                own.push(Bound { name: listener.address, socket, door, doorstep });
             }
             drop(inside);
             bound.push((runtime, own));
+        }
+        for (listener, given) in config.listeners.iter().zip(given) {
+            for socket in given {
+                let failed = |source| GateError::Listen { address: listener.address, source };
+                held.push(Named::handle(Role::Listener, listener.address, socket).map_err(failed)?);
+            }
         }
         let lookout = Lookout::start(writer.clone())?;
         let outlook = followed(&lookout, &config).ok_or_else(|| GateError::Worker(io::ErrorKind::BrokenPipe.into()))?;
@@ -159,7 +195,7 @@ impl Gate {
             workers.push(orders);
         }
         lookout.tell(workers.clone(), outlook);
-        Ok(Self { config, workers, ended, written, addresses, lookout, doors, writer })
+        Ok(Self { config, workers, ended, written, addresses, lookout, held, doors, writer })
     }
 
     /// Where it listens, in the order of the configuration: with the ports that the kernel chose.
@@ -222,9 +258,19 @@ impl Gate {
         &self.workers
     }
 
+    /// Handles to all that clients connect to.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<Named>> {
+        self.held.iter().map(Named::again).collect()
+    }
+
     /// Takes no more connections, waits for the requests in flight for as long as the configuration says, and ends. False
     /// when some were cut.
-    pub fn drain(self) -> bool {
+    pub fn drain(mut self) -> bool {
+        // The last handles are those of the workers, who know when nobody waits in them any more.
+        self.held.clear();
         let until = clock::now() + self.config.drain.value;
         for worker in &self.workers {
             let _ = worker.send(Order::Drain);
@@ -289,9 +335,10 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
             Order::Drain => break,
         }
     }
-    accepting.shutdown().await;
     worker.drain();
-    while worker.connections() > 0 {
+    // They end by themselves once they have taken those who wait already.
+    while accepting.join_next().await.is_some() {}
+    while worker.open() > 0 {
         // Somebody may still look at what is left.
         tokio::select! {
             order = orders.recv() => match order {
@@ -312,14 +359,29 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
 }
 
 async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener, door: Option<Door>) {
+    let mut last = LAST_MAX;
     loop {
-        let accepted = match listener.accept().await {
+        let accepted = match worker.until_draining(listener.accept()).await {
+            Some(accepted) => accepted,
+            // Those who wait are connected, and have not been told to go elsewhere.
+            None if last > 0 => {
+                last -= 1;
+                match waiting(&mut listener).await {
+                    Some(accepted) => accepted,
+                    None => return,
+                }
+            }
+            None => return,
+        };
+        let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(err) => return worker.lost(address, &err),
         };
         let worker = Rc::clone(&worker);
+        let opened = worker.opened();
         match &door {
             None => tokio::task::spawn_local(async move {
+                let _opened = opened;
                 let _permit = accepted.permit;
                 if let Some(arrival) = arrive(&worker, &accepted.stream, accepted.peer, address).await {
                     http1::serve(accepted.stream, arrival, worker).await;
@@ -328,6 +390,7 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener,
             Some(door) => {
                 let door = door.clone();
                 tokio::task::spawn_local(async move {
+                    let _opened = opened;
                     let _permit = accepted.permit;
                     if let Some(arrival) = arrive(&worker, &accepted.stream, accepted.peer, address).await {
                         http1::serve_tls(accepted.stream, arrival, worker, &door).await;
@@ -336,6 +399,28 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener,
             }
         };
     }
+}
+
+/// The next connection, if one waits already.
+async fn waiting(listener: &mut Listener) -> Option<io::Result<Accepted>> {
+    // Until the runtime has asked the kernel, it does not know of those who came meanwhile.
+    yield_now().await;
+    let mut accepting = pin!(unconstrained(listener.accept()));
+    poll_fn(|cx| {
+        Poll::Ready(match accepting.as_mut().poll(cx) {
+            Poll::Ready(accepted) => Some(accepted),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// The sockets of one worker. Connections wait in each, so each is somebody's; where there are fewer than workers, some
+/// are shared: one of this process's own would lose what waits in it if the process did not become the one that serves.
+fn share(given: &[TcpListener], number: usize, workers: usize) -> impl Iterator<Item = &TcpListener> {
+    let own = given.iter().skip(number).step_by(workers);
+    let shared = given.get(number % given.len().max(1)).filter(|_| number >= given.len());
+    own.chain(shared)
 }
 
 async fn tick(worker: Rc<Worker>) {
@@ -375,7 +460,7 @@ mod tests {
                 Lines::new(&config.log, 1, writer),
                 clock::now(),
             );
-            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
             let listener = ListenOptions::new().from_std(socket.try_clone().unwrap()).unwrap();
             socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Both).unwrap();

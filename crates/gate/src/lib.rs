@@ -8,6 +8,7 @@ mod clock;
 pub mod config;
 mod counts;
 mod gate;
+mod handover;
 mod http1;
 mod http2;
 mod live;

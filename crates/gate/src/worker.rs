@@ -8,12 +8,13 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Waker,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use overdue::server::{ListenerStats, TrustedPeers, propagate::TimeoutHeaders};
-use overdue_core::{Limit, Stage};
+use overdue_core::{Limit, LimitName, Origin, Stage};
 use slab::Slab;
+use tokio::sync::Notify;
 
 use crate::{
     arrive::Arrival,
@@ -40,6 +41,11 @@ pub(crate) struct Worker {
     pub(crate) lines: RefCell<Lines>,
     live: RefCell<Slab<Rc<Live>>>,
     draining: Cell<bool>,
+    ending: Notify,
+    /// Connections that were accepted and are not done, those in a handshake as well.
+    open: Cell<usize>,
+    /// How long a connection may lie unused once the worker is draining.
+    pub(crate) lull: Limit,
     /// What its listeners count.
     pub(crate) listening: RefCell<Vec<(SocketAddr, ListenerStats)>>,
     /// What happens there, to be told.
@@ -129,6 +135,15 @@ impl Drop for Listed {
     }
 }
 
+/// A connection that was accepted.
+pub(crate) struct Opened(Rc<Worker>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
 impl Worker {
     /// `began` is when the gateway did.
     pub(crate) fn new(number: usize, outlook: Arc<Outlook>, lines: Lines, began: Instant) -> Rc<Self> {
@@ -142,6 +157,9 @@ impl Worker {
             lines: RefCell::new(lines),
             live: RefCell::default(),
             draining: Cell::new(false),
+            ending: Notify::new(),
+            open: Cell::new(0),
+            lull: Limit { name: LimitName::Idle, value: LULL, origin: Origin::Default },
             listening: RefCell::default(),
             doorsteps: RefCell::default(),
         })
@@ -212,13 +230,36 @@ impl Worker {
         self.live.borrow().len()
     }
 
+    /// One more connection, until it is dropped.
+    pub(crate) fn opened(self: &Rc<Self>) -> Opened {
+        self.open.set(self.open.get() + 1);
+        Opened(Rc::clone(self))
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
-    /// Connections that lie idle end now, the others after the request that they carry.
+    /// What the work comes to; `None` once the worker is draining.
+    pub(crate) async fn until_draining<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let ending = self.ending.notified();
+        if self.is_draining() {
+            return None;
+        }
+        tokio::select! {
+            value = work => Some(value),
+            () = ending => None,
+        }
+    }
+
+    /// Connections that lie idle end now, the others after a request to which that is said.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
+        self.ending.notify_waiters();
         let wakers: Vec<_> = self.live.borrow().iter().filter_map(|(_, live)| live.waker.borrow().clone()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -283,6 +324,10 @@ impl Worker {
 pub(crate) fn text_of(peer: SocketAddr) -> Box<str> {
     SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string().into()
 }
+
+/// A connection that was used so shortly before the end may carry its next request at this very moment; closed now, that
+/// would be lost without a word.
+const LULL: Duration = Duration::from_millis(500);
 
 /// The stage in which the head of a request comes.
 pub(crate) const HEAD: Stage = Stage::Named("head");

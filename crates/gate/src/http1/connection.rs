@@ -334,18 +334,16 @@ impl<S: Client> Connection<S> {
                     Poll::Pending => break,
                 }
             }
-            let idle = began.is_none() && (*served > 0 || worker.is_draining());
-            if idle && worker.is_draining() {
-                return Poll::Ready(Next::End);
-            }
-            let limit = if idle { listener.idle.as_ref() } else { listener.head.as_ref() };
-            let due = Due::after(began.unwrap_or(*since), limit);
+            let limit = if began.is_none() && *served > 0 { listener.idle.as_ref() } else { listener.head.as_ref() };
+            let lull = (began.is_none() && worker.is_draining()).then_some(&worker.lull);
+            let since = began.unwrap_or(*since);
+            let due = Due::earlier(Due::after(since, limit), Due::after(since, lull));
             match Due::poll(due, alarm, cx) {
                 Poll::Pending => Poll::Pending,
                 // Nobody waits for an answer.
                 Poll::Ready(_) if began.is_none() => Poll::Ready(Next::End),
                 Poll::Ready((failure, late_by)) => match failure {
-                    Failure::DeadlinePassed(limit) => Poll::Ready(Next::Late(limit, began.unwrap_or(*since), late_by)),
+                    Failure::DeadlinePassed(limit) => Poll::Ready(Next::Late(limit, since, late_by)),
                     _ => Poll::Ready(Next::End),
                 },
             }
@@ -528,7 +526,8 @@ impl<S: Client> Connection<S> {
                     }
                     let entry = Entry { route: Some(&prepared.route), server: Some(server), ..Entry::new(marks, now) };
                     self.log(&entry);
-                    let keep = seen.told.is_some_and(|told| told.keep_alive) && !self.worker.is_draining();
+                    // A client that was told that its connection stays may have sent its next request by now.
+                    let keep = seen.told.is_some_and(|told| told.keep_alive);
                     return if keep { Then::Next } else { Then::Close };
                 }
                 Err(trouble) => {

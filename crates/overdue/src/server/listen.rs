@@ -231,6 +231,14 @@ impl Listener {
     }
 }
 
+/// Its socket, to hand it to another process.
+#[cfg(unix)]
+impl std::os::fd::AsFd for Listener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.io.as_fd()
+    }
+}
+
 impl From<Excess> for Refused {
     fn from(excess: Excess) -> Self {
         match excess {
