@@ -52,7 +52,7 @@ pub(crate) async fn run(scenario: &Scenario, parent: &Context) -> anyhow::Result
     let lines = log.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
     lines
         .into_iter()
-        .find(|line| line["gate"]["request_id"] == JUDGED)
+        .find(|line| line.pointer("/gate/request_id").is_some_and(|id| id == JUDGED))
         .ok_or_else(|| anyhow!("the gateway wrote no line about the call; its log:\n{log}"))
 }
 

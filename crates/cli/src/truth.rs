@@ -48,18 +48,18 @@ impl<'r> Judged<'r> {
     /// The same of a report that another program wrote; `None`: it is none.
     pub(crate) fn of_json(report: &'r serde_json::Value) -> Option<Self> {
         let verdict = |verdict: &'r serde_json::Value| {
-            let confidence = match verdict["confidence"].as_str()? {
+            let confidence = match verdict.get("confidence")?.as_str()? {
                 "high" => Confidence::High,
                 "medium" => Confidence::Medium,
                 _ => Confidence::Low,
             };
-            Some((verdict["stage"].as_str()?, verdict["cause"].as_str()?.parse().ok()?, confidence))
+            Some((verdict.get("stage")?.as_str()?, verdict.get("cause")?.as_str()?.parse().ok()?, confidence))
         };
-        let first = report["verdicts"].as_array().and_then(|verdicts| verdicts.first());
+        let first = report.get("verdicts").and_then(|verdicts| verdicts.get(0));
         Some(Self {
-            outcome: report["outcome"].as_str()?,
+            outcome: report.get("outcome")?.as_str()?,
             verdict: first.and_then(verdict),
-            limit: report["limit"]["name"].as_str(),
+            limit: report.pointer("/limit/name").and_then(serde_json::Value::as_str),
         })
     }
 
