@@ -5,6 +5,7 @@
 //! lock is taken and no message sent for a request.
 
 mod answer;
+mod attempt;
 mod connection;
 mod exchange;
 mod flow;

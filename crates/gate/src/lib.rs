@@ -15,6 +15,7 @@ mod live;
 mod log;
 mod lookout;
 mod notices;
+mod policy;
 mod proxy_header;
 mod route;
 mod run;

@@ -2,26 +2,20 @@
 
 use std::{
     future::poll_fn,
-    io,
     net::SocketAddr,
     os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{self, Poll},
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
-use overdue::{
-    Alarm, Context,
-    h1::{Framing, request::skip_empty_lines},
-    socket::{self, os_failure},
-    tls::Wire,
-};
+use overdue::{Alarm, Context, h1::request::skip_empty_lines, socket};
 use overdue_core::{
     Deadline, Limit, SpanOutcome, Stage, Timeline,
-    facts::{CallFacts, ExchangeFacts, Failure, H2Facts, OsFailure, SocketFacts},
+    facts::{CallFacts, ExchangeFacts, Failure, H2Facts, SocketFacts},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -31,19 +25,18 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     answer::{self, Known, Told},
-    exchange::{Due, Exchange, Party, Seen, Trouble},
-    flow::Flow,
-    head::{NotServed, Prepared, finish_request, prepare},
+    attempt::Missed,
+    exchange::{Due, Party, Trouble},
+    head::{NotServed, Prepared, prepare},
     side::Side,
 };
 use crate::{
     arrive::Arrival,
-    clock,
-    config::ServerTls,
-    http2,
+    clock, http2,
     log::{Entry, Marks},
+    policy,
     tls::{Door, H2},
-    upstream::{self, Granted, Permit, Server, ServerIo, Upstream},
+    upstream::Server,
     worker::{HEAD, InFlight, Listed, Live, Plan, Worker},
 };
 
@@ -111,40 +104,36 @@ const ANSWER: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 64 * 1024 * 1024;
 
-/// TLS with a server.
-type ServerStream = tokio_rustls::client::TlsStream<Wire>;
-/// Why there is no connection to a server, and what the kernel said of the one that was to be it.
-type Unopened = (Trouble, Option<Box<SocketFacts>>);
-
-struct Connection<S> {
-    client: Side<S>,
-    worker: Rc<Worker>,
-    listed: Listed,
-    listener: SocketAddr,
-    alarm: Alarm,
+/// A connection of a client, and where it stands.
+pub(super) struct Connection<S> {
+    pub(super) client: Side<S>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) listed: Listed,
+    pub(super) listener: SocketAddr,
+    pub(super) alarm: Alarm,
     /// When the limit for the next head, or for idleness, began.
-    since: Instant,
-    served: u64,
+    pub(super) since: Instant,
+    pub(super) served: u64,
 }
 
 /// A request that failed, and what is known of it.
-struct Failed<'a> {
-    trouble: &'a Trouble,
+pub(super) struct Failed<'a> {
+    pub(super) trouble: Trouble,
     /// What it was, and the server that was to serve it, if there was one; `None`: its head never came.
-    whom: Option<(&'a Prepared, Option<&'a Rc<Server>>)>,
+    pub(super) whom: Option<(&'a Prepared, Option<&'a Rc<Server>>)>,
     /// Something of it was sent to the server.
-    started: bool,
+    pub(super) started: bool,
     /// Of the connection to the server.
-    socket: Option<SocketFacts>,
-    h2: Option<H2Facts>,
+    pub(super) socket: Option<SocketFacts>,
+    pub(super) h2: Option<H2Facts>,
     /// The client's connection may go on.
-    keep: bool,
+    pub(super) keep: bool,
     /// The client has not been answered.
-    answerable: bool,
+    pub(super) answerable: bool,
 }
 
-impl<'a> Failed<'a> {
-    const fn of(trouble: &'a Trouble) -> Self {
+impl Failed<'_> {
+    pub(super) const fn of(trouble: Trouble) -> Self {
         Self { trouble, whom: None, started: false, socket: None, h2: None, keep: false, answerable: false }
     }
 }
@@ -172,7 +161,7 @@ enum End {
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Then {
+pub(super) enum Then {
     Next,
     /// The answer is written; what the client still sends is thrown away.
     Close,
@@ -268,7 +257,7 @@ impl<S: Client> Connection<S> {
         End::Over
     }
 
-    fn live(&self) -> &Live {
+    pub(super) fn live(&self) -> &Live {
         &self.listed.live
     }
 
@@ -392,7 +381,7 @@ impl<S: Client> Connection<S> {
         };
         self.live().line.borrow_mut().clear();
         self.live().line.borrow_mut().ensure_id(&plan.ids);
-        self.fail(plan, &marks, Failed { answerable: true, ..Failed::of(&trouble) }).await;
+        self.fail(plan, &marks, Failed { answerable: true, ..Failed::of(trouble) }).await;
         Then::Close
     }
 
@@ -409,13 +398,13 @@ impl<S: Client> Connection<S> {
             deadline: total.map(|due| (due.at, due.limit.clone())),
         });
         self.live().enter(Stage::Queue, now);
-        let then = self.attempt(plan, prepared, head, total, &mut marks).await;
+        let then = self.serve_request(plan, prepared, head, total, &mut marks).await;
         *self.live().request.borrow_mut() = None;
         then
     }
 
-    /// Sends the request to a server, and the answer to the client.
-    async fn attempt(
+    /// Sends the request to a server, and the answer to the client: as often as the policy says.
+    async fn serve_request(
         &mut self,
         plan: &Plan,
         prepared: &Prepared,
@@ -423,350 +412,28 @@ impl<S: Client> Connection<S> {
         total: Option<Due<'_>>,
         marks: &mut Marks,
     ) -> Then {
-        let route = &prepared.route.route;
-        let bodyless = prepared.framing == Framing::Empty;
-        let mut head = head;
-        let mut queued = marks.head;
-        let mut again = true;
-        let head_length = head.len();
+        let length = head.len();
+        let (mut head, mut since) = (head, marks.head);
+        let mut attempts = 0;
         loop {
-            let Some(server) = prepared.route.servers.choose() else {
-                self.worker.buffers.take_back(head);
-                let none = prepared.route.servers.none().failure();
-                let trouble = self.at_gate(Stage::Resolve, none);
-                let keep = bodyless && prepared.keep_alive;
-                let whom = Some((prepared, None));
-                let failed = Failed { whom, keep, answerable: true, ..Failed::of(&trouble) };
-                return self.fail(plan, marks, failed).await;
+            attempts += 1;
+            // What the attempt before said at its end is said anew.
+            head.truncate(length);
+            let missed = match self.attempt(prepared, head, total, since, marks).await {
+                Ok(then) => return then,
+                Err(missed) => *missed,
             };
-            if let Some(request) = &mut *self.live().request.borrow_mut() {
-                request.server = Some(server.address);
+            let Missed { failed, head: unsent, tried } = missed;
+            if policy::again(attempts, tried) {
+                head = unsent;
+                // The time of an attempt is its own.
+                since = self.since;
+                marks.again = Some(since);
+                continue;
             }
-            let mut upstream = match self.acquire(server, prepared, total, queued, marks).await {
-                Ok(upstream) => upstream,
-                Err((trouble, socket)) => {
-                    let keep = bodyless && prepared.keep_alive;
-                    let socket = socket.map(|socket| *socket).or_else(|| {
-                        let peer = server.address.to_string();
-                        (trouble.stage == Stage::Connect).then(|| SocketFacts { peer, ..SocketFacts::default() })
-                    });
-                    self.worker.buffers.take_back(head);
-                    let whom = Some((prepared, Some(server)));
-                    let failed = Failed { whom, socket, keep, answerable: true, ..Failed::of(&trouble) };
-                    return self.fail(plan, marks, failed).await;
-                }
-            };
-            let now = if marks.dialled { clock::now() } else { marks.queued };
-            marks.send = now;
-            let left = total.map(|total| total.at.saturating_duration_since(now));
-            head.truncate(head_length);
-            if !finish_request(&mut head, left, prepared, &server.text) {
-                let limit = total.map_or_else(|| Limit::total(Duration::ZERO), |total| total.limit.clone());
-                let failure = Failure::DeadlinePast(limit);
-                let trouble = self.at_gate(Stage::Queue, failure);
-                upstream.put_back(&self.worker.buffers, now);
-                let keep = bodyless && prepared.keep_alive;
-                let whom = Some((prepared, Some(server)));
-                let failed = Failed { whom, keep, answerable: true, ..Failed::of(&trouble) };
-                return self.fail(plan, marks, failed).await;
-            }
-            self.live().enter(Stage::Send, now);
-            server.pending.set(server.pending.get() + 1);
-            let (read_before, written_before) = (upstream.side.read, upstream.side.written);
-            let client_before = self.client.written;
-            let (result, seen, flow) = {
-                let mut exchange = Exchange {
-                    client: &mut self.client,
-                    server: &mut upstream.side,
-                    worker: &self.worker,
-                    live: &self.listed.live,
-                    request: prepared,
-                    limits: &route.limits,
-                    total,
-                    body_max: route.body_max.unwrap_or(u64::MAX),
-                    began: now,
-                    to_server: Flow::new(head, prepared.framing, prepared.framing == Framing::Chunked),
-                    to_client: None,
-                    seen: Seen::default(),
-                };
-                let alarm = &mut self.alarm;
-                let result = poll_fn(|cx| exchange.poll(cx, alarm)).await;
-                if let Some(flow) = exchange.to_client.take() {
-                    marks.body = flow.moved;
-                    self.worker.buffers.take_back(flow.into_buffer());
-                }
-                (result, exchange.seen, exchange.to_server)
-            };
-            server.pending.set(server.pending.get().saturating_sub(1));
-            let now = clock::now();
-            self.since = now;
-            // An early answer ends `send`, too.
-            marks.sent = seen.sent.unwrap_or(now).min(seen.head.unwrap_or(now));
-            marks.answered = seen.head;
-            marks.status = seen.status;
-            marks.bytes_in = prepared.length as u64 + flow.moved;
-            marks.bytes_out = self.client.written - client_before;
-            match (&result, seen.head) {
-                (_, Some(answered)) => server.answered(answered.saturating_duration_since(marks.send)),
-                (Err(trouble), None) if trouble.is_servers() => {
-                    server.failed(now.saturating_duration_since(marks.send));
-                }
-                _ => {}
-            }
-            match result {
-                Ok(()) => {
-                    self.worker.buffers.take_back(flow.into_buffer());
-                    marks.reused = upstream.carried > 0;
-                    marks.connection = upstream.number;
-                    marks.idle = upstream.idle;
-                    // The rest of a request that its server did not want would be taken for the next.
-                    let sent = seen.sent.is_some() && seen.write_failed.is_none();
-                    if seen.server_keeps && sent && upstream.side.bytes().is_empty() && !seen.tunnel {
-                        upstream.keep(&self.worker.buffers, now);
-                    }
-                    let entry = Entry { route: Some(&prepared.route), server: Some(server), ..Entry::new(marks, now) };
-                    self.log(&entry);
-                    // A client that was told that its connection stays may have sent its next request by now.
-                    let keep = seen.told.is_some_and(|told| told.keep_alive);
-                    return if keep { Then::Next } else { Then::Close };
-                }
-                Err(trouble) => {
-                    let answered = upstream.side.read > read_before;
-                    let dead = matches!(trouble.failure, Failure::Closed | Failure::Os { kind: OsFailure::Reset, .. });
-                    // A connection that was kept and turns out to be dead is no word about the request.
-                    let unheard = upstream.carried > 0 && !answered && dead && bodyless;
-                    if again && unheard && (prepared.is_idempotent || upstream.side.written == written_before) {
-                        again = false;
-                        head = flow.into_buffer();
-                        // The time of the first attempt is its own.
-                        queued = now;
-                        marks.again = Some(now);
-                        continue;
-                    }
-                    self.worker.buffers.take_back(flow.into_buffer());
-                    let socket = upstream.side.io.observe(server.address);
-                    let h2 = upstream.side.io.h2_facts();
-                    if trouble.is_servers() && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
-                        upstream.unanswered(marks.send);
-                    }
-                    let begun = seen.told.is_some();
-                    let keep = !begun && bodyless && prepared.keep_alive;
-                    marks.answer_bytes = upstream.side.read - read_before;
-                    marks.expected = seen.expected;
-                    marks.read_at = seen.read_at;
-                    marks.reused = upstream.carried > 0;
-                    marks.connection = upstream.number;
-                    marks.idle = upstream.idle;
-                    // Closed before the client hears of it: nobody waits for what the server still does.
-                    drop(upstream);
-                    let failed = Failed {
-                        trouble: &trouble,
-                        whom: Some((prepared, Some(server))),
-                        started: true,
-                        socket: Some(socket),
-                        h2,
-                        keep,
-                        answerable: !begun,
-                    };
-                    return self.fail(plan, marks, failed).await;
-                }
-            }
+            self.worker.buffers.take_back(unsent);
+            return self.fail(plan, marks, failed).await;
         }
-    }
-
-    /// A connection to this server.
-    async fn acquire(
-        &mut self,
-        server: &Rc<Server>,
-        prepared: &Prepared,
-        total: Option<Due<'_>>,
-        now: Instant,
-        marks: &mut Marks,
-    ) -> Result<Upstream, Unopened> {
-        let limits = &prepared.route.route.limits;
-        if let Some(due) = total
-            && now >= due.at
-        {
-            return Err((self.at_gate(Stage::Queue, Failure::DeadlinePast(due.limit.clone())), None));
-        }
-        // One that is there is had at once.
-        marks.queued = now;
-        marks.dialled = false;
-        marks.secured = None;
-        let introduction = self.introduction(prepared);
-        let granted = match server.grant(now, introduction.as_deref()) {
-            Some(granted) => granted,
-            None => {
-                let due = Due::earlier(Due::after(now, limits.queue.as_ref()), total);
-                let mut waiting = server.wait();
-                let turn = poll_fn(|cx| waiting.poll(cx));
-                let turn = self.under(Stage::Queue, due, prepared, turn).await;
-                marks.queued = clock::now();
-                turn.map_err(|trouble| (trouble, None))?
-            }
-        };
-        match granted {
-            Granted::Kept(upstream) => {
-                crate::counts::add(Some(&self.worker.counts.reused), 1);
-                Ok(upstream)
-            }
-            Granted::Room(permit) => self.dial(server, permit, introduction, prepared, total, marks).await,
-        }
-    }
-
-    async fn dial(
-        &mut self,
-        server: &Rc<Server>,
-        permit: Permit,
-        introduction: Option<Box<[u8]>>,
-        prepared: &Prepared,
-        total: Option<Due<'_>>,
-        marks: &mut Marks,
-    ) -> Result<Upstream, Unopened> {
-        let limits = &prepared.route.route.limits;
-        self.live().enter(Stage::Connect, marks.queued);
-        marks.dialled = true;
-        crate::counts::add(Some(&self.worker.counts.dialled), 1);
-        let due = Due::earlier(Due::after(marks.queued, limits.connect.as_ref()), total);
-        let connected = async |stream: &TcpStream| {
-            upstream::connected(stream).await?;
-            match &introduction {
-                Some(header) => upstream::proxy::introduce(stream, header).await,
-                None => Ok(()),
-            }
-        };
-        let cluster = &prepared.route.servers.cluster;
-        let upstream = match upstream::begin(server.address) {
-            Ok(stream) => match (self.under(Stage::Connect, due, prepared, connected(&stream)).await, &cluster.tls) {
-                (Ok(Ok(())), None) if cluster.http2 => {
-                    let wire = Wire::tcp(stream, server.address);
-                    Box::pin(self.share(permit, wire.clone(), wire, prepared, due)).await
-                }
-                (Ok(Ok(())), None) => Ok(permit.opened(ServerIo::Plain(stream), introduction)),
-                (Ok(Ok(())), Some(tls)) => match self.secure(server, stream, tls, prepared, total, marks).await {
-                    Ok(stream) if cluster.http2 => {
-                        let wire = stream.get_ref().0.clone();
-                        Box::pin(self.share(permit, stream, wire, prepared, due)).await
-                    }
-                    Ok(stream) => Ok(permit.opened(ServerIo::Tls(Box::new(stream)), introduction)),
-                    Err(unopened) => Err(unopened),
-                },
-                (Ok(Err(err)), _) => Err((self.not_connected(err), None)),
-                (Err(trouble), _) => Err((trouble, Some(Box::new(ServerIo::Plain(stream).observe(server.address))))),
-            },
-            Err(err) => Err((self.not_connected(err), None)),
-        };
-        if upstream.as_ref().is_err_and(|(trouble, _)| trouble.is_servers()) {
-            server.unreachable();
-        }
-        upstream
-    }
-
-    /// Begins HTTP/2 on a connection that was opened.
-    async fn share<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
-        &mut self,
-        permit: Permit,
-        io: IO,
-        wire: Wire,
-        prepared: &Prepared,
-        due: Option<Due<'_>>,
-    ) -> Result<Upstream, Unopened> {
-        let secure = prepared.route.servers.cluster.tls.is_some();
-        let begun = self.under(Stage::Connect, due, prepared, permit.shared(io, wire.clone(), secure)).await;
-        let begun = begun.and_then(|begun| {
-            begun.map_err(|err| Trouble {
-                party: Party::Server,
-                ..self.at_gate(Stage::Connect, http2::failure("write", err))
-            })
-        });
-        begun.map_err(|trouble| (trouble, Some(Box::new(wire.observe()))))
-    }
-
-    /// What its server is told of this client.
-    fn introduction(&self, prepared: &Prepared) -> Option<Box<[u8]>> {
-        let version = prepared.route.servers.cluster.proxy_protocol?;
-        let to = self.client.io.local_addr().unwrap_or(self.listener);
-        Some(upstream::proxy::header(version, self.live().peer, to).into())
-    }
-
-    /// Makes a connection to a server a secure one.
-    async fn secure(
-        &mut self,
-        server: &Rc<Server>,
-        stream: TcpStream,
-        tls: &ServerTls,
-        prepared: &Prepared,
-        total: Option<Due<'_>>,
-        marks: &mut Marks,
-    ) -> Result<ServerStream, Unopened> {
-        let begun = clock::now();
-        self.live().enter(Stage::Tls, begun);
-        marks.secured = Some(begun);
-        let due = Due::earlier(Due::after(begun, prepared.route.route.limits.tls.as_ref()), total);
-        let wire = Wire::tcp(stream, server.address);
-        let handshake = Box::pin(tls.tls().handshake(wire.clone(), &server.host));
-        let secured = self.under(Stage::Tls, due, prepared, handshake).await;
-        let secured = secured.and_then(|secured| {
-            secured.map_err(|(failure, _)| Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
-        });
-        let http2 = prepared.route.servers.cluster.http2;
-        let secured = secured.and_then(|(stream, told)| match stream.get_ref().1.alpn_protocol() {
-            protocol if http2 && protocol != Some(H2) => {
-                let spoken = protocol.map_or_else(|| "no protocol".into(), |name| name.escape_ascii().to_string());
-                let failure = Failure::Protocol(format!("it was asked for h2 (ALPN), and chose {spoken}"));
-                Err(Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
-            }
-            _ => Ok((stream, told)),
-        });
-        match secured {
-            Ok((stream, told)) => {
-                let counts = &self.worker.counts;
-                crate::counts::add(Some(&counts.secured), 1);
-                crate::counts::add(Some(&counts.resumed), told.resumed.into());
-                Ok(stream)
-            }
-            Err(trouble) => {
-                // Bytes of the handshake: whether it was silent, or slow.
-                (marks.answer_bytes, marks.read_at) = (wire.read_bytes(), wire.last_read());
-                Err((trouble, Some(Box::new(wire.observe()))))
-            }
-        }
-    }
-
-    /// Waits for `work` under a limit, and as long as the client is there.
-    async fn under<T>(
-        &mut self,
-        stage: Stage,
-        due: Option<Due<'_>>,
-        prepared: &Prepared,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Trouble> {
-        let Self { client, worker, alarm, .. } = self;
-        let bodyless = prepared.framing == Framing::Empty;
-        upstream::or(work, |cx: &mut task::Context<'_>| {
-            if bodyless && let Poll::Ready(how) = client.poll_end(cx, &worker.buffers) {
-                let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
-                let party = Party::Client;
-                return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });
-            }
-            let party = if matches!(stage, Stage::Connect | Stage::Tls) { Party::Server } else { Party::Gate };
-            Due::poll(due, alarm, cx).map(|(failure, late_by)| Trouble {
-                stage,
-                party,
-                failure,
-                late_by,
-                silent: Duration::ZERO,
-            })
-        })
-        .await
-    }
-
-    fn not_connected(&self, err: io::Error) -> Trouble {
-        Trouble { party: Party::Server, ..self.at_gate(Stage::Connect, os_failure("connect", err).0) }
-    }
-
-    fn at_gate(&self, stage: Stage, failure: Failure) -> Trouble {
-        Trouble { stage, party: Party::Gate, failure, late_by: Duration::ZERO, silent: Duration::ZERO }
     }
 
     fn trusts(&self, plan: &Plan) -> bool {
@@ -775,7 +442,7 @@ impl<S: Client> Connection<S> {
 
     /// Judges what happened, tells the client if it can still be told, and logs it.
     async fn fail(&mut self, plan: &Plan, marks: &Marks, failed: Failed<'_>) -> Then {
-        let Failed { trouble, whom, started, socket, h2, keep, answerable } = failed;
+        let Failed { ref trouble, whom, started, socket, h2, keep, answerable } = failed;
         let now = clock::now();
         let known = Known::of(trouble);
         // Of a client that is to blame, its own connection is the evidence; of one that does not read, what waits for it.
@@ -909,7 +576,7 @@ impl<S: Client> Connection<S> {
         .await;
     }
 
-    fn log(&self, entry: &Entry<'_>) {
+    pub(super) fn log(&self, entry: &Entry<'_>) {
         self.worker.ended(entry, self.live());
     }
 }

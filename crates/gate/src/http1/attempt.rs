@@ -1,0 +1,377 @@
+//! One attempt to have a request served: a server, a connection to it, and the exchange.
+
+use std::{
+    future::poll_fn,
+    io,
+    rc::Rc,
+    task::{self, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use overdue::{h1::Framing, socket::os_failure, tls::Wire};
+use overdue_core::{
+    Limit, Stage,
+    facts::{Failure, OsFailure, SocketFacts},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+use super::{
+    connection::{Client, Connection, Failed, Then},
+    exchange::{Due, Exchange, Party, Seen, Trouble},
+    flow::Flow,
+    head::{Prepared, finish_request},
+};
+use crate::{
+    clock,
+    config::ServerTls,
+    http2,
+    log::{Entry, Marks},
+    policy::Tried,
+    tls::H2,
+    upstream::{self, Granted, Permit, Server, ServerIo, Upstream},
+};
+
+/// TLS with a server.
+type ServerStream = tokio_rustls::client::TlsStream<Wire>;
+/// Why there is no connection to a server, and what the kernel said of the one that was to be it.
+type Unopened = (Trouble, Option<Box<SocketFacts>>);
+
+/// An attempt that came to nothing.
+pub(super) struct Missed<'a> {
+    pub(super) failed: Failed<'a>,
+    /// The head of the request, for another.
+    pub(super) head: BytesMut,
+    pub(super) tried: Tried,
+}
+
+impl<S: Client> Connection<S> {
+    /// Sends the request to a server, and the answer to the client. `since` is when it began to wait for a server.
+    pub(super) async fn attempt<'a>(
+        &mut self,
+        prepared: &'a Prepared,
+        head: BytesMut,
+        total: Option<Due<'_>>,
+        since: Instant,
+        marks: &mut Marks,
+    ) -> Result<Then, Box<Missed<'a>>> {
+        let route = &prepared.route.route;
+        let bodyless = prepared.framing == Framing::Empty;
+        let mut head = head;
+        let unsent = |failed: Failed<'a>, head: BytesMut| {
+            let keep = bodyless && prepared.keep_alive;
+            Err(Box::new(Missed { failed: Failed { keep, answerable: true, ..failed }, head, tried: Tried::default() }))
+        };
+        let Some(server) = prepared.route.servers.choose() else {
+            let trouble = self.at_gate(Stage::Resolve, prepared.route.servers.none().failure());
+            return unsent(Failed { whom: Some((prepared, None)), ..Failed::of(trouble) }, head);
+        };
+        let whom = Some((prepared, Some(server)));
+        if let Some(request) = &mut *self.live().request.borrow_mut() {
+            request.server = Some(server.address);
+        }
+        let mut upstream = match self.acquire(server, prepared, total, since, marks).await {
+            Ok(upstream) => upstream,
+            Err((trouble, socket)) => {
+                let socket = socket.map(|socket| *socket).or_else(|| {
+                    let peer = server.address.to_string();
+                    (trouble.stage == Stage::Connect).then(|| SocketFacts { peer, ..SocketFacts::default() })
+                });
+                return unsent(Failed { whom, socket, ..Failed::of(trouble) }, head);
+            }
+        };
+        let now = if marks.dialled { clock::now() } else { marks.queued };
+        marks.send = now;
+        let left = total.map(|total| total.at.saturating_duration_since(now));
+        if !finish_request(&mut head, left, prepared, &server.text) {
+            let limit = total.map_or_else(|| Limit::total(Duration::ZERO), |total| total.limit.clone());
+            let trouble = self.at_gate(Stage::Queue, Failure::DeadlinePast(limit));
+            upstream.put_back(&self.worker.buffers, now);
+            return unsent(Failed { whom, ..Failed::of(trouble) }, head);
+        }
+        self.live().enter(Stage::Send, now);
+        server.pending.set(server.pending.get() + 1);
+        let (read_before, written_before) = (upstream.side.read, upstream.side.written);
+        let client_before = self.client.written;
+        let (result, seen, flow) = {
+            let mut exchange = Exchange {
+                client: &mut self.client,
+                server: &mut upstream.side,
+                worker: &self.worker,
+                live: &self.listed.live,
+                request: prepared,
+                limits: &route.limits,
+                total,
+                body_max: route.body_max.unwrap_or(u64::MAX),
+                began: now,
+                to_server: Flow::new(head, prepared.framing, prepared.framing == Framing::Chunked),
+                to_client: None,
+                seen: Seen::default(),
+            };
+            let alarm = &mut self.alarm;
+            let result = poll_fn(|cx| exchange.poll(cx, alarm)).await;
+            if let Some(flow) = exchange.to_client.take() {
+                marks.body = flow.moved;
+                self.worker.buffers.take_back(flow.into_buffer());
+            }
+            (result, exchange.seen, exchange.to_server)
+        };
+        server.pending.set(server.pending.get().saturating_sub(1));
+        let now = clock::now();
+        self.since = now;
+        // An early answer ends `send`, too.
+        marks.sent = seen.sent.unwrap_or(now).min(seen.head.unwrap_or(now));
+        marks.answered = seen.head;
+        marks.status = seen.status;
+        marks.bytes_in = prepared.length as u64 + flow.moved;
+        marks.bytes_out = self.client.written - client_before;
+        marks.reused = upstream.carried > 0;
+        marks.connection = upstream.number;
+        marks.idle = upstream.idle;
+        match (&result, seen.head) {
+            (_, Some(answered)) => server.answered(answered.saturating_duration_since(marks.send)),
+            (Err(trouble), None) if trouble.is_servers() => {
+                server.failed(now.saturating_duration_since(marks.send));
+            }
+            _ => {}
+        }
+        let Err(trouble) = result else {
+            self.worker.buffers.take_back(flow.into_buffer());
+            // The rest of a request that its server did not want would be taken for the next.
+            let sent = seen.sent.is_some() && seen.write_failed.is_none();
+            if seen.server_keeps && sent && upstream.side.bytes().is_empty() && !seen.tunnel {
+                upstream.keep(&self.worker.buffers, now);
+            }
+            let entry = Entry { route: Some(&prepared.route), server: Some(server), ..Entry::new(marks, now) };
+            self.log(&entry);
+            // A client that was told that its connection stays may have sent its next request by now.
+            let keep = seen.told.is_some_and(|told| told.keep_alive);
+            return Ok(if keep { Then::Next } else { Then::Close });
+        };
+        let answered = upstream.side.read > read_before;
+        let dead = matches!(trouble.failure, Failure::Closed | Failure::Os { kind: OsFailure::Reset, .. });
+        let tried = Tried {
+            // A connection that was kept and turns out to be dead is no word about the request.
+            unheard: upstream.carried > 0 && !answered && dead,
+            whole: bodyless,
+            harmless: prepared.is_idempotent || upstream.side.written == written_before,
+        };
+        if trouble.is_servers() && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
+            upstream.unanswered(marks.send);
+        }
+        let begun = seen.told.is_some();
+        marks.answer_bytes = upstream.side.read - read_before;
+        marks.expected = seen.expected;
+        marks.read_at = seen.read_at;
+        let failed = Failed {
+            whom,
+            started: true,
+            socket: Some(upstream.side.io.observe(server.address)),
+            h2: upstream.side.io.h2_facts(),
+            keep: !begun && bodyless && prepared.keep_alive,
+            answerable: !begun,
+            trouble,
+        };
+        // Closed before the client hears of it: nobody waits for what the server still does.
+        drop(upstream);
+        Err(Box::new(Missed { failed, head: flow.into_buffer(), tried }))
+    }
+
+    /// A connection to this server.
+    async fn acquire(
+        &mut self,
+        server: &Rc<Server>,
+        prepared: &Prepared,
+        total: Option<Due<'_>>,
+        now: Instant,
+        marks: &mut Marks,
+    ) -> Result<Upstream, Unopened> {
+        let limits = &prepared.route.route.limits;
+        if let Some(due) = total
+            && now >= due.at
+        {
+            return Err((self.at_gate(Stage::Queue, Failure::DeadlinePast(due.limit.clone())), None));
+        }
+        // One that is there is had at once.
+        marks.queued = now;
+        marks.dialled = false;
+        marks.secured = None;
+        let introduction = self.introduction(prepared);
+        let granted = match server.grant(now, introduction.as_deref()) {
+            Some(granted) => granted,
+            None => {
+                let due = Due::earlier(Due::after(now, limits.queue.as_ref()), total);
+                let mut waiting = server.wait();
+                let turn = poll_fn(|cx| waiting.poll(cx));
+                let turn = self.under(Stage::Queue, due, prepared, turn).await;
+                marks.queued = clock::now();
+                turn.map_err(|trouble| (trouble, None))?
+            }
+        };
+        match granted {
+            Granted::Kept(upstream) => {
+                crate::counts::add(Some(&self.worker.counts.reused), 1);
+                Ok(upstream)
+            }
+            Granted::Room(permit) => self.dial(server, permit, introduction, prepared, total, marks).await,
+        }
+    }
+
+    async fn dial(
+        &mut self,
+        server: &Rc<Server>,
+        permit: Permit,
+        introduction: Option<Box<[u8]>>,
+        prepared: &Prepared,
+        total: Option<Due<'_>>,
+        marks: &mut Marks,
+    ) -> Result<Upstream, Unopened> {
+        let limits = &prepared.route.route.limits;
+        self.live().enter(Stage::Connect, marks.queued);
+        marks.dialled = true;
+        crate::counts::add(Some(&self.worker.counts.dialled), 1);
+        let due = Due::earlier(Due::after(marks.queued, limits.connect.as_ref()), total);
+        let connected = async |stream: &TcpStream| {
+            upstream::connected(stream).await?;
+            match &introduction {
+                Some(header) => upstream::proxy::introduce(stream, header).await,
+                None => Ok(()),
+            }
+        };
+        let cluster = &prepared.route.servers.cluster;
+        let upstream = match upstream::begin(server.address) {
+            Ok(stream) => match (self.under(Stage::Connect, due, prepared, connected(&stream)).await, &cluster.tls) {
+                (Ok(Ok(())), None) if cluster.http2 => {
+                    let wire = Wire::tcp(stream, server.address);
+                    Box::pin(self.share(permit, wire.clone(), wire, prepared, due)).await
+                }
+                (Ok(Ok(())), None) => Ok(permit.opened(ServerIo::Plain(stream), introduction)),
+                (Ok(Ok(())), Some(tls)) => match self.secure(server, stream, tls, prepared, total, marks).await {
+                    Ok(stream) if cluster.http2 => {
+                        let wire = stream.get_ref().0.clone();
+                        Box::pin(self.share(permit, stream, wire, prepared, due)).await
+                    }
+                    Ok(stream) => Ok(permit.opened(ServerIo::Tls(Box::new(stream)), introduction)),
+                    Err(unopened) => Err(unopened),
+                },
+                (Ok(Err(err)), _) => Err((self.not_connected(err), None)),
+                (Err(trouble), _) => Err((trouble, Some(Box::new(ServerIo::Plain(stream).observe(server.address))))),
+            },
+            Err(err) => Err((self.not_connected(err), None)),
+        };
+        if upstream.as_ref().is_err_and(|(trouble, _)| trouble.is_servers()) {
+            server.unreachable();
+        }
+        upstream
+    }
+
+    /// Begins HTTP/2 on a connection that was opened.
+    async fn share<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
+        &mut self,
+        permit: Permit,
+        io: IO,
+        wire: Wire,
+        prepared: &Prepared,
+        due: Option<Due<'_>>,
+    ) -> Result<Upstream, Unopened> {
+        let secure = prepared.route.servers.cluster.tls.is_some();
+        let begun = self.under(Stage::Connect, due, prepared, permit.shared(io, wire.clone(), secure)).await;
+        let begun = begun.and_then(|begun| {
+            begun.map_err(|err| Trouble {
+                party: Party::Server,
+                ..self.at_gate(Stage::Connect, http2::failure("write", err))
+            })
+        });
+        begun.map_err(|trouble| (trouble, Some(Box::new(wire.observe()))))
+    }
+
+    /// What its server is told of this client.
+    fn introduction(&self, prepared: &Prepared) -> Option<Box<[u8]>> {
+        let version = prepared.route.servers.cluster.proxy_protocol?;
+        let to = self.client.io.local_addr().unwrap_or(self.listener);
+        Some(upstream::proxy::header(version, self.live().peer, to).into())
+    }
+
+    /// Makes a connection to a server a secure one.
+    async fn secure(
+        &mut self,
+        server: &Rc<Server>,
+        stream: TcpStream,
+        tls: &ServerTls,
+        prepared: &Prepared,
+        total: Option<Due<'_>>,
+        marks: &mut Marks,
+    ) -> Result<ServerStream, Unopened> {
+        let begun = clock::now();
+        self.live().enter(Stage::Tls, begun);
+        marks.secured = Some(begun);
+        let due = Due::earlier(Due::after(begun, prepared.route.route.limits.tls.as_ref()), total);
+        let wire = Wire::tcp(stream, server.address);
+        let handshake = Box::pin(tls.tls().handshake(wire.clone(), &server.host));
+        let secured = self.under(Stage::Tls, due, prepared, handshake).await;
+        let secured = secured.and_then(|secured| {
+            secured.map_err(|(failure, _)| Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
+        });
+        let http2 = prepared.route.servers.cluster.http2;
+        let secured = secured.and_then(|(stream, told)| match stream.get_ref().1.alpn_protocol() {
+            protocol if http2 && protocol != Some(H2) => {
+                let spoken = protocol.map_or_else(|| "no protocol".into(), |name| name.escape_ascii().to_string());
+                let failure = Failure::Protocol(format!("it was asked for h2 (ALPN), and chose {spoken}"));
+                Err(Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
+            }
+            _ => Ok((stream, told)),
+        });
+        match secured {
+            Ok((stream, told)) => {
+                let counts = &self.worker.counts;
+                crate::counts::add(Some(&counts.secured), 1);
+                crate::counts::add(Some(&counts.resumed), told.resumed.into());
+                Ok(stream)
+            }
+            Err(trouble) => {
+                // Bytes of the handshake: whether it was silent, or slow.
+                (marks.answer_bytes, marks.read_at) = (wire.read_bytes(), wire.last_read());
+                Err((trouble, Some(Box::new(wire.observe()))))
+            }
+        }
+    }
+
+    /// Waits for `work` under a limit, and as long as the client is there.
+    async fn under<T>(
+        &mut self,
+        stage: Stage,
+        due: Option<Due<'_>>,
+        prepared: &Prepared,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Trouble> {
+        let Self { client, worker, alarm, .. } = self;
+        let bodyless = prepared.framing == Framing::Empty;
+        upstream::or(work, |cx: &mut task::Context<'_>| {
+            if bodyless && let Poll::Ready(how) = client.poll_end(cx, &worker.buffers) {
+                let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
+                let party = Party::Client;
+                return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });
+            }
+            let party = if matches!(stage, Stage::Connect | Stage::Tls) { Party::Server } else { Party::Gate };
+            Due::poll(due, alarm, cx).map(|(failure, late_by)| Trouble {
+                stage,
+                party,
+                failure,
+                late_by,
+                silent: Duration::ZERO,
+            })
+        })
+        .await
+    }
+
+    fn not_connected(&self, err: io::Error) -> Trouble {
+        Trouble { party: Party::Server, ..self.at_gate(Stage::Connect, os_failure("connect", err).0) }
+    }
+
+    fn at_gate(&self, stage: Stage, failure: Failure) -> Trouble {
+        Trouble { stage, party: Party::Gate, failure, late_by: Duration::ZERO, silent: Duration::ZERO }
+    }
+}
