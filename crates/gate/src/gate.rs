@@ -120,66 +120,19 @@ impl Gate {
         let config = Arc::new(config);
         let doors = tls::doors(&config, &mut warn).map_err(GateError::Certificates)?;
         let (writer, written) = Writer::start(&config.log.to).map_err(GateError::Log)?;
-        let mut addresses = Vec::new();
+        let mut runtimes = Runtimes(Vec::new());
+        for _ in 0..config.workers {
+            runtimes.0.push(Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?);
+        }
         // All are bound before anybody serves: a gateway that serves half of what it should is none.
-        let mut bound: Vec<(Runtime, Vec<Bound>)> = Vec::new();
-        let limits: Vec<Connections> =
-            config.listeners.iter().map(|listener| Connections::new(Some(listener.connections), None)).collect();
-        let given: Vec<Vec<TcpListener>> =
-            config.listeners.iter().map(|listener| inherited.of(Role::Listener, listener.address)).collect();
-        let mut held = Vec::new();
-        for number in 0..config.workers {
-            let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
-            let inside = runtime.enter();
-            let mut own = Vec::new();
-            for (place, ((listener, connections), given)) in
-                config.listeners.iter().zip(&limits).zip(&given).enumerate()
-            {
-                // Port 0 is any, and the same for every worker.
-                let address = addresses.get(place).copied().unwrap_or(listener.address);
-                let failed = |source| GateError::Listen { address, source };
-                let doorstep = Doorstep::default();
-                let told = doorstep.clone();
-                let options = ListenOptions::new()
-                    .backlog(BACKLOG)
-                    .reuse_port(config.workers > 1)
-                    .only_v6(true)
-                    .connections(connections.clone())
-                    .on_event(move |event| told.happens(event))
-                    .refusal(|_| Bytes::from_static(FULL));
-                let sockets = if given.is_empty() {
-                    let socket = options.bind(address).map_err(failed)?;
-                    held.push(Named::handle(Role::Listener, listener.address, &socket).map_err(failed)?);
-                    vec![socket]
-                } else {
-                    let share = share(given, number, config.workers)
-                        .map(|socket| options.clone().from_std(socket.try_clone()?));
-                    share.collect::<io::Result<_>>().map_err(failed)?
-                };
-                let door = doors.get(&listener.address);
-                for socket in sockets {
-                    if addresses.len() == place {
-                        addresses.push(socket.local_addr().map_err(failed)?);
-                    }
-                    own.push(Bound { name: listener.address, socket, door: door.cloned(), doorstep: doorstep.clone() });
-                }
-            }
-            drop(inside);
-            bound.push((runtime, own));
-        }
-        for (listener, given) in config.listeners.iter().zip(given) {
-            for socket in given {
-                let failed = |source| GateError::Listen { address: listener.address, source };
-                held.push(Named::handle(Role::Listener, listener.address, socket).map_err(failed)?);
-            }
-        }
+        let Sockets { addresses, held, bound } = Sockets::open(&config, &doors, inherited, &runtimes.0)?;
         let lookout = Lookout::start(writer.clone())?;
         let outlook = followed(&lookout, &config).ok_or_else(|| GateError::Worker(io::ErrorKind::BrokenPipe.into()))?;
         lookout.warnings().into_iter().for_each(warn);
         let began = clock::now();
         let (ends, ended) = blocking::channel();
         let mut workers = Vec::new();
-        for (number, (runtime, sockets)) in bound.into_iter().enumerate() {
+        for (number, (runtime, sockets)) in std::mem::take(&mut runtimes.0).into_iter().zip(bound).enumerate() {
             let (orders, receiver) = mpsc::unbounded_channel();
             let (outlook, config) = (Arc::clone(&outlook), Arc::clone(&config));
             let (writer, ends) = (writer.clone(), ends.clone());
@@ -303,6 +256,86 @@ fn followed(lookout: &Lookout, config: &Arc<Config>) -> Option<Arc<Outlook>> {
     lookout.follow(Arc::clone(config), tell);
     // The limit is that of the lookups.
     outlook.recv().ok()
+}
+
+/// Those of workers that do not run yet. Whoever starts a gateway may be in a runtime, in which no other can be dropped
+/// in the usual way.
+struct Runtimes(Vec<Runtime>);
+
+impl Drop for Runtimes {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Runtime::shutdown_background);
+    }
+}
+
+/// What a gateway listens with.
+struct Sockets {
+    addresses: Vec<SocketAddr>,
+    held: Vec<Named>,
+    /// By worker.
+    bound: Vec<Vec<Bound>>,
+}
+
+impl Sockets {
+    /// Opens a socket for each listener and worker, or takes those that are there.
+    fn open(
+        config: &Config,
+        doors: &Doors,
+        inherited: &mut Inherited,
+        runtimes: &[Runtime],
+    ) -> Result<Self, GateError> {
+        let mut addresses = Vec::new();
+        let mut bound = Vec::new();
+        let limits: Vec<Connections> =
+            config.listeners.iter().map(|listener| Connections::new(Some(listener.connections), None)).collect();
+        let given: Vec<Vec<TcpListener>> =
+            config.listeners.iter().map(|listener| inherited.of(Role::Listener, listener.address)).collect();
+        let mut held = Vec::new();
+        for (number, runtime) in runtimes.iter().enumerate() {
+            let _inside = runtime.enter();
+            let mut own = Vec::new();
+            for (place, ((listener, connections), given)) in
+                config.listeners.iter().zip(&limits).zip(&given).enumerate()
+            {
+                // Port 0 is any, and the same for every worker.
+                let address = addresses.get(place).copied().unwrap_or(listener.address);
+                let failed = |source| GateError::Listen { address, source };
+                let doorstep = Doorstep::default();
+                let told = doorstep.clone();
+                let options = ListenOptions::new()
+                    .backlog(BACKLOG)
+                    .reuse_port(config.workers > 1)
+                    .only_v6(true)
+                    .connections(connections.clone())
+                    .on_event(move |event| told.happens(event))
+                    .refusal(|_| Bytes::from_static(FULL));
+                let sockets = if given.is_empty() {
+                    let socket = options.bind(address).map_err(failed)?;
+                    held.push(Named::handle(Role::Listener, listener.address, &socket).map_err(failed)?);
+                    vec![socket]
+                } else {
+                    let share = share(given, number, config.workers)
+                        .map(|socket| options.clone().from_std(socket.try_clone()?));
+                    share.collect::<io::Result<_>>().map_err(failed)?
+                };
+                let door = doors.get(&listener.address);
+                for socket in sockets {
+                    if addresses.len() == place {
+                        addresses.push(socket.local_addr().map_err(failed)?);
+                    }
+                    own.push(Bound { name: listener.address, socket, door: door.cloned(), doorstep: doorstep.clone() });
+                }
+            }
+            bound.push(own);
+        }
+        for (listener, given) in config.listeners.iter().zip(given) {
+            for socket in given {
+                let failed = |source| GateError::Listen { address: listener.address, source };
+                held.push(Named::handle(Role::Listener, listener.address, socket).map_err(failed)?);
+            }
+        }
+        Ok(Self { addresses, held, bound })
+    }
 }
 
 /// A socket that one worker accepts from.
@@ -440,6 +473,18 @@ async fn tick(worker: Rc<Worker>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_that_cannot_listen_says_so_wherever_it_is_started() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let text = format!(
+            "[log]\noff = true\n[[listener]]\nlisten = \"{}\"\n[cluster.a]\nservers = [\"127.0.0.1:1\"]\n[[route]]\n\
+             cluster = \"a\"\n",
+            taken.local_addr().unwrap()
+        );
+        let failed = Gate::start(Config::parse(&text, "gate.toml").unwrap()).err().unwrap();
+        assert!(failed.to_string().contains("see who has it: ss -ltnp"), "{failed}");
+    }
 
     /// A listener whose socket was shut down says so once, and is not asked for ever.
     #[test]
