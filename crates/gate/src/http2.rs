@@ -7,6 +7,7 @@
 //! that is written out and read again in memory: about as much as the compression of the head costs.
 
 mod client;
+mod frames;
 mod inbound;
 mod message;
 mod outbound;

@@ -4,9 +4,14 @@
 
 mod bed;
 mod failures;
+mod floods;
+mod frames;
 mod framing;
 mod http2;
 mod limits;
+mod references;
 mod running;
 mod secure;
+mod smuggling;
 mod upstream;
+mod wire;
