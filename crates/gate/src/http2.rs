@@ -8,6 +8,8 @@
 
 mod client;
 mod frames;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod inbound;
 mod message;
 mod outbound;

@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     net::SocketAddr,
     os::fd::AsFd as _,
     pin::Pin,
@@ -53,6 +54,11 @@ pub(crate) trait Client: AsyncRead + AsyncWrite + Unpin {
 
     /// What the kernel says of the connection now.
     fn observe(&self, peer: SocketAddr) -> SocketFacts;
+
+    /// Ready once it is known without reading that the client wants no answer. Of a connection, only reading tells.
+    fn poll_gone(&mut self, _: &mut task::Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
 
     /// Lets it end so that the client sees that something was cut: an end that looks like any other would make a cut
     /// answer look whole.
@@ -715,7 +721,12 @@ impl<S: Client> Connection<S> {
         let Self { client, worker, alarm, .. } = self;
         let bodyless = prepared.framing == Framing::Empty;
         upstream::or(work, |cx: &mut task::Context<'_>| {
-            if bodyless && let Poll::Ready(how) = client.poll_end(cx, &worker.buffers) {
+            let left = if bodyless {
+                client.poll_end(cx, &worker.buffers)
+            } else {
+                client.io.poll_gone(cx).map(|err| err.to_string())
+            };
+            if let Poll::Ready(how) = left {
                 let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
                 let party = Party::Client;
                 return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });

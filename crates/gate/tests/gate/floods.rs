@@ -376,3 +376,68 @@ fn a_body_that_never_comes() {
     wire.send(&request(3, "GET", &[], true));
     assert_eq!(wire.find(|frame| frame.kind == HEADERS && frame.stream == 3).unwrap().status(), Some(200));
 }
+
+/// A request that is taken back in the middle of its body is taken back from its server, too, at once: also when the server
+/// takes none of it, or there is no connection to one yet.
+#[test]
+fn a_body_that_is_taken_back() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.say("asked");
+        thread::park();
+    });
+    let more = [("cluster", "connections = 1"), ("limits", "queue = \"60s\"\nsend = \"60s\"\ngap = \"60s\"")];
+    let bed = Bed::new(&[server.address], &more);
+    let mut wire = Wire::new(bed.gate.addresses()[0]);
+    let body = frame(DATA, 0, 1, &[0; 16_384]);
+    wire.send(&request(1, "POST", &[], false));
+    assert_eq!(server.saw(), "asked");
+    // As much as the server's socket, and then this stream's window, holds: until nothing more is taken.
+    let mut room = 256 * 1024 - 16_384;
+    let mut reader = Wire::of(wire.stream.try_clone().unwrap());
+    loop {
+        while room >= 16_384 {
+            wire.send(&body);
+            room -= 16_384;
+        }
+        let Ok(Some(came)) = reader.within(Duration::from_millis(300)) else { break };
+        if came.kind == WINDOW_UPDATE && came.stream == 1 {
+            room += u32::from_be_bytes(came.payload.try_into().unwrap()) as usize;
+        }
+    }
+    // One waits for its turn.
+    wire.send(&request(3, "POST", &[], false));
+    wire.send(&frame(PING, 0, 0, &[0; 8]));
+    assert!(reader.find(|frame| frame.kind == PING).is_some());
+    let log = bed.log();
+    // Each is told before anything else could end it.
+    for (told, stream) in [(1, 3), (2, 1)] {
+        wire.send(&frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
+        while fs::read_to_string(&log).unwrap_or_default().lines().count() < told {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    drop((wire, reader));
+    let lines = bed.lines();
+    assert!(lines.iter().all(|line| line["outcome"] == "cancelled"), "{lines:#?}");
+    assert_eq!((&lines[0]["stage"], &lines[1]["stage"]), (&"queue".into(), &"send".into()), "{lines:#?}");
+}
+
+/// An answer for which its client makes no room is cut on its stream, by the limit for what does not move.
+#[test]
+fn a_window_that_stays_closed() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[("limits", "gap = \"200ms\"")]);
+    let mut wire = Wire::silent(bed.gate.addresses()[0]);
+    wire.send(PREFACE);
+    wire.send(&frame(SETTINGS, 0, 0, &setting(4, 0)));
+    wire.send(&request(1, "GET", &[], true));
+    assert!(wire.find(|frame| frame.kind == RST_STREAM && frame.stream == 1).is_some());
+    wire.send(&frame(SETTINGS, 0, 0, &setting(4, 100)));
+    wire.send(&request(3, "GET", &[], true));
+    let whole = wire.find(|frame| frame.kind == DATA && frame.stream == 3).unwrap();
+    assert_eq!(whole.payload, b"hello");
+    drop(wire);
+    let lines = bed.lines();
+    assert_eq!((&lines[0]["cause"], &lines[0]["stage"]), (&"reader-slow".into(), &"receive".into()), "{:#}", lines[0]);
+}

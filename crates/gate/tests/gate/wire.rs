@@ -3,6 +3,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    time::Duration,
 };
 
 use crate::bed::PATIENCE;
@@ -169,6 +170,12 @@ impl Wire {
 
     /// The next frame; `None` at the end, however it comes.
     pub(crate) fn next(&mut self) -> Option<Frame> {
+        self.within(PATIENCE).unwrap_or_else(|_| panic!("nothing came for {PATIENCE:?}"))
+    }
+
+    /// The same; an error when nothing comes for so long.
+    pub(crate) fn within(&mut self, time: Duration) -> Result<Option<Frame>, ErrorKind> {
+        self.stream.set_read_timeout(Some(time)).unwrap();
         loop {
             if let Some(&[a, b, c, kind, flags, d, e, f, g]) = self.held.first_chunk::<9>() {
                 let length = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -176,17 +183,15 @@ impl Wire {
                     let payload = self.held[9..9 + length].to_vec();
                     self.held.drain(..9 + length);
                     let stream = u32::from_be_bytes([d, e, f, g]) & 0x7fff_ffff;
-                    return Some(Frame { kind, flags, stream, payload });
+                    return Ok(Some(Frame { kind, flags, stream, payload }));
                 }
             }
             let mut bytes = [0; 16 * 1024];
             match self.stream.read(&mut bytes) {
-                Ok(0) => return None,
+                Ok(0) => return Ok(None),
                 Ok(count) => self.held.extend_from_slice(&bytes[..count]),
-                Err(err) if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    panic!("nothing came for {PATIENCE:?}")
-                }
-                Err(_) => return None,
+                Err(err) if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Err(err.kind()),
+                Err(_) => return Ok(None),
             }
         }
     }
