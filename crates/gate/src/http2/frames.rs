@@ -127,6 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock;
 
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
         let [.., a, b, c] = length.to_be_bytes();
@@ -135,7 +136,7 @@ mod tests {
 
     /// What came, in pieces of `step` bytes.
     fn read(bytes: &[u8], step: usize) -> Frames {
-        let began = Instant::now();
+        let began = clock::now();
         let mut frames = Frames::new(began, 0);
         bytes.chunks(step).for_each(|piece| frames.read(piece, || began));
         frames
@@ -152,8 +153,8 @@ mod tests {
             assert_eq!(read(&[frame(HEADERS, END_HEADERS, 0), frame(DATA, 0, 9)].concat(), step).head_since(), None);
         }
         assert_eq!(read(&whole[..HEAD - 1], 3).head_since(), None);
-        let mut frames = Frames::new(Instant::now(), 24);
-        frames.read(&[HEADERS; 24], Instant::now);
+        let mut frames = Frames::new(clock::now(), 24);
+        frames.read(&[HEADERS; 24], clock::now);
         assert_eq!((frames.there, frames.payload), (0, 0));
     }
 
@@ -163,7 +164,7 @@ mod tests {
         let at_once = usize::try_from(AT_ONCE).unwrap();
         let flood = |frame: &[u8], count: usize| read(&frame.repeat(count), 1000);
         let ping = frame(PING, 0, 8);
-        let began = Instant::now();
+        let began = clock::now();
         assert!(!flood(&ping, at_once).is_flooded(|| began));
         assert!(flood(&ping, at_once + 300).is_flooded(|| began + Duration::from_millis(999)));
         assert!(!flood(&ping, at_once + 300).is_flooded(|| began + Duration::from_secs(9)));

@@ -1,5 +1,7 @@
 //! nginx, HAProxy and Envoy, to which the same bytes are sent, and an origin that writes down what comes through.
 
+#![expect(clippy::disallowed_methods, reason = "whether a process is ready is only seen by looking again")]
+
 use std::{
     env,
     fmt::Write as _,
@@ -104,19 +106,17 @@ impl Drop for Reference {
     }
 }
 
+/// Writes a configuration into a folder, for two ports and that of the origin, and gives the arguments.
+type Configure = fn(&Path, [u16; 2], u16) -> Vec<String>;
+
 /// Those that are installed. On a build server all have to be.
 pub(crate) fn all(count: fn(&[u8]) -> usize) -> Vec<Reference> {
-    let known: [(_, _, fn(&Path, [u16; 2], u16) -> Vec<String>); 3] =
+    let known: [(_, _, Configure); 3] =
         [("nginx", "-v", nginx), ("haproxy", "-v", haproxy), ("envoy", "--version", envoy)];
     known.into_iter().filter_map(|(name, version, configure)| start(name, version, configure, count)).collect()
 }
 
-fn start(
-    name: &'static str,
-    version: &str,
-    configure: fn(&Path, [u16; 2], u16) -> Vec<String>,
-    count: fn(&[u8]) -> usize,
-) -> Option<Reference> {
+fn start(name: &'static str, version: &str, configure: Configure, count: fn(&[u8]) -> usize) -> Option<Reference> {
     let program = program(name)?;
     let said = Command::new(&program).arg(version).output().unwrap();
     let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).trim().to_owned();
