@@ -7,6 +7,9 @@
 //! that is written out and read again in memory: about as much as the compression of the head costs.
 
 mod client;
+mod frames;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod inbound;
 mod message;
 mod outbound;

@@ -24,6 +24,15 @@ mod trace;
 mod upstream;
 mod worker;
 
+/// What the fuzz targets call. Not part of the library.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    /// A request of HTTP/2, and the answer to it, on their way through HTTP/1.1.
+    pub fn http2_exchange(input: &[u8]) {
+        crate::http2::fuzz::exchange(input);
+    }
+}
+
 pub use self::{
     config::{Config, ConfigError},
     gate::{Gate, GateError},

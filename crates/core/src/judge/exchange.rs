@@ -216,7 +216,10 @@ fn reader_slow(facts: &CallFacts, limit: &Limit) -> Option<Finding> {
     let unread = facts.socket.as_ref().and_then(|socket| socket.unread_bytes);
     // A gap is counted while the caller asks: when that limit fires on an empty socket, the peer was silent.
     let asked = limit.name == LimitName::Gap;
+    // Nothing is left that the peer could send.
+    let whole = facts.exchange.body_expected == Some(facts.exchange.body_bytes) && !away.is_zero();
     let confidence = match unread {
+        _ if whole => Confidence::High,
         Some(1..) if part >= READER_AWAY_SHARE => Confidence::High,
         // HTTP/2 reads ahead of the caller, so its socket is empty either way.
         None if part >= READER_AWAY_SHARE && !asked => Confidence::Medium,

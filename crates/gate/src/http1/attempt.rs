@@ -350,7 +350,12 @@ impl<S: Client> Connection<S> {
         let Self { client, worker, alarm, .. } = self;
         let bodyless = prepared.framing == Framing::Empty;
         upstream::or(work, |cx: &mut task::Context<'_>| {
-            if bodyless && let Poll::Ready(how) = client.poll_end(cx, &worker.buffers) {
+            let left = if bodyless {
+                client.poll_end(cx, &worker.buffers)
+            } else {
+                client.io.poll_gone(cx).map(|err| err.to_string())
+            };
+            if let Poll::Ready(how) = left {
                 let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
                 let party = Party::Client;
                 return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });

@@ -2,12 +2,13 @@
 
 use std::{
     future::poll_fn,
+    io,
     net::SocketAddr,
     os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::Poll,
+    task::{self, Poll},
     time::{Duration, Instant},
 };
 
@@ -50,6 +51,11 @@ pub(crate) trait Client: AsyncRead + AsyncWrite + Unpin {
 
     /// The address that the client connected to.
     fn local_addr(&self) -> Option<SocketAddr>;
+
+    /// Ready once it is known without reading that the client wants no answer. Of a connection, only reading tells.
+    fn poll_gone(&mut self, _: &mut task::Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
 
     /// Lets it end so that the client sees that something was cut: an end that looks like any other would make a cut
     /// answer look whole.

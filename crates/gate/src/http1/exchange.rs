@@ -16,9 +16,9 @@ use overdue_core::{
     Limit, LimitName, Limits, Stage,
     facts::{Failure, OsFailure},
 };
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
+    connection::Client,
     flow::{Broken, Flow, Flowing},
     head::{Prepared, Told, write_response},
     side::Side,
@@ -137,7 +137,7 @@ pub(crate) struct Seen {
     moved_at: Option<Instant>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
+impl<S: Client> Exchange<'_, S> {
     /// Ready when the answer is written, or when nothing more is to be expected.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, alarm: &mut Alarm) -> Poll<Result<(), Trouble>> {
         match self.go_on(cx) {
@@ -214,10 +214,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<'_, S> {
     /// A client that closes while it waits has no use for the answer.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
         // Until the request is sent, its body is what is read. What comes behind it is the next request.
-        if self.seen.sent.is_none() || self.seen.tunnel {
-            return Ok(Poll::Pending);
-        }
-        match self.client.poll_end(cx, &self.worker.buffers) {
+        let left = if self.seen.sent.is_none() || self.seen.tunnel {
+            self.client.io.poll_gone(cx).map(|err| err.to_string())
+        } else {
+            self.client.poll_end(cx, &self.worker.buffers)
+        };
+        match left {
             Poll::Ready(how) => Err(self.client_left(&how)),
             Poll::Pending => Ok(Poll::Pending),
         }

@@ -233,9 +233,19 @@ enum Fate {
     Forwarded,
 }
 
+/// Whether this is the name of a field, also for those who take an underscore for a hyphen: many servers do, in the
+/// variables in which they hand fields to an application.
+fn is_taken_for(name: &str, other: &str) -> bool {
+    let alike = |(own, other): (u8, u8)| own.eq_ignore_ascii_case(&other) || own == b'_' && other == b'-';
+    name.len() == other.len() && name.bytes().zip(other.bytes()).all(alike)
+}
+
 fn fate(name: &str, served: &Served<'_>) -> Fate {
     let Served { trusted, upgrade, forwarded, .. } = *served;
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    let is = |other: &str| is_taken_for(name, other);
+    // No proxy says what it says under such a name, so it comes from whoever is before it.
+    let trusted = trusted && !name.contains('_');
+    let upgrade = upgrade && !name.contains('_');
     // By the length of the name first: most fields are none of these.
     let own = match name.len() {
         2 => is("te"),

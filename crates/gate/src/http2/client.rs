@@ -7,16 +7,17 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use h2::server::Builder;
+use h2::{Reason, server::Builder};
 use overdue::Alarm;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    frames::Frames,
     inbound::{Beneath, Inbound},
     message::into_io,
 };
@@ -37,6 +38,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// The fields of a request, as HTTP/2 counts them: as long as a head of HTTP/1.1 may be.
 const HEADERS_MAX: u32 = 64 * 1024;
+/// Streams that are served, of one connection. More than there may be at a time: one that its client has reset is served
+/// until that is seen.
+const SERVED_MAX: usize = 2 * STREAMS_MAX as usize;
 /// How long a connection that is over may take to say so.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -65,20 +69,28 @@ pub(crate) async fn serve<S: Client + 'static>(
 ) {
     let live = Rc::clone(&listed.live);
     let io = Rc::new(RefCell::new(io));
-    let mut alarm = Alarm::default();
+    let (mut alarm, mut idle_alarm) = (Alarm::default(), Alarm::default());
     let begun = clock::now();
     let plan = worker.plan();
     let Some(limits) = plan.listener(listener) else { return };
     let head = Due::after(begun, limits.head.as_ref());
-    let shaking = builder().handshake::<_, Bytes>(Shared { first, io: Rc::clone(&io) });
+    let frames = Rc::new(RefCell::new(Frames::new(begun, PREFACE.len())));
+    let shared = Shared { first, io: Rc::clone(&io), frames: Rc::clone(&frames) };
+    let shaking = builder().handshake::<_, Bytes>(shared);
     // A client that begins otherwise than with the preface is none of HTTP/2, and gets nothing.
     let Ok(Ok(mut connection)) = upstream::or(shaking, |cx| Due::poll(head, &mut alarm, cx)).await else { return };
     let open = Rc::new(Open { streams: Cell::new(0), since: Cell::new(begun), live: Rc::clone(&live) });
     let mut served = false;
     let mut closing = false;
+    // Why its client is cut off, and until when it may be told.
+    let mut cut: Option<(String, Instant)> = None;
     let end = poll_fn(|cx| {
         loop {
             match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((_, mut respond)))) if open.streams.get() >= SERVED_MAX => {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                    continue;
+                }
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     served = true;
                     let stream = OpenStream::new(&open);
@@ -94,11 +106,29 @@ pub(crate) async fn serve<S: Client + 'static>(
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {}
             }
+            if let Some((_, until)) = &cut {
+                return alarm.poll(cx, *until).map(|_| None);
+            }
+            let why = if frames.borrow().is_flooded(clock::now) {
+                Some("the client sends frames that carry nothing, and nothing else".to_owned())
+            } else {
+                let plan = worker.plan();
+                let limit = plan.listener(listener).and_then(|listener| listener.head.as_ref());
+                let due = frames.borrow().head_since().and_then(|since| Due::after(since, limit));
+                let late = Due::poll(due, &mut alarm, cx).is_ready();
+                let limit = limit.filter(|_| late);
+                limit.map(|limit| format!("the head of a request was begun and did not end within {limit}"))
+            };
+            if let Some(why) = why {
+                cut = Some((why, clock::now() + CLOSING));
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                continue;
+            }
             let late = if open.streams.get() > 0 {
                 // Each has limits of its own.
                 false
             } else if closing {
-                if alarm.poll(cx, open.since.get() + CLOSING).is_ready() {
+                if idle_alarm.poll(cx, open.since.get() + CLOSING).is_ready() {
                     return Poll::Ready(None);
                 }
                 false
@@ -107,7 +137,7 @@ pub(crate) async fn serve<S: Client + 'static>(
                 let listener = plan.listener(listener);
                 let limit =
                     listener.and_then(|listener| if served { listener.idle.as_ref() } else { listener.head.as_ref() });
-                Due::poll(Due::after(open.since.get(), limit), &mut alarm, cx).is_ready()
+                Due::poll(Due::after(open.since.get(), limit), &mut idle_alarm, cx).is_ready()
             };
             if closing || !(late || worker.is_draining()) {
                 return Poll::Pending;
@@ -118,8 +148,9 @@ pub(crate) async fn serve<S: Client + 'static>(
         }
     })
     .await;
-    if let Some(err) = end.filter(|err| !err.is_io() && !err.is_remote()) {
-        let why = format!("the client broke HTTP/2: {}", into_io(err));
+    let broke = end.filter(|err| !err.is_io() && !err.is_remote());
+    let why = cut.map(|(why, _)| why).or_else(|| broke.map(|err| format!("the client broke HTTP/2: {}", into_io(err))));
+    if let Some(why) = why {
         let marks = Marks::at(begun);
         let entry = Entry { known: Known::refused(0), refused: Some((HEAD, &why)), ..Entry::new(&marks, clock::now()) };
         live.line.borrow_mut().clear();
@@ -174,26 +205,40 @@ struct Shared<S> {
     /// What has been read from it before.
     first: BytesMut,
     io: Rc<RefCell<S>>,
+    frames: Rc<RefCell<Frames>>,
 }
 
 impl<S: Client> AsyncRead for Shared<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { first, io } = self.get_mut();
+        let Self { first, io, frames } = self.get_mut();
+        let before = buf.filled().len();
         if first.is_empty() {
-            return Pin::new(&mut *io.borrow_mut()).poll_read(cx, buf);
+            ready!(Pin::new(&mut *io.borrow_mut()).poll_read(cx, buf))?;
+        } else {
+            let count = first.len().min(buf.remaining());
+            buf.put_slice(&first.split_to(count));
+            if first.is_empty() {
+                *first = BytesMut::new();
+            }
         }
-        let count = first.len().min(buf.remaining());
-        buf.put_slice(&first.split_to(count));
-        if first.is_empty() {
-            *first = BytesMut::new();
-        }
+        frames.borrow_mut().read(buf.filled().get(before..).unwrap_or_default(), clock::now);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Client> Shared<S> {
+    fn wrote(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = poll {
+            self.frames.borrow_mut().wrote(bytes);
+        }
+        poll
     }
 }
 
 impl<S: Client> AsyncWrite for Shared<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, buf)
+        let poll = Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, buf);
+        self.wrote(poll)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -209,7 +254,8 @@ impl<S: Client> AsyncWrite for Shared<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io.borrow_mut()).poll_write_vectored(cx, bufs)
+        let poll = Pin::new(&mut *self.io.borrow_mut()).poll_write_vectored(cx, bufs);
+        self.wrote(poll)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -131,13 +131,7 @@ impl AsyncRead for Inbound {
         if ready!(this.reading.poll(cx, buf)).map_err(into_io)? || this.writing.has_ended() {
             return Poll::Ready(Ok(()));
         }
-        let reset = match this.writing.stream() {
-            Some(stream) => stream.poll_reset(cx),
-            None => this.respond.poll_reset(cx),
-        };
-        let reason = ready!(reset).map_err(into_io)?;
-        let text = format!("it reset the stream with {reason:?}");
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, text)))
+        this.poll_gone(cx).map(Err)
     }
 }
 
@@ -168,6 +162,24 @@ impl Client for Inbound {
 
     fn local_addr(&self) -> Option<SocketAddr> {
         self.connection.local_addr()
+    }
+
+    /// A stream may be reset at any time, also while nobody reads its body.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.writing.has_ended() {
+            return Poll::Pending;
+        }
+        let reset = match self.writing.stream() {
+            Some(stream) => stream.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        };
+        Poll::Ready(match ready!(reset) {
+            Ok(reason) => {
+                let text = format!("it reset the stream with {reason:?}");
+                io::Error::new(io::ErrorKind::ConnectionReset, text)
+            }
+            Err(err) => into_io(err),
+        })
     }
 
     fn abort(&mut self) {

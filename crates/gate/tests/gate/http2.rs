@@ -252,7 +252,10 @@ fn what_http_1_1_refuses_http_2_does_too() {
     assert_eq!(status(client.call(get("/other"), None)), 404);
     assert_eq!(status(client.call(get("/ok/../secret"), None)), 400);
     assert_eq!(status(client.call(get("/ok").header("host", "b.test"), None)), 400);
-    assert_eq!(status(client.call(Request::post("http://a.test/ok").header("content-length", "4"), Some(b"four"))), 413);
+    assert_eq!(
+        status(client.call(Request::post("http://a.test/ok").header("content-length", "4"), Some(b"four"))),
+        413
+    );
 }
 
 #[test]

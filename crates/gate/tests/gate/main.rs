@@ -5,10 +5,15 @@
 mod bed;
 mod edge;
 mod failures;
+mod floods;
+mod frames;
 mod framing;
 mod http2;
 mod limits;
 mod page;
+mod references;
 mod running;
 mod secure;
+mod smuggling;
 mod upstream;
+mod wire;

@@ -249,6 +249,17 @@ fn a_gap_on_an_empty_socket_is_the_peers_whatever_the_reader_did_before() {
     assert_eq!(found(&gap(4_000)).0, Cause::ReaderSlow);
 }
 
+/// A proxy that has all of it, and whose client takes none.
+#[test]
+fn a_body_that_has_come_whole_is_no_longer_the_peers() {
+    let mut facts = receiving().received(4_060, 4_000, 300).reader_away(300, 0);
+    facts.failure = Failure::DeadlinePassed(Limit::new(LimitName::Gap, ms(300)));
+    facts.exchange.body_expected = Some(4_001);
+    assert_eq!(found(&facts).0, Cause::BodyStalled);
+    facts.exchange.body_expected = Some(4_000);
+    assert_eq!(found(&facts), (Cause::ReaderSlow, High));
+}
+
 #[test]
 fn bytes_that_wait_while_the_reader_is_away_are_no_stall_of_the_process() {
     let away = receiving().received(4_060, 4_000, 200).reader_away(300, 500);
