@@ -304,7 +304,11 @@ impl Desk {
         for (class, count) in ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(&all.statuses) {
             out.line("overdue_gate_requests_total", &[("status", class)], count.get() as f64);
         }
-        out.head("overdue_gate_grpc_calls_total", "counter", "gRPC calls by code, as far as their client was told one.");
+        out.head(
+            "overdue_gate_grpc_calls_total",
+            "counter",
+            "gRPC calls by code, as far as their client was told one.",
+        );
         for (code, count) in all.grpc.iter().enumerate() {
             let code = if code + 1 < all.grpc.len() { code.to_string() } else { "other".to_owned() };
             out.line("overdue_gate_grpc_calls_total", &[("grpc_status", &code)], count.get() as f64);

@@ -178,10 +178,7 @@ impl<'a> Entry<'a> {
 
     /// Whether somebody will look for it: it failed here, or at its server.
     const fn has_failed(&self) -> bool {
-        self.failed.is_some()
-            || self.refused.is_some()
-            || self.known.status >= 500
-            || is_servers_fault(self.marks.grpc)
+        self.failed.is_some() || self.refused.is_some() || self.known.status >= 500 || is_servers_fault(self.marks.grpc)
     }
 
     /// From the first byte to the last.

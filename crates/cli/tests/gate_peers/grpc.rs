@@ -24,14 +24,19 @@ fn grpcio_calls_grpcio() {
     let output = done(&mut client);
     assert!(output.stdout.is_empty(), "{output:?}");
 
-    let metrics = done(std::process::Command::new("curl").args(["-sS", &format!("http://{}/metrics", gate.admin)])).stdout;
+    let metrics =
+        done(std::process::Command::new("curl").args(["-sS", &format!("http://{}/metrics", gate.admin)])).stdout;
     let metrics = String::from_utf8(metrics).unwrap();
     let log = gate.log();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     // Its server's word from the head or the trailers, else the gateway's own.
-    for (path, status, code) in
-        [("/t.S/Echo", 200, 0), ("/t.S/Fail", 200, 5), ("/away/Echo", 502, 14), ("/nowhere/Echo", 404, 12), ("/short/Wait", 504, 4)]
-    {
+    for (path, status, code) in [
+        ("/t.S/Echo", 200, 0),
+        ("/t.S/Fail", 200, 5),
+        ("/away/Echo", 502, 14),
+        ("/nowhere/Echo", 404, 12),
+        ("/short/Wait", 504, 4),
+    ] {
         let mut of_path = lines.iter().filter(|line| line["gate"]["path"] == path).peekable();
         assert!(of_path.peek().is_some(), "{path}: {log}");
         for line in of_path {

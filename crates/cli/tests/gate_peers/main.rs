@@ -3,4 +3,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod bed;
+mod clients;
 mod grpc;
+mod scan;
