@@ -164,6 +164,7 @@ fn its_operator_sees_and_steers_it() {
     }
 
     let wait = |running: &Running| running.json("/config")["routes"][0]["limits"]["wait"].clone();
+    assert_eq!(running.json("/config")["clusters"][0]["http2"], false);
     let file = running.folder.path().join("gate.toml");
     assert_eq!(wait(&running)["origin"], format!("{}:14", file.display()));
     // What is wrong changes nothing, and is said with its line.

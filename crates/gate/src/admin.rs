@@ -528,6 +528,7 @@ fn describe(config: &Config) -> Value {
             "servers": cluster.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "connections": cluster.connections,
             "idle": limit(Some(&cluster.idle)),
+            "http2": cluster.http2,
             "tls": cluster.tls.is_some(),
         })).collect::<Vec<_>>(),
         "conflicts": config.conflicts().into_iter().map(|(route, verdicts)| json!({
