@@ -68,7 +68,7 @@ fn curl_asks_node() {
     ));
     let folder = TempDir::new().unwrap();
     let body = folder.path().join("body");
-    let large: Vec<u8> = (0..LARGE).map(|at| (at % 251) as u8).collect();
+    let large: Vec<u8> = (0..=250).cycle().take(LARGE).collect();
     fs::write(&body, &large).unwrap();
     let from = format!("@{}", body.display());
     for (version, secure) in
