@@ -27,9 +27,15 @@ fn check(flags: &Gate) -> anyhow::Result<Exit> {
         let (routes, clusters) = (config.routes.len(), config.clusters().len());
         writeln!(
             out,
-            "{}: {routes} routes to {clusters} clusters, and no limits that fight each other",
-            flags.config.display()
+            "{}: {} to {}, and no limits that fight each other",
+            flags.config.display(),
+            counted(routes, "route"),
+            counted(clusters, "cluster")
         )?;
     }
     Ok(if conflicts.is_empty() { Exit::Fine } else { Exit::Finding })
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -164,6 +164,7 @@ fn its_operator_sees_and_steers_it() {
     }
 
     let wait = |running: &Running| running.json("/config")["routes"][0]["limits"]["wait"].clone();
+    assert_eq!(running.json("/config")["clusters"][0]["http2"], false);
     let file = running.folder.path().join("gate.toml");
     assert_eq!(wait(&running)["origin"], format!("{}:14", file.display()));
     // What is wrong changes nothing, and is said with its line.
@@ -222,6 +223,55 @@ fn a_file_is_checked() {
         let wrong = run(args);
         let text = str::from_utf8(&wrong.stderr).unwrap();
         assert!(wrong.status.code() == Some(2) && text.contains("gate.toml:14:") && text.contains("wiat"), "{wrong:?}");
+    }
+}
+
+/// Workers share an address; two gateways must not, or each would get some of the connections.
+#[test]
+fn an_address_that_another_gateway_has_is_taken() {
+    let running = Running::start("");
+    let folder = TempDir::new().unwrap();
+    let file = configuration(folder.path(), running.behind, "");
+    let address = running.front.to_string();
+    let text = fs::read_to_string(&file).unwrap();
+    let taken =
+        text.replacen("[[listener]]\nlisten = \"127.0.0.1:0\"", &format!("[[listener]]\nlisten = \"{address}\""), 1);
+    fs::write(&file, taken).unwrap();
+    let mut command = Command::new("timeout");
+    let output = command.args(["20", env!("CARGO_BIN_EXE_overdue"), "gate", "--config", &file]).output().unwrap();
+    let said = str::from_utf8(&output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains(&format!("cannot listen on {address}")), "{output:?}");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_was_probably_meant() {
+    let folder = TempDir::new().unwrap();
+    let behind = "127.0.0.1:9".parse().unwrap();
+    let file = configuration(folder.path(), behind, "");
+    let good = fs::read_to_string(&file).unwrap();
+    let log = format!("file = {:?}", folder.path().join("log"));
+    for (from, to, said) in [
+        ("workers = 2", "wrokers = 2", ":1: there is no key `wrokers` here; did you mean `workers`?"),
+        ("workers = 2", "workers = \"2\"", ":1: invalid type: string \"2\", expected a whole number"),
+        (
+            "drain = \"10m\"",
+            "drain = 600",
+            ":2: invalid type: integer `600`, expected a string, such as \"30s\" for a duration",
+        ),
+        ("[route.limits]", "[route.limits]\ntoal = \"1s\"", "; did you mean `total`?"),
+        ("\"127.0.0.1:0\"\n[cluster", "\"127.0.0.1:7\"\n[cluster", "a listener is at 127.0.0.1:7, too"),
+        (log.as_str(), "file = \"/nonexistent/log\"", "cannot write the log /nonexistent/log: No such file"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let text = good.replacen(from, to, 1).replacen(
+            "[admin]\nlisten = \"127.0.0.1:0\"",
+            "[admin]\nlisten = \"127.0.0.1:7\"",
+            usize::from(said.contains(", too")),
+        );
+        fs::write(&file, text).unwrap();
+        let output = run(&["gate", "--config", &file]);
+        let text = str::from_utf8(&output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && text.contains(said), "{said}: {text}");
     }
 }
 

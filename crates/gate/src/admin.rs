@@ -304,6 +304,15 @@ impl Desk {
         for (class, count) in ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(&all.statuses) {
             out.line("overdue_gate_requests_total", &[("status", class)], count.get() as f64);
         }
+        out.head(
+            "overdue_gate_grpc_calls_total",
+            "counter",
+            "gRPC calls by code, as far as their client was told one.",
+        );
+        for (code, count) in all.grpc.iter().enumerate() {
+            let code = if code + 1 < all.grpc.len() { code.to_string() } else { "other".to_owned() };
+            out.line("overdue_gate_grpc_calls_total", &[("grpc_status", &code)], count.get() as f64);
+        }
         out.head("overdue_gate_failures_total", "counter", "Requests that failed, by route and cause.");
         for ((route, cause), count) in all.failures() {
             out.line("overdue_gate_failures_total", &[("route", &route), ("cause", &cause.to_string())], count as f64);
@@ -519,6 +528,7 @@ fn describe(config: &Config) -> Value {
             "servers": cluster.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "connections": cluster.connections,
             "idle": limit(Some(&cluster.idle)),
+            "http2": cluster.http2,
             "tls": cluster.tls.is_some(),
         })).collect::<Vec<_>>(),
         "conflicts": config.conflicts().into_iter().map(|(route, verdicts)| json!({

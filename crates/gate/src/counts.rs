@@ -34,6 +34,8 @@ pub(crate) struct Counts {
     pub(crate) proxy_headers_refused: [Cell<u64>; WhyNoHeader::ALL.len()],
     /// By class of the status, from 1xx to 5xx; 0 where there was no answer.
     pub(crate) statuses: [Cell<u64>; 6],
+    /// gRPC calls by their code, 0 to 16; what is none of these is the last.
+    pub(crate) grpc: [Cell<u64>; 18],
     pub(crate) stages: [Histogram; STAGES.len()],
     pub(crate) total: Histogram,
     failures: RefCell<BTreeMap<(Arc<str>, Cause), u64>>,
@@ -124,6 +126,7 @@ impl Counts {
         let refused = self.proxy_headers_refused.iter().zip(&other.proxy_headers_refused);
         refused.for_each(|(own, other)| add(Some(own), other.get()));
         self.statuses.iter().zip(&other.statuses).for_each(|(own, other)| add(Some(own), other.get()));
+        self.grpc.iter().zip(&other.grpc).for_each(|(own, other)| add(Some(own), other.get()));
         self.stages.iter().zip(&other.stages).for_each(|(own, other)| own.merge(other));
         self.total.merge(&other.total);
         for (key, count) in other.failures() {

@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     arrive::arrive,
     clock,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, To},
     handover::{Inherited, Named, Role},
     http1,
     log::{Lines, Writer},
@@ -77,8 +77,13 @@ pub enum GateError {
     #[error("{0}")]
     Certificates(String),
     /// The log cannot be written.
-    #[error("cannot write the log: {0}")]
-    Log(io::Error),
+    #[error("cannot write the log{}: {source}", log_file(to))]
+    Log {
+        /// Where it was to go.
+        to: To,
+        /// Why.
+        source: io::Error,
+    },
     /// What was handed to this process cannot be taken.
     #[error("cannot take over: {0}")]
     Inherit(String),
@@ -93,6 +98,25 @@ fn hint(err: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "; ports below 1024 take CAP_NET_BIND_SERVICE",
         _ => "",
     }
+}
+
+fn log_file(to: &To) -> String {
+    match to {
+        To::File(path) => format!(" {}", path.display()),
+        To::Stdout | To::Off => String::new(),
+    }
+}
+
+/// An error where somebody listens. Workers share an address, and so could two gateways that know nothing of each other:
+/// each would get some of the connections, and nobody would be told.
+fn is_free(address: SocketAddr) -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // What is left of connections that are over is no hindrance.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
 }
 
 /// Connections that wait to be accepted, of one listener of one worker.
@@ -119,7 +143,8 @@ impl Gate {
     ) -> Result<Self, GateError> {
         let config = Arc::new(config);
         let doors = tls::doors(&config, &mut warn).map_err(GateError::Certificates)?;
-        let (writer, written) = Writer::start(&config.log.to).map_err(GateError::Log)?;
+        let (writer, written) =
+            Writer::start(&config.log.to).map_err(|source| GateError::Log { to: config.log.to.clone(), source })?;
         let mut runtimes = Runtimes(Vec::new());
         for _ in 0..config.workers {
             runtimes.0.push(Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?);
@@ -310,6 +335,9 @@ impl Sockets {
                     .on_event(move |event| told.happens(event))
                     .refusal(|_| Bytes::from_static(FULL));
                 let sockets = if given.is_empty() {
+                    if number == 0 {
+                        is_free(address).map_err(failed)?;
+                    }
                     let socket = options.bind(address).map_err(failed)?;
                     held.push(Named::handle(Role::Listener, listener.address, &socket).map_err(failed)?);
                     vec![socket]

@@ -62,6 +62,8 @@ pub(crate) struct Marks {
     /// The handshake with the server began, if there was one.
     pub(crate) secured: Option<Instant>,
     pub(crate) status: u16,
+    /// The outcome of a gRPC call, as its client was told.
+    pub(crate) grpc: Option<u8>,
     /// Bytes of the client's, and to the client.
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -92,6 +94,7 @@ impl Marks {
             dialled: false,
             secured: None,
             status: 0,
+            grpc: None,
             bytes_in: 0,
             bytes_out: 0,
             answer_bytes: 0,
@@ -175,7 +178,7 @@ impl<'a> Entry<'a> {
 
     /// Whether somebody will look for it: it failed here, or at its server.
     const fn has_failed(&self) -> bool {
-        self.failed.is_some() || self.refused.is_some() || self.known.status >= 500
+        self.failed.is_some() || self.refused.is_some() || self.known.status >= 500 || is_servers_fault(self.marks.grpc)
     }
 
     /// From the first byte to the last.
@@ -190,6 +193,9 @@ impl<'a> Entry<'a> {
         add(Some(&counts.bytes_out), self.marks.bytes_out);
         // What is beyond counts as the last class.
         add(counts.statuses.get(usize::from(self.known.status / 100).min(counts.statuses.len() - 1)), 1);
+        if let Some(code) = self.marks.grpc {
+            add(counts.grpc.get(usize::from(code).min(counts.grpc.len() - 1)), 1);
+        }
         let took = |span: usize, us: u64| {
             if let Some(column) = column {
                 column.took(span, us);
@@ -212,6 +218,12 @@ impl<'a> Entry<'a> {
             counts.failed(&route.route.name, verdict.cause);
         }
     }
+}
+
+/// Codes of gRPC that are what a 5xx is elsewhere: `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `INTERNAL`,
+/// `UNAVAILABLE`, `DATA_LOSS`.
+const fn is_servers_fault(grpc: Option<u8>) -> bool {
+    matches!(grpc, Some(2 | 4 | 12..=15))
 }
 
 /// Of connections that come to nothing before a request, so many have lines of their own in each worker; the others are
@@ -450,6 +462,10 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
     }
     out.extend_from_slice(b",\"status\":");
     put_number(out, known.status.into());
+    if let Some(code) = marks.grpc {
+        out.extend_from_slice(b",\"grpc_status\":");
+        put_number(out, code.into());
+    }
     if let Some(route) = entry.route {
         out.extend_from_slice(b",\"route\":");
         put_text(out, &route.route.name)?;
@@ -505,12 +521,16 @@ fn put_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
 }
 
 /// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER head/queue/connect/tls/send/wait/receive/all BYTES ID CAUSE`, times in
-/// milliseconds.
+/// milliseconds. The status of a gRPC call is followed by its code: `200/5`.
 fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Whom<'_>) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;
     out.extend_from_slice(time);
     let state = str::from_utf8(&known.state).unwrap_or("--");
-    write!(out, " {} {} {state} {} ", whom.client, known.status, known.flag)?;
+    write!(out, " {} {}", whom.client, known.status)?;
+    if let Some(code) = marks.grpc {
+        write!(out, "/{code}")?;
+    }
+    write!(out, " {state} {} ", known.flag)?;
     let word = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_default().to_string() };
     write!(out, "{} {} {} ", word(line.method()), word(line.authority()), word(line.path()))?;
     let route = entry.route.map_or("-".to_owned(), |route| format!("{:?}", route.route.name));

@@ -627,8 +627,8 @@ impl Source<'_> {
 
 pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     let source = Source { text, path: origin.into() };
-    let file: File =
-        toml::from_str(text).map_err(|err| source.error(err.span().unwrap_or_default(), err.message().trim_end()))?;
+    let file: File = toml::from_str(text)
+        .map_err(|err| source.error(err.span().unwrap_or_default(), plainly(err.message().trim_end())))?;
 
     let mut listeners: Vec<Listener> = Vec::new();
     for table in &file.listener {
@@ -684,6 +684,12 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         return Err(whole("there is no [[route]], so no request could be sent anywhere"));
     }
     let admin = file.admin.as_ref().map(|admin| source.admin(admin)).transpose()?;
+    if let (Some(table), Some(admin)) = (&file.admin, &admin)
+        && admin.address.port() != 0
+        && listeners.iter().any(|listener| listener.address == admin.address)
+    {
+        return Err(source.error(table.listen.span(), format!("a listener is at {}, too", admin.address)));
+    }
     let format = match &file.log.format {
         None => Format::Json,
         Some(format) => match format.get_ref().as_str() {
@@ -725,6 +731,27 @@ fn is_name(name: &str) -> bool {
     };
     let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
     name.len() <= 253 && name.split('.').all(is_label) && !name.rsplit('.').next().is_none_or(is_number)
+}
+
+/// What a parser says of a key or a type, in words of this file.
+fn plainly(message: &str) -> String {
+    let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    if let Some((unknown, known)) =
+        message.strip_prefix("unknown field ").and_then(|rest| rest.split_once(", expected"))
+        && let [unknown] = quoted(unknown).as_slice()
+    {
+        let known = quoted(known);
+        let known = known.iter().map(String::as_str);
+        let near = |other: &&str| overdue_core::edit_distance(unknown, other) * 3 <= unknown.len().max(other.len());
+        return match known.clone().find(near) {
+            Some(name) => format!("there is no key `{unknown}` here; did you mean `{name}`?"),
+            None => format!("there is no key `{unknown}` here, but {}", known.collect::<Vec<_>>().join(", ")),
+        };
+    }
+    if message.ends_with("expected a string") && message.contains(" integer ") {
+        return format!("{message}, such as \"30s\" for a duration");
+    }
+    message.replace("expected usize", "expected a whole number").replace("expected u64", "expected a whole number")
 }
 
 /// What was probably meant.

@@ -115,6 +115,7 @@ impl<S: Client> Connection<S> {
             let result = poll_fn(|cx| exchange.poll(cx, alarm)).await;
             if let Some(flow) = exchange.to_client.take() {
                 marks.body = flow.moved;
+                marks.grpc = exchange.seen.grpc.or(flow.grpc).filter(|_| prepared.is_grpc);
                 self.worker.buffers.take_back(flow.into_buffer());
             }
             (result, exchange.seen, exchange.to_server)

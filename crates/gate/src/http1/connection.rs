@@ -361,7 +361,8 @@ impl<S: Client> Connection<S> {
         let before = self.client.written;
         let written = self.answer(known.status, &told, keep.is_some(), refused.is_head).await;
         let bytes_out = self.client.written - before;
-        let marks = Marks { began, head: now, bytes_out, ..Marks::at(began) };
+        let grpc = refused.is_grpc.then(|| answer::grpc_code(refused.status));
+        let marks = Marks { began, head: now, grpc, bytes_out, ..Marks::at(began) };
         self.since = clock::now();
         self.log(&Entry { known, refused: Some((HEAD, &refused.why)), ..Entry::new(&marks, self.since) });
         if keep.is_some() && written { Then::Next } else { Then::Close }
@@ -498,7 +499,7 @@ impl<S: Client> Connection<S> {
         let keep = keep && known.status != 0 && !self.worker.is_draining();
         let mut own_bytes = 0;
         let mut then = Then::Abort;
-        let mut status = marks.status;
+        let (mut status, mut code) = (marks.status, marks.grpc);
         if answerable {
             then = Then::Close;
             status = known.status;
@@ -506,6 +507,7 @@ impl<S: Client> Connection<S> {
                 let trusted = self.trusts(plan);
                 let detail = summary.as_deref().filter(|_| trusted);
                 let grpc = whom.is_some_and(|(prepared, ..)| prepared.is_grpc);
+                code = grpc.then(|| answer::grpc_code(known.status));
                 let told = Told { cause, stage: trouble.stage.as_str(), detail, grpc };
                 let before = self.client.written;
                 let written = self.answer(known.status, &told, keep, is_head).await;
@@ -514,7 +516,7 @@ impl<S: Client> Connection<S> {
             }
         }
         self.since = clock::now();
-        let marks = &Marks { bytes_out: marks.bytes_out + own_bytes, ..*marks };
+        let marks = &Marks { grpc: code, bytes_out: marks.bytes_out + own_bytes, ..*marks };
         let entry = Entry {
             known: Known { status, ..known },
             route: whom.map(|(prepared, ..)| &prepared.route),

@@ -19,7 +19,7 @@ use overdue_core::{
 
 use super::{
     connection::Client,
-    flow::{Broken, Flow, Flowing},
+    flow::{Broken, Flow, Flowing, grpc_status},
     head::{Prepared, Told, write_response},
     side::Side,
 };
@@ -116,6 +116,8 @@ pub(crate) struct Seen {
     pub(crate) head: Option<Instant>,
     pub(crate) status: u16,
     pub(crate) told: Option<Told>,
+    /// Of a gRPC call, where its outcome is in the head.
+    pub(crate) grpc: Option<u8>,
     /// What the answer said its body has.
     pub(crate) expected: Option<u64>,
     pub(crate) server_keeps: bool,
@@ -313,6 +315,9 @@ impl<S: Client> Exchange<'_, S> {
         self.seen.server_keeps = head.keep_alive;
         self.seen.told = Some(told);
         self.seen.status = status;
+        if self.request.is_grpc {
+            self.seen.grpc = head.fields.iter().find_map(grpc_status);
+        }
         self.seen.expected = match framing {
             Framing::Length(length) => Some(length),
             _ => None,

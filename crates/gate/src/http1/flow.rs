@@ -10,6 +10,7 @@ use bytes::{BufMut as _, BytesMut};
 use overdue::h1::{
     Framing,
     chunked::{Chunked, Part, trailer_room, trailers},
+    fields::Field,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -32,6 +33,8 @@ pub(crate) struct Flow {
     chunks: bool,
     /// Bytes of the body that were taken from its sender, without their framing.
     pub(crate) moved: u64,
+    /// What its trailers say of a gRPC call.
+    pub(crate) grpc: Option<u8>,
     ended: bool,
 }
 
@@ -79,11 +82,11 @@ impl Flow {
             Framing::Chunked => Body::Chunked(Chunked::default()),
             Framing::UntilClose => Body::UntilClose,
         };
-        Self { out, sent: 0, body, chunks, moved: 0, ended: framing == Framing::Empty }
+        Self { out, sent: 0, body, chunks, moved: 0, grpc: None, ended: framing == Framing::Empty }
     }
 
     pub(crate) fn tunnel(out: BytesMut) -> Self {
-        Self { out, sent: 0, body: Body::Tunnel, chunks: false, moved: 0, ended: false }
+        Self { out, sent: 0, body: Body::Tunnel, chunks: false, moved: 0, grpc: None, ended: false }
     }
 
     /// Whether all of it has been taken from the sender.
@@ -216,7 +219,7 @@ impl Flow {
                         }
                         Part::End(at) => {
                             if self.chunks {
-                                put_end(&mut self.out, from.bytes().get(at).unwrap_or_default());
+                                self.grpc = put_end(&mut self.out, from.bytes().get(at).unwrap_or_default());
                             }
                             true
                         }
@@ -303,14 +306,27 @@ const NO_TRAILERS: [&str; 20] = [
     "x-request-id",
 ];
 
-fn put_end(out: &mut BytesMut, bytes: &[u8]) {
+/// The code of gRPC, if this field has it. One that is beyond all codes is 255.
+pub(super) fn grpc_status(field: &Field<'_>) -> Option<u8> {
+    if !field.name.eq_ignore_ascii_case("grpc-status") {
+        return None;
+    }
+    let number = str::from_utf8(field.value).ok()?.parse::<u32>().ok()?;
+    Some(u8::try_from(number).unwrap_or(u8::MAX))
+}
+
+/// Gives the code of gRPC, if there is one.
+fn put_end(out: &mut BytesMut, bytes: &[u8]) -> Option<u8> {
+    let mut grpc = None;
     out.put_slice(b"0\r\n");
     for field in trailers(bytes, &mut trailer_room()) {
         if !NO_TRAILERS.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
             put_field(out, field.name, field.value);
+            grpc = grpc.or_else(|| grpc_status(field));
         }
     }
     out.put_slice(b"\r\n");
+    grpc
 }
 
 #[cfg(test)]
