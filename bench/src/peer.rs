@@ -108,13 +108,14 @@ impl Behind {
         let body = "x".repeat(1024);
         let location = format!("location = /status {{ stub_status; }} location = /1k {{ return 200 {body}; }}");
         let grpc = free_port()?;
-        // What is posted to a file is refused; said to be an error with a page, that page is given as the answer.
+        // What is posted to a file is refused; said to be an error with a page, that page is given as the answer. What may
+        // have includes in it has no content-length, as is usual in gRPC.
         let server = format!(
             "open_file_cache max=10;
              server {{
                listen 127.0.0.1:{grpc} http2; root .; default_type application/grpc;
                location = {METHOD} {{ error_page 405 =200 /answer; return 405; }}
-               location = /answer {{ internal; add_trailer grpc-status 0 always; }}
+               location = /answer {{ internal; ssi on; ssi_types application/grpc; add_trailer grpc-status 0 always; }}
              }}"
         );
         let peer = Peer::nginx(nginx, Core::Peer, &location, &server)?;
