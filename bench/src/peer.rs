@@ -109,17 +109,23 @@ impl Behind {
         let location = format!("location = /status {{ stub_status; }} location = /1k {{ return 200 {body}; }}");
         let grpc = free_port()?;
         // What is posted to a file is refused; said to be an error with a page, that page is given as the answer. What may
-        // have includes in it has no content-length, as is usual in gRPC.
+        // have includes in it has no content-length, as is usual in gRPC. A mirror makes nginx read the call whole before it
+        // answers: else it resets the stream that it has answered, and proxies take that for a fault.
         let server = format!(
             "open_file_cache max=10;
              server {{
                listen 127.0.0.1:{grpc} http2; root .; default_type application/grpc;
-               location = {METHOD} {{ error_page 405 =200 /answer; return 405; }}
+               location = {METHOD} {{ mirror /read; error_page 405 =200 /answer; }}
+               location = /read {{ internal; return 204; }}
                location = /answer {{ internal; ssi on; ssi_types application/grpc; add_trailer grpc-status 0 always; }}
              }}"
         );
         let peer = Peer::nginx(nginx, Core::Peer, &location, &server)?;
         fs::write(peer.folder().join("answer"), grpc_message(&body))?;
+        // Only what is there is refused.
+        let file = peer.folder().join(METHOD.trim_start_matches('/'));
+        fs::create_dir_all(file.parent().context("the method has no service")?)?;
+        fs::write(file, "")?;
         fs::write(peer.folder().join("call"), grpc_message("world"))?;
         Ok(Self { peer, grpc })
     }
