@@ -49,11 +49,13 @@ Examples:
   cargo xtask bench client --rounds 15 --json client.json
   cargo xtask bench deadline --quick
   cargo xtask bench why --rounds 5             as root: it needs nginx and wrk
-  cargo xtask bench gate --rounds 7            beside nginx, haproxy and Envoy, where they are; it needs nginx and wrk
+  cargo xtask bench gate --rounds 7            beside nginx, haproxy, Envoy and Traefik, where they are; it needs nginx and wrk
+  cargo xtask bench gate --protocol h2,grpc    it needs h2load (apt-get install nghttp2-client)
+  cargo xtask bench gate --rate                at fixed rates, too, with how much later the answers are
 
 Go takes part where `go` is on the PATH. The peer is nginx where it is on the PATH, and else a server of our own.";
 
-#[derive(Subcommand, Clone, Copy, Debug)]
+#[derive(Subcommand, Clone, Debug)]
 enum What {
     /// CPU time of a request over kept HTTP/1.1 connections.
     Client,
@@ -68,13 +70,16 @@ enum What {
     /// What it costs a server to be watched: by `overdue why`, bpftrace, perf trace and strace.
     Why,
     /// CPU time of a request through the gateway, and memory of idle connections, beside other proxies.
-    Gate,
+    Gate(gate::Options),
 }
 
 /// As typed, but for the file, which is nobody's business.
 impl fmt::Display for Arguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cargo xtask bench {}", format!("{:?}", self.what).to_lowercase())?;
+        match &self.what {
+            What::Gate(options) => write!(f, "cargo xtask bench gate{options}")?,
+            what => write!(f, "cargo xtask bench {}", format!("{what:?}").to_lowercase())?,
+        }
         if !matches!(self.what, What::Soak) {
             write!(f, " --rounds {}", self.rounds)?;
         }
@@ -94,14 +99,14 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let rounds = Rounds { count: arguments.rounds, quick: arguments.quick };
-    let report = match arguments.what {
+    let report = match &arguments.what {
         What::Client => client::run(rounds)?,
         What::Deadline => deadline::run(rounds)?,
         What::Timer => timer::run(rounds)?,
         What::Memory => memory::run(rounds)?,
         What::Soak => soak::run(rounds)?,
         What::Why => why::run(rounds)?,
-        What::Gate => gate::run(rounds)?,
+        What::Gate(options) => gate::run(rounds, options)?,
     };
     println!("{}", machine::describe(&arguments.to_string(), &report.peers));
     println!("{}", report.text);

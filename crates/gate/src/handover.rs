@@ -146,7 +146,12 @@ impl Predecessor {
     /// It is gone, or has thought better of it: this process is to end.
     pub(crate) fn ready(self) -> io::Result<()> {
         self.0.send("ready", None)?;
-        match self.0.receive(clock::now() + WORD)? {
+        let word = self.0.receive(clock::now() + WORD).or_else(|late| {
+            // From now on the other one can say nothing that would not be heard. What it has said by now counts.
+            shutdown(&self.0.0, Shutdown::Both)?;
+            self.0.receive(clock::now() + WORD)?.map(Some).ok_or(late)
+        })?;
+        match word {
             Some((word, _)) if word == "go" => {}
             _ => return Err(io::Error::other("it ended before it handed over")),
         }

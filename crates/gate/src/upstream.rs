@@ -349,8 +349,12 @@ impl Server {
         self.shared.borrow_mut().retain(|carrier| !carrier.is_over());
         let shared = self.shared.borrow();
         let carrier = shared.iter().filter(|carrier| carrier.has_room()).max_by_key(|carrier| carrier.streams())?;
+        Some(self.stream_of(carrier, now))
+    }
+
+    fn stream_of(self: &Rc<Self>, carrier: &Rc<Carrier>, now: Instant) -> Upstream {
         let idle = carrier.idle_since().map(|since| now.saturating_duration_since(since));
-        Some(Upstream {
+        Upstream {
             number: carrier.number,
             carried: carrier.carried(),
             idle,
@@ -358,7 +362,7 @@ impl Server {
             side: Side::new(ServerIo::Stream(Box::new(Outbound::new(carrier)))),
             server: Rc::clone(self),
             hold: Hold::Stream(Freed(Rc::clone(self))),
-        })
+        }
     }
 
     /// Those who wait get streams as far as there are any.
@@ -367,6 +371,7 @@ impl Server {
             let Some(upstream) = self.stream(clock::now()) else { break };
             drop(self.pass_on(Granted::Kept(upstream)));
         }
+        self.use_room();
     }
 
     fn oldest(&self) -> Option<Idle> {
@@ -524,10 +529,16 @@ impl Permit {
                 drop(self);
             }
         };
-        server.shared.borrow_mut().push(Carrier::new(begun, wire, secure, number, ended));
-        let first = server.stream(clock::now()).ok_or(std::io::ErrorKind::ConnectionReset)?;
+        let carrier = Carrier::new(begun, wire, secure, number, ended);
+        let first = Upstream { idle: None, ..server.stream_of(&carrier, clock::now()) };
+        if server.retired.get() {
+            // It is for those alone who had begun to wait for it.
+            carrier.end();
+        } else {
+            server.shared.borrow_mut().push(carrier);
+        }
         server.use_streams();
-        Ok(Upstream { carried: 0, idle: None, ..first })
+        Ok(first)
     }
 }
 

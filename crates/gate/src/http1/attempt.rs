@@ -157,10 +157,12 @@ impl<S: Client> Connection<S> {
         let tried = Tried {
             // A connection that was kept and turns out to be dead is no word about the request.
             unheard: upstream.carried > 0 && !answered && dead,
-            whole: bodyless,
+            // The head is there as it was made. Of a body nothing was taken yet.
+            whole: bodyless || flow.moved == 0 && upstream.side.written == written_before,
             harmless: prepared.is_idempotent || upstream.side.written == written_before,
         };
-        if trouble.is_servers() && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
+        // Whoever's limit it was.
+        if trouble.party == Party::Server && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
             upstream.unanswered(marks.send);
         }
         let begun = seen.told.is_some();

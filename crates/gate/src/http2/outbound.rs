@@ -109,9 +109,15 @@ impl Carrier {
         })
     }
 
-    /// Whether it can carry one more request.
+    /// Whether it can carry one more request: its server has not said goodbye, and allows one more.
     pub(crate) fn has_room(&self) -> bool {
-        !self.over.get() && self.streams.get() < self.send.current_max_send_streams()
+        if !self.over.get() && self.streams.get() < self.send.current_max_send_streams() {
+            // A handle that has sent nothing waits for nothing, so nobody need be woken.
+            let lives = self.send.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+            self.over.set(matches!(lives, Poll::Ready(Err(_))));
+            return !self.over.get();
+        }
+        false
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -217,7 +223,7 @@ fn send_head(
     let Some(head) = head else { return Ok(None) };
     let mut fields = to_map(head.fields)?;
     fields.remove(header::HOST);
-    if fields.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    if is_of_grpc(&fields) {
         // Servers of gRPC look for it, to know that whatever is between lets trailers through.
         fields.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -248,13 +254,16 @@ fn read_answer(answer: Response<RecvStream>, is_head: bool) -> Reading {
     let (parts, stream) = answer.into_parts();
     let bodyless = is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = parts.headers.get(header::CONTENT_LENGTH);
+    // HTTP/1.1 has trailers only behind chunks.
+    let trailers = is_of_grpc(&parts.headers) || parts.headers.contains_key(header::TRAILER);
     let framing = match length {
         _ if bodyless || stream.is_end_stream() => Framing::Empty,
+        _ if trailers => Framing::Chunked,
         Some(length) => Framing::Length(length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)),
         None => Framing::Chunked,
     };
     let mut head = BytesMut::with_capacity(512);
-    put_status(&mut head, parts.status, &parts.headers);
+    put_status(&mut head, parts.status, &parts.headers, framing != Framing::Chunked);
     match framing {
         Framing::Chunked => put_field(&mut head, "transfer-encoding", b"chunked"),
         Framing::Empty if !bodyless && length.is_none() => put_field(&mut head, "content-length", b"0"),
@@ -264,13 +273,17 @@ fn read_answer(answer: Response<RecvStream>, is_head: bool) -> Reading {
     Reading::new(head, stream, framing)
 }
 
-fn put_status(out: &mut BytesMut, status: StatusCode, fields: &http::HeaderMap) {
+fn is_of_grpc(fields: &http::HeaderMap) -> bool {
+    fields.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn put_status(out: &mut BytesMut, status: StatusCode, fields: &http::HeaderMap, with_length: bool) {
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(status.as_str().as_bytes());
     out.put_slice(b" ");
     out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.put_slice(b"\r\n");
-    let keep = |name: &HeaderName| !is_hop_by_hop(name.as_str());
+    let keep = |name: &HeaderName| !is_hop_by_hop(name.as_str()) && (with_length || *name != header::CONTENT_LENGTH);
     put_fields(out, fields.iter().filter(|(name, _)| keep(name)));
 }
 
@@ -287,7 +300,7 @@ impl AsyncRead for Outbound {
                     if let Poll::Ready(Some(interim)) = expected.poll_informational(cx) {
                         let (parts, ()) = interim.map_err(into_io)?.into_parts();
                         let mut head = BytesMut::new();
-                        put_status(&mut head, parts.status, &parts.headers);
+                        put_status(&mut head, parts.status, &parts.headers, false);
                         head.put_slice(b"\r\n");
                         // A head that does not fit into what is left is none that anybody waits for.
                         if head.len() <= buf.remaining() {

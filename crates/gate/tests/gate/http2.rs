@@ -423,6 +423,24 @@ fn requests_of_either_version_share_a_connection_to_a_server_of_http_2() {
     assert_eq!(server.connections(), 1);
 }
 
+/// A length does not cost an answer its trailers.
+#[test]
+fn trailers_come_behind_a_body_of_known_length_too() {
+    let server = Http2Server::new(h2::server::Builder::new(), |(_, mut respond)| async move {
+        let head = Response::builder().header("content-type", "application/grpc").header("content-length", "5");
+        let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+        stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "5".parse().unwrap());
+        stream.send_trailers(trailers).unwrap();
+    });
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+    let mut client = Http2::connect(&bed);
+    let request = Request::post("http://a.test/a.B/C").header("content-type", "application/grpc");
+    let answer = client.call(request, Some(b"\0\0\0\0\0"));
+    assert_eq!((&answer.body[..], &answer.trailers.unwrap()["grpc-status"]), (&b"hello"[..], &"5".parse().unwrap()));
+}
+
 #[test]
 fn who_comes_while_a_connection_is_opened_waits_for_it() {
     let server = Http2Server::answering(h2::server::Builder::new(), "hello");
