@@ -210,7 +210,7 @@ impl Desk {
             for of in worker.plan().servers() {
                 for server in of.each() {
                     let shunned = usize::from(server.is_shunned(now));
-                    let numbers = [server.open(), server.idle(), server.pending.get(), shunned];
+                    let numbers = [server.open(), server.idle(), server.requests(), shunned];
                     servers.push((
                         Arc::clone(&of.cluster.name),
                         server.address,
@@ -221,7 +221,7 @@ impl Desk {
             }
             let listening = worker.listening.borrow().clone();
             let left_out = worker.lines.borrow().left_out();
-            (worker.counts.clone(), worker.connections(), servers, listening, left_out)
+            (worker.counts.clone(), worker.open(), servers, listening, left_out)
         });
         let looks = looks.await;
         let mut out = Exposition::default();

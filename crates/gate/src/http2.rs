@@ -17,5 +17,5 @@ mod outbound;
 pub(crate) use self::{
     client::{is_preface, serve},
     message::failure,
-    outbound::{Carrier, Outbound, begin},
+    outbound::{Carrier, Outbound, begin, is_spoken},
 };

@@ -373,6 +373,7 @@ impl Thread {
                         && known.cluster.health == cluster.health
                         && known.cluster.tls == cluster.tls
                         && known.cluster.proxy_protocol == cluster.proxy_protocol
+                        && known.cluster.http2 == cluster.http2
                 };
                 let probing = former.remove(&key).filter(is_as_before).unwrap_or_else(|| {
                     let probing = probe::again_and_again(
@@ -428,6 +429,9 @@ impl Thread {
         };
         known.probes += 1;
         known.failures += u64::from(!is_well);
+        if let Some(unwell) = &unwell {
+            known.why.clone_from(&unwell.text);
+        }
         if known.well == Some(is_well) {
             known.otherwise = 0;
             return;

@@ -60,7 +60,7 @@ pub(crate) struct Server {
     dialling: Cell<usize>,
     waiting: RefCell<VecDeque<Rc<Turn>>>,
     /// Requests that were given to it and are not done.
-    pub(crate) pending: Cell<usize>,
+    pending: Cell<usize>,
     /// How long it takes for the head of an answer, smoothed, microseconds.
     latency_us: Cell<f64>,
     /// Requests that failed by its fault, one after another.
@@ -85,9 +85,17 @@ pub(crate) struct Upstream {
     /// How long it lay idle before this one.
     pub(crate) idle: Option<Duration>,
     /// What was said of a client when it was opened: it is for that client alone.
-    introduced: Option<Box<[u8]>>,
+    introduced: Option<Introduction>,
     /// Last, so that it is given back when all else is gone.
     hold: Hold,
+}
+
+/// What a connection to a server begins with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Introduction {
+    pub(crate) header: Box<[u8]>,
+    /// The connection of the client that it is for: of two that come from one address after each other, each has its own.
+    pub(crate) client: u64,
 }
 
 /// What a request holds of its server.
@@ -262,6 +270,17 @@ impl Server {
         cost(self, own) < cost(other, others)
     }
 
+    /// A request is given to it, until what is returned is dropped.
+    pub(crate) fn pending(self: &Rc<Self>) -> Pending {
+        self.pending.set(self.pending.get() + 1);
+        Pending(Rc::clone(self))
+    }
+
+    /// Requests that were given to it and are not done.
+    pub(crate) fn requests(&self) -> usize {
+        self.pending.get()
+    }
+
     /// The head of an answer took so long.
     pub(crate) fn answered(&self, took: Duration) {
         self.took(took);
@@ -314,7 +333,7 @@ impl Server {
 
     /// A connection that was kept, or the right to open one; `None` where both have to be waited for. One that was opened
     /// with an introduction is for those who would say the same.
-    pub(crate) fn grant(self: &Rc<Self>, now: Instant, introduction: Option<&[u8]>) -> Option<Granted> {
+    pub(crate) fn grant(self: &Rc<Self>, now: Instant, introduction: Option<&Introduction>) -> Option<Granted> {
         if self.http2.get() {
             let stream = self.stream(now).map(Granted::Kept);
             return stream.or_else(|| self.has_room().then(|| Granted::Room(Permit::of(self))));
@@ -341,7 +360,8 @@ impl Server {
 
     /// Whether one more connection may be opened. One that is on its way will be for all who wait.
     fn has_room(&self) -> bool {
-        self.open.get() < self.most.get() && self.dialling.get() == 0
+        let begins = |carrier: &Rc<Carrier>| !carrier.is_over() && !carrier.is_settled();
+        self.open.get() < self.most.get() && self.dialling.get() == 0 && !self.shared.borrow().iter().any(begins)
     }
 
     /// A stream of a connection that has room: of the one that carries the most, so that others become idle.
@@ -379,9 +399,9 @@ impl Server {
         if idle.is_empty() { None } else { Some(idle.remove(0)) }
     }
 
-    fn idle_of(&self, introduction: Option<&[u8]>) -> Option<Idle> {
+    fn idle_of(&self, introduction: Option<&Introduction>) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
-        let place = idle.iter().rposition(|idle| idle.upstream.introduced.as_deref() == introduction)?;
+        let place = idle.iter().rposition(|idle| idle.upstream.introduced.as_ref() == introduction)?;
         Some(idle.remove(place))
     }
 
@@ -476,6 +496,15 @@ impl Server {
     }
 }
 
+/// A request that was given to a server.
+pub(crate) struct Pending(Rc<Server>);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.pending.set(self.0.pending.get().saturating_sub(1));
+    }
+}
+
 impl Permit {
     fn of(server: &Rc<Server>) -> Self {
         let dials = server.http2.get();
@@ -497,7 +526,7 @@ impl Permit {
     }
 
     /// A connection that was opened with this right.
-    pub(crate) fn opened(self, io: ServerIo, introduced: Option<Box<[u8]>>) -> Upstream {
+    pub(crate) fn opened(self, io: ServerIo, introduced: Option<Introduction>) -> Upstream {
         let server = Rc::clone(&self.server);
         let number = self.number();
         let hold = Hold::Connection(self);
@@ -529,7 +558,11 @@ impl Permit {
                 drop(self);
             }
         };
-        let carrier = Carrier::new(begun, wire, secure, number, ended);
+        let more = {
+            let server = Rc::downgrade(&server);
+            move || server.upgrade().into_iter().for_each(|server| server.use_streams())
+        };
+        let carrier = Carrier::new(begun, wire, secure, number, more, ended);
         let first = Upstream { idle: None, ..server.stream_of(&carrier, clock::now()) };
         if server.retired.get() {
             // It is for those alone who had begun to wait for it.

@@ -70,6 +70,8 @@ pub(crate) struct PlannedRoute {
 
 /// A connection of a client, as an operator sees it.
 pub(crate) struct Live {
+    /// Counts the connections of clients.
+    pub(crate) number: u64,
     pub(crate) peer: SocketAddr,
     /// The same, written out: it is told with every request.
     pub(crate) peer_text: Box<str>,
@@ -184,7 +186,9 @@ impl Worker {
 
     pub(crate) fn list(self: &Rc<Self>, arrival: Arrival, scheme: &'static str) -> Listed {
         let Arrival { client, via, known, since, .. } = arrival;
+        let number = self.counts.connections.get();
         let live = Live {
+            number,
             peer_text: text_of(client),
             via: via.map(text_of),
             known,
@@ -203,6 +207,7 @@ impl Worker {
     pub(crate) fn list_stream(self: &Rc<Self>, of: &Live) -> Listed {
         let now = clock::now();
         self.list_live(Live {
+            number: of.number,
             peer: of.peer,
             peer_text: of.peer_text.clone(),
             via: of.via.clone(),
@@ -224,10 +229,6 @@ impl Worker {
 
     pub(crate) fn each_live(&self, mut look: impl FnMut(&Live)) {
         self.live.borrow().iter().for_each(|(_, live)| look(live));
-    }
-
-    pub(crate) fn connections(&self) -> usize {
-        self.live.borrow().len()
     }
 
     /// One more connection, until it is dropped.

@@ -39,7 +39,7 @@ use overdue_core::{
 pub use self::{
     body::Body,
     builder::{BuildError, Builder},
-    http2::h2_failure,
+    http2::{h2_failure, h2_unprocessed},
     pool::PoolOptions,
     snapshot::{Redaction, Snapshot},
 };

@@ -304,7 +304,9 @@ impl Source<'_> {
 
     /// An address, or a name that is looked up.
     fn server_at(&self, text: &Spanned<String>) -> Result<ServerAt, ConfigError> {
-        if let Ok(address) = text.get_ref().parse() {
+        if let Ok(address) = text.get_ref().parse::<SocketAddr>()
+            && address.port() > 0
+        {
             return Ok(ServerAt::Address(address));
         }
         let split = text.get_ref().rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));

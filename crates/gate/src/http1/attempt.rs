@@ -31,9 +31,11 @@ use crate::{
     http2,
     log::{Entry, Marks},
     policy::Tried,
-    tls::H2,
-    upstream::{self, Granted, Permit, Server, ServerIo, Upstream},
+    upstream::{self, Granted, Introduction, Permit, Server, ServerIo, Upstream},
 };
+
+/// A server that does not come up for so long is left alone, whoever's limit it was.
+const UNREACHABLE: Duration = Duration::from_secs(1);
 
 /// TLS with a server.
 type ServerStream = tokio_rustls::client::TlsStream<Wire>;
@@ -73,6 +75,8 @@ impl<S: Client> Connection<S> {
         if let Some(request) = &mut *self.live().request.borrow_mut() {
             request.server = Some(server.address);
         }
+        // Also while it is waited for, or dialled: nobody should prefer a server that does not come up.
+        let _pending = server.pending();
         let mut upstream = match self.acquire(server, prepared, total, since, marks).await {
             Ok(upstream) => upstream,
             Err((trouble, socket)) => {
@@ -93,7 +97,6 @@ impl<S: Client> Connection<S> {
             return unsent(Failed { whom, ..Failed::of(trouble) }, head);
         }
         self.live().enter(Stage::Send, now);
-        server.pending.set(server.pending.get() + 1);
         let (read_before, written_before) = (upstream.side.read, upstream.side.written);
         let client_before = self.client.written;
         let (result, seen, flow) = {
@@ -120,7 +123,6 @@ impl<S: Client> Connection<S> {
             }
             (result, exchange.seen, exchange.to_server)
         };
-        server.pending.set(server.pending.get().saturating_sub(1));
         let now = clock::now();
         self.since = now;
         // An early answer ends `send`, too.
@@ -132,12 +134,8 @@ impl<S: Client> Connection<S> {
         marks.reused = upstream.carried > 0;
         marks.connection = upstream.number;
         marks.idle = upstream.idle;
-        match (&result, seen.head) {
-            (_, Some(answered)) => server.answered(answered.saturating_duration_since(marks.send)),
-            (Err(trouble), None) if trouble.is_servers() => {
-                server.failed(now.saturating_duration_since(marks.send));
-            }
-            _ => {}
+        if let Some(answered) = seen.head {
+            server.answered(answered.saturating_duration_since(marks.send));
         }
         let Err(trouble) = result else {
             self.worker.buffers.take_back(flow.into_buffer());
@@ -154,13 +152,18 @@ impl<S: Client> Connection<S> {
         };
         let answered = upstream.side.read > read_before;
         let dead = matches!(trouble.failure, Failure::Closed | Failure::Os { kind: OsFailure::Reset, .. });
+        // Its server has said that it did not look at the request.
+        let refused = upstream.side.io.was_refused();
         let tried = Tried {
             // A connection that was kept and turns out to be dead is no word about the request.
-            unheard: upstream.carried > 0 && !answered && dead,
+            unheard: refused || upstream.carried > 0 && !answered && dead,
             // The head is there as it was made. Of a body nothing was taken yet.
-            whole: bodyless || flow.moved == 0 && upstream.side.written == written_before,
-            harmless: prepared.is_idempotent || upstream.side.written == written_before,
+            whole: bodyless || flow.moved == 0 && (refused || upstream.side.written == written_before),
+            harmless: refused || prepared.is_idempotent || upstream.side.written == written_before,
         };
+        if trouble.is_servers() && !tried.unheard && seen.head.is_none() {
+            server.failed(now.saturating_duration_since(marks.send));
+        }
         // Whoever's limit it was.
         if trouble.party == Party::Server && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
             upstream.unanswered(marks.send);
@@ -203,7 +206,7 @@ impl<S: Client> Connection<S> {
         marks.dialled = false;
         marks.secured = None;
         let introduction = self.introduction(prepared);
-        let granted = match server.grant(now, introduction.as_deref()) {
+        let granted = match server.grant(now, introduction.as_ref()) {
             Some(granted) => granted,
             None => {
                 let due = Due::earlier(Due::after(now, limits.queue.as_ref()), total);
@@ -227,7 +230,7 @@ impl<S: Client> Connection<S> {
         &mut self,
         server: &Rc<Server>,
         permit: Permit,
-        introduction: Option<Box<[u8]>>,
+        introduction: Option<Introduction>,
         prepared: &Prepared,
         total: Option<Due<'_>>,
         marks: &mut Marks,
@@ -240,7 +243,7 @@ impl<S: Client> Connection<S> {
         let connected = async |stream: &TcpStream| {
             upstream::connected(stream).await?;
             match &introduction {
-                Some(header) => upstream::proxy::introduce(stream, header).await,
+                Some(of) => upstream::proxy::introduce(stream, &of.header).await,
                 None => Ok(()),
             }
         };
@@ -265,8 +268,13 @@ impl<S: Client> Connection<S> {
             },
             Err(err) => Err((self.not_connected(err), None)),
         };
-        if upstream.as_ref().is_err_and(|(trouble, _)| trouble.is_servers()) {
-            server.unreachable();
+        if let Err((trouble, _)) = &upstream {
+            // The limit of a whole request may be shorter than any connect; that a server takes so long is its own.
+            let took = clock::now().saturating_duration_since(marks.queued);
+            let is_late = trouble.party == Party::Server && took >= UNREACHABLE;
+            if trouble.is_servers() || is_late && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
+                server.unreachable();
+            }
         }
         upstream
     }
@@ -292,10 +300,11 @@ impl<S: Client> Connection<S> {
     }
 
     /// What its server is told of this client.
-    fn introduction(&self, prepared: &Prepared) -> Option<Box<[u8]>> {
+    fn introduction(&self, prepared: &Prepared) -> Option<Introduction> {
         let version = prepared.route.servers.cluster.proxy_protocol?;
         let to = self.client.io.local_addr().unwrap_or(self.listener);
-        Some(upstream::proxy::header(version, self.live().peer, to).into())
+        let header = upstream::proxy::header(version, self.live().peer, to).into();
+        Some(Introduction { header, client: self.live().number })
     }
 
     /// Makes a connection to a server a secure one.
@@ -319,11 +328,9 @@ impl<S: Client> Connection<S> {
             secured.map_err(|(failure, _)| Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
         });
         let http2 = prepared.route.servers.cluster.http2;
-        let secured = secured.and_then(|(stream, told)| match stream.get_ref().1.alpn_protocol() {
-            protocol if http2 && protocol != Some(H2) => {
-                let spoken = protocol.map_or_else(|| "no protocol".into(), |name| name.escape_ascii().to_string());
-                let failure = Failure::Protocol(format!("it was asked for h2 (ALPN), and chose {spoken}"));
-                Err(Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
+        let secured = secured.and_then(|(stream, told)| match http2::is_spoken(&stream) {
+            Err(text) if http2 => {
+                Err(Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, Failure::Protocol(text)) })
             }
             _ => Ok((stream, told)),
         });

@@ -267,7 +267,9 @@ fn fate(name: &str, served: &Served<'_>) -> Fate {
         30 => is(ENVOY_TIMEOUT_MS),
         _ => false,
     };
-    if own { Fate::Drop } else { Fate::Keep }
+    // All that begins so is what a proxy says of its client.
+    let of_proxies = |name: &str| name.get(..12).is_some_and(|start| is_taken_for(start, "x-forwarded-"));
+    if own || !trusted && of_proxies(name) { Fate::Drop } else { Fate::Keep }
 }
 
 /// Whether this field says that a request is one of gRPC; gRPC-Web is another protocol.

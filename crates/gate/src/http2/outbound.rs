@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    future::poll_fn,
     io,
     pin::Pin,
     rc::Rc,
@@ -16,6 +17,7 @@ use h2::{
 };
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, uri::Scheme};
 use overdue::{
+    client::h2_unprocessed,
     h1::{Framing, request, response},
     tls::Wire,
 };
@@ -25,8 +27,10 @@ use tokio::{
     task::AbortHandle,
 };
 
+use tokio_rustls::client::TlsStream;
+
 use super::message::{Reading, Sent, Writing, into_io, is_hop_by_hop, put_fields, to_map};
-use crate::{clock, http1::put_field};
+use crate::{clock, http1::put_field, tls::H2};
 
 /// What a server may send ahead of its client, of one answer and of all together.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -35,8 +39,11 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// The fields of an answer, as HTTP/2 counts them.
 const HEADERS_MAX: u32 = 64 * 1024;
-/// How many requests at a time a server takes, until it has said so.
-const UNSETTLED: usize = 100;
+/// How many requests at a time h2 believes to be allowed until the server has said so: a number that no server says. Until
+/// then one is sent, as any of more could be refused.
+const UNSETTLED: usize = usize::MAX - 1;
+/// Requests at a time, whatever a server allows: the loss of a connection is theirs together.
+const STREAMS_MAX: usize = 256;
 
 /// A connection to a server that many requests share. It is closed when the last handle is dropped.
 pub(crate) struct Carrier {
@@ -53,6 +60,20 @@ pub(crate) struct Carrier {
     /// It takes no more requests.
     over: Cell<bool>,
     driver: AbortHandle,
+}
+
+/// Whether HTTP/2 was chosen in a handshake that offered nothing else.
+///
+/// # Errors
+/// Words for what was chosen instead.
+pub(crate) fn is_spoken(stream: &TlsStream<Wire>) -> Result<(), String> {
+    match stream.get_ref().1.alpn_protocol() {
+        Some(H2) => Ok(()),
+        protocol => {
+            let spoken = protocol.map_or_else(|| "no protocol".into(), |name| name.escape_ascii().to_string());
+            Err(format!("it was asked for h2 (ALPN), and chose {spoken}"))
+        }
+    }
 }
 
 /// A connection on which HTTP/2 was begun.
@@ -79,21 +100,31 @@ impl Drop for Carrier {
 }
 
 impl Carrier {
-    /// A connection that was begun. `over` is called once it has ended.
+    /// A connection that was begun. `more` is called when its server changes how many requests it takes, `over` once it has
+    /// ended.
     pub(crate) fn new<S>(
         begun: Begun<S>,
         wire: Wire,
         secure: bool,
         number: u64,
+        more: impl Fn() + 'static,
         over: impl FnOnce() + 'static,
     ) -> Rc<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let (send, connection) = begun;
+        let (send, mut connection) = begun;
         let driver = tokio::task::spawn_local(async move {
+            let mut most = UNSETTLED;
             // Why it ended, its streams tell.
-            let _ = connection.await;
+            let _ = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                if std::mem::replace(&mut most, connection.max_concurrent_send_streams()) != most {
+                    more();
+                }
+                ended
+            })
+            .await;
             over();
         });
         Rc::new(Self {
@@ -111,13 +142,18 @@ impl Carrier {
 
     /// Whether it can carry one more request: its server has not said goodbye, and allows one more.
     pub(crate) fn has_room(&self) -> bool {
-        if !self.over.get() && self.streams.get() < self.send.current_max_send_streams() {
+        if !self.over.get() && self.streams.get() < self.streams_max() {
             // A handle that has sent nothing waits for nothing, so nobody need be woken.
             let lives = self.send.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
             self.over.set(matches!(lives, Poll::Ready(Err(_))));
             return !self.over.get();
         }
         false
+    }
+
+    /// Whether its server has said how many requests it takes.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.send.current_max_send_streams() != UNSETTLED
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -143,7 +179,10 @@ impl Carrier {
     }
 
     pub(crate) fn streams_max(&self) -> usize {
-        self.send.current_max_send_streams()
+        match self.send.current_max_send_streams() {
+            UNSETTLED => 1,
+            most => most.min(STREAMS_MAX),
+        }
     }
 
     /// Nothing at all came from its server since then.
@@ -158,6 +197,8 @@ pub(crate) struct Outbound {
     writing: Writing,
     answer: Answer,
     is_head: bool,
+    /// Its server did not look at it.
+    refused: bool,
     /// Wakes who reads once the head is sent.
     reader: Option<Waker>,
 }
@@ -180,6 +221,7 @@ impl Outbound {
             writing: Writing::new(),
             answer: Answer::Unasked,
             is_head: false,
+            refused: false,
             reader: None,
         }
     }
@@ -190,6 +232,10 @@ impl Outbound {
 
     pub(crate) fn observe(&self) -> SocketFacts {
         self.carrier.wire.observe()
+    }
+
+    pub(crate) const fn was_refused(&self) -> bool {
+        self.refused
     }
 
     /// What HTTP/2 itself is waiting for.
@@ -309,8 +355,13 @@ impl AsyncRead for Outbound {
                         }
                         continue;
                     }
-                    let answer = ready!(Pin::new(expected).poll(cx)).map_err(into_io)?;
-                    this.answer = Answer::Reading(read_answer(answer, this.is_head));
+                    match ready!(Pin::new(expected).poll(cx)) {
+                        Ok(answer) => this.answer = Answer::Reading(read_answer(answer, this.is_head)),
+                        Err(err) => {
+                            this.refused = h2_unprocessed(&err);
+                            return Poll::Ready(Err(into_io(err)));
+                        }
+                    }
                 }
                 Answer::None => return Poll::Ready(Ok(())),
                 Answer::Reading(reading) => {
@@ -324,7 +375,7 @@ impl AsyncRead for Outbound {
 
 impl AsyncWrite for Outbound {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { carrier, writing, answer, is_head, reader } = self.get_mut();
+        let Self { carrier, writing, answer, is_head, reader, .. } = self.get_mut();
         let asked = !matches!(answer, Answer::Unasked);
         let poll = writing.poll_write(cx, buf, |bytes| send_head(carrier, answer, is_head, bytes));
         if !asked && matches!(poll, Poll::Ready(Err(_))) {

@@ -119,7 +119,7 @@ impl Picture {
     /// What this worker sees now.
     fn of(worker: &Worker, wanted: &Wanted) -> Self {
         let now = clock::now();
-        let mut picture = Self { connections: worker.connections(), draining: worker.is_draining(), ..Self::default() };
+        let mut picture = Self { connections: worker.open(), draining: worker.is_draining(), ..Self::default() };
         worker.recent.add_to(&mut picture, wanted, now);
         let route = wanted.route.as_deref();
         (picture.in_flight, picture.overdue) = each_in_flight(worker, route, IN_FLIGHT_MAX, |left, live, request| {
@@ -135,7 +135,7 @@ impl Picture {
                 let health = Health {
                     open: server.open(),
                     idle: server.idle(),
-                    pending: server.pending.get(),
+                    pending: server.requests(),
                     shunned: usize::from(server.is_shunned(now)),
                     latency_us: micros(server.latency()),
                 };

@@ -159,6 +159,7 @@ impl Seen {
                 let (mut stream, _) =
                     tls.tls().handshake(wire.clone(), &endpoint.host).await.map_err(|(failure, _)| failure)?;
                 if cluster.http2 {
+                    http2::is_spoken(&stream).map_err(Failure::Protocol)?;
                     return self.ask_in_stream(stream, (wire, true), health, endpoint).await;
                 }
                 self.ask(&mut stream, health, endpoint).await
@@ -179,7 +180,7 @@ impl Seen {
     {
         self.enter(Stage::Send);
         let begun = http2::begin(io).await.map_err(|err| http2::failure("write", err))?;
-        let carrier = Carrier::new(begun, wire, secure, 1, || ());
+        let carrier = Carrier::new(begun, wire, secure, 1, || (), || ());
         self.ask(&mut Outbound::new(&carrier), health, endpoint).await
     }
 

@@ -39,6 +39,14 @@ impl ServerIo {
         }
     }
 
+    /// Whether the server has said that it did not look at the request: it may be sent again, whatever it is.
+    pub(crate) fn was_refused(&self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => false,
+            Self::Stream(io) => io.was_refused(),
+        }
+    }
+
     /// What HTTP/2 itself is waiting for, where it is spoken.
     pub(crate) fn h2_facts(&self) -> Option<H2Facts> {
         match self {

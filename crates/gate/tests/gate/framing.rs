@@ -360,3 +360,15 @@ fn what_is_refused_is_told_of_itself() {
     let summary = broken["verdicts"][0]["summary"].as_str().unwrap();
     assert!(summary.contains("the client 127.0.0.1:"), "{summary}");
 }
+
+/// What only a proxy may say, under whatever name that begins so.
+#[test]
+fn a_stranger_is_no_proxy() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[]);
+    let more = "X-Forwarded-Prefix: /admin\r\nx_forwarded_user: root\r\nX-Forwarded-Port: 1\r\nX-Forwards: yes\r\n\r\n";
+    assert_eq!(bed.connect().call(&GET.replace("\r\n\r\n", &format!("\r\n{more}"))).status, 200);
+    let head = server.saw().to_ascii_lowercase();
+    assert!(!head.contains("admin") && !head.contains("root") && !head.contains("port"), "{head}");
+    assert!(head.contains("x-forwards: yes"), "{head}");
+}

@@ -592,3 +592,71 @@ fn a_server_of_http_2_is_probed_in_its_own_words() {
     let lines = bed.lines();
     assert!(!lines.iter().any(|line| line.to_string().contains(&well.address.to_string())), "{lines:#?}");
 }
+
+#[test]
+fn a_goodbye_costs_no_request_with_a_body() {
+    let server = Http2Server::new(h2::server::Builder::new(), |(request, mut respond)| async move {
+        if request.uri().path() == "/hold" {
+            return std::future::pending().await;
+        }
+        let _ = respond.send_response(Response::new(()), true);
+    });
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+    let mut client = Http2::connect(&bed);
+    let _held = client.send(get("/hold"), None);
+    assert_eq!(server.seen.recv_timeout(PATIENCE).unwrap().uri().path(), "/hold");
+    assert_eq!(client.call(get("/last"), None).head.status(), StatusCode::OK);
+    for _ in 0..5 {
+        assert_eq!(client.call(Request::post("http://a.test/"), Some(b"body")).head.status(), StatusCode::OK);
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[test]
+fn no_more_is_sent_than_a_server_has_said_that_it_takes() {
+    let mut options = h2::server::Builder::new();
+    options.max_concurrent_streams(1);
+    let server = Http2Server::answering(options, "hello");
+    let bed = Bed::new(&[server.address], &[("cluster", "http2 = true\nconnections = 1")]);
+    let mut client = Http2::connect(&bed);
+    // At once, on a connection that is not there yet.
+    let calls: Vec<_> = (0..8).map(|_| client.send(get("/"), None)).collect();
+    for (answer, _stream) in calls {
+        assert_eq!(client.wait(read(answer)).unwrap().body, b"hello");
+    }
+    drop(client);
+    assert!(bed.lines().iter().all(|line| line["outcome"] == "ok"));
+}
+
+#[test]
+fn who_finds_no_stream_opens_another_connection() {
+    let all = std::sync::Arc::new(tokio::sync::Barrier::new(4));
+    let mut options = h2::server::Builder::new();
+    options.max_concurrent_streams(2);
+    // Nobody is answered before four are there, and two is what a connection carries.
+    let server = Http2Server::new(options, move |(_, mut respond)| {
+        let all = std::sync::Arc::clone(&all);
+        async move {
+            all.wait().await;
+            let _ = respond.send_response(Response::new(()), true);
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("cluster", "http2 = true\nconnections = 2")]);
+    let mut client = Http2::connect(&bed);
+    let calls: Vec<_> = (0..4).map(|_| client.send(get("/"), None)).collect();
+    for (answer, _stream) in calls {
+        assert_eq!(client.wait(read(answer)).unwrap().head.status(), StatusCode::OK);
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[test]
+fn a_dead_connection_is_left_whoevers_limit_it_was() {
+    let server = Server::new(|peer| while !peer.ends() {});
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2, ("limits", "total = \"700ms\"")]);
+    let mut client = Http2::connect(&bed);
+    for _ in 0..2 {
+        assert_eq!(client.call(get("/"), None).head.status(), StatusCode::GATEWAY_TIMEOUT);
+    }
+    assert_eq!(server.connections(), 2);
+}

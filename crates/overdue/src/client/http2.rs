@@ -720,10 +720,12 @@ pub(crate) fn request_head(
 
 /// What an error of the connection or the stream means.
 fn failure(err: h2::Error) -> Trouble {
-    let unprocessed = err.is_remote()
-        && (err.is_reset() && err.reason() == Some(h2::Reason::REFUSED_STREAM)
-            || err.is_go_away() && err.reason() == Some(h2::Reason::NO_ERROR));
-    Trouble { failure: Some(h2_failure(&err)), unprocessed, source: Some(err.into()), ..Trouble::default() }
+    Trouble {
+        failure: Some(h2_failure(&err)),
+        unprocessed: h2_unprocessed(&err),
+        source: Some(err.into()),
+        ..Trouble::default()
+    }
 }
 
 /// What it means that a stream or a connection of HTTP/2 ended with this error, for whoever uses the h2 crate itself: what
@@ -742,4 +744,13 @@ pub fn h2_failure(err: &h2::Error) -> Failure {
     } else {
         Failure::Usage(err.to_string())
     }
+}
+
+/// Whether a stream ended with this error before its peer looked at the request, which may then be sent again, whatever it
+/// is: the stream was refused, or came behind a goodbye.
+#[must_use]
+pub fn h2_unprocessed(err: &h2::Error) -> bool {
+    err.is_remote()
+        && (err.is_reset() && err.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || err.is_go_away() && err.reason() == Some(h2::Reason::NO_ERROR))
 }
