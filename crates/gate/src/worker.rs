@@ -115,6 +115,11 @@ impl Live {
         Whom { client: &self.peer_text, via: self.via.as_deref() }
     }
 
+    /// Whether the address is that of whoever sends the requests.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.known
+    }
+
     pub(crate) fn enter(&self, stage: Stage, now: Instant) {
         self.stage.set((stage, now));
     }

@@ -303,7 +303,11 @@ impl<S: Client> Connection<S> {
     fn introduction(&self, prepared: &Prepared) -> Option<Introduction> {
         let version = prepared.route.servers.cluster.proxy_protocol?;
         let to = self.client.io.local_addr().unwrap_or(self.listener);
-        let header = upstream::proxy::header(version, self.live().peer, to).into();
+        let header = match self.live().is_known() {
+            true => upstream::proxy::header(version, self.live().peer, to).into(),
+            // A proxy did not say whom it serves, and nobody else can.
+            false => upstream::proxy::own_header(version).into(),
+        };
         Some(Introduction { header, client: self.live().number })
     }
 
