@@ -1,7 +1,5 @@
 //! The first table of the catalogue, as far as it is seen from outside of the caller.
 
-use overdue_core::Confidence;
-
 use super::*;
 use crate::observation::{
     Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
