@@ -307,11 +307,11 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
 }
 
 /// Threads that wait for each other's locks: none of them will ever go on. That a thread has waited for a lock for long
-/// says nothing, for its holder may wait for work, as pools of workers do; only a circle of holders is a proof.
+/// says nothing, for its holder may wait for work, as pools of workers do; only a circle of holders is a proof, whenever
+/// in the window it was closed.
 pub(super) fn deadlock(seen: &Observation) -> Vec<Finding> {
     let Some(threads) = &seen.threads else { return Vec::new() };
-    let all_along = |thread: &&Thread| thread.blocked_us >= SETTLED_US && thread.blocked_us >= seen.window_us / 10 * 9;
-    let waits = threads.threads.iter().filter(all_along);
+    let waits = threads.threads.iter().filter(|thread| thread.blocked_us >= SETTLED_US);
     let waits: HashMap<u32, (&Thread, u32)> =
         waits.filter_map(|thread| Some((thread.tid, (thread, thread.blocked_in.as_ref()?.held_by?)))).collect();
     let next = |tid: u32| waits.get(&tid).map(|&(_, holder)| holder);

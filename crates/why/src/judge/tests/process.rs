@@ -500,6 +500,13 @@ fn threads_that_wait_for_each_other() {
     let mut ran = locked(&[(11, Some(12)), (12, Some(11))]);
     ran.threads.as_mut().unwrap().threads[1].blocked_us = 400_000;
     nothing(&ran);
+    // A circle that was closed late in the window is one all the same.
+    let mut late = locked(&[(11, Some(12)), (12, Some(11))]);
+    for thread in &mut late.threads.as_mut().unwrap().threads[1..] {
+        (thread.blocked_us, thread.since_before) = (1_200_000, false);
+    }
+    let finding = only(&late, Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("for 1.2s; none"), "{}", finding.verdict.summary);
     // It is told beside what else is wrong.
     let full = Listener { backlog: 4, queued_max: 5, queued_last: 5, full_rounds: 20, drops: Some(31), ..listener() };
     let judgement = judge(&listening(locked(&[(11, Some(12)), (12, Some(11))]), full));
