@@ -215,6 +215,9 @@ pub struct TlsHandshake {
     /// Bytes of that data.
     #[serde(default)]
     pub asked_bytes: u64,
+    /// Bytes that came after it all the same, in two records of one length: session tickets, or a short answer.
+    #[serde(default)]
+    pub ticket_bytes: u64,
 }
 
 /// An HTTP/1 exchange, by its heads. No header but those that carry deadlines is kept.

@@ -540,11 +540,12 @@ fn tls_seen(tls: &Handshake, raw: &RawConnection, epoch: Epoch) -> TlsHandshake 
         alert: tls.alert.map(|(code, way)| (code, way == Way::Read)),
         alert_hidden: tls.alert_hidden,
         not_tls: tls.not_tls.clone(),
-        unanswered: unanswered.and_then(|(at, _)| match epoch.moment(at) {
+        unanswered: unanswered.and_then(|it| match epoch.moment(it.at) {
             Some(Moment::At(at)) => Some(Moment::Inferred(at)),
             moment => moment,
         }),
-        asked_bytes: unanswered.map_or(0, |(_, bytes)| bytes),
+        asked_bytes: unanswered.map_or(0, |it| it.bytes),
+        ticket_bytes: unanswered.map_or(0, |it| it.tickets),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Calls that failed, and calls that their callers gave up.
 
 use overdue_core::{
-    Cause, Confidence, Stage,
+    Cause, Confidence, Source, Stage,
     facts::{Failure, H2Facts, SocketFacts},
 };
 
@@ -186,13 +186,21 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     }
     if let Some((tls, _)) = hidden {
         trouble.verdict.confidence = trouble.verdict.confidence.min(Confidence::Medium);
+        let tickets = tls.ticket_bytes;
+        let back = if tickets == 0 {
+            "none came back (inferred from the lengths of records)".to_owned()
+        } else {
+            format!("{tickets} came back at once, in two records of one length: session tickets, or a short answer")
+        };
+        if tickets > 0 {
+            // What the rest says of an answer would be said too surely.
+            trouble.verdict.evidence.retain(|evidence| evidence.source != Source::Http);
+            trouble.meant = trouble.meant.max(Meant::Unseen);
+        }
         trouble.verdict.evidence.push(
-            bpf(format!(
-                "inside of TLS: {} bytes of data were sent after the handshake and none came back (inferred from the \
-                 lengths of records; two of the same length are taken for session tickets)",
-                tls.asked_bytes
-            ))
-            .with("asked_bytes", tls.asked_bytes),
+            bpf(format!("inside of TLS: {} bytes of data were sent after the handshake and {back}", tls.asked_bytes))
+                .with("asked_bytes", tls.asked_bytes)
+                .with("ticket_bytes", tickets),
         );
     }
     trouble.verdict.evidence.push(

@@ -386,6 +386,11 @@ fn calls_over_tls_that_were_given_up() {
     nothing(&gave_up(|tls| tls.unanswered = None));
     nothing(&gave_up(|tls| tls.alert = Some((48, false))));
     nothing(&gave_up(|tls| tls.unanswered = Some(Moment::Inferred(1_990_000))));
+    // What may be an answer as well as tickets is a remark, which does not say that nothing came.
+    let finding = advisory(&gave_up(|tls| tls.ticket_bytes = 478), Cause::ServerSlow);
+    let texts: Vec<_> = finding.verdict.evidence.iter().map(|it| it.text.as_ref()).collect();
+    assert!(texts.iter().any(|text| text.contains("478 came back")), "{texts:?}");
+    assert!(!texts.iter().any(|text| text.contains(" 0 bytes received")), "{texts:?}");
     // What took the time was the handshake.
     let slow = |tls: &mut TlsHandshake| {
         (tls.done, tls.unanswered) = (Some(Moment::Inferred(1_400_000)), Some(Moment::Inferred(1_400_100)));
