@@ -79,7 +79,15 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         Stage::Wait
     };
     if connection.reset_received {
-        let facts = facts(known, stage, life, os("read", libc_errno::ECONNRESET));
+        let mut facts = facts(known, stage, life, os("read", libc_errno::ECONNRESET));
+        if answered(connection) {
+            // An idle connection that a balancer in between is tired of.
+            if is_whole(connection) {
+                return None;
+            }
+            let (came, of_body) = response_bytes(connection);
+            (facts.exchange.response_bytes, facts.exchange.body_bytes) = (came, of_body);
+        }
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
     // Closed by the peer while an answer was due, or in the middle of one. A reader that is behind has the rest of it in
@@ -118,6 +126,15 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
     None
+}
+
+/// Whether the last answer came to its end, and nothing was asked since.
+fn is_whole(connection: &Connection) -> bool {
+    let asked_since = connection.last_write.and_then(at) > connection.last_read.and_then(at);
+    connection.http.as_ref().is_some_and(|http| {
+        let ended = http.missing_bytes == Some(0) || http.chunks_ended == Some(true);
+        !http.half_head && ended && !asked_since
+    })
 }
 
 /// Whether the own socket, after the peer's FIN, is known to hold no more than was seen in it.

@@ -121,6 +121,26 @@ fn requests_without_an_answer() {
     nothing(&request(|connection| connection.http.as_mut().unwrap().answered = Some(Moment::At(700))));
 }
 
+/// A reset in the middle of an answer says how much of it had come; one of an idle connection is none of a call.
+#[test]
+fn resets_after_an_answer_began() {
+    let reset = |missing: u64, last_write: u64| {
+        asked(|connection| {
+            let http = answered(connection, 80);
+            (http.missing_bytes, http.head_bytes, http.body_bytes) = (Some(missing), Some(40), Some(40));
+            connection.last_write = Some(Moment::At(last_write));
+            connection.reset_received = true;
+            connection.closed = Some(Moment::At(1_500_000));
+        })
+    };
+    nothing(&reset(0, 500));
+    let finding = only(&reset(60, 500), Cause::PeerReset);
+    let texts: Vec<_> = finding.verdict.evidence.iter().map(|it| it.text.as_ref()).collect();
+    assert!(texts.iter().any(|text| text.contains("80 bytes received, 40 of the body")), "{texts:?}");
+    // Another request was on its way.
+    only(&reset(0, 1_400_000), Cause::PeerReset);
+}
+
 #[test]
 fn a_thread_that_reads_and_gets_nothing() {
     let mut socket = outbound(9, "10.0.0.9:5432");

@@ -157,6 +157,30 @@ fn descriptors_that_grow_toward_the_limit() {
     nothing(&seen);
 }
 
+/// Clients come back one after another, and stay: far from the limit that is a remark, whatever it is at this rate.
+#[test]
+fn clients_that_connect_to_a_server_far_from_its_limit() {
+    let comes = |change: fn(&mut Observation)| {
+        let mut seen = idle();
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.open, fds.by_kind) = (rising(10, 1), vec![kind("tcp", 2, 21), kind("file", 4, 4)]);
+        let mut seen = seen.tcp((1..=19).map(|cookie| inbound(cookie, "10.0.0.9:50000")));
+        change(&mut seen);
+        seen
+    };
+    advisory(&comes(|_| {}), Cause::FdLeak);
+    // Beyond half of the limit nobody should have to wait and see. What the peers closed is not in use, and a file is no
+    // client.
+    assert_eq!(causes(&judge(&comes(|seen| seen.fds.as_mut().unwrap().soft_limit = 50))), ["fd-leak"]);
+    only(&comes(|seen| seen.fds.as_mut().unwrap().by_kind = vec![kind("file", 2, 21)]), Cause::FdLeak);
+    let closed = judge(&comes(|seen| {
+        for socket in &mut seen.sockets.as_mut().unwrap().tcp {
+            socket.state = TcpState::CloseWait;
+        }
+    }));
+    assert!(closed.advisories.iter().all(|finding| finding.verdict.cause != Cause::FdLeak), "{closed:#?}");
+}
+
 /// Five more a second, and an hour until the limit.
 #[test]
 fn descriptors_that_grow_far_from_the_limit() {
