@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::observation::{
-    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
+    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, LateCall, Listener, Lookup, Lookups, Moment, Resolved, Side,
     TlsHandshake, WaitsFor,
 };
 
@@ -301,6 +301,21 @@ fn a_call_that_its_caller_gave_up() {
     let finding = only(&late(Side::Server, None), Cause::DeadlineIgnored);
     assert!(finding.verdict.summary.contains("still runs"), "{}", finding.verdict.summary);
     nothing(&late(Side::Server, Some(Moment::At(250_000))));
+    // A silence of another request on the connection, which may have had all the time.
+    let mut other = late(Side::Server, Some(Moment::At(250_000)));
+    let connection = &mut other.connections.as_mut().unwrap().connections[0];
+    connection.write_gaps = Gaps { longest_us: 2_000_000, ..Gaps::default() };
+    nothing(&other);
+    // One before it that was late by its own deadline.
+    let connection = &mut other.connections.as_mut().unwrap().connections[0];
+    connection.http.as_mut().unwrap().late = Some(LateCall {
+        request: "GET /slow".to_owned(),
+        header: "grpc-timeout".to_owned(),
+        allowed_us: 500_000,
+        ran_us: 2_000_000,
+    });
+    let finding = only(&other, Cause::DeadlineIgnored);
+    assert!(finding.verdict.summary.contains("for GET /slow, and the call was answered after 2s"), "{finding:#?}");
 }
 
 /// A request that was sent on a connection of its own, and whatever came of it.
