@@ -14,7 +14,7 @@
 //! | [`SHORT_SPIN_PER_SECOND`] | 200 | the same with a limit of about 1 ms, which cannot be faster |
 //! | [`ALWAYS`] | 0.9 | the share of polls, of threads, of looks that is called "nearly all" |
 //! | [`BETWEEN`] | 0.1 | other calls for each poll: a loop that does less between its polls does nothing |
-//! | [`NEAR_LIMIT`] | half of the limit, or the limit within 10 minutes | descriptors that grow and end there |
+//! | [`NEAR_LIMIT`] | half of the limit, or the limit within 10 minutes | descriptors that grow and end there; below half, sockets in use are a remark |
 //! | [`FAR`] | 16 more, the limit within a day | the same, as a remark, where it is farther away |
 //! | [`STORM_PER_SECOND`] | 5 | failed handshakes a second |
 //! | [`CHURN_PER_SECOND`] | 50 | connections a second that end without work |

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use self::sample::{Changed, Counts, Look};
+use self::sample::{Changed, Counts, Look, Waiter};
 use super::{Target, clock::Pace, patience::patiently, tiers, window::Overlap};
 use crate::observation::{Hidden, Thread, ThreadCounts, ThreadState, Threads};
 
@@ -143,11 +143,11 @@ impl Collector {
     /// Who holds what threads have waited for all along. Looked at last: a lock may change hands while somebody waits.
     fn held_by(&self) -> HashMap<u32, u32> {
         let long = |record: &Record| record.thread.blocked_us >= LOCKED_US;
-        let waiting: Vec<(u32, u64)> = self
+        let waiting: Vec<Waiter> = self
             .threads
             .iter()
             .filter(|(_, record)| long(record))
-            .filter_map(|(&tid, record)| Some((tid, record.lock?)))
+            .filter_map(|(&tid, record)| Some(Waiter { tid, lock: record.lock?, runs: record.counts.runs }))
             .take(LOCKED)
             .collect();
         if waiting.is_empty() || !self.calls {

@@ -24,6 +24,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     let part = share(last.value, fds.soft_limit);
     let is_full = last.value >= fds.soft_limit.saturating_sub(1);
     let growth = Growth::of(&fds.open, fds.soft_limit);
+    let nothing_refused = refused.is_none();
 
     if let Some(growth) = &growth
         && (part >= NEAR_LIMIT.0 || growth.full_in_us.is_some_and(|us| u128::from(us) <= NEAR_LIMIT.1.as_micros()))
@@ -56,7 +57,9 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             .and(openers(fds).or_else(|| goes_on(seen)))
             .and(refused)
             .share(ShareOf::Limit, part);
-        return vec![not_load(finding, fds)];
+        let mut finding = not_load(finding, fds);
+        finding.advisory = part < NEAR_LIMIT.0 && nothing_refused && may_be_load(seen, fds, growth);
+        return vec![finding];
     }
 
     if refused.is_none()
@@ -136,6 +139,18 @@ fn far(seen: &Observation, fds: &Fds, growth: &Growth) -> Option<Finding> {
         "possible: a cache or a pool that fills looks like this for a while; it stops, a leak does not: look again later",
     );
     Some(Finding { advisory: true, ..finding })
+}
+
+/// Whether clients that come, or calls that are under way, look the same: sockets that become more while they are in use.
+fn may_be_load(seen: &Observation, fds: &Fds, growth: &Growth) -> bool {
+    const SOCKETS: [&str; 4] = ["tcp", "unix", "udp", "socket"];
+    let sockets = fds.by_kind.iter().filter(|kind| SOCKETS.contains(&kind.kind.as_str()));
+    let sockets = total(sockets.map(grown));
+    // Of what the peers have closed, and what is left idle beside more of it, more callers would not bring more.
+    let tcp = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let closed = tcp.filter(|socket| socket.state == TcpState::CloseWait).count() as u64;
+    let half = growth.grown / 2;
+    sockets > half && closed < half && left_idle(seen, fds, sockets).is_none()
 }
 
 /// The peer to which connections become more while so many to it lie idle: a pool would use these first.

@@ -6,7 +6,7 @@ mod healthy;
 mod process;
 
 use overdue_core::{
-    Cause,
+    Cause, Confidence,
     facts::{TcpInfo, TcpState},
 };
 

@@ -56,24 +56,12 @@ pub(super) fn io_stuck(seen: &Observation) -> Vec<Finding> {
 /// A thread that should poll sits in a call that blocks.
 pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
     let Some(threads) = &seen.threads else { return Vec::new() };
-    let polls = seen.polling.iter().flat_map(|polling| &polling.loops);
-    // A thread that waits for one thing at a time by poll is no event loop.
-    let turns = |poll: &&PollLoop| poll.call == PollCall::EpollWait && poll.returns >= 3;
-    let loops: HashSet<u32> = polls.filter(turns).map(|poll| poll.tid).collect();
-    let has_epoll =
-        seen.fds.as_ref().is_some_and(|fds| fds.by_kind.iter().any(|kind| kind.kind == "epoll" && kind.last > 0));
-    let is_loop = |thread: &Thread| match seen.process.runtime {
-        Runtime::Node => thread.tid == seen.process.pid,
-        Runtime::Python => thread.tid == seen.process.pid && has_epoll,
-        Runtime::Tokio => thread.name.starts_with("tokio-r"),
-        Runtime::Native => loops.contains(&thread.tid),
-        Runtime::Go { .. } | Runtime::Java => false,
-    };
+    let loops = Loops::of(seen);
     // In which call it was found, and how often: it may leave the call for moments.
     let mut blocked: Vec<(&Thread, &str, u32)> = threads
         .threads
         .iter()
-        .filter(|thread| is_loop(thread) && !is_parked(thread, &seen.process.runtime))
+        .filter(|thread| loops.may_be(thread) && !is_parked(thread, &seen.process.runtime))
         .filter_map(|thread| {
             // A worker of tokio sits in a futex whenever it has nothing to do; only its stack tells another from that.
             let sits_now = thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex");
@@ -84,37 +72,126 @@ pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
         })
         .filter(|(thread, _, looks)| *looks >= 3 && share((*looks).into(), thread.looks.into()) >= LOOP_BLOCKED)
         .collect();
-    blocked.sort_by_key(|(thread, _, looks)| std::cmp::Reverse((*looks, thread.blocked_us)));
+    blocked.sort_by_key(|(thread, _, looks)| std::cmp::Reverse((loops.surely(thread), *looks, thread.blocked_us)));
     let Some(&(thread, call, looks)) = blocked.first() else { return Vec::new() };
+    let sure = loops.surely(thread);
     let now = thread.blocked_in.as_ref().filter(|blocked| blocked.call == call);
     let what = now.and_then(|blocked| blocked.what.as_ref()).map(|what| format!(" on {what}")).unwrap_or_default();
     let at = blocked_at(seen, thread).map(|place| format!(", from {place}")).unwrap_or_default();
     let part = share(looks.into(), thread.looks.into());
-    vec![
-        Finding::new(
-            Cause::RuntimeBlocked,
-            Severity::Waiting,
-            Confidence::High,
+    let sits = format!(
+        "thread {} ({}) sits in {call}{what}{at} for {:.0} % of the time",
+        thread.tid,
+        thread.name,
+        part * 100.0
+    );
+    let mut finding = Finding::new(
+        Cause::RuntimeBlocked,
+        Severity::Waiting,
+        if sure { Confidence::High } else { Confidence::Medium },
+        if sure {
+            format!("the event loop does not turn: {sits}; everything else of it waits meanwhile")
+        } else {
             format!(
-                "the event loop does not turn: thread {} ({}) sits in {call}{what}{at} for {:.0} % of the time; everything \
-                 else of it waits meanwhile",
-                thread.tid,
-                thread.name,
-                part * 100.0,
-            ),
-        )
-        .because(
-            proc(format!(
-                "thread {}: in {call} at {looks} of {} looks, {} switches in the window",
-                thread.tid, thread.looks, thread.voluntary_switches
-            ))
-            .with("looks_in_call", looks)
-            .with("looks", thread.looks)
-            .with("threads", blocked.len() as u64),
-        )
-        .rejected(Cause::CpuBusy, format!("the thread used only {} of processor time", time(thread.cpu_us)))
-        .share(ShareOf::StalledTime, part),
-    ]
+                "an event loop may not turn: {sits}; whether that thread runs a loop, or only waits, cannot be told"
+            )
+        },
+    )
+    .because(
+        proc(format!(
+            "thread {}: in {call} at {looks} of {} looks, {} switches in the window",
+            thread.tid, thread.looks, thread.voluntary_switches
+        ))
+        .with("looks_in_call", looks)
+        .with("looks", thread.looks)
+        .with("threads", blocked.len() as u64),
+    )
+    .rejected(Cause::CpuBusy, format!("the thread used only {} of processor time", time(thread.cpu_us)))
+    .share(ShareOf::StalledTime, part);
+    finding.advisory = !sure;
+    vec![finding]
+}
+
+/// The threads that run event loops.
+struct Loops<'a> {
+    seen: &'a Observation,
+    /// Those that poll again and again.
+    turn: HashSet<u32>,
+    /// Those that were seen to poll at all.
+    poll: HashSet<u32>,
+}
+
+impl<'a> Loops<'a> {
+    fn of(seen: &'a Observation) -> Self {
+        let polls = seen.polling.iter().flat_map(|polling| &polling.loops);
+        // A thread that waits for one thing at a time by poll is no event loop.
+        let polls: Vec<&PollLoop> = polls.filter(|poll| poll.call == PollCall::EpollWait).collect();
+        let turn: HashSet<u32> = polls.iter().filter(|poll| poll.returns >= 3).map(|poll| poll.tid).collect();
+        let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+        let found = threads.filter(|thread| thread.calls.iter().any(|(call, _)| call.starts_with("epoll")));
+        let poll = polls.iter().map(|poll| poll.tid).chain(found.map(|thread| thread.tid)).collect();
+        Self { seen, turn, poll }
+    }
+
+    fn may_be(&self, thread: &Thread) -> bool {
+        match self.seen.process.runtime {
+            Runtime::Node => thread.tid == self.seen.process.pid,
+            // The loop may be that of another thread, which the main one waits for.
+            Runtime::Python => {
+                let polls = self.poll.contains(&thread.tid);
+                thread.tid == self.seen.process.pid && self.has_epoll() && (polls || self.poll.is_empty())
+            }
+            Runtime::Tokio => {
+                thread.name.starts_with("tokio-r")
+                    && TokioThread::of(thread).is_none_or(|role| role == TokioThread::Worker)
+            }
+            Runtime::Native => self.turn.contains(&thread.tid),
+            Runtime::Go { .. } | Runtime::Java => false,
+        }
+    }
+
+    /// Whether one that may be a loop is one for certain.
+    fn surely(&self, thread: &Thread) -> bool {
+        match self.seen.process.runtime {
+            Runtime::Python => {
+                let alone = self.seen.threads.as_ref().is_some_and(|threads| threads.last <= 1);
+                let another = self.poll.iter().any(|tid| *tid != thread.tid);
+                alone || self.poll.contains(&thread.tid) && !another
+            }
+            Runtime::Tokio => self.poll.contains(&thread.tid) || TokioThread::of(thread).is_some(),
+            _ => true,
+        }
+    }
+
+    fn has_epoll(&self) -> bool {
+        let fds = self.seen.fds.as_ref();
+        fds.is_some_and(|fds| fds.by_kind.iter().any(|kind| kind.kind == "epoll" && kind.last > 0))
+    }
+}
+
+/// What a thread of tokio does: all have one name, and workers are started on the pool for what blocks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TokioThread {
+    /// Polls tasks.
+    Worker,
+    /// Is there to block: of the pool, or a worker that handed its tasks over (`block_in_place`).
+    MayBlock,
+}
+
+impl TokioThread {
+    /// By its stack; `None` where that names none of tokio's functions.
+    fn of(thread: &Thread) -> Option<Self> {
+        let has = |part: &str| thread.stack.iter().flat_map(|stack| stack.functions()).any(|name| name.contains(part));
+        if has("block_in_place") {
+            Some(Self::MayBlock)
+        } else if has("scheduler::multi_thread::worker") || has("scheduler::current_thread") {
+            Some(Self::Worker)
+        } else if has("runtime::blocking::") {
+            Some(Self::MayBlock)
+        } else {
+            None
+        }
+    }
 }
 
 /// From this share of the looks on an event loop that sits in another call is blocked by it.
@@ -230,11 +307,11 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
 }
 
 /// Threads that wait for each other's locks: none of them will ever go on. That a thread has waited for a lock for long
-/// says nothing, for its holder may wait for work, as pools of workers do; only a circle of holders is a proof.
+/// says nothing, for its holder may wait for work, as pools of workers do; only a circle of holders is a proof, whenever
+/// in the window it was closed.
 pub(super) fn deadlock(seen: &Observation) -> Vec<Finding> {
     let Some(threads) = &seen.threads else { return Vec::new() };
-    let all_along = |thread: &&Thread| thread.blocked_us >= SETTLED_US && thread.blocked_us >= seen.window_us / 10 * 9;
-    let waits = threads.threads.iter().filter(all_along);
+    let waits = threads.threads.iter().filter(|thread| thread.blocked_us >= SETTLED_US);
     let waits: HashMap<u32, (&Thread, u32)> =
         waits.filter_map(|thread| Some((thread.tid, (thread, thread.blocked_in.as_ref()?.held_by?)))).collect();
     let next = |tid: u32| waits.get(&tid).map(|&(_, holder)| holder);

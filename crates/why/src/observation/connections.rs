@@ -215,6 +215,9 @@ pub struct TlsHandshake {
     /// Bytes of that data.
     #[serde(default)]
     pub asked_bytes: u64,
+    /// Bytes that came after it all the same, in two records of one length: session tickets, or a short answer.
+    #[serde(default)]
+    pub ticket_bytes: u64,
 }
 
 /// An HTTP/1 exchange, by its heads. No header but those that carry deadlines is kept.
@@ -232,6 +235,9 @@ pub struct HttpHead {
     pub answered: Option<Moment>,
     /// The time that the caller allowed, where a header says so, and which header.
     pub deadline_us: Option<(String, u64)>,
+    /// An earlier call on the connection that was answered later than its caller allowed; of several the latest.
+    #[serde(default)]
+    pub late: Option<LateCall>,
     /// Of a response that the process reads: bytes of it that had not come at the end, where its head says how many
     /// there are and the connection was watched from its beginning.
     #[serde(default)]
@@ -254,6 +260,19 @@ pub struct HttpHead {
     /// What answered the request was no HTTP/1: its first bytes, printable.
     #[serde(default)]
     pub not_http: Option<String>,
+}
+
+/// A call that was answered later than its caller allowed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LateCall {
+    /// `GET /path`, the query left out.
+    pub request: String,
+    /// The header that said how long the caller waits.
+    pub header: String,
+    /// How long.
+    pub allowed_us: u64,
+    /// From its head to that of the answer.
+    pub ran_us: u64,
 }
 
 /// TLS handshakes of one source address.

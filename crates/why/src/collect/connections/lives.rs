@@ -17,8 +17,8 @@ use super::{
 };
 use crate::collect::window::Overlap;
 use crate::observation::{
-    Connection, Connections, DnsExchange, Gaps, HttpHead, Moment, Resolved, Side, SourceHandshakes, TlsHandshake,
-    redis_waits,
+    Connection, Connections, DnsExchange, Gaps, HttpHead, LateCall, Moment, Resolved, Side, SourceHandshakes,
+    TlsHandshake, redis_waits,
 };
 
 /// Connections in the observation.
@@ -91,6 +91,18 @@ struct Exchange {
     status: Option<u16>,
     answered: Option<u64>,
     response: Response,
+    /// One before it that was answered too late, the latest of them.
+    late: Option<Late>,
+}
+
+/// A call that was answered when its caller waited no more.
+#[derive(Clone, Debug)]
+struct Late {
+    request: String,
+    /// The header that said how long the caller waits, and how long.
+    deadline: (String, u64),
+    ran_us: u64,
+    answered: u64,
 }
 
 /// What the first bytes of a response say, by places among all bytes of its direction.
@@ -152,6 +164,16 @@ impl Early {
 }
 
 impl Exchange {
+    /// It is over: what is remembered of it while the next goes on.
+    fn late(self) -> Option<Late> {
+        let Self { request, requested, answered, late, .. } = self;
+        let this = request.deadline_us.zip(answered).and_then(|(deadline, answered)| {
+            let ran_us = answered.saturating_sub(requested) / 1000;
+            (ran_us > deadline.1).then_some(Late { request: request.line, deadline, ran_us, answered })
+        });
+        this.into_iter().chain(late).max_by_key(|late| late.ran_us.saturating_sub(late.deadline.1))
+    }
+
     /// Whether these bytes are more of the head of its response.
     fn continues(&self, piece: &Piece<'_>) -> bool {
         self.way != Some(piece.way) && self.response.open_at == Some(piece.offset)
@@ -368,7 +390,8 @@ impl Heads {
             exchange.take(piece);
         } else if let Some(request) = http::request(bytes) {
             let way = Some(piece.way);
-            let mut exchange = Exchange { request, way, requested: piece.at, ..Exchange::default() };
+            let late = self.http.take().and_then(|before| before.late());
+            let mut exchange = Exchange { request, way, requested: piece.at, late, ..Exchange::default() };
             // Where one thread writes and another reads, an answer may be read before the write is told.
             if let Some(early) = self.early.take()
                 && early.way != piece.way
@@ -497,6 +520,12 @@ fn http_seen(exchange: &Exchange, raw: &RawConnection, epoch: Epoch) -> HttpHead
         status: exchange.status,
         answered: exchange.answered.and_then(|at| epoch.moment(at)),
         deadline_us: exchange.request.deadline_us.clone(),
+        late: exchange.late.as_ref().filter(|late| late.answered >= epoch.0).map(|late| LateCall {
+            request: late.request.clone(),
+            header: late.deadline.0.clone(),
+            allowed_us: late.deadline.1,
+            ran_us: late.ran_us,
+        }),
         // Of a connection that was there before, not all bytes were counted.
         missing_bytes: response
             .ends_at
@@ -540,11 +569,12 @@ fn tls_seen(tls: &Handshake, raw: &RawConnection, epoch: Epoch) -> TlsHandshake 
         alert: tls.alert.map(|(code, way)| (code, way == Way::Read)),
         alert_hidden: tls.alert_hidden,
         not_tls: tls.not_tls.clone(),
-        unanswered: unanswered.and_then(|(at, _)| match epoch.moment(at) {
+        unanswered: unanswered.and_then(|it| match epoch.moment(it.at) {
             Some(Moment::At(at)) => Some(Moment::Inferred(at)),
             moment => moment,
         }),
-        asked_bytes: unanswered.map_or(0, |(_, bytes)| bytes),
+        asked_bytes: unanswered.map_or(0, |it| it.bytes),
+        ticket_bytes: unanswered.map_or(0, |it| it.tickets),
     }
 }
 
@@ -590,6 +620,25 @@ mod tests {
         let mut heads = Heads::default();
         pieces.iter().for_each(|piece| heads.take(piece));
         *heads.http.unwrap()
+    }
+
+    #[test]
+    fn a_call_that_was_late_is_remembered_with_its_own_deadline() {
+        let asks = |path: &str, ms: u32| {
+            format!("GET {path} HTTP/1.1\r\nhost: x\r\nx-envoy-expected-rq-timeout-ms: {ms}\r\n\r\n").into_bytes()
+        };
+        let late = |first_ms: u32| {
+            let (slow, quick) = (asks("/slow", first_ms), asks("/quick", 500));
+            let s = 1_000_000_000;
+            let read = |at, bytes| told(Way::Read, at, bytes);
+            let write = |at| told(Way::Write, at, ANSWER);
+            let seen = exchange(&[read(s, &slow), write(3 * s), read(3 * s + 1, &quick), write(3 * s + 2)]);
+            assert_eq!(seen.request.line, "GET /quick");
+            seen.late.map(|late| (late.request, late.deadline.1, late.ran_us))
+        };
+        // Two seconds are in time for the one that allowed fifteen, whatever the next allows.
+        assert_eq!(late(15_000), None);
+        assert_eq!(late(400), Some(("GET /slow".to_owned(), 400_000, 2_000_000)));
     }
 
     /// The life of a connection that an hour of them consists of: a request, and its end.

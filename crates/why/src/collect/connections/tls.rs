@@ -11,9 +11,12 @@ const TLS_1_3: u16 = 0x0304;
 /// longer by the length of a hash.
 const HIDDEN_ALERT: u16 = 2 + 1 + 16;
 /// Records of TLS 1.3 that may be session tickets: two of the same length, as most servers send them. One alone may as
-/// well be a short answer.
+/// well be a short answer. So are two that are shorter than a ticket is.
 const TICKETS: usize = 2;
+const TICKET_MIN: u16 = 100;
 const TICKET_MAX: u16 = 1024;
+/// They come in the server's first flight after the handshake: within so many times of what its hello took.
+const FLIGHT: u64 = 2;
 /// What is kept of the hellos of one direction.
 const HELLO_MAX: usize = 8192;
 /// The longest name (RFC 1035) and how many protocols are kept.
@@ -53,8 +56,20 @@ pub(crate) struct Handshake {
     pub(crate) not_tls: Option<String>,
     /// Data that the client sent first: the last of it, and how many bytes.
     sent: Option<(u64, u64)>,
-    /// The lengths of what the server sent after that.
-    came: Vec<u16>,
+    /// What the server sent after that: the lengths, and when each came.
+    came: Vec<(u16, u64)>,
+    /// Something came before it: where that were the tickets, there are no more.
+    came_before: bool,
+}
+
+/// Data inside of TLS to which no answer was seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Unanswered {
+    /// The last of it.
+    pub(crate) at: u64,
+    pub(crate) bytes: u64,
+    /// Bytes that came after it, and may be session tickets.
+    pub(crate) tickets: u64,
 }
 
 /// The records of one direction, as far as they can be followed.
@@ -163,8 +178,10 @@ impl Handshake {
     fn data(&mut self, way: Way, length: u16, at: u64) {
         let is_end = self.chosen == Some(TLS_1_3) && length == HIDDEN_ALERT;
         if self.asked != Some(way) {
-            if self.sent.is_some() && self.came.len() <= TICKETS {
-                self.came.push(length);
+            if self.sent.is_none() {
+                self.came_before = true;
+            } else if self.came.len() <= TICKETS {
+                self.came.push((length, at));
             }
         } else if !is_end && (self.came.is_empty() || self.came_tickets()) {
             let before = self.sent.map_or(0, |(_, bytes)| bytes);
@@ -172,16 +189,23 @@ impl Handshake {
         }
     }
 
+    /// Whether all that came may be tickets. It may as well be an answer of such lengths that came at once.
     fn came_tickets(&self) -> bool {
-        let same = matches!(*self.came.as_slice(), [first, second] if first == second && first <= TICKET_MAX);
-        same && self.chosen == Some(TLS_1_3)
+        let &[(first, _), (second, at)] = self.came.as_slice() else { return false };
+        let (Some(hello), Some(answered), Some(done)) = (self.hello_at, self.answered_at, self.done_at) else {
+            return false;
+        };
+        let in_first_flight = at.saturating_sub(done) <= answered.saturating_sub(hello).saturating_mul(FLIGHT);
+        let plausible = first == second && (TICKET_MIN..=TICKET_MAX).contains(&first);
+        self.chosen == Some(TLS_1_3) && plausible && in_first_flight && !self.came_before
     }
 
-    /// When the client had sent its first data, and how many bytes, where nothing of the server's came after it but what
-    /// may be session tickets. `read` and `written` are all bytes that passed: what was not looked at may be an answer.
-    pub(crate) fn unanswered(&self, read: u64, written: u64) -> Option<(u64, u64)> {
+    /// What the client had sent first, where nothing of the server's came after it but what may be session tickets.
+    /// `read` and `written` are all bytes that passed: what was not looked at may be an answer.
+    pub(crate) fn unanswered(&self, read: u64, written: u64) -> Option<Unanswered> {
         let all_seen = self.read.reaches(read) && self.write.reaches(written);
-        self.sent.filter(|_| all_seen && (self.came.is_empty() || self.came_tickets()))
+        let (at, bytes) = self.sent.filter(|_| all_seen && (self.came.is_empty() || self.came_tickets()))?;
+        Some(Unanswered { at, bytes, tickets: self.came.iter().map(|(length, _)| u64::from(*length)).sum() })
     }
 
     fn messages(&mut self, way: Way, records: &mut Records, bytes: &[u8], at: u64) {
@@ -493,17 +517,18 @@ mod tests {
             let mut all: Vec<(Way, &[u8])> = vec![(Way::Write, &hello), (Way::Read, &answer), (Way::Write, &finished)];
             all.extend(parts);
             let bytes = |way| all.iter().filter(|part| part.0 == way).map(|part| part.1.len() as u64).sum::<u64>();
-            feed(&all, 2048).unanswered(bytes(Way::Read), bytes(Way::Write))
+            let unanswered = feed(&all, 2048).unanswered(bytes(Way::Read), bytes(Way::Write));
+            unanswered.map(|it| (it.at, it.bytes, it.tickets))
         };
         let (request, ticket) = (record(23, &[7; 120]), record(23, &[1; 250]));
         let (tickets, end) = (ticket.repeat(2), record(23, &[2; 19]));
         let (sent, told) = ((Way::Write, request.as_slice()), (Way::Read, ticket.as_slice()));
         let (both, closed) = ((Way::Read, tickets.as_slice()), (Way::Write, end.as_slice()));
-        assert_eq!(after(4, &[sent, closed]), Some((4, 120)));
-        assert_eq!(after(4, &[sent, both, closed]), Some((4, 120)));
-        assert_eq!(after(4, &[both, sent, closed]), Some((5, 120)));
-        assert_eq!(after(4, &[sent, both, sent, closed]), Some((6, 240)));
-        assert_eq!(after(3, &[sent]), Some((4, 120)));
+        assert_eq!(after(4, &[sent, closed]), Some((4, 120, 0)));
+        assert_eq!(after(4, &[sent, both, closed]), Some((4, 120, 500)));
+        assert_eq!(after(4, &[both, sent, closed]), Some((5, 120, 0)));
+        assert_eq!(after(4, &[sent, both, sent, closed]), Some((6, 240, 500)));
+        assert_eq!(after(3, &[sent]), Some((4, 120, 0)));
         // A session ticket, or an answer: nobody knows. An answer, and the last word of HTTP/2 after it. Nothing asked.
         let other = record(23, &[1; 99]);
         let other = (Way::Read, other.as_slice());
@@ -513,6 +538,12 @@ mod tests {
             assert_eq!(after(4, parts), None, "{}", parts.len());
         }
         assert_eq!((after(3, &[sent, told]), after(3, &[sent, both])), (None, None));
+        // Too short for tickets: a head and a body of one length. After the tickets, and long after the handshake.
+        let small = record(23, &[1; 56]).repeat(2);
+        let small = (Way::Read, small.as_slice());
+        for parts in [&[sent, small][..], &[both, sent, both], &[sent, sent, sent, both]] {
+            assert_eq!(after(4, parts), None, "{}", parts.len());
+        }
         // What was not looked at may be an answer.
         let asked = feed(&[(Way::Write, &hello), (Way::Read, &server_hello(3)), sent], 2048);
         assert_eq!(

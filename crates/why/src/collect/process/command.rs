@@ -7,7 +7,7 @@
 const HIDDEN: &str = "***";
 
 /// Names of flags and keys that have a secret as their value hold one of these.
-const SECRET: [&str; 22] = [
+const SECRET: [&str; 23] = [
     "password",
     "passwd",
     "passphrase",
@@ -30,16 +30,32 @@ const SECRET: [&str; 22] = [
     "connection-string",
     "sas-key",
     "jwt",
+    "sessionid",
 ];
 /// Or are one of these.
 const SECRET_WHOLE: [&str; 6] = ["pass", "auth", "key", "pw", "userpass", "cred"];
 /// Values of such names tell where the secret is, and are none.
 const NOT_SECRET: [&str; 7] = ["file", "path", "dir", "url", "stdin", "prompt", "fd"];
 /// Secrets that begin like this are known without a name.
-const KNOWN: [&str; 12] =
-    ["eyJ", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "sk-", "xoxb-", "xoxp-", "AKIA", "ASIA", "hvs."];
+const KNOWN: [&str; 15] = [
+    "sk_live_",
+    "sk_test_",
+    "rk_live_",
+    "eyJ",
+    "ghp_",
+    "gho_",
+    "ghs_",
+    "github_pat_",
+    "glpat-",
+    "sk-",
+    "xoxb-",
+    "xoxp-",
+    "AKIA",
+    "ASIA",
+    "hvs.",
+];
 /// Short flags whose value is a secret, for programs whose names begin so: behind the flag, or the word after it.
-const SHORT: [(&str, &str); 20] = [
+const SHORT: [(&str, &str); 23] = [
     ("mysql", "-p"),
     ("mariadb", "-p"),
     ("sshpass", "-p"),
@@ -51,8 +67,11 @@ const SHORT: [(&str, &str); 20] = [
     ("redis-cli", "-a"),
     ("valkey-cli", "-a"),
     ("curl", "-u"),
+    ("curl", "-U"),
+    ("curl", "-b"),
     ("wget", "-u"),
     ("ftp", "-u"),
+    ("lftp", "-u"),
     ("ldap", "-w"),
     ("sqlcmd", "-P"),
     ("zip", "-P"),
@@ -83,7 +102,9 @@ fn hide(words: &[&str]) -> Vec<String> {
         .iter()
         .enumerate()
         .map(|(at, word)| {
-            if std::mem::take(&mut is_value) && !word.starts_with("--") {
+            if std::mem::take(&mut is_value) {
+                // It may be a flag all the same, with a secret behind it.
+                is_value = word.starts_with("--") && takes_secret(&programs, word, words.get(at + 1).copied());
                 return HIDDEN.to_owned();
             }
             programs.extend(known_program(word));
@@ -99,8 +120,10 @@ fn hide(words: &[&str]) -> Vec<String> {
 fn known_program(word: &str) -> Option<&str> {
     let word = word.trim_matches(['"', '\'', '(', ':', ';']);
     let name = word.rsplit('/').next().unwrap_or(word);
-    let is_known =
-        !word.starts_with('-') && (SHORT.iter().any(|(known, _)| name.starts_with(known)) || OTHER_P.contains(&name));
+    let is_known = !word.starts_with('-')
+        && (SHORT.iter().any(|(known, _)| name.starts_with(known))
+            || OTHER_P.contains(&name)
+            || ["docker", "podman"].contains(&name));
     is_known.then_some(name)
 }
 
@@ -108,7 +131,12 @@ fn known_program(word: &str) -> Option<&str> {
 fn hide_in_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut programs = Vec::new();
+    // Of several lines, and not to be told apart.
+    if text.contains("-----BEGIN") && text.contains("PRIVATE KEY") {
+        return HIDDEN.to_owned();
+    }
     let mut is_value = false;
+    let (mut before, mut open) = ("", None);
     let mut words = text.split_whitespace();
     for piece in text.split_inclusive(char::is_whitespace) {
         let word = piece.trim_end_matches(char::is_whitespace);
@@ -118,21 +146,44 @@ fn hide_in_text(text: &str) -> String {
             continue;
         }
         words.next();
-        if is_value && !word.starts_with("--") {
-            // `Bearer` and `Basic` are followed by what counts.
-            is_value = word.trim_matches(['"', '\'']).eq_ignore_ascii_case("bearer")
-                || word.trim_matches(['"', '\'']).eq_ignore_ascii_case("basic");
+        let next = words.clone().next().map(|next| next.trim_matches(['"', '\'']));
+        if let Some(quote) = open {
+            // The rest of a secret of several words.
+            let after = word.split_once(quote).map(|(_, after)| after);
             out.push_str(HIDDEN);
+            out.push_str(&after.map(|after| hide_in_word(&programs, after)).unwrap_or_default());
+            open = open.filter(|_| after.is_none());
+        } else if is_value || word.starts_with('=') && is_secret(before) {
+            is_value =
+                word == "=" || ends_as_scheme(word) || word.starts_with("--") && takes_secret(&programs, word, next);
+            out.push_str(if word == "=" { word } else { HIDDEN });
+            open = left_open(word.trim_start_matches('='));
         } else {
             programs.extend(known_program(word));
-            let next = words.clone().next().map(|next| next.trim_matches(['"', '\'']));
-            is_value =
-                takes_secret(&programs, word.trim_start_matches(['"', '\'', '(']), next) || ends_as_secret_key(word);
-            out.push_str(&hide_in_word(&programs, word));
+            let hidden = hide_in_word(&programs, word);
+            let is_assigned = hidden != word;
+            is_value = takes_secret(&programs, word.trim_start_matches(['"', '\'', '(']), next)
+                || ends_as_secret_key(word)
+                || is_assigned && ends_as_scheme(word);
+            open = word.split_once(['=', ':']).filter(|_| is_assigned).and_then(|(_, value)| left_open(value));
+            out.push_str(&hidden);
         }
+        before = word.trim_matches(['"', '\'']);
         out.push_str(space);
     }
     out
+}
+
+/// `Bearer` and `Basic` are followed by what counts.
+fn ends_as_scheme(word: &str) -> bool {
+    let name = word.rsplit(['=', ':', '"', '\'']).find(|part| !part.is_empty()).unwrap_or_default();
+    name.eq_ignore_ascii_case("bearer") || name.eq_ignore_ascii_case("basic")
+}
+
+/// The quote that a value begins with and does not end with: what it holds goes on in the next word.
+fn left_open(value: &str) -> Option<char> {
+    let quote = value.chars().next().filter(|first| matches!(first, '"' | '\''))?;
+    (value.matches(quote).count() == 1).then_some(quote)
 }
 
 /// `Authorization:` and `password=`, whose value is the next word.
@@ -147,6 +198,17 @@ fn takes_secret(programs: &[&str], flag: &str, next: Option<&str>) -> bool {
     if short_flags(programs).any(|short| flag == short) {
         return !(flag == "-p" && next.is_some_and(is_port));
     }
+    // `-su` is `-s -u`.
+    let letters = flag.strip_prefix('-').filter(|letters| letters.len() > 1);
+    if letters.is_some_and(|letters| {
+        letters.chars().all(|c| c.is_ascii_alphabetic())
+            && short_flags(programs).any(|short| letters.ends_with(short.trim_start_matches('-')))
+    }) {
+        return true;
+    }
+    if flag.starts_with("--") && flag.ends_with("user") && next.is_some_and(is_user_and_password) {
+        return true;
+    }
     match flag {
         "-p" => !programs.iter().any(|program| OTHER_P.contains(program)) && !next.is_some_and(is_path_or_number),
         "--user" => programs.contains(&"curl"),
@@ -155,6 +217,11 @@ fn takes_secret(programs: &[&str], flag: &str, next: Option<&str>) -> bool {
             !name.contains('=') && !name.starts_with("no-") && name.len() > 1 && is_secret(name)
         }),
     }
+}
+
+/// `root:secret`, and not `1000:1000`.
+fn is_user_and_password(value: &str) -> bool {
+    value.contains(':') && !is_path_or_number(value)
 }
 
 /// The flags of these programs that have a secret as their value.
@@ -178,7 +245,34 @@ fn hide_in_word(programs: &[&str], word: &str) -> String {
     if let Some(flag) = short_flags(programs).find(glued) {
         return format!("{flag}{HIDDEN}");
     }
-    hide_assignments(&hide_in_url(word))
+    if let Some((flag, value)) = word.split_once('=')
+        && flag.starts_with("--")
+        && flag.ends_with("user")
+        && is_user_and_password(value)
+    {
+        return format!("{flag}={HIDDEN}");
+    }
+    let in_container = programs.iter().any(|program| ["docker", "podman"].contains(program));
+    if let Some(value) = word.strip_prefix("-p").filter(|value| in_container && !value.is_empty())
+        && !is_path_or_number(value)
+    {
+        return format!("-p{HIDDEN}");
+    }
+    hide_assignments(&hide_userinfo(&hide_in_url(word)))
+}
+
+/// `user:password@host` without a scheme; an image by its digest looks much the same.
+fn hide_userinfo(word: &str) -> String {
+    let Some((before, host)) = word.rsplit_once('@').filter(|(_, host)| !host.starts_with("sha256:")) else {
+        return word.to_owned();
+    };
+    let begin = before.rfind(['=', '"', '\'']).map_or(0, |at| at + 1);
+    let (key, place) = before.split_at_checked(begin).unwrap_or(("", before));
+    let has_password = place.split_once(':').is_some_and(|(_, password)| !password.is_empty());
+    if !has_password || word.contains("://") {
+        return word.to_owned();
+    }
+    format!("{key}{HIDDEN}@{host}")
 }
 
 /// `scheme://user:password@host/path?key=value`
@@ -275,6 +369,20 @@ mod tests {
             (r#"x {"password":"hunter2","a":1}"#, r#"x {"password":"***","a":1}"#),
             ("java -Dspring.datasource.password=hunter2", "java -Dspring.datasource.password=***"),
             ("x ghp_hunter2hunter2", "x ***"),
+            ("x sk_live_hunter2hunter2", "x ***"),
+            ("curl -su me:hunter2 h", "curl -su *** h"),
+            ("curl -b sid=hunter2 --proxy-user me:hunter2 h", "curl -b *** --proxy-user *** h"),
+            ("docker login -u a -phunter2", "docker login -u a -p***"),
+            ("docker run -p80:80 -u 1:1 a:1@sha256:ab", "docker run -p80:80 -u 1:1 a:1@sha256:ab"),
+            ("ldapsearch -xw hunter2", "ldapsearch -xw ***"),
+            ("etcdctl --user root:hunter2 get", "etcdctl --user *** get"),
+            ("etcdctl --user=root:hunter2 get", "etcdctl --user=*** get"),
+            ("x --user 1000:1000 --user me", "x --user 1000:1000 --user me"),
+            ("lftp -u u,hunter2 h", "lftp -u *** h"),
+            ("x u:hunter2@host:1/0 git@host:a/b", "x ***@host:1/0 git@host:a/b"),
+            ("x --password --hunter2 --token hunter2", "x --password *** --token ***"),
+            ("x -p --token hunter2", "x -p *** ***"),
+            ("x http://h/a;jsessionid=hunter2", "x http://h/a;jsessionid=***"),
             ("x --no-password host --keyspace a --monkey b", "x --no-password host --keyspace a --monkey b"),
         ] {
             let words: Vec<&str> = line.split(' ').collect();
@@ -292,6 +400,11 @@ mod tests {
             ("nginx: master process nginx -p run", "nginx: master process nginx -p run"),
             ("anything -p /run/x.pid -p '8080' -p hunter2", "anything -p /run/x.pid -p '8080' -p ***"),
             ("exec sshpass -p 123456 ssh host", "exec sshpass -p *** ssh host"),
+            ("PASSWORD=\"a hunter2\" x", "PASSWORD=\"*** *** x"),
+            ("mysql --password 'a b hunter2' db", "mysql --password *** *** *** db"),
+            ("host=h password = hunter2 port=1", "host=h password = *** port=1"),
+            ("authorization=Bearer hunter2", "authorization=*** ***"),
+            ("-----BEGIN PRIVATE KEY-----hunter2", "***"),
             ("cd /x; mysql -phunter2 db", "cd /x; mysql -p*** db"),
         ] {
             assert_eq!(hide(&["sh", "-c", text])[2], shown);

@@ -3,7 +3,11 @@
 //! A thread that was asleep and has not been on a processor since is where it was: its `schedstat` tells, and nothing
 //! else of it is read. Of the others the state, the system call and what that waits for are read.
 
-use std::{collections::HashMap, io, os::fd::OwnedFd};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    os::fd::OwnedFd,
+};
 
 use rustix::{
     fs::{Mode, OFlags, openat},
@@ -254,19 +258,41 @@ fn memory(target: &Target, address: u64, len: usize) -> Option<Vec<u8>> {
 
 /// Who holds the locks that these threads wait for, of those that are mutexes and are held by one of these threads: pairs
 /// of who waits and who holds.
-pub(super) fn holders(target: &Target, waiting: &[(u32, u64)]) -> Vec<(u32, u32)> {
+pub(super) fn holders(target: &Target, waiting: &[Waiter]) -> Vec<(u32, u32)> {
     // A mutex names its owner as the process itself numbers its threads.
     let own_number = |tid: u32| {
         let status = target.read_text(&format!("task/{tid}/status"), 4096).ok()?;
         let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
         numbers.split_ascii_whitespace().last()?.parse::<u32>().ok()
     };
-    let by_own: HashMap<u32, u32> = waiting.iter().filter_map(|&(tid, _)| Some((own_number(tid)?, tid))).collect();
-    let held = |&(tid, address): &(u32, u64)| {
-        let owner = call::mutex_owner(&memory(target, address, call::MUTEX_BYTES)?)?;
-        Some((tid, *by_own.get(&owner)?))
+    let by_own: HashMap<u32, u32> = waiting.iter().filter_map(|it| Some((own_number(it.tid)?, it.tid))).collect();
+    let held = |it: &Waiter| {
+        let owner = call::mutex_owner(&memory(target, it.lock, call::MUTEX_BYTES)?)?;
+        Some((it.tid, *by_own.get(&owner)?))
     };
-    waiting.iter().filter_map(held).collect()
+    let held: Vec<(u32, u32)> = waiting.iter().filter_map(held).collect();
+    // Who ran meanwhile may have got its lock, and given away others. Who did not holds what names it.
+    let asleep: HashSet<u32> = waiting.iter().filter(|it| it.still_waits(target)).map(|it| it.tid).collect();
+    held.into_iter().filter(|(tid, holder)| asleep.contains(tid) && asleep.contains(holder)).collect()
+}
+
+/// A thread that waits for a lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub(super) tid: u32,
+    /// Where the mutex would be.
+    pub(super) lock: u64,
+    /// How often it had run when it was found waiting.
+    pub(super) runs: u64,
+}
+
+impl Waiter {
+    fn still_waits(&self, target: &Target) -> bool {
+        let text = |file: &str| target.read_text(&format!("task/{}/{file}", self.tid), 4096).ok();
+        let runs = text("schedstat").and_then(|text| parse_schedstat(&text)).map(|counts| counts.runs);
+        let switches = || text("status").and_then(|text| parse_switches(&text)).map(|(own, other)| own + other);
+        runs.or_else(switches) == Some(self.runs)
+    }
 }
 
 #[cfg(test)]

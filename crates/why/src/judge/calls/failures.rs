@@ -1,7 +1,7 @@
 //! Calls that failed, and calls that their callers gave up.
 
 use overdue_core::{
-    Cause, Confidence, Stage,
+    Cause, Confidence, Source, Stage,
     facts::{Failure, H2Facts, SocketFacts},
 };
 
@@ -79,7 +79,15 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         Stage::Wait
     };
     if connection.reset_received {
-        let facts = facts(known, stage, life, os("read", libc_errno::ECONNRESET));
+        let mut facts = facts(known, stage, life, os("read", libc_errno::ECONNRESET));
+        if answered(connection) {
+            // An idle connection that a balancer in between is tired of.
+            if is_whole(connection) {
+                return None;
+            }
+            let (came, of_body) = response_bytes(connection);
+            (facts.exchange.response_bytes, facts.exchange.body_bytes) = (came, of_body);
+        }
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
     // Closed by the peer while an answer was due, or in the middle of one. A reader that is behind has the rest of it in
@@ -118,6 +126,15 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
     None
+}
+
+/// Whether the last answer came to its end, and nothing was asked since.
+fn is_whole(connection: &Connection) -> bool {
+    let asked_since = connection.last_write.and_then(at) > connection.last_read.and_then(at);
+    connection.http.as_ref().is_some_and(|http| {
+        let ended = http.missing_bytes == Some(0) || http.chunks_ended == Some(true);
+        !http.half_head && ended && !asked_since
+    })
 }
 
 /// Whether the own socket, after the peer's FIN, is known to hold no more than was seen in it.
@@ -186,13 +203,21 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     }
     if let Some((tls, _)) = hidden {
         trouble.verdict.confidence = trouble.verdict.confidence.min(Confidence::Medium);
+        let tickets = tls.ticket_bytes;
+        let back = if tickets == 0 {
+            "none came back (inferred from the lengths of records)".to_owned()
+        } else {
+            format!("{tickets} came back at once, in two records of one length: session tickets, or a short answer")
+        };
+        if tickets > 0 {
+            // What the rest says of an answer would be said too surely.
+            trouble.verdict.evidence.retain(|evidence| evidence.source != Source::Http);
+            trouble.meant = trouble.meant.max(Meant::Unseen);
+        }
         trouble.verdict.evidence.push(
-            bpf(format!(
-                "inside of TLS: {} bytes of data were sent after the handshake and none came back (inferred from the \
-                 lengths of records; two of the same length are taken for session tickets)",
-                tls.asked_bytes
-            ))
-            .with("asked_bytes", tls.asked_bytes),
+            bpf(format!("inside of TLS: {} bytes of data were sent after the handshake and {back}", tls.asked_bytes))
+                .with("asked_bytes", tls.asked_bytes)
+                .with("ticket_bytes", tickets),
         );
     }
     trouble.verdict.evidence.push(

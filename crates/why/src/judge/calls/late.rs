@@ -2,34 +2,32 @@
 
 use overdue_core::{Cause, Confidence};
 
-use super::facts::at;
+use super::{facts::at, waits::all_transfers};
 use crate::{
     Observation,
     judge::{Finding, Severity, ShareOf, bpf, count, share, time},
-    observation::{Connection, Side},
+    observation::{Connection, HttpHead, LateCall, Side},
 };
 
 /// A call that runs on after the time that its caller allowed has passed.
 pub(in crate::judge) fn deadline_ignored(seen: &Observation) -> Vec<Finding> {
     let Some(connections) = &seen.connections else { return Vec::new() };
-    let mut late: Vec<(u64, u64, bool, &Connection, &str)> = Vec::new();
-    for connection in &connections.connections {
-        let Some(http) = &connection.http else { continue };
-        let (Some((header, allowed)), Some(requested)) = (&http.deadline_us, http.requested.and_then(at)) else {
-            continue;
-        };
-        let end = http.answered.and_then(at);
-        // The longest of its requests, of which only the last is known by its head.
-        let ran = end.unwrap_or(seen.window_us).saturating_sub(requested).max(connection.write_gaps.longest_us);
+    let served = connections.connections.iter().filter(|connection| connection.side == Side::Server);
+    let calls = served.filter_map(|connection| Some((connection, connection.http.as_ref()?)));
+    let mut late: Vec<(LateCall, bool, &Connection)> = calls
+        .flat_map(|(connection, http)| {
+            let before = http.late.clone().map(|call| (call, true));
+            before.into_iter().chain(last(seen, connection, http)).map(move |(call, over)| (call, over, connection))
+        })
         // A tenth more is an answer under way.
-        if ran > allowed.saturating_add(allowed / 10).saturating_add(10_000) && connection.side == Side::Server {
-            late.push((ran, *allowed, end.is_some(), connection, header));
-        }
-    }
-    late.sort_by_key(|(ran, allowed, ..)| std::cmp::Reverse(ran.saturating_sub(*allowed)));
-    let Some(&(ran, allowed, answered, connection, header)) = late.first() else { return Vec::new() };
+        .filter(|(call, ..)| call.ran_us > call.allowed_us.saturating_add(call.allowed_us / 10).saturating_add(10_000))
+        .collect();
+    late.sort_by_key(|(call, ..)| std::cmp::Reverse(call.ran_us.saturating_sub(call.allowed_us)));
+    let Some((LateCall { request, header, allowed_us, ran_us }, answered, connection)) = late.first() else {
+        return Vec::new();
+    };
+    let (allowed, ran) = (*allowed_us, *ran_us);
     let peer = connection.remote.map_or_else(|| "its caller".to_owned(), |remote| remote.ip().to_string());
-    let request = connection.http.as_ref().map(|http| http.request.clone()).unwrap_or_default();
     vec![
         Finding::new(
             Cause::DeadlineIgnored,
@@ -38,7 +36,7 @@ pub(in crate::judge) fn deadline_ignored(seen: &Observation) -> Vec<Finding> {
             format!(
                 "{peer} allowed {} ({header}) for {request}, and the call {} after {}; {} like it",
                 time(allowed),
-                if answered { "was answered" } else { "still runs" },
+                if *answered { "was answered" } else { "still runs" },
                 time(ran),
                 count(late.len() as u64, "call"),
             ),
@@ -52,4 +50,17 @@ pub(in crate::judge) fn deadline_ignored(seen: &Observation) -> Vec<Finding> {
         .rejected(Cause::ServerSlow, "slow is one thing; this caller has given up long ago, and the work goes on")
         .share(ShareOf::StalledTime, share(ran.saturating_sub(allowed), ran)),
     ]
+}
+
+/// The last call on the connection, and whether it was answered.
+fn last(seen: &Observation, connection: &Connection, http: &HttpHead) -> Option<(LateCall, bool)> {
+    let (header, allowed_us) = http.deadline_us.clone()?;
+    let requested = at(http.requested?)?;
+    let answered = http.answered.and_then(at);
+    // What was written since may have been the answer, where not every write was looked at.
+    if answered.is_none() && (!all_transfers(seen) || connection.last_write.and_then(at) > Some(requested)) {
+        return None;
+    }
+    let ran_us = answered.unwrap_or(seen.window_us).saturating_sub(requested);
+    Some((LateCall { request: http.request.clone(), header, allowed_us, ran_us }, answered.is_some()))
 }

@@ -295,7 +295,7 @@ pub(super) fn came_since(known: &Known<'_>, requested: Moment) -> bool {
 
 /// Whether every read and write was watched, not those of short windows alone. Where none could be, there are no times to
 /// be wrong about.
-fn all_transfers(seen: &Observation) -> bool {
+pub(super) fn all_transfers(seen: &Observation) -> bool {
     let watched = seen.connections.as_ref().and_then(|connections| connections.transfers_us);
     watched.is_none_or(|us| share(us, seen.window_us) >= ALWAYS)
 }

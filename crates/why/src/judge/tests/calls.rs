@@ -1,10 +1,8 @@
 //! The first table of the catalogue, as far as it is seen from outside of the caller.
 
-use overdue_core::Confidence;
-
 use super::*;
 use crate::observation::{
-    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, Listener, Lookup, Lookups, Moment, Resolved, Side,
+    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, LateCall, Listener, Lookup, Lookups, Moment, Resolved, Side,
     TlsHandshake, WaitsFor,
 };
 
@@ -121,6 +119,26 @@ fn requests_without_an_answer() {
         Cause::PeerReset,
     );
     nothing(&request(|connection| connection.http.as_mut().unwrap().answered = Some(Moment::At(700))));
+}
+
+/// A reset in the middle of an answer says how much of it had come; one of an idle connection is none of a call.
+#[test]
+fn resets_after_an_answer_began() {
+    let reset = |missing: u64, last_write: u64| {
+        asked(|connection| {
+            let http = answered(connection, 80);
+            (http.missing_bytes, http.head_bytes, http.body_bytes) = (Some(missing), Some(40), Some(40));
+            connection.last_write = Some(Moment::At(last_write));
+            connection.reset_received = true;
+            connection.closed = Some(Moment::At(1_500_000));
+        })
+    };
+    nothing(&reset(0, 500));
+    let finding = only(&reset(60, 500), Cause::PeerReset);
+    let texts: Vec<_> = finding.verdict.evidence.iter().map(|it| it.text.as_ref()).collect();
+    assert!(texts.iter().any(|text| text.contains("80 bytes received, 40 of the body")), "{texts:?}");
+    // Another request was on its way.
+    only(&reset(0, 1_400_000), Cause::PeerReset);
 }
 
 #[test]
@@ -283,6 +301,21 @@ fn a_call_that_its_caller_gave_up() {
     let finding = only(&late(Side::Server, None), Cause::DeadlineIgnored);
     assert!(finding.verdict.summary.contains("still runs"), "{}", finding.verdict.summary);
     nothing(&late(Side::Server, Some(Moment::At(250_000))));
+    // A silence of another request on the connection, which may have had all the time.
+    let mut other = late(Side::Server, Some(Moment::At(250_000)));
+    let connection = &mut other.connections.as_mut().unwrap().connections[0];
+    connection.write_gaps = Gaps { longest_us: 2_000_000, ..Gaps::default() };
+    nothing(&other);
+    // One before it that was late by its own deadline.
+    let connection = &mut other.connections.as_mut().unwrap().connections[0];
+    connection.http.as_mut().unwrap().late = Some(LateCall {
+        request: "GET /slow".to_owned(),
+        header: "grpc-timeout".to_owned(),
+        allowed_us: 500_000,
+        ran_us: 2_000_000,
+    });
+    let finding = only(&other, Cause::DeadlineIgnored);
+    assert!(finding.verdict.summary.contains("for GET /slow, and the call was answered after 2s"), "{finding:#?}");
 }
 
 /// A request that was sent on a connection of its own, and whatever came of it.
@@ -388,6 +421,11 @@ fn calls_over_tls_that_were_given_up() {
     nothing(&gave_up(|tls| tls.unanswered = None));
     nothing(&gave_up(|tls| tls.alert = Some((48, false))));
     nothing(&gave_up(|tls| tls.unanswered = Some(Moment::Inferred(1_990_000))));
+    // What may be an answer as well as tickets is a remark, which does not say that nothing came.
+    let finding = advisory(&gave_up(|tls| tls.ticket_bytes = 478), Cause::ServerSlow);
+    let texts: Vec<_> = finding.verdict.evidence.iter().map(|it| it.text.as_ref()).collect();
+    assert!(texts.iter().any(|text| text.contains("478 came back")), "{texts:?}");
+    assert!(!texts.iter().any(|text| text.contains(" 0 bytes received")), "{texts:?}");
     // What took the time was the handshake.
     let slow = |tls: &mut TlsHandshake| {
         (tls.done, tls.unanswered) = (Some(Moment::Inferred(1_400_000)), Some(Moment::Inferred(1_400_100)));

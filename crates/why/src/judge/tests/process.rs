@@ -157,6 +157,30 @@ fn descriptors_that_grow_toward_the_limit() {
     nothing(&seen);
 }
 
+/// Clients come back one after another, and stay: far from the limit that is a remark, whatever it is at this rate.
+#[test]
+fn clients_that_connect_to_a_server_far_from_its_limit() {
+    let comes = |change: fn(&mut Observation)| {
+        let mut seen = idle();
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.open, fds.by_kind) = (rising(10, 1), vec![kind("tcp", 2, 21), kind("file", 4, 4)]);
+        let mut seen = seen.tcp((1..=19).map(|cookie| inbound(cookie, "10.0.0.9:50000")));
+        change(&mut seen);
+        seen
+    };
+    advisory(&comes(|_| {}), Cause::FdLeak);
+    // Beyond half of the limit nobody should have to wait and see. What the peers closed is not in use, and a file is no
+    // client.
+    assert_eq!(causes(&judge(&comes(|seen| seen.fds.as_mut().unwrap().soft_limit = 50))), ["fd-leak"]);
+    only(&comes(|seen| seen.fds.as_mut().unwrap().by_kind = vec![kind("file", 2, 21)]), Cause::FdLeak);
+    let closed = judge(&comes(|seen| {
+        for socket in &mut seen.sockets.as_mut().unwrap().tcp {
+            socket.state = TcpState::CloseWait;
+        }
+    }));
+    assert!(closed.advisories.iter().all(|finding| finding.verdict.cause != Cause::FdLeak), "{closed:#?}");
+}
+
 /// Five more a second, and an hour until the limit.
 #[test]
 fn descriptors_that_grow_far_from_the_limit() {
@@ -391,6 +415,74 @@ fn an_event_loop_that_sits_in_a_call() {
     nothing(&sits("clock_nanosleep"));
 }
 
+/// A process of that runtime with a second thread, which sits in that call; its first does the same.
+fn sitting(runtime: Runtime, call: &str) -> Observation {
+    let mut seen = idle();
+    seen.process.runtime = runtime;
+    seen.fds.as_mut().unwrap().by_kind = vec![kind("epoll", 1, 1)];
+    let threads = seen.threads.as_mut().unwrap();
+    threads.threads.push(Thread { tid: 11, ..threads.threads[0].clone() });
+    threads.last = 2;
+    for thread in &mut threads.threads {
+        thread.blocked_in = Some(BlockedIn { call: call.to_owned(), ..BlockedIn::default() });
+        thread.calls = vec![(call.to_owned(), 20)];
+    }
+    seen
+}
+
+#[test]
+fn a_loop_of_python_in_another_thread() {
+    let polls = |seen: &mut Observation, at: usize, looks: u32| {
+        seen.threads.as_mut().unwrap().threads[at].calls = vec![("epoll_wait".to_owned(), looks)];
+    };
+    // The main thread waits for the one whose loop turns.
+    let mut joins = sitting(Runtime::Python, "futex");
+    polls(&mut joins, 1, 20);
+    assert_eq!(judge(&joins), Judgement::default());
+    // The same where only the counted calls tell.
+    let mut joins = sitting(Runtime::Python, "futex");
+    let polling = PollLoop { tid: 11, returns: 1, ..PollLoop::default() };
+    joins.polling.as_mut().unwrap().loops.push(polling);
+    assert_eq!(judge(&joins), Judgement::default());
+    // Nobody polls: it may be the loop's thread, or one that waits for a loop that computes.
+    let finding = advisory(&sitting(Runtime::Python, "futex"), Cause::RuntimeBlocked);
+    assert_eq!(finding.verdict.confidence, Confidence::Medium);
+    // The main thread polls itself, and is held up in between.
+    let mut held = sitting(Runtime::Python, "futex");
+    held.threads.as_mut().unwrap().threads[0].calls.push(("epoll_wait".to_owned(), 2));
+    only(&held, Cause::RuntimeBlocked);
+    // Or there is no other thread.
+    let mut alone = sitting(Runtime::Python, "futex");
+    alone.threads.as_mut().unwrap().threads.pop();
+    alone.threads.as_mut().unwrap().last = 1;
+    only(&alone, Cause::RuntimeBlocked);
+}
+
+#[test]
+fn threads_of_tokio_that_are_there_to_block() {
+    let with = |functions: &[&str]| {
+        let mut seen = sitting(Runtime::Tokio, "read");
+        let thread = &mut seen.threads.as_mut().unwrap().threads[1];
+        thread.name = "tokio-rt-worker".to_owned();
+        thread.stack = Some(stack(functions));
+        seen
+    };
+    const WORKER: &str = "tokio::runtime::scheduler::multi_thread::worker::run";
+    const POOL: &str = "tokio::runtime::blocking::pool::Inner::run";
+    assert_eq!(judge(&with(&["read", "load", POOL])), Judgement::default());
+    let in_place = "tokio::runtime::scheduler::multi_thread::worker::block_in_place";
+    assert_eq!(judge(&with(&["read", "load", in_place, WORKER, POOL])), Judgement::default());
+    // Workers are started on the pool.
+    only(&with(&["read", "load", WORKER, POOL]), Cause::RuntimeBlocked);
+    // A stack that says nothing, of a thread that never polled, and of one that did.
+    let unknown = with(&["read"]);
+    let finding = advisory(&unknown, Cause::RuntimeBlocked);
+    assert!(finding.verdict.summary.contains("cannot be told"), "{finding:#?}");
+    let mut polled = unknown;
+    polled.threads.as_mut().unwrap().threads[1].calls.push(("epoll_wait".to_owned(), 1));
+    only(&polled, Cause::RuntimeBlocked);
+}
+
 /// Threads that wait for locks, with who holds them.
 fn locked(pairs: &[(u32, Option<u32>)]) -> Observation {
     let mut seen = idle();
@@ -432,6 +524,13 @@ fn threads_that_wait_for_each_other() {
     let mut ran = locked(&[(11, Some(12)), (12, Some(11))]);
     ran.threads.as_mut().unwrap().threads[1].blocked_us = 400_000;
     nothing(&ran);
+    // A circle that was closed late in the window is one all the same.
+    let mut late = locked(&[(11, Some(12)), (12, Some(11))]);
+    for thread in &mut late.threads.as_mut().unwrap().threads[1..] {
+        (thread.blocked_us, thread.since_before) = (1_200_000, false);
+    }
+    let finding = only(&late, Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("for 1.2s; none"), "{}", finding.verdict.summary);
     // It is told beside what else is wrong.
     let full = Listener { backlog: 4, queued_max: 5, queued_last: 5, full_rounds: 20, drops: Some(31), ..listener() };
     let judgement = judge(&listening(locked(&[(11, Some(12)), (12, Some(11))]), full));
