@@ -430,7 +430,9 @@ impl<S: Client> Connection<S> {
                 Ok(then) => return then,
                 Err(missed) => *missed,
             };
-            let Missed { failed, head: unsent, tried } = missed;
+            let Missed { failed, head: unsent, mut tried } = missed;
+            // Of a body in chunks the first may have taken its place, before any of it came.
+            tried.whole &= unsent.len() >= length;
             if policy::again(attempts, tried) {
                 head = unsent;
                 // The time of an attempt is its own.

@@ -660,3 +660,34 @@ fn a_dead_connection_is_left_whoevers_limit_it_was() {
     }
     assert_eq!(server.connections(), 2);
 }
+
+/// A server that refuses a stream has not looked at it: it gets the request once more, if that is still there.
+#[test]
+fn what_was_refused_is_sent_again() {
+    for (head, body) in [("", ""), ("Content-Length: 4\r\n", "body"), ("Transfer-Encoding: chunked\r\n", "0\r\n\r\n")] {
+        let first = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let server = Http2Server::new(h2::server::Builder::new(), move |(request, mut respond)| {
+            let refuses = first.swap(false, std::sync::atomic::Ordering::Relaxed);
+            async move {
+                if refuses {
+                    return respond.send_reset(Reason::REFUSED_STREAM);
+                }
+                let mut body = request.into_body();
+                while body.data().await.is_some() {}
+                let _ = respond.send_response(Response::new(()), true);
+            }
+        });
+        let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+        let mut client = bed.connect();
+        client.send(&format!("POST / HTTP/1.1\r\nHost: a.test\r\n{head}\r\n"));
+        // Of the body nothing has come.
+        assert!(server.seen.recv_timeout(PATIENCE).is_ok());
+        let again = server.seen.recv_timeout(PATIENCE);
+        client.send(body);
+        let status = client.head();
+        // The head makes room for chunks; where that is so, nothing else is sent in its place.
+        let whole = again.is_ok() && status.starts_with("HTTP/1.1 200");
+        let lost = again.is_err() && status.starts_with("HTTP/1.1 502") && head.starts_with('T');
+        assert!(whole || lost, "{head}: {status}");
+    }
+}
