@@ -682,12 +682,13 @@ fn what_was_refused_is_sent_again() {
         client.send(&format!("POST / HTTP/1.1\r\nHost: a.test\r\n{head}\r\n"));
         // Of the body nothing has come.
         assert!(server.seen.recv_timeout(PATIENCE).is_ok());
-        let again = server.seen.recv_timeout(PATIENCE);
+        // A head makes room for chunks: where that is so, nothing is sent in its place.
+        let may_be_lost = head.starts_with('T');
+        let again = server.seen.recv_timeout(if may_be_lost { Duration::from_millis(500) } else { PATIENCE });
+        assert!(again.is_ok() || may_be_lost, "{head}");
         client.send(body);
         let status = client.head();
-        // The head makes room for chunks; where that is so, nothing else is sent in its place.
-        let whole = again.is_ok() && status.starts_with("HTTP/1.1 200");
-        let lost = again.is_err() && status.starts_with("HTTP/1.1 502") && head.starts_with('T');
-        assert!(whole || lost, "{head}: {status}");
+        let lost = may_be_lost && status.starts_with("HTTP/1.1 502");
+        assert!(status.starts_with("HTTP/1.1 200") || lost, "{head}: {status}");
     }
 }
