@@ -333,6 +333,12 @@ fn put_status(out: &mut BytesMut, status: StatusCode, fields: &http::HeaderMap, 
     put_fields(out, fields.iter().filter(|(name, _)| keep(name)));
 }
 
+/// Why there is no answer; that its server did not look at the request is remembered.
+fn failed(err: h2::Error, refused: &mut bool) -> io::Error {
+    *refused = h2_unprocessed(&err);
+    into_io(err)
+}
+
 impl AsyncRead for Outbound {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -344,7 +350,7 @@ impl AsyncRead for Outbound {
                 }
                 Answer::Expected(expected) => {
                     if let Poll::Ready(Some(interim)) = expected.poll_informational(cx) {
-                        let (parts, ()) = interim.map_err(into_io)?.into_parts();
+                        let (parts, ()) = interim.map_err(|err| failed(err, &mut this.refused))?.into_parts();
                         let mut head = BytesMut::new();
                         put_status(&mut head, parts.status, &parts.headers, false);
                         head.put_slice(b"\r\n");
@@ -355,13 +361,8 @@ impl AsyncRead for Outbound {
                         }
                         continue;
                     }
-                    match ready!(Pin::new(expected).poll(cx)) {
-                        Ok(answer) => this.answer = Answer::Reading(read_answer(answer, this.is_head)),
-                        Err(err) => {
-                            this.refused = h2_unprocessed(&err);
-                            return Poll::Ready(Err(into_io(err)));
-                        }
-                    }
+                    let answer = ready!(Pin::new(expected).poll(cx)).map_err(|err| failed(err, &mut this.refused))?;
+                    this.answer = Answer::Reading(read_answer(answer, this.is_head));
                 }
                 Answer::None => return Poll::Ready(Ok(())),
                 Answer::Reading(reading) => {
