@@ -9,6 +9,7 @@ mod client;
 mod deadline;
 mod gate;
 mod go;
+mod hello;
 mod interrupt;
 mod machine;
 mod memory;
@@ -48,6 +49,7 @@ Examples:
   cargo xtask bench client                     a request beside hyper-util, reqwest and Go
   cargo xtask bench client --rounds 15 --json client.json
   cargo xtask bench deadline --quick
+  cargo xtask bench hello                      no other program
   cargo xtask bench why --rounds 5             as root: it needs nginx and wrk
   cargo xtask bench gate --rounds 7            beside nginx, haproxy, Envoy and Traefik, where they are; it needs nginx and wrk
   cargo xtask bench gate --protocol h2,grpc    it needs h2load (apt-get install nghttp2-client)
@@ -67,6 +69,8 @@ enum What {
     Memory,
     /// Calls that time out, for a minute: whether everything comes back.
     Soak,
+    /// CPU time of a client that is turned away at its ClientHello, beside that of a handshake.
+    Hello,
     /// What it costs a server to be watched: by `overdue why`, bpftrace, perf trace and strace.
     Why,
     /// CPU time of a request through the gateway, and memory of idle connections, beside other proxies.
@@ -105,6 +109,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         What::Timer => timer::run(rounds)?,
         What::Memory => memory::run(rounds)?,
         What::Soak => soak::run(rounds)?,
+        What::Hello => hello::run(rounds)?,
         What::Why => why::run(rounds)?,
         What::Gate(options) => gate::run(rounds, options)?,
     };

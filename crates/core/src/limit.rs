@@ -15,6 +15,8 @@ pub enum LimitName {
     Head,
     /// The silence between two pieces of a body.
     Gap,
+    /// So many bytes of a body, as long as there are more to come.
+    Rate(u64),
     /// One attempt of a call that may be tried again.
     Attempt,
     /// The whole call, from the first poll to the end of the body.
@@ -32,9 +34,21 @@ impl LimitName {
             Self::ConnectAttempt => "connect-attempt",
             Self::Head => "head",
             Self::Gap => "gap",
+            Self::Rate(_) => "rate",
             Self::Attempt => "attempt",
             Self::Total => "total",
             Self::Idle => "idle",
+        }
+    }
+}
+
+impl LimitName {
+    /// How many bytes of a body are asked for, where it is that.
+    #[must_use]
+    pub const fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Rate(bytes) => Some(bytes),
+            _ => None,
         }
     }
 }
@@ -129,7 +143,11 @@ impl Limit {
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} ({})", self.name, DurationText(self.value), self.origin)
+        write!(f, "{} ", self.name)?;
+        if let LimitName::Rate(bytes) = self.name {
+            write!(f, "{bytes} bytes in ")?;
+        }
+        write!(f, "{} ({})", DurationText(self.value), self.origin)
     }
 }
 
@@ -238,6 +256,7 @@ impl Limits {
             LimitName::Total => self.total.as_ref(),
             LimitName::Stage(Stage::Receive | Stage::Handle | Stage::Stall | Stage::Named(_))
             | LimitName::Head
+            | LimitName::Rate(_)
             | LimitName::Idle => None,
         }
     }
@@ -278,6 +297,7 @@ impl Limits {
             LimitName::Total => &mut self.total,
             LimitName::Stage(Stage::Receive | Stage::Handle | Stage::Stall | Stage::Named(_))
             | LimitName::Head
+            | LimitName::Rate(_)
             | LimitName::Idle => return None,
         })
     }

@@ -30,9 +30,10 @@ use tokio::{
 use crate::{
     arrive::WhyNoHeader,
     clock,
-    config::Config,
+    config::{Config, Doubt},
     counts::{Counts, STAGES},
     gate::Order,
+    http1::Protocol,
     live::{self, Wanted},
     lookout::Lookout,
     worker::{InFlight, Live, Worker},
@@ -157,7 +158,7 @@ impl Desk {
             (&Method::GET, "/inflight") => json_of(StatusCode::OK, &self.in_flight().await),
             (&Method::GET, "/config") => match self.command(Command::Config).await {
                 Some(config) => {
-                    let mut described = describe(&config);
+                    let mut described = describe(&config, &self.lookout.circles(&config));
                     if let Some(described) = described.as_object_mut() {
                         described.insert("names".to_owned(), self.lookout.describe());
                         described.insert("health".to_owned(), self.lookout.describe_health());
@@ -300,7 +301,11 @@ impl Desk {
                 out.line(name, &[("listener", &address.to_string())], number as f64);
             }
         }
-        out.head("overdue_gate_requests_total", "counter", "Requests by class of their status; none: the client left.");
+        out.head(
+            "overdue_gate_requests_total",
+            "counter",
+            "Requests by class of their status; none: nobody was there to be told one.",
+        );
         for (class, count) in ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(&all.statuses) {
             out.line("overdue_gate_requests_total", &[("status", class)], count.get() as f64);
         }
@@ -424,17 +429,20 @@ pub(crate) fn in_flight_json(worker: usize, live: &Live, request: &InFlight, pat
     let (stage, since) = live.stage();
     let line = live.line.borrow();
     let us = |from: Instant| micros(now.saturating_duration_since(from));
+    let server_protocol = Protocol::of_servers(&request.route);
     json!({
         "worker": worker,
         "client": live.peer.to_string(),
         "method": line.method(),
         "host": line.authority(),
         "path": path,
+        "protocol": line.protocol().map(Protocol::as_str),
         "via": live.via,
         "request_id": line.id(),
         "trace_id": line.hop().map(|hop| hop.trace_id().as_str().to_owned()),
         "route": &*request.route.route.name,
         "server": request.server.map(|server| server.to_string()),
+        "server_protocol": request.server.map(|_| server_protocol.as_str()),
         "age_us": us(request.began),
         "stage": stage.as_str(),
         "stage_us": us(since),
@@ -492,7 +500,7 @@ impl Exposition {
 }
 
 /// What is followed, with who set each limit and where.
-fn describe(config: &Config) -> Value {
+fn describe(config: &Config, circles: &[Doubt]) -> Value {
     let limit = |limit: Option<&Limit>| limit.map(LimitReport::from);
     let limits = |limits: &Limits| -> Value {
         let known = [LimitName::Stage(overdue_core::Stage::Resolve), LimitName::ConnectAttempt, LimitName::Attempt];
@@ -510,6 +518,10 @@ fn describe(config: &Config) -> Value {
             "listen": listener.address.to_string(),
             "head": limit(listener.head.as_ref()),
             "idle": limit(listener.idle.as_ref()),
+            "body_rate": listener.body_rate.as_ref().map(|rate| json!({
+                "bytes": rate.name.bytes(),
+                "limit": limit(Some(rate)),
+            })),
             "connections": listener.connections,
             "forwarded": listener.forwarded.as_str(),
             "proxy_protocol": listener.proxy_protocol,
@@ -535,6 +547,7 @@ fn describe(config: &Config) -> Value {
             "route": &*route,
             "advisories": verdicts,
         })).collect::<Vec<_>>(),
+        "doubts": config.doubts().iter().chain(circles).map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 

@@ -34,8 +34,9 @@ pub(crate) struct Arrival {
     pub(crate) listener: SocketAddr,
     /// Whom it serves: whose requests these are in the log, in rates, and for servers.
     pub(crate) client: SocketAddr,
-    /// The proxy that said so, where one did.
+    /// The proxy that said so, where one did, and the address that the client had connected to.
     pub(crate) via: Option<SocketAddr>,
+    pub(crate) to: Option<SocketAddr>,
     /// Whether that is the address of whoever sends the requests. A proxy may serve somebody whom it cannot name.
     pub(crate) known: bool,
     /// When the limit for its first head begins.
@@ -80,7 +81,7 @@ pub(crate) async fn arrive(
     let since = clock::now();
     let plan = worker.plan();
     let found = plan.listener(listener)?;
-    let direct = Arrival { listener, client: peer, via: None, known: true, since, context: None };
+    let direct = Arrival { listener, client: peer, via: None, to: None, known: true, since, context: None };
     if !found.proxy_protocol {
         return Some(direct);
     }
@@ -128,7 +129,9 @@ async fn through_proxy(worker: &Worker, stream: &TcpStream, listener: &Listener,
     };
     let context = Some(context);
     Some(match says {
-        Says::Client(client) => Arrival { client, via: Some(direct.client), context, ..direct },
+        Says::Client { client, server } => {
+            Arrival { client, via: Some(direct.client), to: Some(server), context, ..direct }
+        }
         Says::Itself => Arrival { context, ..direct },
         Says::Somebody => Arrival { known: false, context, ..direct },
     })

@@ -4,6 +4,7 @@
 //! file and line. Every limit remembers the line that set it, so that an error can name it.
 
 mod dns;
+mod doubts;
 mod file;
 mod server_tls;
 
@@ -18,16 +19,19 @@ use std::{
 };
 
 use overdue::server::{TrustedPeers, certificates::CertificateFiles};
-use overdue_core::{Limit, Limits, Verdict, plan};
+use overdue_core::{Limit, Limits, Origin, Verdict, plan};
 
 pub use self::{
     dns::{Dns, Family},
+    doubts::Doubt,
     server_tls::ServerTls,
 };
 
 /// What the gateway is to do.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
+    /// The file, as the user named it.
+    pub(crate) path: Arc<str>,
     /// Threads that serve, each with listeners and pools of its own.
     pub workers: usize,
     /// Where it listens for clients.
@@ -44,6 +48,8 @@ pub struct Config {
     pub trace: Trace,
     /// How long requests in flight may go on once it is told to stop.
     pub drain: Limit,
+    /// What of it is hardly what was meant, as far as the limits of routes are no part of it.
+    pub(crate) doubtful: Vec<Doubt>,
 }
 
 /// The address of the operator.
@@ -64,6 +70,8 @@ pub struct Listener {
     pub head: Option<Limit>,
     /// How long a connection may lie unused between two requests.
     pub idle: Option<Limit>,
+    /// The least that a client has to send of a request's body, as long as there is more of it to come.
+    pub body_rate: Option<Limit>,
     /// Clients whose word counts for what only a proxy knows: the time that remains, and whom it serves.
     pub trusted: TrustedPeers,
     /// How servers are told of the client.
@@ -117,6 +125,8 @@ impl Forwarded {
 pub struct Tls {
     /// By the name that a client asks for; the first is for those that ask for none.
     pub certificates: Vec<CertificateFiles>,
+    /// Where each of their files is named, in the order of the configuration.
+    pub(crate) named: Vec<(PathBuf, u32)>,
     /// ClientHello and handshake together.
     pub limit: Limit,
     /// TLS 1.3 and nothing older.
@@ -289,6 +299,18 @@ impl fmt::Display for ConfigError {
 /// A file that is longer is no configuration.
 const FILE_MAX: u64 = 4 << 20;
 
+impl Tls {
+    /// Whether clients are served in the same way, wherever that is written.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let without_lines = |tls: &Self| Self {
+            named: Vec::new(),
+            limit: Limit { origin: Origin::Default, ..tls.limit.clone() },
+            ..tls.clone()
+        };
+        without_lines(self) == without_lines(other)
+    }
+}
+
 impl Config {
     /// Reads a file.
     ///
@@ -310,6 +332,20 @@ impl Config {
     /// The first thing that is wrong with it, with its line.
     pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
         file::parse(text, origin)
+    }
+
+    /// What can be followed, and is hardly what was meant; limits that fight each other at the end.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<Doubt> {
+        let conflicts = self.conflicts();
+        let fights = conflicts.iter().flat_map(|(route, verdicts)| {
+            verdicts.iter().map(move |verdict| Doubt {
+                place: format!("route {route:?}"),
+                text: format!("{}: {}", verdict.cause, verdict.summary),
+                fix: verdict.fix.to_string(),
+            })
+        });
+        self.doubtful.iter().cloned().chain(fights).collect()
     }
 
     /// Limits that fight each other, by route.

@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     arrive::arrive,
     clock,
-    config::{Config, ConfigError, To},
+    config::{Config, ConfigError, Doubt, To},
     handover::{Inherited, Named, Role},
     http1,
     log::{Lines, Writer},
@@ -73,9 +73,6 @@ pub enum GateError {
         /// Why.
         source: io::Error,
     },
-    /// Certificates cannot be used.
-    #[error("{0}")]
-    Certificates(String),
     /// The log cannot be written.
     #[error("cannot write the log{}: {source}", log_file(to))]
     Log {
@@ -142,7 +139,7 @@ impl Gate {
         mut warn: impl FnMut(String),
     ) -> Result<Self, GateError> {
         let config = Arc::new(config);
-        let doors = tls::doors(&config, &mut warn).map_err(GateError::Certificates)?;
+        let doors = tls::doors(&config, &mut warn)?;
         let (writer, written) =
             Writer::start(&config.log.to).map_err(|source| GateError::Log { to: config.log.to.clone(), source })?;
         let mut runtimes = Runtimes(Vec::new());
@@ -153,7 +150,8 @@ impl Gate {
         let Sockets { addresses, held, bound } = Sockets::open(&config, &doors, inherited, &runtimes.0)?;
         let lookout = Lookout::start(writer.clone())?;
         let outlook = followed(&lookout, &config).ok_or_else(|| GateError::Worker(io::ErrorKind::BrokenPipe.into()))?;
-        lookout.warnings().into_iter().for_each(warn);
+        let circles = lookout.circles(&config);
+        lookout.warnings().into_iter().chain(circles.iter().map(Doubt::to_string)).for_each(warn);
         let began = clock::now();
         let (ends, ended) = blocking::channel();
         let mut workers = Vec::new();
@@ -195,8 +193,9 @@ impl Gate {
         let needs_start = self.needs_start(&config);
         if needs_start.is_empty() {
             let config = Arc::new(config);
-            let _told = followed(&self.lookout, &config);
-            self.follows(config);
+            if followed(&self.lookout, &config).is_some() {
+                self.follows(config);
+            }
         }
         needs_start
     }
@@ -212,10 +211,14 @@ impl Gate {
         let mut needs_start = Vec::new();
         let addresses = |config: &Config| config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>();
         let most = |config: &Config| config.listeners.iter().map(|listener| listener.connections).collect::<Vec<_>>();
-        let tls = |config: &Config| config.listeners.iter().map(|listener| listener.tls.clone()).collect::<Vec<_>>();
+        let tls_differs =
+            config.listeners.iter().zip(&self.config.listeners).any(|(one, other)| match (&one.tls, &other.tls) {
+                (Some(one), Some(other)) => !one.is_like(other),
+                (one, other) => one.is_some() || other.is_some(),
+            });
         for (what, differs) in [
             ("the addresses of listeners", addresses(config) != addresses(&self.config)),
-            ("tls of listeners", tls(config) != tls(&self.config)),
+            ("tls of listeners", tls_differs),
             ("connections of listeners", most(config) != most(&self.config)),
             ("workers", config.workers != self.config.workers),
             ("admin", config.admin != self.config.admin),
@@ -278,7 +281,7 @@ fn followed(lookout: &Lookout, config: &Arc<Config>) -> Option<Arc<Outlook>> {
         // Somebody waits.
         let _ = done.send(Arc::clone(outlook));
     };
-    lookout.follow(Arc::clone(config), tell);
+    let _followed = lookout.follow(Arc::clone(config), tell);
     // The limit is that of the lookups.
     outlook.recv().ok()
 }
@@ -512,6 +515,67 @@ mod tests {
         );
         let failed = Gate::start(Config::parse(&text, "gate.toml").unwrap()).err().unwrap();
         assert!(failed.to_string().contains("see who has it: ss -ltnp"), "{failed}");
+    }
+
+    /// As long as names are looked up nothing has changed, and it can be given up; then it cannot, and that is known.
+    #[test]
+    fn a_configuration_is_followed_whole_or_not_at_all() {
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        silent.set_read_timeout(Some(PATIENCE)).unwrap();
+        let with = |server: &str, more: &str| {
+            let text = format!(
+                "workers = 1\n[log]\noff = true\n[[listener]]\nlisten = \"127.0.0.1:0\"\n[cluster.a]\nservers = [{server:?}]\n\
+                 {more}\n[[route]]\ncluster = \"a\"\n[dns]\nservers = [\"{}\"]\nlimit = \"10m\"\n",
+                silent.local_addr().unwrap()
+            );
+            Arc::new(Config::parse(&text, "gate.toml").unwrap())
+        };
+        let gate = Gate::start(Config::clone(&with("127.0.0.1:1", ""))).unwrap();
+        let (orders, mut told) = mpsc::unbounded_channel();
+        gate.lookout().tell(vec![orders], Arc::new(Outlook::blank(Arc::clone(gate.config()))));
+        let follow = |config: &Arc<Config>| {
+            let (done, outlook) = blocking::channel();
+            let followed =
+                gate.lookout().follow(Arc::clone(config), move |outlook| done.send(Arc::clone(outlook)).unwrap());
+            (followed, outlook)
+        };
+        assert!(matches!(told.blocking_recv(), Some(Order::Follow(_))), "what differs is told at once");
+
+        let (mut followed, outlook) = follow(&with("new.test:80", ""));
+        silent.recv(&mut [0; 512]).unwrap();
+        assert!(followed.give_up());
+        assert!(outlook.recv_timeout(PATIENCE).is_err());
+        // Nor does anything of it come later.
+        let next = with("127.0.0.1:2", "");
+        let (mut followed, outlook) = follow(&next);
+        assert!(Arc::ptr_eq(&outlook.recv_timeout(PATIENCE).unwrap().config, &next));
+        assert!(!followed.give_up());
+        let Some(Order::Follow(outlook)) = told.blocking_recv() else { panic!("workers are told") };
+        assert!(Arc::ptr_eq(&outlook.config, &next) && gate.lookout().names().is_empty());
+        assert!(gate.drain());
+    }
+
+    /// Where something stands in a file is no matter of how clients are served.
+    #[test]
+    fn a_line_that_moves_needs_no_new_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
+        std::fs::write(&chain, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let with = |first: &str, limit: &str| {
+            let text = format!(
+                "{first}\nworkers = 1\n[log]\noff = true\n[[listener]]\nlisten = \"127.0.0.1:0\"\n[listener.tls]\nlimit = {limit:?}\n\
+                 certificates = [{{ chain = {chain:?}, key = {key:?} }}]\n[cluster.a]\nservers = [\"127.0.0.1:1\"]\n\
+                 [[route]]\ncluster = \"a\"\n"
+            );
+            Config::parse(&text, "gate.toml").unwrap()
+        };
+        let mut gate = Gate::start(with("", "9s")).unwrap();
+        assert_eq!(gate.follow(with("# one line more\n", "9s")), <[&str; 0]>::default());
+        assert_eq!(gate.follow(with("", "8s")), ["tls of listeners"]);
+        assert!(gate.drain());
     }
 
     /// A listener whose socket was shut down says so once, and is not asked for ever.

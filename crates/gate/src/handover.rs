@@ -145,18 +145,11 @@ impl Predecessor {
     /// # Errors
     /// It is gone, or has thought better of it: this process is to end.
     pub(crate) fn ready(self) -> io::Result<()> {
-        self.0.send("ready", None)?;
-        let word = self.0.receive(clock::now() + WORD).or_else(|late| {
-            // From now on the other one can say nothing that would not be heard. What it has said by now counts.
-            shutdown(&self.0.0, Shutdown::Both)?;
-            self.0.receive(clock::now() + WORD)?.map(Some).ok_or(late)
-        })?;
-        match word {
-            Some((word, _)) if word == "go" => {}
-            _ => return Err(io::Error::other("it ended before it handed over")),
-        }
-        // What was the channel is an ordinary standard input from now on.
-        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+        // Before anything is said: once the other one has handed over, nothing may fail here.
+        let nothing = File::open("/dev/null")?;
+        self.0.goes(WORD)?;
+        // What was the channel is an ordinary standard input from now on. If that cannot be, it stays one that has ended.
+        let _ = rustix::stdio::dup2_stdin(nothing);
         Ok(())
     }
 }
@@ -249,7 +242,7 @@ impl Successor {
         // It has the other end of the channel, which only the child is to have: an end that both have does not close.
         drop(command);
         let successor = Self { child, channel };
-        match successor.prepare(sockets) {
+        match successor.channel.prepare(sockets, READY) {
             Ok(true) => Ok(successor),
             Ok(false) => Err(format!("the new process ended before it served ({})", successor.end())),
             Err(err) if err.kind() == io::ErrorKind::TimedOut => {
@@ -259,17 +252,6 @@ impl Successor {
             // One that ended at once takes no sockets.
             Err(err) => Err(format!("the new process took no sockets: {err} ({})", successor.end())),
         }
-    }
-
-    /// Gives it the sockets, and waits until it serves; false when it ended.
-    fn prepare(&self, sockets: &[Named]) -> io::Result<bool> {
-        let until = clock::now() + READY;
-        for Named { role, address, socket } in sockets {
-            let role = if *role == Some(Role::Admin) { "admin" } else { "listener" };
-            self.channel.send(&format!("{role} {address}"), Some(socket.as_fd()))?;
-        }
-        self.channel.send("all", None)?;
-        Ok(self.channel.receive(until)?.is_some_and(|(word, _)| word == "ready"))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -320,6 +302,32 @@ impl Channel {
         let channel = io::stdin().as_fd().try_clone_to_owned().ok()?;
         let made_by = socket_peercred(&channel).ok()?.pid;
         (named == parent.as_raw_nonzero().get() && made_by == parent).then(|| Self::new(channel).ok())?
+    }
+
+    /// Gives the other end the sockets, and waits until it serves; false when it ended.
+    fn prepare(&self, sockets: &[Named], within: Duration) -> io::Result<bool> {
+        let until = clock::now() + within;
+        for Named { role, address, socket } in sockets {
+            let role = if *role == Some(Role::Admin) { "admin" } else { "listener" };
+            self.send(&format!("{role} {address}"), Some(socket.as_fd()))?;
+        }
+        self.send("all", None)?;
+        Ok(self.receive(until)?.is_some_and(|(word, _)| word == "ready"))
+    }
+
+    /// Says that this process serves, and waits until the other one says that it is so. An error is the last word: who has
+    /// not said it by then finds that it cannot.
+    fn goes(&self, within: Duration) -> io::Result<()> {
+        self.send("ready", None)?;
+        let word = self.receive(clock::now() + within).or_else(|late| {
+            // From now on the other one can say nothing that would not be heard. What it has said by now counts.
+            shutdown(&self.0, Shutdown::Both)?;
+            self.receive(clock::now() + WORD)?.map(Some).ok_or(late)
+        })?;
+        match word {
+            Some((word, _)) if word == "go" => Ok(()),
+            _ => Err(io::Error::other("it ended before it handed over")),
+        }
     }
 
     fn send(&self, text: &str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
@@ -433,6 +441,53 @@ mod tests {
         assert_eq!(same[0].local_addr().unwrap(), socket.local_addr().unwrap());
         assert!(inherited.of(Role::Listener, any).is_empty(), "given once");
         assert_eq!(inherited.unused(), ["[::1]:9901".parse().unwrap()]);
+    }
+
+    fn ends() -> (Channel, Channel) {
+        let (own, theirs) = Channel::pair().unwrap();
+        (own, Channel::new(theirs).unwrap())
+    }
+
+    const SHORT: Duration = Duration::from_millis(20);
+
+    /// A new process that says late that it serves, to one that has given it up, does not.
+    #[test]
+    fn who_is_ready_too_late_does_not_serve() {
+        for says_so_before_the_end in [true, false] {
+            let (old, new) = ends();
+            assert_eq!(old.prepare(&[], SHORT).unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert!(receive_all(&new).unwrap().is_empty());
+            // Between the limit and the end of the channel there is time to say it.
+            if says_so_before_the_end {
+                new.send("ready", None).unwrap();
+            }
+            drop(old);
+            assert!(new.goes(WORD).is_err());
+        }
+    }
+
+    /// However late the word comes: one of the two serves, and never both or none.
+    #[test]
+    fn a_word_that_comes_late_is_heard_or_cannot_be_said() {
+        // Before and after the limit there is no doubt.
+        let (old, new) = ends();
+        old.send("go", None).unwrap();
+        assert!(new.goes(SHORT).is_ok());
+        let (old, new) = ends();
+        assert!(new.goes(SHORT).is_err());
+        assert!(old.send("go", None).is_err(), "the old process would stop to serve, and the new one has ended");
+        // At the limit it is the one or the other, and both know which.
+        for microseconds in 0..200 {
+            let (old, new) = ends();
+            let waits = thread::spawn(move || (new.goes(Duration::from_millis(2)).is_ok(), new));
+            assert!(old.receive(clock::now() + WORD).unwrap().is_some());
+            // The time itself does not matter.
+            let (_kept, never) = std::sync::mpsc::channel::<()>();
+            let _ = never.recv_timeout(Duration::from_micros(1_900 + microseconds));
+            let said = old.send("go", None).is_ok();
+            let (heard, _new) = waits.join().unwrap();
+            assert_eq!(said, heard);
+        }
     }
 
     #[test]

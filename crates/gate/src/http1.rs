@@ -16,6 +16,6 @@ pub(crate) use self::{
     answer::Known,
     connection::{Client, serve, serve_stream, serve_tls},
     exchange::Due,
-    head::{Line, put_field},
-    side::{Buffers, Side},
+    head::{Line, Protocol, climbs, put_field},
+    side::{Buffers, Side, Trailing},
 };

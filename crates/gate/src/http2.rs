@@ -13,6 +13,7 @@ pub(crate) mod fuzz;
 mod inbound;
 mod message;
 mod outbound;
+mod websocket;
 
 pub(crate) use self::{
     client::{is_preface, serve},

@@ -4,6 +4,7 @@
 
 mod admin;
 mod arrive;
+mod check;
 mod clock;
 pub mod config;
 mod counts;
@@ -34,6 +35,7 @@ pub mod fuzz {
 }
 
 pub use self::{
+    check::{Checked, check},
     config::{Config, ConfigError},
     gate::{Gate, GateError},
     run::{run, tell_stderr},

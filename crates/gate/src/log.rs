@@ -6,8 +6,10 @@
 mod event;
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    path::Path,
     rc::Rc,
     sync::{
         Arc,
@@ -24,6 +26,10 @@ use overdue_core::{
     judge::Judgement,
     micros,
 };
+use rustix::{
+    fs::OFlags,
+    io::{Errno, ioctl_fionbio},
+};
 
 pub(crate) use self::event::Event;
 use crate::{
@@ -31,7 +37,7 @@ use crate::{
     clock,
     config::{Format, Log, To},
     counts::{Counts, STAGES, add},
-    http1::{Known, Line},
+    http1::{Known, Line, Protocol},
     live::{Column, TOTAL},
     notices::{Budget, Notice, Tally},
     upstream::Server,
@@ -174,6 +180,12 @@ impl<'a> Entry<'a> {
             let (stage, begun) = stages.next()?;
             Some((stage, begun, stages.peek().map_or(end, |(_, next)| *next)))
         })
+    }
+
+    /// What its server was spoken to in, once there was a connection to it.
+    pub(crate) fn server_protocol(&self) -> Option<Protocol> {
+        let route = self.route.filter(|_| self.marks.connection > 0)?;
+        Some(Protocol::of_servers(route))
     }
 
     /// Whether somebody will look for it: it failed here, or at its server.
@@ -460,6 +472,11 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
             out.push(b'"');
         }
     }
+    if let Some(protocol) = line.protocol() {
+        out.extend_from_slice(b",\"protocol\":\"");
+        out.extend_from_slice(protocol.as_str().as_bytes());
+        out.push(b'"');
+    }
     out.extend_from_slice(b",\"status\":");
     put_number(out, known.status.into());
     if let Some(code) = marks.grpc {
@@ -473,6 +490,11 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
     if let Some(server) = entry.server {
         out.extend_from_slice(b",\"server\":\"");
         out.extend_from_slice(server.text.as_bytes());
+        out.push(b'"');
+    }
+    if let Some(protocol) = entry.server_protocol() {
+        out.extend_from_slice(b",\"server_protocol\":\"");
+        out.extend_from_slice(protocol.as_str().as_bytes());
         out.push(b'"');
     }
     if let Some((_, why)) = entry.refused {
@@ -520,8 +542,8 @@ fn put_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
     serde_json::to_writer(out, text).map_err(io::Error::from)
 }
 
-/// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH ROUTE SERVER head/queue/connect/tls/send/wait/receive/all BYTES ID CAUSE`, times in
-/// milliseconds. The status of a gRPC call is followed by its code: `200/5`.
+/// `TIME CLIENT STATUS TERMINATION FLAG METHOD HOST PATH PROTOCOL ROUTE SERVER head/queue/connect/tls/send/wait/receive/all
+/// BYTES ID CAUSE`, times in milliseconds. The status of a gRPC call is followed by its code: `200/5`.
 fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Whom<'_>) -> io::Result<()> {
     let Entry { marks, end, known, .. } = entry;
     out.extend_from_slice(time);
@@ -533,6 +555,7 @@ fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
     write!(out, " {state} {} ", known.flag)?;
     let word = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_default().to_string() };
     write!(out, "{} {} {} ", word(line.method()), word(line.authority()), word(line.path()))?;
+    write!(out, "{} ", line.protocol().map_or("-", Protocol::as_str))?;
     let route = entry.route.map_or("-".to_owned(), |route| format!("{:?}", route.route.name));
     write!(out, "{route} ")?;
     match entry.server {
@@ -632,8 +655,25 @@ fn open(to: &To) -> io::Result<Box<dyn Write + Send>> {
     Ok(match to {
         To::Off => Box::new(io::sink()),
         To::Stdout => Box::new(io::stdout()),
-        To::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        To::File(path) => Box::new(append(path, true)?),
     })
+}
+
+/// Opens a file to add to it. A pipe that nobody reads is an error: to wait for its reader has no limit.
+pub(crate) fn append(path: &Path, create: bool) -> io::Result<File> {
+    let at_once = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().create(create).append(true).custom_flags(at_once).open(path);
+    let file = opened.map_err(|err| {
+        let is_pipe = || fs::metadata(path).is_ok_and(|of| of.file_type().is_fifo());
+        if err.raw_os_error() == Some(Errno::NXIO.raw_os_error()) && is_pipe() {
+            io::Error::other("it is a pipe that nobody reads; start its reader first")
+        } else {
+            err
+        }
+    })?;
+    // The thread that writes waits for who reads.
+    ioctl_fionbio(&file, false)?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod probe;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -19,17 +20,15 @@ use overdue_core::{
 use serde_json::{Value, json};
 use tokio::{
     runtime::Builder,
-    sync::mpsc,
-    task::{AbortHandle, LocalSet},
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinSet, LocalSet},
 };
 
-use self::{
-    names::Looked,
-    probe::{Probed, Unwell},
-};
+pub(crate) use self::names::{Looked, look_up};
+use self::probe::{Probed, Unwell};
 use crate::{
     clock,
-    config::{Cluster, Config, ServerAt},
+    config::{Cluster, Config, Doubt, ServerAt},
     gate::{GateError, Order},
     log::{Event, Writer},
 };
@@ -77,6 +76,12 @@ pub(crate) struct NoAddress {
     pub(crate) dns: DnsFacts,
 }
 
+impl fmt::Display for NoAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl NoAddress {
     pub(crate) fn failure(&self) -> Failure {
         Failure::Dns { reason: self.reason, text: self.text.clone() }
@@ -96,8 +101,8 @@ impl Outlook {
 
 /// What the thread is told.
 enum Told {
-    /// Follow this, tell the workers, and say that it is done.
-    Follow(Arc<Config>, Done),
+    /// Follow this, tell the workers, and say that it is done; unless who asked has given up before it begins.
+    Follow(Arc<Config>, oneshot::Sender<()>, Done),
     /// These are to be told from now on; what they know is this.
     Workers(Vec<mpsc::UnboundedSender<Order>>, Arc<Outlook>),
     /// A lookup is done.
@@ -107,6 +112,20 @@ enum Told {
 }
 
 type Done = Box<dyn FnOnce(&Arc<Outlook>) + Send>;
+
+/// What it takes to follow a configuration: as long as names are looked up for it, nothing has changed, and who asked can
+/// give up. Which of the two it was is known to both sides, however close they come.
+#[derive(Debug)]
+#[must_use = "dropped, it is given up"]
+pub(crate) struct Followed(oneshot::Receiver<()>);
+
+impl Followed {
+    /// False when it was too late: the configuration is followed.
+    pub(crate) fn give_up(&mut self) -> bool {
+        self.0.close();
+        self.0.try_recv().is_err()
+    }
+}
 
 /// The handle. The thread ends with the last of them.
 #[derive(Clone)]
@@ -182,11 +201,10 @@ impl Lookout {
         let work = move || {
             LocalSet::new().block_on(&runtime, async move {
                 // The first is a configuration.
-                let Some(Told::Follow(config, done)) = told.recv().await else { return };
+                let Some(Told::Follow(config, begins, done)) = told.recv().await else { return };
                 let outlook = Arc::new(Outlook::blank(Arc::clone(&config)));
                 let mut thread = Thread { outlook, workers: Vec::new(), known, looking: Vec::new(), back, writer };
-                thread.follow(config).await;
-                done(&thread.outlook);
+                thread.take(Told::Follow(config, begins, done)).await;
                 while let Some(told) = told.recv().await {
                     thread.take(told).await;
                 }
@@ -198,9 +216,11 @@ impl Lookout {
 
     /// Looks up the names of this configuration that are not known, within the limit that it has for that, and has the
     /// workers follow it. `done` hears of it.
-    pub(crate) fn follow(&self, config: Arc<Config>, done: impl FnOnce(&Arc<Outlook>) + Send + 'static) {
+    pub(crate) fn follow(&self, config: Arc<Config>, done: impl FnOnce(&Arc<Outlook>) + Send + 'static) -> Followed {
+        let (begins, followed) = oneshot::channel();
         // It ends after all who could ask.
-        let _ = self.to.send(Told::Follow(config, Box::new(done)));
+        let _ = self.to.send(Told::Follow(config, begins, Box::new(done)));
+        Followed(followed)
     }
 
     /// Who is told from now on, and what they know.
@@ -216,6 +236,22 @@ impl Lookout {
             Some(format!("{name} does not resolve, and is looked up again and again: {}", why.text))
         };
         known.names.iter().filter_map(text).collect()
+    }
+
+    /// Names of servers that stand for this gateway itself now.
+    pub(crate) fn circles(&self, config: &Config) -> Vec<Doubt> {
+        let addresses =
+            |name: &str| lock(&self.known).names.get(name).map_or_else(Vec::new, |name| name.addresses.clone());
+        let mut circles = Vec::new();
+        for (cluster, servers) in config.clusters().iter().map(|(name, cluster)| (name, &cluster.servers)) {
+            for server in &**servers {
+                // Where the file says an address itself, its own doubts have it.
+                let ServerAt::Name(name, port) = server else { continue };
+                let found = addresses(name).into_iter().map(|ip| SocketAddr::new(ip, *port));
+                circles.extend(found.filter_map(|at| config.circle(cluster, &format!("{name}:{port}"), at)));
+            }
+        }
+        circles
     }
 
     /// What is known of names.
@@ -287,9 +323,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Thread {
     async fn take(&mut self, told: Told) {
         match told {
-            Told::Follow(config, done) => {
-                self.follow(config).await;
-                done(&self.outlook);
+            Told::Follow(config, begins, done) => {
+                if self.follow(config, begins).await {
+                    done(&self.outlook);
+                }
             }
             Told::Workers(workers, known) => {
                 self.workers = workers;
@@ -309,11 +346,8 @@ impl Thread {
     }
 
     /// Names that are not known are looked up first: a cluster that was just written into the file must not be empty for
-    /// a moment.
-    async fn follow(&mut self, config: Arc<Config>) {
-        for looking in self.looking.drain(..) {
-            looking.abort();
-        }
+    /// a moment. Until then nothing changes; false when it was given up meanwhile.
+    async fn follow(&mut self, config: Arc<Config>, mut begins: oneshot::Sender<()>) -> bool {
         let clusters = config.clusters();
         let servers = clusters.values().flat_map(|cluster| &cluster.servers);
         let named = servers.filter_map(|server| match server {
@@ -321,6 +355,33 @@ impl Thread {
             ServerAt::Address(_) => None,
         });
         let named: std::collections::BTreeSet<Arc<str>> = named.collect();
+        let dns = Arc::new(config.dns.clone());
+        let is_known = |name: &Arc<str>| lock(&self.known).names.get(name).is_some_and(|known| known.found.is_some());
+        let mut lookups = JoinSet::new();
+        for name in named.iter().filter(|name| !is_known(name)) {
+            let (name, dns) = (Arc::clone(name), Arc::clone(&dns));
+            lookups.spawn_local(async move {
+                let looked = look_up(&dns, &name).await;
+                (name, looked)
+            });
+        }
+        let looked_up = async {
+            let mut looked_up = Vec::new();
+            while let Some(done) = lookups.join_next().await {
+                looked_up.extend(done);
+            }
+            looked_up
+        };
+        let first = tokio::select! {
+            first = looked_up => first,
+            () = begins.closed() => return false,
+        };
+        if begins.send(()).is_err() {
+            return false;
+        }
+        for looking in self.looking.drain(..) {
+            looking.abort();
+        }
         {
             let names = &mut lock(&self.known).names;
             names.retain(|name, _| named.contains(name));
@@ -328,34 +389,23 @@ impl Thread {
                 let _known = names.entry(Arc::clone(name)).or_default();
             }
         }
-        if !named.is_empty() {
-            let dns = Arc::new(config.dns.clone());
-            let known = |name: &Arc<str>| lock(&self.known).names.get(name).is_some_and(|known| known.found.is_some());
-            let (mut first, mut pauses) = (tokio::task::JoinSet::new(), BTreeMap::new());
-            for name in named.iter().filter(|name| !known(name)) {
-                let (name, dns) = (Arc::clone(name), Arc::clone(&dns));
-                first.spawn_local(async move {
-                    let looked = names::look_up(&dns, &name).await;
-                    (name, looked)
-                });
-            }
-            while let Some(done) = first.join_next().await {
-                let Ok((name, looked)) = done else { continue };
-                pauses.insert(Arc::clone(&name), looked.pause(&dns, 0));
-                self.looked(&name, looked);
-            }
-            for name in named {
-                // One that was known is looked up now: whoever reloads may mean that.
-                let pause = pauses.get(&name).copied().unwrap_or_default();
-                let again = names::again_and_again(Arc::clone(&dns), name, pause, self.back.clone());
-                self.looking.push(tokio::task::spawn_local(again).abort_handle());
-            }
+        let mut pauses = BTreeMap::new();
+        for (name, looked) in first {
+            pauses.insert(Arc::clone(&name), looked.pause(&dns, 0));
+            self.looked(&name, looked);
+        }
+        for name in named {
+            // One that was known is looked up now: whoever reloads may mean that.
+            let pause = pauses.get(&name).copied().unwrap_or_default();
+            let again = names::again_and_again(Arc::clone(&dns), name, pause, self.back.clone());
+            self.looking.push(tokio::task::spawn_local(again).abort_handle());
         }
         self.outlook = Arc::new(self.outlook_on(config));
         self.probe();
         // Of those that are probed in another way now, nothing is known.
         self.outlook = Arc::new(self.outlook_on(Arc::clone(&self.outlook.config)));
         self.tell();
+        true
     }
 
     /// Probes those that are to be probed, and no others.

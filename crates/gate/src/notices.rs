@@ -85,7 +85,7 @@ pub(crate) struct Told {
     sources: Vec<(Source, u64)>,
 }
 
-/// What happened at a listener since it was last asked; its events come from within it.
+/// What happened at the sockets of a listener since it was last asked; their events come from within them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Doorstep(Arc<Mutex<Happened>>);
 
@@ -94,6 +94,10 @@ struct Happened {
     refused: Tally,
     exhausted: Option<AcceptFailure>,
     recovered: Option<Duration>,
+    /// Sockets that can accept nothing now.
+    without: usize,
+    /// What was told last is that there are some.
+    told_without: bool,
 }
 
 impl Doorstep {
@@ -101,27 +105,40 @@ impl Doorstep {
         let mut happened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             ListenerEvent::Refused { peer, .. } => happened.refused.add(Source::from(peer.ip())),
-            ListenerEvent::Exhausted { failure } => happened.exhausted = Some(*failure),
-            ListenerEvent::Recovered { after } => happened.recovered = Some(*after),
+            ListenerEvent::Exhausted { failure } => {
+                happened.exhausted = Some(*failure);
+                happened.without += 1;
+            }
+            ListenerEvent::Recovered { after } => {
+                happened.without = happened.without.saturating_sub(1);
+                // One that can accept again is no news while another cannot.
+                if happened.without == 0 {
+                    happened.recovered = Some(*after);
+                }
+            }
             _ => {}
         }
     }
 
-    /// What is to be told of the listener at this address.
+    /// What is to be told of the listener at this address. However often it went to and fro: that follows from what was
+    /// told before, and what is told last is how it is now.
     pub(crate) fn take(&self, listener: SocketAddr) -> Vec<Notice> {
-        let Happened { mut refused, exhausted, recovered } =
-            std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut notices = Vec::new();
-        if let Some(failure) = exhausted {
-            notices.push(Notice::Exhausted { listener, failure });
-        }
-        if let Some(told) = refused.take() {
-            notices.push(Notice::Refused { listener, told });
-        }
-        if let Some(after) = recovered {
-            notices.push(Notice::Recovered { listener, after });
-        }
-        notices
+        let mut happened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = happened.refused.take().map(|told| Notice::Refused { listener, told });
+        let exhausted = happened.exhausted.take().map(|failure| Notice::Exhausted { listener, failure });
+        let recovered = happened.recovered.take().map(|after| Notice::Recovered { listener, after });
+        let is = happened.without > 0;
+        let told = match (std::mem::replace(&mut happened.told_without, is), is) {
+            (false, false) => [exhausted, refused, recovered],
+            (false, true) => [exhausted, refused, None],
+            (true, false) => [None, refused, recovered],
+            // Only where it had recovered meanwhile.
+            (true, true) => {
+                let exhausted = exhausted.filter(|_| recovered.is_some());
+                [recovered, refused, exhausted]
+            }
+        };
+        told.into_iter().flatten().collect()
     }
 }
 
@@ -258,6 +275,42 @@ mod tests {
         let told = tally.take().unwrap();
         assert_eq!((told.count, told.sources.len(), told.sources[0]), (1005, TOLD_MAX, (source(7), 6)));
         assert_eq!(tally.take(), None);
+    }
+
+    /// Whoever reads the last line knows whether anything is accepted now.
+    #[test]
+    fn what_is_told_last_of_a_listener_is_how_it_is() {
+        let at = "127.0.0.1:80".parse().unwrap();
+        let fails = |doorstep: &Doorstep| {
+            doorstep.happens(&ListenerEvent::Exhausted { failure: AcceptFailure::ProcessDescriptors });
+        };
+        let recovers = |doorstep: &Doorstep| doorstep.happens(&ListenerEvent::Recovered { after: Duration::ZERO });
+        let told = |doorstep: &Doorstep| doorstep.take(at).iter().map(Notice::kind).collect::<Vec<_>>();
+        let [out, again] = ["descriptors-exhausted", "accepting-again"];
+        let doorstep = Doorstep::default();
+        fails(&doorstep);
+        assert_eq!((told(&doorstep), told(&doorstep)), (vec![out], vec![]));
+        recovers(&doorstep);
+        fails(&doorstep);
+        doorstep.happens(&ListenerEvent::Refused { peer: at, why: overdue::server::Refused::Exhausted });
+        assert_eq!(told(&doorstep), [again, "connections-refused", out]);
+        recovers(&doorstep);
+        fails(&doorstep);
+        recovers(&doorstep);
+        assert_eq!(told(&doorstep), [again]);
+        fails(&doorstep);
+        recovers(&doorstep);
+        assert_eq!(told(&doorstep), [out, again]);
+        fails(&doorstep);
+        recovers(&doorstep);
+        fails(&doorstep);
+        assert_eq!(told(&doorstep), [out], "nobody was told that it had recovered from anything else");
+        // Another socket of it.
+        fails(&doorstep);
+        recovers(&doorstep);
+        assert_eq!(told(&doorstep), <[&str; 0]>::default(), "one of the two still accepts nothing");
+        recovers(&doorstep);
+        assert_eq!(told(&doorstep), [again]);
     }
 
     #[test]

@@ -27,8 +27,13 @@ pub(crate) enum Says {
     Itself,
     /// Somebody whose address it does not know, or who has none of IP.
     Somebody,
-    /// A client at this address.
-    Client(SocketAddr),
+    /// A client, and the address that it connected to.
+    Client {
+        /// Its own.
+        client: SocketAddr,
+        /// That of the proxy, or of whoever was before that.
+        server: SocketAddr,
+    },
 }
 
 /// Why bytes are no header.
@@ -108,8 +113,8 @@ fn version_1(bytes: &[u8]) -> Result<Option<(usize, Says)>, Invalid> {
     let text = str::from_utf8(text).map_err(|_| Invalid::NotText)?;
     let (protocol, rest) = text.split_once(' ').unwrap_or((text, ""));
     let says = match protocol {
-        "TCP4" => Says::Client(client_of::<Ipv4Addr>(rest)?),
-        "TCP6" => Says::Client(client_of::<Ipv6Addr>(rest)?),
+        "TCP4" => addresses::<Ipv4Addr>(rest)?,
+        "TCP6" => addresses::<Ipv6Addr>(rest)?,
         // Whatever follows is to be ignored.
         "UNKNOWN" => Says::Somebody,
         _ => return Err(Invalid::Protocol),
@@ -118,7 +123,7 @@ fn version_1(bytes: &[u8]) -> Result<Option<(usize, Says)>, Invalid> {
 }
 
 /// `CLIENT SERVER CLIENT_PORT SERVER_PORT`, the four of them checked.
-fn client_of<A: std::str::FromStr + Into<IpAddr>>(text: &str) -> Result<SocketAddr, Invalid> {
+fn addresses<A: std::str::FromStr + Into<IpAddr>>(text: &str) -> Result<Says, Invalid> {
     let mut parts = text.split(' ');
     let mut next = || parts.next().ok_or(Invalid::Addresses);
     let (client, server, client_port, server_port) = (next()?, next()?, next()?, next()?);
@@ -127,9 +132,9 @@ fn client_of<A: std::str::FromStr + Into<IpAddr>>(text: &str) -> Result<SocketAd
         let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
         text.parse::<u16>().ok().filter(|_| plain).ok_or(Invalid::Addresses)
     };
-    let _server: (IpAddr, u16) = (address(server)?, port(server_port)?);
     let client = SocketAddr::new(address(client)?, port(client_port)?);
-    if parts.next().is_some() { Err(Invalid::Addresses) } else { Ok(client) }
+    let server = SocketAddr::new(address(server)?, port(server_port)?);
+    if parts.next().is_some() { Err(Invalid::Addresses) } else { Ok(Says::Client { client, server }) }
 }
 
 fn version_2(bytes: &[u8]) -> Result<Option<(usize, Says)>, Invalid> {
@@ -162,15 +167,19 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Says)>, Invalid> {
     let (says, fields) = match family {
         0x11 => {
             let (addresses, fields) = rest.split_first_chunk::<12>().ok_or(Invalid::Short)?;
-            let [a, b, c, d, _, _, _, _, high, low, _, _] = *addresses;
-            let client = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low])));
-            (Says::Client(client), fields)
+            let [a, b, c, d, e, f, g, h, from @ .., high, low] = *addresses;
+            let client = SocketAddr::from(([a, b, c, d], u16::from_be_bytes(from)));
+            let server = SocketAddr::from(([e, f, g, h], u16::from_be_bytes([high, low])));
+            (Says::Client { client, server }, fields)
         }
         0x21 => {
             let (addresses, fields) = rest.split_first_chunk::<36>().ok_or(Invalid::Short)?;
             let (client, others) = addresses.split_first_chunk::<16>().ok_or(Invalid::Short)?;
-            let [.., high, low, _, _] = *others else { return Err(Invalid::Short) };
-            (Says::Client(SocketAddr::from((*client, u16::from_be_bytes([high, low])))), fields)
+            let (server, ports) = others.split_first_chunk::<16>().ok_or(Invalid::Short)?;
+            let [a, b, c, d] = *ports else { return Err(Invalid::Short) };
+            let client = SocketAddr::from((*client, u16::from_be_bytes([a, b])));
+            let server = SocketAddr::from((*server, u16::from_be_bytes([c, d])));
+            (Says::Client { client, server }, fields)
         }
         // Of another transport: whoever that is did not connect as we know it.
         0x10 | 0x12 => (Says::Somebody, rest.get(12..).ok_or(Invalid::Short)?),

@@ -44,7 +44,8 @@ impl Matches {
         };
         let host = match (&self.host, &other.host) {
             (None, _) => true,
-            (Some(own), Some(other)) => own == other || !other.starts_with("*.") && covers_host(own, other),
+            // A pattern stands for names that are longer than itself.
+            (Some(own), Some(other)) => own == other || covers_host(own, other),
             (Some(_), None) => false,
         };
         let methods = self.methods.is_empty()
@@ -153,6 +154,8 @@ mod tests {
         assert!(matches("", "/v1").covers(&matches("a", "/v1/x")));
         assert!(!matches("", "/v1").covers(&matches("", "/v10")) && !matches("a", "").covers(&all));
         assert!(matches("*.test", "").covers(&matches("a.test", "/x")));
-        assert!(!matches("*.test", "").covers(&matches("*.a.test", "")), "known only of names");
+        assert!(matches("*.test", "").covers(&matches("*.a.test", "")));
+        assert!(!matches("*.a.test", "").covers(&matches("*.test", "")));
+        assert!(!matches("a.test", "").covers(&matches("*.test", "")));
     }
 }

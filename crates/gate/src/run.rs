@@ -1,11 +1,14 @@
 //! A gateway from its file to its end: signals, reloads, and what the operator asks for.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeSet,
     fmt,
     future::pending,
     io::{self, Write as _},
     net::SocketAddr,
     path::Path,
+    pin::Pin,
     sync::Arc,
     thread,
     time::Duration,
@@ -28,6 +31,7 @@ use crate::{
     config::Config,
     gate::{Gate, GateError},
     handover::{Handover, Inherited, Named, Predecessor, Program, Role, Successor, notify},
+    lookout::Followed,
     tls,
 };
 
@@ -38,8 +42,8 @@ const READING: Duration = Duration::from_secs(10);
 const STOPPING: Duration = Duration::from_secs(3);
 
 /// Serves what the file says until it is told to stop: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
-/// the file again; SIGUSR2 hands over to a new process. What happens is told line by line to `tell`. False when requests
-/// were cut.
+/// the file again; SIGUSR2 hands over to a new process. Before it serves, SIGTERM and SIGINT end it at once. What happens is
+/// told line by line to `tell`. False when requests were cut.
 ///
 /// # Errors
 /// [`GateError`]: it did not start.
@@ -48,11 +52,7 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
     raise_descriptors();
     let mut inherited = Inherited::take().map_err(GateError::Inherit)?;
     let config = Config::read(path)?;
-    for (route, verdicts) in config.conflicts() {
-        for verdict in verdicts {
-            tell(&format!("route {route:?}: {}: {}", verdict.cause, verdict.summary));
-        }
-    }
+    config.doubts().iter().for_each(|doubt| tell(&doubt.to_string()));
     let admin = config.admin.clone();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?;
     // Before anybody is told that it serves: a signal that nobody hears ends the process.
@@ -62,7 +62,26 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
         .map(|admin| admin.address)
         .map(|address| local(&runtime, &mut inherited, address))
         .transpose()?;
-    let mut gate = Gate::start_with(config, &mut inherited, |warning| tell(&warning))?;
+    // On a thread of its own: names are looked up, and files may be on a dead mount.
+    let (started, starts) = oneshot::channel();
+    let start = move || {
+        let gate = Gate::start_with(config, &mut inherited, |warning| tell(&warning));
+        // Whoever waits may have been told to end.
+        let _ = started.send(gate.map(|gate| (gate, inherited)));
+    };
+    thread::Builder::new().name("overdue-start".to_owned()).spawn(start).map_err(GateError::Worker)?;
+    let started = runtime.block_on(async {
+        tokio::select! {
+            started = starts => Some(started),
+            _ = signals.term.recv() => None,
+            _ = signals.int.recv() => None,
+        }
+    });
+    let Some(started) = started else {
+        tell("ended before it served: a signal");
+        return Ok(true);
+    };
+    let (gate, mut inherited) = started.map_err(|_| GateError::Worker(io::ErrorKind::BrokenPipe.into()))??;
     for address in inherited.unused() {
         tell(&format!("{address} was handed to this process, and no listener of the configuration is there: closed"));
     }
@@ -103,16 +122,26 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
         // Kept without a listener, too, so that it does not look closed.
         let serving = listener.map(|listener| tokio::spawn(admin::serve(listener, desk.clone())));
         let mut handover = None;
+        // One that is asked for while a reload is under way.
+        let mut handover_asked = false;
+        let gate = RefCell::new(gate);
+        let mut reloads = Reloads { gate: &gate, path, now: None, next: None };
         let handed = loop {
             tokio::select! {
-                _ = signals.hangup.recv() => match reload(&mut gate, path).await {
-                    Ok(text) | Err(text) => tell(&text),
-                },
+                _ = signals.hangup.recv() => {
+                    if reloads.ask(None) {
+                        tell("a reload is under way: one more follows it");
+                    }
+                }
                 _ = signals.term.recv() => break None,
                 _ = signals.int.recv() => break None,
                 _ = signals.usr2.recv() => match handover {
                     Some(_) => tell("a hand-over is under way: no other is begun"),
-                    None => handover = begin(&gate, handle.as_ref(), program.as_ref(), tell),
+                    None if reloads.is_under_way() => {
+                        handover_asked = true;
+                        tell("a reload is under way: the hand-over begins when it is done");
+                    }
+                    None => handover = begin(&gate.borrow(), handle.as_ref(), program.as_ref(), tell),
                 },
                 successor = next(&mut handover) => {
                     handover = None;
@@ -128,15 +157,20 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
                         Err(why) => tell(&format!("not handed over, everything goes on as before: {why}")),
                     }
                 }
+                told = reloads.done() => {
+                    tell(&told);
+                    // Before the next one: reloads may be asked for again and again.
+                    if std::mem::take(&mut handover_asked) {
+                        handover = begin(&gate.borrow(), handle.as_ref(), program.as_ref(), tell);
+                    }
+                    reloads.go_on();
+                }
                 command = commanded.recv() => match command {
-                    Some(Command::Config(answer)) => drop(answer.send(Arc::clone(gate.config()))),
+                    Some(Command::Config(answer)) => drop(answer.send(Arc::clone(gate.borrow().config()))),
                     Some(Command::Reload(answer)) => {
-                        let outcome = reload(&mut gate, path).await;
-                        match &outcome {
-                            Ok(text) | Err(text) => tell(text),
+                        if reloads.ask(Some(answer)) {
+                            tell("a reload is under way: one more follows it");
                         }
-                        // Whoever asked may be gone.
-                        let _ = answer.send(outcome);
                     }
                     Some(Command::Drain(answer)) => {
                         let _ = answer.send(());
@@ -146,6 +180,10 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
                 },
             }
         };
+        if let Some(told) = reloads.give_up() {
+            tell(told);
+        }
+        let gate = gate.into_inner();
         // Whoever asks from now on is told that it is ending.
         drop(commanded);
         match handed {
@@ -260,13 +298,88 @@ async fn next(handover: &mut Option<Handover>) -> Result<Successor, String> {
     }
 }
 
-/// Follows the file as it is now, or says why not.
-async fn reload(gate: &mut Gate, path: &Path) -> Result<String, String> {
+/// What a reload came to, for a reader.
+type Outcome = Result<String, String>;
+
+/// The reload that is under way, and the one that comes after it, however often it is asked for.
+struct Reloads<'g> {
+    gate: &'g RefCell<Gate>,
+    path: &'g Path,
+    now: Option<Reload<'g>>,
+    next: Option<Vec<oneshot::Sender<Outcome>>>,
+}
+
+struct Reload<'g> {
+    work: Pin<Box<dyn Future<Output = Outcome> + 'g>>,
+    /// What was followed when it began.
+    former: Arc<Config>,
+    /// Who waits for what it comes to.
+    asked: Vec<oneshot::Sender<Outcome>>,
+}
+
+impl Reloads<'_> {
+    const fn is_under_way(&self) -> bool {
+        self.now.is_some()
+    }
+
+    /// Begins a reload. True when one is under way, which may have read the file before it was changed: another follows it.
+    fn ask(&mut self, answer: Option<oneshot::Sender<Outcome>>) -> bool {
+        if self.is_under_way() {
+            self.next.get_or_insert_default().extend(answer);
+            return true;
+        }
+        self.begin(answer.into_iter().collect());
+        false
+    }
+
+    fn begin(&mut self, asked: Vec<oneshot::Sender<Outcome>>) {
+        let former = Arc::clone(self.gate.borrow().config());
+        self.now = Some(Reload { work: Box::pin(reload(self.gate, self.path)), former, asked });
+    }
+
+    /// Text for what the one that is under way came to; never where none is. The next one is for [`Self::go_on`]. Cancel safe.
+    async fn done(&mut self) -> String {
+        let Some(reload) = &mut self.now else { return pending().await };
+        let outcome = reload.work.as_mut().await;
+        let asked = self.now.take().map(|reload| reload.asked).unwrap_or_default();
+        for answer in asked {
+            // Whoever asked may be gone.
+            let _ = answer.send(outcome.clone());
+        }
+        let (Ok(text) | Err(text)) = outcome;
+        text
+    }
+
+    /// After one that is done: begins the next, if it was asked for.
+    fn go_on(&mut self) {
+        if let Some(asked) = self.next.take() {
+            self.begin(asked);
+        }
+    }
+
+    /// Ends the one that is under way, and leaves the next out. Text for what became of it, where there was one.
+    fn give_up(self) -> Option<&'static str> {
+        let Reload { work, former, asked } = self.now?;
+        drop(work);
+        let told = if Arc::ptr_eq(&former, self.gate.borrow().config()) {
+            "the reload was given up, and nothing changed"
+        } else {
+            "reloaded, but for certificates, which were not waited for"
+        };
+        for answer in asked.into_iter().chain(self.next.into_iter().flatten()) {
+            let _ = answer.send(Err(told.to_owned()));
+        }
+        Some(told)
+    }
+}
+
+/// Follows the file as it is now, or says why not. Dropped before the workers follow it, it has changed nothing.
+async fn reload(gate: &RefCell<Gate>, path: &Path) -> Outcome {
     let refused = |why: &dyn fmt::Display| format!("not reloaded, everything goes on as before: {why}");
     let path = path.to_owned();
     let config = aside(move || Config::read(&path)).await.map_err(|why| refused(&why))?;
     let config = config.map_err(|err| refused(&err))?;
-    match gate.needs_start(&config).as_slice() {
+    match gate.borrow().needs_start(&config).as_slice() {
         [] => {}
         parts => {
             let parts = parts.join(", ");
@@ -275,19 +388,41 @@ async fn reload(gate: &mut Gate, path: &Path) -> Result<String, String> {
             )));
         }
     }
-    let (config, (done, followed)) = (Arc::new(config), oneshot::channel());
-    gate.lookout().follow(Arc::clone(&config), move |_| {
+    let (lookout, former) = (gate.borrow().lookout().clone(), Arc::clone(gate.borrow().config()));
+    let (config, (done, waits)) = (Arc::new(config), oneshot::channel());
+    let followed = lookout.follow(Arc::clone(&config), move |_| {
         // Somebody waits.
         let _ = done.send(());
     });
+    let following = Following { gate, config: Arc::clone(&config), followed };
     // The limit is that of the lookups of names that are new.
-    let _done = followed.await;
-    gate.follows(config);
-    let certificates: Vec<_> = gate.doors.values().map(|door| door.certificates.clone()).collect();
+    let followed = waits.await;
+    drop(following);
+    followed.map_err(|_| refused(&"the thread that looks names up has ended"))?;
+    let certificates: Vec<_> = gate.borrow().doors.values().map(|door| door.certificates.clone()).collect();
     let told = aside(move || certificates.iter().filter_map(|own| tls::told(&own.reload())).collect::<Vec<_>>()).await;
     let mut told = told.unwrap_or_else(|why| vec![format!("the certificates stay as they are: {why}")]);
-    told.extend(gate.lookout().warnings());
+    told.extend(lookout.warnings());
+    // What was there before was told before, wherever it stood.
+    let known: BTreeSet<String> = former.doubts().into_iter().map(|doubt| doubt.text).collect();
+    let doubts = config.doubts().into_iter().filter(|doubt| !known.contains(&doubt.text));
+    told.extend(doubts.chain(lookout.circles(&config)).map(|doubt| doubt.to_string()));
     Ok(told.into_iter().fold("reloaded".to_owned(), |all, told| format!("{all}; {told}")))
+}
+
+/// A configuration that the workers follow, or do not: whenever it ends, the gateway knows which.
+struct Following<'g> {
+    gate: &'g RefCell<Gate>,
+    config: Arc<Config>,
+    followed: Followed,
+}
+
+impl Drop for Following<'_> {
+    fn drop(&mut self) {
+        if !self.followed.give_up() {
+            self.gate.borrow_mut().follows(Arc::clone(&self.config));
+        }
+    }
 }
 
 /// What reads files, on a thread for which nobody waits longer than that: a file on a dead mount must not keep the

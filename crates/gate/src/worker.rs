@@ -77,8 +77,12 @@ pub(crate) struct Live {
     pub(crate) peer_text: Box<str>,
     /// The proxy that said so, written out.
     pub(crate) via: Option<Box<str>>,
+    /// The address that the client connected to, where that proxy said so.
+    pub(crate) to: Option<SocketAddr>,
     /// Whether the address is known to be that of whoever sends the requests.
     known: bool,
+    /// Whether it is a stream of HTTP/2.
+    pub(crate) is_stream: bool,
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
     pub(crate) since: Instant,
@@ -190,12 +194,14 @@ impl Worker {
     }
 
     pub(crate) fn list(self: &Rc<Self>, arrival: Arrival, scheme: &'static str) -> Listed {
-        let Arrival { client, via, known, since, .. } = arrival;
+        let Arrival { client, via, to, known, since, .. } = arrival;
         let number = self.counts.connections.get();
         let live = Live {
             number,
             peer_text: text_of(client),
             via: via.map(text_of),
+            to,
+            is_stream: false,
             known,
             scheme,
             peer: client,
@@ -216,6 +222,8 @@ impl Worker {
             peer: of.peer,
             peer_text: of.peer_text.clone(),
             via: of.via.clone(),
+            to: of.to,
+            is_stream: true,
             known: of.known,
             scheme: of.scheme,
             since: now,

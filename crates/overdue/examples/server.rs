@@ -6,20 +6,23 @@ use std::{convert::Infallible, error::Error as StdError, net::SocketAddr, sync::
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
 use overdue::{
-    Context, Limit, Stage,
+    Context, Limit, LimitName, Stage,
     server::{
         Connections, Drain, ListenOptions, Listener, Peer,
+        body::BodyLayer,
         certificates::{CertificateFiles, Certificates},
         deadline::DeadlineLayer,
         hello::{HelloGate, HelloPolicy},
     },
+    stream::Stream,
 };
 use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::CryptoProvider, pki_types::ServerName};
 use tokio::{
@@ -53,6 +56,10 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     println!(
         "50 ms left of its caller's time:\n  {}",
         ask(&client, address, "www.example.com", "grpc-timeout: 50m\r\n").await?
+    );
+    println!(
+        "a body that does not come:\n  {}",
+        ask(&client, address, "www.example.com", "content-length: 5\r\n").await?
     );
     if let Err(error) = ask(&client, address, "www.example.org", "").await {
         println!("another name:\n  {error}");
@@ -89,14 +96,22 @@ async fn serve(
                 Err(error) => println!("  (the server: {error})"),
                 Ok(secured) => {
                     let context = drain.context().clone();
-                    let served = deadline.layer(service_fn(handle)).map_request(move |mut request: Request<_>| {
+                    // The first head, from its first byte; the next ones are for hyper.
+                    let (reader, writer) = tokio::io::split(secured.stream);
+                    let stream = Stream::from_halves(reader, writer);
+                    let first = stream.handle().clone();
+                    first.set_read_deadline(Limit::new(LimitName::Head, HEAD));
+                    let paced = BodyLayer::new().rate(10_000, Duration::from_secs(1));
+                    let served = paced.layer(deadline.layer(service_fn(handle)));
+                    let served = served.map_request(move |mut request: Request<_>| {
+                        first.set_read_deadline(None);
                         request.extensions_mut().insert(Peer(peer));
                         request.extensions_mut().insert(context.clone());
                         request
                     });
-                    let builder = auto::Builder::new(TokioExecutor::new());
-                    let connection =
-                        builder.serve_connection(TokioIo::new(secured.stream), TowerToHyperService::new(served));
+                    let mut builder = auto::Builder::new(TokioExecutor::new());
+                    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+                    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(served));
                     tokio::pin!(connection);
                     let ended = tokio::select! {
                         ended = connection.as_mut() => ended,
@@ -115,8 +130,13 @@ async fn serve(
     }
 }
 
-/// Takes 100 ms, where its caller has so much.
-async fn handle<B>(_: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// The head of a request has to be whole by then.
+const HEAD: Duration = Duration::from_millis(500);
+
+/// Takes the body, and 100 ms, where its caller has so much.
+async fn handle<B: Body>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+    // Who sends it too slowly is answered already.
+    let _ = request.into_body().collect().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     Ok(Response::new(Full::new(Bytes::from_static(b"done"))))
 }

@@ -85,7 +85,7 @@ pub use overdue_core::{
 };
 #[cfg(any(feature = "client", all(feature = "direct", target_os = "linux")))]
 pub use tcp::{BeforeConnect, TcpOptions};
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "server"))]
 pub use timer::Alarm;
 #[cfg(feature = "client")]
 pub use tls::{TlsOptions, TlsOptionsError};

@@ -11,7 +11,7 @@
 //! nothing; so the kernel is asked about as often as the shortest of the limits in use, however many calls there are.
 
 mod alarms;
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "server"))]
 mod lazy;
 #[cfg_attr(all(target_os = "linux", feature = "client"), path = "timer/precise.rs")]
 #[cfg_attr(not(all(target_os = "linux", feature = "client")), path = "timer/rounded.rs")]
@@ -25,7 +25,7 @@ use std::{
     time::Instant,
 };
 
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "server"))]
 pub use lazy::Alarm;
 
 use crate::clock;

@@ -5,21 +5,16 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
-use std::{
-    fs,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, net::IpAddr, sync::Arc, time::Duration};
 
 use overdue::{
     Context,
     server::{
-        ListenOptions, Source,
+        ListenOptions,
         hello::{HandshakeError, HelloGate, HelloPolicy, Rate},
     },
 };
-use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types};
+use rustls::{ServerConfig, pki_types};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 const MASSES: u32 = 100_000;
@@ -64,17 +59,11 @@ fn identity() -> (pki_types::CertificateDer<'static>, pki_types::PrivateKeyDer<'
     (made.cert.der().clone(), key.into())
 }
 
-fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+fn config() -> Arc<ServerConfig> {
     let (certificate, key) = identity();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.clone()).unwrap();
-    let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-    let server = server.unwrap().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
-    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut client = client.with_root_certificates(roots).with_no_client_auth();
-    client.resumption = rustls::client::Resumption::disabled();
-    (Arc::new(server), Arc::new(client))
+    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(server.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap())
 }
 
 /// In kilobytes.
@@ -103,7 +92,7 @@ async fn turned_away(gate: &HelloGate, number: u32, config: &Arc<ServerConfig>) 
 
 #[tokio::test]
 async fn masses_of_bad_hellos_lose_neither_descriptors_nor_memory() {
-    let (config, _) = configs();
+    let config = config();
     let policy = HelloPolicy::new().sources(4_096).failure_rate(Rate::new(100, Duration::from_secs(60)));
     let gate = HelloGate::new(policy);
     for number in 0..MASSES / 10 {
@@ -140,71 +129,4 @@ async fn masses_of_bad_hellos_lose_neither_descriptors_nor_memory() {
     let rejected: u64 = gate.rejected().map(|(_, count)| count).sum();
     assert_eq!(rejected, u64::from(MASSES + OVER_SOCKETS));
     assert!(gate.worst_sources(usize::MAX).len() <= 4_096);
-}
-
-/// What it costs to turn a client away, beside the handshake that is saved:
-/// `cargo test --release -p overdue --features server --test hellos -- --ignored --nocapture`.
-///
-/// Both are over memory, and both count the server's side alone.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn turning_away_is_cheaper_than_a_handshake() {
-    const ROUNDS: u32 = 2_000;
-    let (config, client) = configs();
-    let gate = HelloGate::new(HelloPolicy::new());
-    let closed = HelloGate::new(HelloPolicy::new().names(["elsewhere.example.com"]).unwrap());
-    let name = || pki_types::ServerName::try_from("www.example.com").unwrap();
-    let peer: IpAddr = "192.0.2.1".parse().unwrap();
-    let (mut handshakes, mut rejections) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        // With a new budget, so that one poll goes as far as it can.
-        tokio::task::yield_now().await;
-        let mut talker = rustls::ClientConnection::new(Arc::clone(&client), name()).unwrap();
-        let mut hello = Vec::new();
-        talker.write_tls(&mut hello).unwrap();
-
-        let (mut ours, theirs) = duplex(64 * 1024);
-        ours.write_all(&hello).await.unwrap();
-        let began = now();
-        assert!(closed.accept(&Context::root(), theirs, peer, Arc::clone(&config)).await.is_err());
-        rejections.push(now() - began);
-
-        let (mut ours, theirs) = duplex(64 * 1024);
-        ours.write_all(&hello).await.unwrap();
-        let root = Context::root();
-        let accepting = gate.accept(&root, theirs, peer, Arc::clone(&config));
-        tokio::pin!(accepting);
-        let mut took = Duration::ZERO;
-        let began = now();
-        let pending = futures_util::poll!(accepting.as_mut());
-        assert!(pending.is_pending());
-        took += now() - began;
-        let mut flight = vec![0; 16 * 1024];
-        let length = ours.read(&mut flight).await.unwrap();
-        let mut left = &flight[..length];
-        while !left.is_empty() {
-            talker.read_tls(&mut left).unwrap();
-            talker.process_new_packets().unwrap();
-        }
-        assert!(!talker.is_handshaking(), "the server's flight has {length} bytes");
-        let mut finished = Vec::new();
-        while talker.wants_write() {
-            talker.write_tls(&mut finished).unwrap();
-        }
-        ours.write_all(&finished).await.unwrap();
-        let began = now();
-        assert!(accepting.await.is_ok());
-        handshakes.push(took + (now() - began));
-    }
-    for (what, times) in [("handshake", &mut handshakes), ("turned away", &mut rejections)] {
-        times.sort_unstable();
-        println!("{what}: median {:?}, p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
-    }
-    assert!(rejections[rejections.len() / 2] * 5 < handshakes[handshakes.len() / 2]);
-    assert_eq!(gate.worst_sources(1)[0].0, Source::from(peer));
-}
-
-#[expect(clippy::disallowed_methods, reason = "processor time is measured, not a deadline")]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -17,13 +17,13 @@ use toml::Spanned;
 
 use super::{
     Admin, Cluster, Config, ConfigError, Dns, Family, Format, Forwarded, Health, Listener, Log, Matches, ProxyProtocol,
-    Route, ServerAt, ServerTls, Tls, To, Trace,
+    Route, ServerAt, ServerTls, Tls, To, Trace, doubts,
     server_tls::{self, Said},
 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(super) struct File {
     workers: Option<Spanned<usize>>,
     drain: Option<Spanned<String>>,
     #[serde(default)]
@@ -38,9 +38,9 @@ struct File {
     #[serde(default)]
     listener: Vec<Spanned<ListenerTable>>,
     #[serde(default)]
-    cluster: BTreeMap<String, Spanned<ClusterTable>>,
+    pub(super) cluster: BTreeMap<String, Spanned<ClusterTable>>,
     #[serde(default)]
-    route: Vec<Spanned<RouteTable>>,
+    pub(super) route: Vec<Spanned<RouteTable>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -86,6 +86,7 @@ struct ListenerTable {
     listen: Spanned<String>,
     head: Option<Spanned<String>>,
     idle: Option<Spanned<String>>,
+    body_rate: Option<Spanned<String>>,
     #[serde(default)]
     trusted: Vec<Spanned<String>>,
     forwarded: Option<Spanned<String>>,
@@ -110,32 +111,32 @@ struct TlsTable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CertificateTable {
-    chain: PathBuf,
-    key: PathBuf,
-    staple: Option<PathBuf>,
+    chain: Spanned<PathBuf>,
+    key: Spanned<PathBuf>,
+    staple: Option<Spanned<PathBuf>>,
     #[serde(default)]
     names: Vec<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ClusterTable {
-    servers: Vec<Spanned<String>>,
+pub(super) struct ClusterTable {
+    pub(super) servers: Vec<Spanned<String>>,
     connections: Option<Spanned<usize>>,
     idle: Option<Spanned<String>>,
     http2: Option<bool>,
     tls: Option<Spanned<ServerTlsTable>>,
-    health: Option<HealthTable>,
+    pub(super) health: Option<HealthTable>,
     proxy_protocol: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct HealthTable {
+pub(super) struct HealthTable {
     path: Option<Spanned<String>>,
     host: Option<Spanned<String>>,
-    every: Option<Spanned<String>>,
-    limit: Option<Spanned<String>>,
+    pub(super) every: Option<Spanned<String>>,
+    pub(super) limit: Option<Spanned<String>>,
     healthy: Option<Spanned<usize>>,
     unhealthy: Option<Spanned<usize>>,
     #[serde(default)]
@@ -154,14 +155,14 @@ struct ServerTlsTable {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RouteTable {
+pub(super) struct RouteTable {
     name: Option<String>,
     host: Option<Spanned<String>>,
-    path: Option<Spanned<String>>,
+    pub(super) path: Option<Spanned<String>>,
     #[serde(default)]
     methods: Vec<Spanned<String>>,
     header: Option<HeaderTable>,
-    cluster: Spanned<String>,
+    pub(super) cluster: Spanned<String>,
     body_max: Option<u64>,
     #[serde(default)]
     limits: LimitsTable,
@@ -210,13 +211,13 @@ const REFRESH_MIN: Duration = Duration::from_secs(5);
 const REFRESH_MAX: Duration = Duration::from_secs(60);
 
 /// A file's text and its name, for errors and origins.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     text: &'a str,
-    path: Arc<str>,
+    pub(super) path: Arc<str>,
 }
 
 impl Source<'_> {
-    fn line(&self, span: Range<usize>) -> u32 {
+    pub(super) fn line(&self, span: Range<usize>) -> u32 {
         let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
         u32::try_from(before.iter().filter(|byte| **byte == b'\n').count()).map_or(u32::MAX, |lines| lines + 1)
     }
@@ -382,6 +383,7 @@ impl Source<'_> {
             address: self.address(&table.listen)?,
             head,
             idle: self.limit_or(LimitName::Idle, table.idle.as_ref(), CLIENT_IDLE)?,
+            body_rate: table.body_rate.as_ref().map_or(Ok(None), |rate| self.body_rate(rate))?,
             trusted,
             forwarded: self.forwarded(table.forwarded.as_ref())?,
             connections: self.count(table.connections.as_ref(), CLIENTS, 1_000_000)?,
@@ -419,8 +421,8 @@ impl Source<'_> {
             return Err(self.error(table.span(), "there is no certificate, so no client could be served"));
         }
         let files = |pair: &CertificateTable| {
-            let files = CertificateFiles::new(&pair.chain, &pair.key);
-            let files = pair.staple.iter().fold(files, |files, staple| files.staple(staple));
+            let files = CertificateFiles::new(pair.chain.get_ref(), pair.key.get_ref());
+            let files = pair.staple.iter().fold(files, |files, staple| files.staple(staple.get_ref()));
             if pair.names.is_empty() { files } else { files.names(pair.names.iter().map(String::as_str)) }
         };
         let only_1_3 = self.only_1_3(oldest.as_ref())?;
@@ -428,8 +430,10 @@ impl Source<'_> {
             let _checked =
                 HelloPolicy::new().names([name.get_ref().as_str()]).map_err(|err| self.error(name.span(), err))?;
         }
+        let named = certificates.iter().flat_map(|pair| [&pair.chain, &pair.key].into_iter().chain(&pair.staple));
         Ok(Tls {
             certificates: certificates.iter().map(files).collect(),
+            named: named.map(|file| (file.get_ref().clone(), self.line(file.span()))).collect(),
             limit: self.some_limit(LimitName::Stage(Stage::Tls), limit.as_ref(), HANDSHAKE)?,
             only_1_3,
             names: names.iter().map(|name| name.get_ref().clone()).collect(),
@@ -523,6 +527,16 @@ impl Source<'_> {
             (count > 0 && !per.is_zero()).then_some((count, per))
         });
         rate.ok_or_else(|| self.error(text.span(), format!("{:?} is no rate, such as 20/s or 20/10s", text.get_ref())))
+    }
+
+    /// So many bytes in that time; `None` for `none`.
+    fn body_rate(&self, text: &Spanned<String>) -> Result<Option<Limit>, ConfigError> {
+        if text.get_ref() == "none" {
+            return Ok(None);
+        }
+        let (bytes, value) = self.rate(text)?;
+        let origin = Origin::File { path: Arc::clone(&self.path), line: self.line(text.span()) };
+        Ok(Some(Limit { name: LimitName::Rate(bytes.into()), value, origin }))
     }
 
     fn trace(&self, table: &TraceTable) -> Result<Trace, ConfigError> {
@@ -700,13 +714,16 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
             other => return Err(source.error(format.span(), format!("{other:?} is no format: json or text"))),
         },
     };
-    let to = match (file.log.off, file.log.file) {
+    let to = match (file.log.off, file.log.file.clone()) {
         (Some(true), _) => To::Off,
         (_, Some(path)) => To::File(path),
         _ => To::Stdout,
     };
+    let doubtful = doubts::found(&source, &file, &listeners, admin.as_ref(), &routes);
     Ok(Config {
+        path: Arc::clone(&source.path),
         workers,
+        doubtful,
         dns: source.dns(&file.dns)?,
         listeners,
         routes,

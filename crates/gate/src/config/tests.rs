@@ -233,6 +233,55 @@ fn limits_that_fight_each_other_are_found() {
     assert!(conflicts[0].1[0].evidence[0].text.contains("g.toml:16"), "{:?}", conflicts[0].1[0].evidence);
 }
 
+/// What is followed as it is written, and is hardly what was meant.
+#[test]
+fn what_is_hardly_meant_is_told_with_its_line() {
+    let with = |from: &str, to: &str| {
+        assert!(GOOD.contains(from), "{from}");
+        Config::parse(&GOOD.replace(from, to), "g.toml").unwrap().doubts()
+    };
+    assert_eq!(with("", ""), []);
+    let admin = "servers = [\n\"127.0.0.1:9901\"]\n[admin]\nlisten = \"127.0.0.1:9901\"";
+    let servers = "servers = [\"127.0.0.1:9001\"]";
+    for (from, to, line, why) in [
+        (
+            "[[route]]",
+            "[cluster.spare]\nservers = [\"127.0.0.1:1\"]\n[[route]]",
+            11,
+            "no route leads to cluster \"spare\"",
+        ),
+        ("127.0.0.1:9001", "127.0.0.1:8080", 9, "in a circle"),
+        ("\"127.0.0.1:8080\"", "\"0.0.0.0:9001\"", 9, "listens itself (0.0.0.0:9001)"),
+        ("127.0.0.1:9001", "0.0.0.0:8080", 9, "in a circle"),
+        (servers, admin, 10, "the operator's address"),
+        (
+            "[[route]]",
+            "[cluster.api.health]\nevery = \"1s\"\nlimit = \"3s\"\n[[route]]",
+            13,
+            "probed every 4s and not every 1s",
+        ),
+        ("[[route]]", "[cluster.api.health]\nevery = \"1s\"\n[[route]]", 12, "may take 2s"),
+        ("path = \"/v1\"", "path = \"/v1/../x\"", 13, "climbs"),
+        ("[[listener]]", "[[listener]]\nbody_rate = \"10/40s\"", 5, "rate 40s can never fire: send 30s (default)"),
+    ] {
+        let found = with(from, to);
+        assert!(
+            found.len() == 1 && found[0].place == format!("g.toml:{line}") && found[0].text.contains(why),
+            "{to}: {found:?}"
+        );
+    }
+    for (from, to) in [
+        ("127.0.0.1:9001", "[::1]:8080"),
+        ("127.0.0.1:9001", "127.0.0.2:8080"),
+        ("[[listener]]", "[[listener]]\nhead = \"40s\"\nbody_rate = \"10/20s\""),
+    ] {
+        assert_eq!(with(from, to), [], "{to}");
+    }
+    let rate = Config::parse(&GOOD.replace("[[listener]]", "[[listener]]\nbody_rate = \"10/20s\""), "g.toml").unwrap();
+    assert_eq!(rate.listeners[0].body_rate.as_ref().unwrap().to_string(), "rate 10 bytes in 20s (g.toml:5)");
+    assert!(Config::parse(&GOOD.replace("[[listener]]", "[[listener]]\nbody_rate = \"20s\""), "g.toml").is_err());
+}
+
 #[test]
 fn a_file_that_is_not_there() {
     let error = Config::read(Path::new("/nowhere/gate.toml")).unwrap_err();

@@ -117,6 +117,7 @@ impl<S: Client> Connection<S> {
             let alarm = &mut self.alarm;
             let result = poll_fn(|cx| exchange.poll(cx, alarm)).await;
             if let Some(flow) = exchange.to_client.take() {
+                exchange.seen.held_back = flow.is_held_back();
                 marks.body = flow.moved;
                 marks.grpc = exchange.seen.grpc.or(flow.grpc).filter(|_| prepared.is_grpc);
                 self.worker.buffers.take_back(flow.into_buffer());
@@ -168,7 +169,11 @@ impl<S: Client> Connection<S> {
         if trouble.party == Party::Server && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
             upstream.unanswered(marks.send);
         }
-        let begun = seen.told.is_some();
+        let begun = seen.told.is_some() && !seen.held_back;
+        if seen.held_back {
+            // The answer that is ours now has none, whatever might have come behind the other.
+            self.client.io.end_with(None);
+        }
         marks.answer_bytes = upstream.side.read - read_before;
         marks.expected = seen.expected;
         marks.read_at = seen.read_at;
@@ -222,7 +227,8 @@ impl<S: Client> Connection<S> {
                 crate::counts::add(Some(&self.worker.counts.reused), 1);
                 Ok(upstream)
             }
-            Granted::Room(permit) => self.dial(server, permit, introduction, prepared, total, marks).await,
+            // Boxed: most requests find a connection, and have no room for it.
+            Granted::Room(permit) => Box::pin(self.dial(server, permit, introduction, prepared, total, marks)).await,
         }
     }
 
@@ -302,7 +308,8 @@ impl<S: Client> Connection<S> {
     /// What its server is told of this client.
     fn introduction(&self, prepared: &Prepared) -> Option<Introduction> {
         let version = prepared.route.servers.cluster.proxy_protocol?;
-        let to = self.client.io.local_addr().unwrap_or(self.listener);
+        // As the proxy before this one said it, so that the address is the same however many there are.
+        let to = self.live().to.or_else(|| self.client.io.local_addr()).unwrap_or(self.listener);
         let header = match self.live().is_known() {
             true => upstream::proxy::header(version, self.live().peer, to).into(),
             // A proxy did not say whom it serves, and nobody else can.

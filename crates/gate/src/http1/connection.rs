@@ -13,15 +13,16 @@ use std::{
 };
 
 use bytes::BytesMut;
-use overdue::{Alarm, Context, h1::request::skip_empty_lines, socket};
+use overdue::{
+    Alarm, Context,
+    h1::{fields::Field, request::skip_empty_lines},
+    socket,
+};
 use overdue_core::{
     Deadline, Limit, SpanOutcome, Stage, Timeline,
     facts::{CallFacts, ExchangeFacts, Failure, H2Facts, SocketFacts},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::{
@@ -29,7 +30,7 @@ use super::{
     attempt::Missed,
     exchange::{Due, Party, Trouble},
     head::{NotServed, Prepared, prepare},
-    side::Side,
+    side::{Side, Trailing},
 };
 use crate::{
     arrive::Arrival,
@@ -42,7 +43,7 @@ use crate::{
 };
 
 /// What clients connect with.
-pub(crate) trait Client: AsyncRead + AsyncWrite + Unpin {
+pub(crate) trait Client: Trailing {
     /// What it is called in `X-Forwarded-Proto`.
     fn scheme(&self) -> &'static str;
 
@@ -55,6 +56,19 @@ pub(crate) trait Client: AsyncRead + AsyncWrite + Unpin {
     /// Ready once it is known without reading that the client wants no answer. Of a connection, only reading tells.
     fn poll_gone(&mut self, _: &mut task::Context<'_>) -> Poll<io::Error> {
         Poll::Pending
+    }
+
+    /// Whether this answer is one to what the client asked for.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn check_answer(&self, _: u16, _: &[Field<'_>]) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Why this side ended the connection that it was, where it did: then it was not the client who left.
+    fn cut_off(&self) -> Option<String> {
+        None
     }
 
     /// Lets it end so that the client sees that something was cut: an end that looks like any other would make a cut
@@ -106,7 +120,8 @@ fn reset(io: &TcpStream) {
 /// How long a client may take for an answer of our own, which is a few hundred bytes.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long what a client goes on sending is thrown away after an answer that refuses it: closed at once, the kernel
-/// would reset the connection, and the client might never see the answer.
+/// would reset the connection, and the client might never see the answer. A stream of HTTP/2 is reset after it, with NO_ERROR:
+/// there are clients (curl 7.88) that take an answer for cut when a reset comes right behind it.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -251,6 +266,10 @@ impl<S: Client> Connection<S> {
             };
             if then != Then::Next {
                 break then;
+            }
+            if self.live().is_stream {
+                // It has one request. What a refused WebSocket said behind it is no other.
+                break Then::Close;
             }
             self.served += 1;
             self.live().enter(HEAD, self.since);
@@ -441,7 +460,8 @@ impl<S: Client> Connection<S> {
                 continue;
             }
             self.worker.buffers.take_back(unsent);
-            return self.fail(plan, marks, failed).await;
+            // Boxed: a request that is served has no room for it.
+            return Box::pin(self.fail(plan, marks, failed)).await;
         }
     }
 
@@ -451,12 +471,17 @@ impl<S: Client> Connection<S> {
 
     /// Judges what happened, tells the client if it can still be told, and logs it.
     async fn fail(&mut self, plan: &Plan, marks: &Marks, failed: Failed<'_>) -> Then {
-        let Failed { ref trouble, whom, started, socket, h2, keep, answerable } = failed;
+        let Failed { mut trouble, whom, started, socket, h2, keep, mut answerable } = failed;
+        if let (Failure::Cancelled { .. }, Some(why)) = (&trouble.failure, self.client.io.cut_off()) {
+            trouble.failure = Failure::Protocol(format!("its whole connection was cut off: {why}"));
+            answerable = false;
+        }
+        let trouble = &trouble;
         let now = clock::now();
         let known = Known::of(trouble);
         // Of a client that is to blame, its own connection is the evidence; of one that does not read, what waits for it.
         let socket = match trouble.party {
-            Party::Client if trouble.stage != Stage::Receive => {
+            Party::Client if trouble.stage != Stage::Receive || matches!(trouble.failure, Failure::Protocol(_)) => {
                 let facts = self.client.io.observe(self.live().peer);
                 Some(SocketFacts { peer: format!("the client {}", self.live().peer_text), ..facts })
             }

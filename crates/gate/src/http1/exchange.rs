@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -31,6 +31,8 @@ use crate::{
 
 /// A connection that is no longer one of HTTP.
 const TUNNEL: Stage = Stage::Named("tunnel");
+/// How long a refusal is held back that is to go out in one piece. Then its client gets what there is.
+const HELD_BACK: Duration = Duration::from_millis(400);
 /// Informational heads (100 to 199) before the final one.
 const INFORMATIONAL_MAX: usize = 32;
 
@@ -116,6 +118,8 @@ pub(crate) struct Seen {
     pub(crate) head: Option<Instant>,
     pub(crate) status: u16,
     pub(crate) told: Option<Told>,
+    /// It ended while the answer was held back: nothing of that was written.
+    pub(crate) held_back: bool,
     /// Of a gRPC call, where its outcome is in the head.
     pub(crate) grpc: Option<u8>,
     /// What the answer said its body has.
@@ -137,24 +141,40 @@ pub(crate) struct Seen {
     pub(crate) write_failed: Option<io::Error>,
     moved: u64,
     moved_at: Option<Instant>,
+    /// So much of the request's body had come, and when: as much again has to come in time.
+    paced: Option<(u64, Instant)>,
 }
 
-impl<S: Client> Exchange<'_, S> {
+impl<'a, S: Client> Exchange<'a, S> {
     /// Ready when the answer is written, or when nothing more is to be expected.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, alarm: &mut Alarm) -> Poll<Result<(), Trouble>> {
-        match self.go_on(cx) {
-            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-            Ok(Poll::Pending) => {
-                if self.server.read != self.seen.read {
-                    self.seen.read = self.server.read;
-                    self.seen.read_at = Some(clock::now());
-                }
-                let (due, party) = self.due();
-                Due::poll(due, alarm, cx)
-                    .map(|(failure, late_by)| Err(Trouble { late_by, ..self.trouble(party, failure) }))
+        loop {
+            match self.go_on(cx) {
+                Ok(Poll::Ready(())) => return Poll::Ready(Ok(())),
+                Ok(Poll::Pending) => {}
+                Err(trouble) => return Poll::Ready(Err(*trouble)),
             }
-            Err(trouble) => Poll::Ready(Err(*trouble)),
+            if self.server.read != self.seen.read {
+                self.seen.read = self.server.read;
+                self.seen.read_at = Some(clock::now());
+            }
+            let (due, party) = self.due();
+            if let (Some(until), Some(flow)) = (self.held_until(), &mut self.to_client)
+                && due.is_none_or(|due| until < due.at)
+            {
+                ready!(alarm.poll(cx, until));
+                flow.let_go();
+                continue;
+            }
+            return Due::poll(due, alarm, cx)
+                .map(|(failure, late_by)| Err(Trouble { late_by, ..self.trouble(party, failure) }));
         }
+    }
+
+    /// When what is held back of the answer is written after all.
+    fn held_until(&self) -> Option<Instant> {
+        self.to_client.as_ref().filter(|flow| flow.is_held_back())?;
+        self.seen.head?.checked_add(HELD_BACK)
     }
 
     fn go_on(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
@@ -298,6 +318,9 @@ impl<S: Client> Exchange<'_, S> {
             self.seen.parsed = 0;
             return Ok(false);
         }
+        if let Err(text) = self.client.io.check_answer(status, head.fields) {
+            return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text))));
+        }
         only_crlf(self.server.bytes().get(..length).unwrap_or_default())
             .map_err(|why| Box::new(self.trouble(Party::Server, Failure::Protocol(format!("in its head {why}")))))?;
         if switches && self.seen.sent.is_none() {
@@ -338,13 +361,17 @@ impl<S: Client> Exchange<'_, S> {
             self.to_server = Flow::tunnel(BytesMut::new());
             self.to_client = Some(Flow::tunnel(out));
         } else {
-            self.to_client = Some(Flow::new(out, framing, told.chunks));
+            let answer = Flow::new(out, framing, told.chunks);
+            // There are clients (curl 7.88) that end the body of their request short of its length once they see such a status,
+            // for which HTTP/2 resets the stream: what of the answer is not on its way by then is lost.
+            let stops_client = unread && status >= 300 && self.live.is_stream;
+            self.to_client = Some(if stops_client { answer.in_one_piece() } else { answer });
         }
         Ok(true)
     }
 
     /// The earliest of the limits that hold now, and who is waited for.
-    fn due(&mut self) -> (Option<Due<'_>>, Party) {
+    fn due(&mut self) -> (Option<Due<'a>>, Party) {
         let limits = self.limits;
         let (stage, party) = if self.to_client.is_some() {
             let moved_at = self.moved_at();
@@ -354,11 +381,30 @@ impl<S: Client> Exchange<'_, S> {
         } else {
             let moved_at = self.moved_at();
             let gap = Due::after(moved_at, limits.gap.as_ref());
-            (Due::earlier(Due::after(self.began, limits.send.as_ref()), gap), self.who_is_waited_for())
+            let pace = Due::earlier(self.pace(moved_at), gap);
+            (Due::earlier(Due::after(self.began, limits.send.as_ref()), pace), self.who_is_waited_for())
         };
         // A tunnel is no call: it has no end but silence.
         let total = if self.seen.tunnel { None } else { self.total };
         (Due::earlier(stage, total), party)
+    }
+
+    /// When the next bytes of the body have to be there, so many that its client is not too slow. While the server takes
+    /// no more, that is no matter of the client's; nor is what comes before the first byte, for which it may wait to be
+    /// asked (`Expect`).
+    fn pace(&mut self, moved_at: Instant) -> Option<Due<'a>> {
+        let limit = self.request.pace.as_ref()?;
+        let LimitName::Rate(least) = limit.name else { return None };
+        let moved = self.to_server.moved;
+        if moved == 0 || self.seen.request_waits != Some(Flowing::NeedsSender) {
+            self.seen.paced = None;
+            return None;
+        }
+        let (_, since) = match self.seen.paced {
+            Some(paced) if moved - paced.0 < least => paced,
+            _ => *self.seen.paced.insert((moved, moved_at)),
+        };
+        Due::after(since, Some(limit))
     }
 
     /// When something last moved. Looked at when nothing does, so that bytes that move cost no clock.

@@ -7,20 +7,22 @@ use std::{
 };
 
 use bytes::{BufMut as _, BytesMut};
+use http::HeaderMap;
 use overdue::h1::{
     Framing,
     chunked::{Chunked, Part, trailer_room, trailers},
     fields::Field,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    head::put_field,
-    side::{Buffers, Side},
+    head::{is_of_proxies, is_taken_for, put_field},
+    side::{Buffers, Side, Trailing},
 };
 
 /// A body up to this size is copied behind its head: cheaper than to tell the kernel of two places.
 const COPY_MAX: usize = 4 * 1024;
+/// Up to this size a message may be held back until it is whole.
+const PIECE_MAX: usize = 8 * 1024;
 
 /// Bytes on their way from one side to the other.
 pub(crate) struct Flow {
@@ -36,6 +38,19 @@ pub(crate) struct Flow {
     /// What its trailers say of a gRPC call.
     pub(crate) grpc: Option<u8>,
     ended: bool,
+    behind: Behind,
+    /// Nothing is written before all of it is there, as long as that is no more than [`PIECE_MAX`].
+    in_one_piece: bool,
+}
+
+/// Whether there are trailers behind a body of known length.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    /// Nobody has asked the two sides yet.
+    Unasked,
+    /// The receiver waits to be told.
+    Awaited,
+    Settled,
 }
 
 enum Body {
@@ -82,16 +97,51 @@ impl Flow {
             Framing::Chunked => Body::Chunked(Chunked::default()),
             Framing::UntilClose => Body::UntilClose,
         };
-        Self { out, sent: 0, body, chunks, moved: 0, grpc: None, ended: framing == Framing::Empty }
+        Self {
+            out,
+            sent: 0,
+            body,
+            chunks,
+            moved: 0,
+            grpc: None,
+            ended: framing == Framing::Empty,
+            behind: Behind::Unasked,
+            in_one_piece: false,
+        }
     }
 
     pub(crate) fn tunnel(out: BytesMut) -> Self {
-        Self { out, sent: 0, body: Body::Tunnel, chunks: false, moved: 0, grpc: None, ended: false }
+        Self {
+            out,
+            sent: 0,
+            body: Body::Tunnel,
+            chunks: false,
+            moved: 0,
+            grpc: None,
+            ended: false,
+            behind: Behind::Settled,
+            in_one_piece: false,
+        }
+    }
+
+    /// The same, in one piece if it is short.
+    pub(crate) fn in_one_piece(self) -> Self {
+        Self { in_one_piece: true, ..self }
+    }
+
+    /// Nothing of it was written: it waits until it is whole.
+    pub(crate) const fn is_held_back(&self) -> bool {
+        self.in_one_piece
+    }
+
+    /// From now on it is written as it comes.
+    pub(crate) const fn let_go(&mut self) {
+        self.in_one_piece = false;
     }
 
     /// Whether all of it has been taken from the sender.
-    pub(crate) const fn has_ended(&self) -> bool {
-        self.ended
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended && self.behind != Behind::Awaited
     }
 
     /// Where what is to be sent is put, behind what waits.
@@ -117,19 +167,36 @@ impl Flow {
         most: u64,
     ) -> Result<Flowing, Broken>
     where
-        A: AsyncRead + AsyncWrite + Unpin,
-        B: AsyncRead + AsyncWrite + Unpin,
+        A: Trailing,
+        B: Trailing,
     {
+        if self.behind == Behind::Unasked {
+            let has_length = matches!(self.body, Body::Length(1..));
+            let awaited = has_length && from.io.may_have_trailers() && to.io.awaits_trailers();
+            self.behind = if awaited { Behind::Awaited } else { Behind::Settled };
+        }
         loop {
             let mut direct = self.direct(from.bytes().len());
-            if (1..=COPY_MAX).contains(&direct) && self.sent < self.out.len() {
+            // Asked before the last of the body is written: mostly it is the end of it all.
+            if self.behind == Behind::Awaited
+                && matches!(self.body, Body::Length(left) if left == direct as u64)
+                && let Poll::Ready(trailers) = from.io.poll_trailers(cx)
+            {
+                let trailers = trailers.map_err(Broken::Sender)?.map(only_allowed);
+                self.grpc = trailers.as_ref().and_then(|trailers| grpc_code(trailers.get("grpc-status")?.as_bytes()));
+                to.io.end_with(trailers);
+                self.behind = Behind::Settled;
+            }
+            let copy_max = if self.in_one_piece { PIECE_MAX } else { COPY_MAX };
+            if (1..=copy_max).contains(&direct) && self.sent < self.out.len() {
                 // Behind the head, so that both leave in one plain write.
                 self.out.put_slice(from.bytes().get(..direct).unwrap_or_default());
                 self.took(from, direct, most)?;
                 direct = 0;
             }
+            self.in_one_piece &= !self.ended && direct == 0 && self.out.len() <= PIECE_MAX;
             let first = self.out.get(self.sent..).unwrap_or_default();
-            if !first.is_empty() || direct > 0 {
+            if !self.in_one_piece && (!first.is_empty() || direct > 0) {
                 let then = from.bytes().get(..direct).unwrap_or_default();
                 match to.poll_write(cx, first, then) {
                     Poll::Pending => return Ok(Flowing::NeedsReceiver),
@@ -143,7 +210,8 @@ impl Flow {
                 }
             }
             if self.ended {
-                return Self::poll_flush(cx, to, Flowing::Done);
+                let then = if self.behind == Behind::Awaited { Flowing::NeedsSender } else { Flowing::Done };
+                return Self::poll_flush(cx, to, then);
             }
             if self.decode(from, most)? {
                 continue;
@@ -167,12 +235,7 @@ impl Flow {
         }
     }
 
-    fn took<A: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        from: &mut Side<A>,
-        bytes: usize,
-        most: u64,
-    ) -> Result<(), Broken> {
+    fn took<A: Trailing>(&mut self, from: &mut Side<A>, bytes: usize, most: u64) -> Result<(), Broken> {
         from.used(bytes);
         if let Body::Length(left) = &mut self.body {
             *left -= bytes as u64;
@@ -187,7 +250,7 @@ impl Flow {
     }
 
     /// Puts what was read into `out`, as the receiver is to see it. False when there is nothing to put there.
-    fn decode<A: AsyncRead + AsyncWrite + Unpin>(&mut self, from: &mut Side<A>, most: u64) -> Result<bool, Broken> {
+    fn decode<A: Trailing>(&mut self, from: &mut Side<A>, most: u64) -> Result<bool, Broken> {
         match &mut self.body {
             Body::UntilClose if self.chunks && !from.bytes().is_empty() => {
                 put_chunk(self.out(), from.bytes());
@@ -239,11 +302,7 @@ impl Flow {
         }
     }
 
-    fn sender_ended<B: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut Side<B>,
-    ) -> Result<(), Broken> {
+    fn sender_ended<B: Trailing>(&mut self, cx: &mut Context<'_>, to: &mut Side<B>) -> Result<(), Broken> {
         match self.body {
             Body::UntilClose => {
                 if self.chunks {
@@ -261,11 +320,7 @@ impl Flow {
     }
 
     /// What was written must not lie in a buffer of TLS while everybody waits.
-    fn poll_flush<B: AsyncRead + AsyncWrite + Unpin>(
-        cx: &mut Context<'_>,
-        to: &mut Side<B>,
-        then: Flowing,
-    ) -> Result<Flowing, Broken> {
+    fn poll_flush<B: Trailing>(cx: &mut Context<'_>, to: &mut Side<B>, then: Flowing) -> Result<Flowing, Broken> {
         match Pin::new(&mut to.io).poll_flush(cx) {
             Poll::Ready(Ok(())) => Ok(then),
             Poll::Ready(Err(err)) => Err(Broken::Receiver(err)),
@@ -283,7 +338,7 @@ fn put_chunk(out: &mut BytesMut, data: &[u8]) {
 
 /// Fields that have no place among trailers: they would say how to read, where to send, or for whom, what has been read,
 /// sent and allowed; what the gateway itself says in a head, nobody else may say behind it.
-const NO_TRAILERS: [&str; 20] = [
+const NO_TRAILERS: [&str; 17] = [
     "authorization",
     "connection",
     "content-length",
@@ -299,20 +354,31 @@ const NO_TRAILERS: [&str; 20] = [
     "transfer-encoding",
     "upgrade",
     "x-envoy-expected-rq-timeout-ms",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
     "x-real-ip",
     "x-request-id",
 ];
 
 /// The code of gRPC, if this field has it. One that is beyond all codes is 255.
 pub(super) fn grpc_status(field: &Field<'_>) -> Option<u8> {
-    if !field.name.eq_ignore_ascii_case("grpc-status") {
-        return None;
-    }
-    let number = str::from_utf8(field.value).ok()?.parse::<u32>().ok()?;
+    field.name.eq_ignore_ascii_case("grpc-status").then(|| grpc_code(field.value))?
+}
+
+fn grpc_code(value: &[u8]) -> Option<u8> {
+    let number = str::from_utf8(value).ok()?.parse::<u32>().ok()?;
     Some(u8::try_from(number).unwrap_or(u8::MAX))
+}
+
+/// Whether it has no place there, also for those who take an underscore for a hyphen.
+fn is_no_trailer(name: &str) -> bool {
+    is_of_proxies(name) || NO_TRAILERS.iter().any(|other| is_taken_for(name, other))
+}
+
+fn only_allowed(mut trailers: HeaderMap) -> HeaderMap {
+    let others: Vec<_> = trailers.keys().filter(|name| is_no_trailer(name.as_str())).cloned().collect();
+    for name in others {
+        trailers.remove(name);
+    }
+    trailers
 }
 
 /// Gives the code of gRPC, if there is one.
@@ -320,7 +386,7 @@ fn put_end(out: &mut BytesMut, bytes: &[u8]) -> Option<u8> {
     let mut grpc = None;
     out.put_slice(b"0\r\n");
     for field in trailers(bytes, &mut trailer_room()) {
-        if !NO_TRAILERS.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
+        if !is_no_trailer(field.name) {
             put_field(out, field.name, field.value);
             grpc = grpc.or_else(|| grpc_status(field));
         }
@@ -380,6 +446,9 @@ mod tests {
         }
         let (_, seen) = moved(b"5;x=y\r\nhello\r\n0\r\nSum: 1\r\nHost: x\r\n\r\n", Framing::Chunked, true, 1000).await;
         assert_eq!(seen, b"HEAD 5\r\nhello\r\n0\r\nSum: 1\r\n\r\n");
+        let odd = b"0\r\ncontent_length: 1\r\nX-Forwarded_For: a\r\nx-forwarded-port: 1\r\nSum_1: 1\r\n\r\n";
+        let (_, seen) = moved(odd, Framing::Chunked, true, 1000).await;
+        assert_eq!(seen, b"HEAD 0\r\nSum_1: 1\r\n\r\n");
         let (_, seen) = moved(b"hello", Framing::UntilClose, true, 1000).await;
         assert_eq!(seen, b"HEAD 5\r\nhello\r\n0\r\n\r\n");
     }

@@ -42,6 +42,8 @@ pub(crate) struct Prepared {
     pub(crate) is_grpc: bool,
     /// The time that its caller gives it.
     pub(crate) inherited: Option<Limit>,
+    /// The least that has to come of its body.
+    pub(crate) pace: Option<Limit>,
 }
 
 /// What the log says of a request, in one buffer that is used again.
@@ -52,6 +54,30 @@ pub(crate) struct Line {
     authority: usize,
     path: usize,
     hop: Option<Hop>,
+    protocol: Option<Protocol>,
+}
+
+/// What a side speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl Protocol {
+    /// What the servers of a route are spoken to in.
+    pub(crate) fn of_servers(route: &PlannedRoute) -> Self {
+        if route.servers.cluster.http2 { Self::Http2 } else { Self::Http11 }
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
 }
 
 impl Line {
@@ -103,9 +129,19 @@ impl Line {
         self.text.get(self.authority..self.path).unwrap_or_default()
     }
 
+    /// What the client speaks, as far as it has said so.
+    pub(crate) const fn protocol(&self) -> Option<Protocol> {
+        self.protocol
+    }
+
+    pub(crate) const fn set_protocol(&mut self, protocol: Protocol) {
+        self.protocol = Some(protocol);
+    }
+
     pub(crate) fn clear(&mut self) {
         self.text.clear();
         (self.method, self.authority, self.path, self.hop) = (0, 0, 0, None);
+        self.protocol = None;
     }
 }
 
@@ -136,7 +172,13 @@ pub(crate) fn prepare(
     out: &mut BytesMut,
 ) -> Result<Option<Prepared>, NotServed> {
     let mut room = response::room();
+    if live.is_stream {
+        line.set_protocol(Protocol::Http2);
+    }
     let Some(head) = request::parse(buf, &mut room)? else { return Ok(None) };
+    if !live.is_stream {
+        line.set_protocol(if head.is_1_1 { Protocol::Http11 } else { Protocol::Http10 });
+    }
     let authority = head.authority.unwrap_or_default();
     line.set(head.method, authority, head.path);
     let trusted = live.is_trusted(&listener.trusted);
@@ -186,6 +228,8 @@ pub(crate) fn prepare(
         names_host: head.authority.is_some(),
         is_grpc,
         inherited,
+        // The messages of a call come when there is something to say.
+        pace: listener.body_rate.clone().filter(|_| head.framing != Framing::Empty && !is_grpc),
     }))
 }
 
@@ -201,7 +245,7 @@ fn asks_for_another(fields: &[Field<'_>]) -> bool {
 }
 
 /// Whether a path climbs, which some servers follow and routes do not.
-fn climbs(path: &str) -> bool {
+pub(crate) fn climbs(path: &str) -> bool {
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     let is_dots = |segment: &str| {
         let dots = segment.to_ascii_lowercase().replace("%2e", ".");
@@ -235,9 +279,14 @@ enum Fate {
 
 /// Whether this is the name of a field, also for those who take an underscore for a hyphen: many servers do, in the
 /// variables in which they hand fields to an application.
-fn is_taken_for(name: &str, other: &str) -> bool {
+pub(super) fn is_taken_for(name: &str, other: &str) -> bool {
     let alike = |(own, other): (u8, u8)| own.eq_ignore_ascii_case(&other) || own == b'_' && other == b'-';
     name.len() == other.len() && name.bytes().zip(other.bytes()).all(alike)
+}
+
+/// All that begins so is what a proxy says of its client.
+pub(super) fn is_of_proxies(name: &str) -> bool {
+    name.get(..12).is_some_and(|start| is_taken_for(start, "x-forwarded-"))
 }
 
 fn fate(name: &str, served: &Served<'_>) -> Fate {
@@ -267,9 +316,7 @@ fn fate(name: &str, served: &Served<'_>) -> Fate {
         30 => is(ENVOY_TIMEOUT_MS),
         _ => false,
     };
-    // All that begins so is what a proxy says of its client.
-    let of_proxies = |name: &str| name.get(..12).is_some_and(|start| is_taken_for(start, "x-forwarded-"));
-    if own || !trusted && of_proxies(name) { Fate::Drop } else { Fate::Keep }
+    if own || !trusted && is_of_proxies(name) { Fate::Drop } else { Fate::Keep }
 }
 
 /// Whether this field says that a request is one of gRPC; gRPC-Web is another protocol.

@@ -8,7 +8,12 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use http::HeaderMap;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
 
 /// Bytes that are read at a time. What a head needs beyond that is added, up to the longest head there may be.
 const SIZE: usize = 16 * 1024;
@@ -35,6 +40,31 @@ impl Buffers {
         }
     }
 }
+
+/// What is at one end of an exchange. Of HTTP/2 a body of known length may have trailers; bytes have no place for them.
+pub(crate) trait Trailing: AsyncRead + AsyncWrite + Unpin {
+    /// Whether trailers may come behind the body that is read, which has a length.
+    fn may_have_trailers(&self) -> bool {
+        false
+    }
+
+    /// Those that came behind it; ready once that is known.
+    fn poll_trailers(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Option<HeaderMap>>> {
+        Poll::Ready(Ok(None))
+    }
+
+    /// True where a body of known length can be written with trailers: from then on it ends with [`end_with`](Self::end_with).
+    fn awaits_trailers(&mut self) -> bool {
+        false
+    }
+
+    fn end_with(&mut self, _: Option<HeaderMap>) {}
+}
+
+impl Trailing for TcpStream {}
+impl Trailing for TlsStream<TcpStream> {}
+#[cfg(test)]
+impl Trailing for tokio::io::DuplexStream {}
 
 /// One end of a connection, with what was read from it and not used yet.
 #[derive(Debug)]

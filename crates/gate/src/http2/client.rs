@@ -17,13 +17,13 @@ use overdue::Alarm;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    frames::Frames,
-    inbound::{Beneath, Inbound},
-    message::into_io,
+    frames::{Frames, RESETS_AT_ONCE},
+    inbound::{Beneath, Ground, Inbound},
+    websocket::WebSocket,
 };
 use crate::{
     clock,
-    http1::{self, Client, Due, Known},
+    http1::{self, Client, Due, Known, Protocol},
     log::{Entry, Marks},
     upstream,
     worker::{HEAD, Listed, Live, Worker},
@@ -41,6 +41,7 @@ const HEADERS_MAX: u32 = 64 * 1024;
 /// Streams that are served, of one connection. More than there may be at a time: one that its client has reset is served
 /// until that is seen.
 const SERVED_MAX: usize = 2 * STREAMS_MAX as usize;
+const TAKES_BACK: &str = "the client takes requests back faster than they can be served";
 /// How long a connection that is over may take to say so.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -68,22 +69,22 @@ pub(crate) async fn serve<S: Client + 'static>(
     worker: &Rc<Worker>,
 ) {
     let live = Rc::clone(&listed.live);
-    let io = Rc::new(RefCell::new(io));
     let (mut alarm, mut idle_alarm) = (Alarm::default(), Alarm::default());
     let begun = clock::now();
     let plan = worker.plan();
     let Some(limits) = plan.listener(listener) else { return };
     let head = Due::after(begun, limits.head.as_ref());
-    let frames = Rc::new(RefCell::new(Frames::new(begun, PREFACE.len())));
-    let shared = Shared { first, io: Rc::clone(&io), frames: Rc::clone(&frames) };
+    let frames = RefCell::new(Frames::new(begun, PREFACE.len()));
+    let ground = Rc::new(Ground { io: RefCell::new(io), frames, cut: RefCell::default() });
+    let shared = Shared { first, ground: Rc::clone(&ground) };
     let shaking = builder().handshake::<_, Bytes>(shared);
     // A client that begins otherwise than with the preface is none of HTTP/2, and gets nothing.
     let Ok(Ok(mut connection)) = upstream::or(shaking, |cx| Due::poll(head, &mut alarm, cx)).await else { return };
     let open = Rc::new(Open { streams: Cell::new(0), since: Cell::new(begun), live: Rc::clone(&live) });
     let mut served = false;
     let mut closing = false;
-    // Why its client is cut off, and until when it may be told.
-    let mut cut: Option<(String, Instant)> = None;
+    // Until when a client that is cut off may be told.
+    let mut cut: Option<Instant> = None;
     let end = poll_fn(|cx| {
         loop {
             match connection.poll_accept(cx) {
@@ -94,7 +95,8 @@ pub(crate) async fn serve<S: Client + 'static>(
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     served = true;
                     let stream = OpenStream::new(&open);
-                    let inbound = Inbound::new(request, respond, Rc::clone(&io) as Rc<dyn Beneath>);
+                    let websocket = WebSocket::asked(&request, || worker.plan().ids.next_wide());
+                    let inbound = Inbound::new(request, websocket, respond, Rc::clone(&ground) as Rc<dyn Beneath>);
                     let (live, worker) = (Rc::clone(&live), Rc::clone(worker));
                     tokio::task::spawn_local(async move {
                         let _stream = stream;
@@ -106,21 +108,27 @@ pub(crate) async fn serve<S: Client + 'static>(
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {}
             }
-            if let Some((_, until)) = &cut {
-                return alarm.poll(cx, *until).map(|_| None);
+            if let Some(until) = cut {
+                return alarm.poll(cx, until).map(|_| None);
             }
-            let why = if frames.borrow().is_flooded(clock::now) {
+            let frames = ground.frames.borrow();
+            let why = if frames.is_flooded(clock::now) {
                 Some("the client sends frames that carry nothing, and nothing else".to_owned())
+            } else if frames.is_resetting() {
+                Some(TAKES_BACK.to_owned())
             } else {
                 let plan = worker.plan();
                 let limit = plan.listener(listener).and_then(|listener| listener.head.as_ref());
-                let due = frames.borrow().head_since().and_then(|since| Due::after(since, limit));
+                let due = frames.head_since().and_then(|since| Due::after(since, limit));
                 let late = Due::poll(due, &mut alarm, cx).is_ready();
                 let limit = limit.filter(|_| late);
                 limit.map(|limit| format!("the head of a request was begun and did not end within {limit}"))
             };
+            drop(frames);
             if let Some(why) = why {
-                cut = Some((why, clock::now() + CLOSING));
+                // Before its streams hear of it.
+                ground.cut.replace(Some(why));
+                cut = Some(clock::now() + CLOSING);
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 continue;
             }
@@ -149,11 +157,20 @@ pub(crate) async fn serve<S: Client + 'static>(
     })
     .await;
     let broke = end.filter(|err| !err.is_io() && !err.is_remote());
-    let why = cut.map(|(why, _)| why).or_else(|| broke.map(|err| format!("the client broke HTTP/2: {}", into_io(err))));
-    if let Some(why) = why {
+    if let Some(err) = broke.filter(|_| cut.is_none()) {
+        ground.cut.replace(Some(match err.reason() {
+            // h2 counts some frames itself, and resets among them.
+            Some(Reason::ENHANCE_YOUR_CALM) if ground.frames.borrow().is_resetting() => TAKES_BACK.to_owned(),
+            Some(Reason::ENHANCE_YOUR_CALM) => "the client floods the connection".to_owned(),
+            Some(reason) => format!("the client broke HTTP/2: {reason:?}"),
+            None => format!("the client broke HTTP/2: {err}"),
+        }));
+    }
+    if let Some(why) = ground.cut_off() {
         let marks = Marks::at(begun);
         let entry = Entry { known: Known::refused(0), refused: Some((HEAD, &why)), ..Entry::new(&marks, clock::now()) };
         live.line.borrow_mut().clear();
+        live.line.borrow_mut().set_protocol(Protocol::Http2);
         worker.ended(&entry, &live);
     }
 }
@@ -162,9 +179,12 @@ fn builder() -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS_MAX)
+        // Reset before anybody has seen them, in one piece with their requests: h2 would allow a few. Nobody may reset more.
+        .max_pending_accept_reset_streams(RESETS_AT_ONCE as usize)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADERS_MAX)
+        .enable_connect_protocol()
         .max_send_buffer_size(SEND_BUFFER);
     builder
 }
@@ -204,16 +224,15 @@ impl Drop for OpenStream {
 struct Shared<S> {
     /// What has been read from it before.
     first: BytesMut,
-    io: Rc<RefCell<S>>,
-    frames: Rc<RefCell<Frames>>,
+    ground: Rc<Ground<S>>,
 }
 
 impl<S: Client> AsyncRead for Shared<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { first, io, frames } = self.get_mut();
+        let Self { first, ground } = self.get_mut();
         let before = buf.filled().len();
         if first.is_empty() {
-            ready!(Pin::new(&mut *io.borrow_mut()).poll_read(cx, buf))?;
+            ready!(Pin::new(&mut *ground.io.borrow_mut()).poll_read(cx, buf))?;
         } else {
             let count = first.len().min(buf.remaining());
             buf.put_slice(&first.split_to(count));
@@ -221,7 +240,7 @@ impl<S: Client> AsyncRead for Shared<S> {
                 *first = BytesMut::new();
             }
         }
-        frames.borrow_mut().read(buf.filled().get(before..).unwrap_or_default(), clock::now);
+        ground.frames.borrow_mut().read(buf.filled().get(before..).unwrap_or_default(), clock::now);
         Poll::Ready(Ok(()))
     }
 }
@@ -229,7 +248,7 @@ impl<S: Client> AsyncRead for Shared<S> {
 impl<S: Client> Shared<S> {
     fn wrote(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = poll {
-            self.frames.borrow_mut().wrote(bytes);
+            self.ground.frames.borrow_mut().wrote(bytes);
         }
         poll
     }
@@ -237,16 +256,16 @@ impl<S: Client> Shared<S> {
 
 impl<S: Client> AsyncWrite for Shared<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, buf);
+        let poll = Pin::new(&mut *self.ground.io.borrow_mut()).poll_write(cx, buf);
         self.wrote(poll)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
+        Pin::new(&mut *self.ground.io.borrow_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(cx)
+        Pin::new(&mut *self.ground.io.borrow_mut()).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -254,11 +273,11 @@ impl<S: Client> AsyncWrite for Shared<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut *self.io.borrow_mut()).poll_write_vectored(cx, bufs);
+        let poll = Pin::new(&mut *self.ground.io.borrow_mut()).poll_write_vectored(cx, bufs);
         self.wrote(poll)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.borrow().is_write_vectored()
+        self.ground.io.borrow().is_write_vectored()
     }
 }

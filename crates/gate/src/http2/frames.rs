@@ -4,17 +4,24 @@
 //! Of such frames a client may send as many as [`AT_ONCE`], [`EACH_SECOND`], and one for every [`ANSWERED`] bytes that it
 //! takes: so a download over small windows, or a ping for each message, costs nothing. What h2 itself counts are frames of
 //! CONTINUATION, small ones of DATA, and streams that are reset before anybody has seen them.
+//!
+//! Streams that are reset are counted for themselves. A client that gives up calls is no flood (hedged calls, short
+//! deadlines, somebody who types); one is that takes back requests faster than it could have them answered, for only so
+//! does it ask for more than the streams that it may have at a time. So each answer that is taken to its end earns a reset,
+//! as in Envoy, which cuts off whoever resets more than half of five hundred streams, and each second some, as a client of
+//! which every call is given up asks for no more than one that waits for as many answers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Frames that carry nothing, before anything else is looked at.
 const AT_ONCE: u64 = 20_000;
 const EACH_SECOND: u64 = 200;
 /// Bytes of ours that earn one frame: less than an answer to a ping, or a frame of one byte, may not.
 const ANSWERED: u64 = 32;
-/// A stream that is reset is work that was begun, and maybe a connection to a server that is closed for it: so many in all
-/// as five hundred, and five each second.
-const RESET: u64 = 40;
+/// Streams that may be reset at once. Each is work that was begun, and maybe a connection to a server that is closed for it.
+pub(super) const RESETS_AT_ONCE: u32 = 500;
+/// Those that a second, or an answer that was taken, gives back of these.
+const RESETS_EACH_SECOND: u32 = 50;
 
 /// The answer to a PING, with the head of its frame.
 const PONG: u64 = 17;
@@ -38,14 +45,47 @@ pub(super) struct Frames {
     payload: usize,
     /// Since when a head is under way.
     head_since: Option<Instant>,
-    /// How many frames that carry nothing, each by what it costs.
+    /// How many frames that carry nothing.
     idle: u64,
     written: u64,
+    resets: Resets,
+}
+
+/// The streams that may still be reset.
+struct Resets {
+    left: u32,
+    /// What time has given is counted up to here.
+    until: Instant,
+    /// There were more.
+    exceeded: bool,
+}
+
+impl Resets {
+    fn one(&mut self, now: Instant) {
+        const EACH: Duration = Duration::from_millis(1000 / RESETS_EACH_SECOND as u64);
+        let since = now.saturating_duration_since(self.until);
+        let more = u32::try_from(since.as_millis() / EACH.as_millis()).unwrap_or(u32::MAX);
+        if more >= RESETS_AT_ONCE - self.left {
+            (self.left, self.until) = (RESETS_AT_ONCE, now);
+        } else {
+            self.left += more;
+            self.until += EACH * more;
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None => self.exceeded = true,
+        }
+    }
+
+    fn earn(&mut self) {
+        self.left = (self.left + 1).min(RESETS_AT_ONCE);
+    }
 }
 
 impl Frames {
     pub(super) fn new(began: Instant, preface: usize) -> Self {
-        Self { began, preface, head: [0; HEAD], there: 0, payload: 0, head_since: None, idle: 0, written: 0 }
+        let resets = Resets { left: RESETS_AT_ONCE, until: began, exceeded: false };
+        Self { began, preface, head: [0; HEAD], there: 0, payload: 0, head_since: None, idle: 0, written: 0, resets }
     }
 
     /// These bytes came.
@@ -87,7 +127,7 @@ impl Frames {
             }
             // Those that are small are h2's business.
             DATA => {}
-            RST_STREAM => self.idle += RESET,
+            RST_STREAM => self.resets.one(now()),
             _ => self.idle += 1,
         }
     }
@@ -103,6 +143,16 @@ impl Frames {
     /// So many bytes went out.
     pub(super) const fn wrote(&mut self, bytes: usize) {
         self.written += bytes as u64;
+    }
+
+    /// An answer went out to its end.
+    pub(super) fn answered(&mut self) {
+        self.resets.earn();
+    }
+
+    /// Whether more streams were reset than anybody needs.
+    pub(super) const fn is_resetting(&self) -> bool {
+        self.resets.exceeded
     }
 
     /// Since when a head is under way, if one is.
@@ -168,7 +218,6 @@ mod tests {
         assert!(!flood(&ping, at_once).is_flooded(|| began));
         assert!(flood(&ping, at_once + 300).is_flooded(|| began + Duration::from_millis(999)));
         assert!(!flood(&ping, at_once + 300).is_flooded(|| began + Duration::from_secs(9)));
-        assert!(flood(&frame(RST_STREAM, 0, 4), 501).is_flooded(|| began));
         assert!(!flood(&frame(DATA, 0, 100), 2 * at_once).is_flooded(|| began));
         // Their answers earn nothing; a download does.
         let mut frames = flood(&ping, 2 * at_once);
@@ -178,11 +227,43 @@ mod tests {
         assert!(!frames.is_flooded(|| began));
     }
 
+    #[test]
+    fn resets_are_held_against_time_and_answers() {
+        const LIMIT: usize = RESETS_AT_ONCE as usize;
+        let reset = frame(RST_STREAM, 0, 4);
+        assert!(!read(&reset.repeat(LIMIT), 1000).is_resetting());
+        assert!(read(&reset.repeat(LIMIT + 1), 1000).is_resetting());
+        let began = clock::now();
+        // So many a second, for ten minutes; and who did nothing so long may do no more at once than at the beginning.
+        let steadily = |each_second: u32| {
+            let mut frames = Frames::new(began, 0);
+            (0..600 * each_second)
+                .for_each(|at| frames.read(&reset, || began + Duration::from_secs(1) * at / each_second));
+            frames
+        };
+        assert!(!steadily(20).is_resetting());
+        assert!(!steadily(RESETS_EACH_SECOND).is_resetting());
+        assert!(steadily(RESETS_EACH_SECOND + 2).is_resetting());
+        let mut frames = steadily(1);
+        (0..=LIMIT).for_each(|_| frames.read(&reset, || began + Duration::from_secs(9999)));
+        assert!(frames.is_resetting());
+        // One call of two is given up, as fast as it goes.
+        let mut frames = Frames::new(began, 0);
+        for _ in 0..100 * LIMIT {
+            frames.answered();
+            frames.read(&reset, || began);
+        }
+        assert!(!frames.is_resetting());
+        (0..=LIMIT).for_each(|_| frames.read(&reset, || began));
+        assert!(frames.is_resetting());
+    }
+
     proptest! {
         #[test]
         fn the_cut_does_not_matter(bytes in prop::collection::vec(any::<u8>(), 0..400), step in 1_usize..50) {
             let (whole, pieces) = (read(&bytes, 1000), read(&bytes, step));
             prop_assert_eq!((whole.idle, whole.payload, whole.there), (pieces.idle, pieces.payload, pieces.there));
+            prop_assert_eq!(whole.resets.left, pieces.resets.left);
             prop_assert_eq!(whole.head_since.is_some(), pieces.head_since.is_some());
         }
     }

@@ -22,6 +22,12 @@ use super::inbound::{Beneath, Inbound};
 struct Nothing;
 
 impl Beneath for Nothing {
+    fn cut_off(&self) -> Option<String> {
+        None
+    }
+
+    fn answered(&self) {}
+
     fn scheme(&self) -> &'static str {
         "http"
     }
@@ -74,7 +80,7 @@ async fn run(asked: Request<()>, body: Bytes, answer: Vec<&[u8]>) {
     };
     let Some(Ok((request, respond))) = accepted else { return };
     tokio::task::spawn_local(async move { while let Some(Ok(_)) = server.accept().await {} });
-    let mut inbound = pin!(Inbound::new(request, respond, Rc::new(Nothing)));
+    let mut inbound = pin!(Inbound::new(request, None, respond, Rc::new(Nothing)));
     let mut came = BytesMut::new();
     // Read it as a server would.
     let mut head = None;

@@ -11,32 +11,55 @@ use std::{
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::{Reason, RecvStream, server::SendResponse};
-use http::{Method, Request, Response, StatusCode, header};
-use overdue::h1::{Framing, response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use overdue::h1::{Framing, fields::Field, response};
 use overdue_core::facts::SocketFacts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::message::{Reading, Sent, Writing, into_io, is_hop_by_hop, put_fields, to_map};
-use crate::http1::{Client, put_field};
+use super::{
+    frames::Frames,
+    message::{Reading, Sent, Writing, into_io, is_hop_by_hop, put_fields, to_map},
+    websocket::WebSocket,
+};
+use crate::http1::{Client, Trailing, put_field};
 
-/// The connection that a stream is one of.
+/// The connection that streams are on.
+pub(super) struct Ground<S> {
+    pub(super) io: RefCell<S>,
+    pub(super) frames: RefCell<Frames>,
+    /// Why this side ended it.
+    pub(super) cut: RefCell<Option<String>>,
+}
+
+/// What a stream sees of it.
 pub(super) trait Beneath {
     fn scheme(&self) -> &'static str;
     fn observe(&self, peer: SocketAddr) -> SocketFacts;
     fn local_addr(&self) -> Option<SocketAddr>;
+    fn cut_off(&self) -> Option<String>;
+    /// One of its answers went out to its end.
+    fn answered(&self);
 }
 
-impl<S: Client> Beneath for RefCell<S> {
+impl<S: Client> Beneath for Ground<S> {
     fn scheme(&self) -> &'static str {
-        self.borrow().scheme()
+        self.io.borrow().scheme()
     }
 
     fn observe(&self, peer: SocketAddr) -> SocketFacts {
-        self.borrow().observe(peer)
+        self.io.borrow().observe(peer)
     }
 
     fn local_addr(&self) -> Option<SocketAddr> {
-        self.borrow().local_addr()
+        self.io.borrow().local_addr()
+    }
+
+    fn cut_off(&self) -> Option<String> {
+        self.cut.borrow().clone()
+    }
+
+    fn answered(&self) {
+        self.frames.borrow_mut().answered();
     }
 }
 
@@ -46,39 +69,86 @@ pub(super) struct Inbound {
     writing: Writing,
     respond: SendResponse<Bytes>,
     is_head: bool,
+    websocket: Option<WebSocket>,
     connection: Rc<dyn Beneath>,
 }
 
 impl Inbound {
-    pub(super) fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, connection: Rc<dyn Beneath>) -> Self {
+    pub(super) fn new(
+        request: Request<RecvStream>,
+        websocket: Option<WebSocket>,
+        respond: SendResponse<Bytes>,
+        connection: Rc<dyn Beneath>,
+    ) -> Self {
         let (parts, stream) = request.into_parts();
-        let framing = framing(&parts.headers, &stream);
         let mut head = BytesMut::with_capacity(512);
-        write_head(&mut head, &parts, framing);
+        let reading = match &websocket {
+            Some(websocket) => {
+                write_head(&mut head, &parts, Asking::Upgrade(websocket));
+                // Whatever comes, up to the end.
+                Reading::new(head, stream, Framing::UntilClose)
+            }
+            None => {
+                let framing = framing(&parts.headers, &stream);
+                write_head(&mut head, &parts, Asking::Request(framing));
+                Reading::new(head, stream, framing)
+            }
+        };
         let is_head = parts.method == Method::HEAD;
-        Self { reading: Reading::new(head, stream, framing), writing: Writing::new(), respond, is_head, connection }
+        Self { reading, writing: Writing::new(), respond, is_head, websocket, connection }
+    }
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        if self.writing.has_ended() {
+            self.connection.answered();
+        }
     }
 }
 
 /// How HTTP/1.1 tells the end of this body.
-fn framing(fields: &http::HeaderMap, stream: &RecvStream) -> Framing {
+fn framing(fields: &HeaderMap, stream: &RecvStream) -> Framing {
     if stream.is_end_stream() {
         return Framing::Empty;
+    }
+    if gives_up_length(fields) {
+        return Framing::Chunked;
     }
     // h2 holds the data against the length. What is no number is left for the one parser to refuse.
     let length = fields.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     length.map_or(Framing::Chunked, Framing::Length)
 }
 
+/// Trailers that are announced are to come through to servers of HTTP/1.1, too, which has them only behind chunks.
+fn gives_up_length(fields: &HeaderMap) -> bool {
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next().and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    fields.contains_key(header::TRAILER) && length.is_some() && lengths.next().is_none()
+}
+
+/// What a head of HTTP/2 is in HTTP/1.1.
+#[derive(Clone, Copy)]
+enum Asking<'w> {
+    Request(Framing),
+    Upgrade(&'w WebSocket),
+}
+
 /// The head as HTTP/1.1 has it. What is strange in it is written as it is, and is refused by the parser that refuses it in
 /// HTTP/1.1: two hosts, a path that climbs, a length that is none.
-fn write_head(out: &mut BytesMut, parts: &http::request::Parts, framing: Framing) {
-    out.put_slice(parts.method.as_str().as_bytes());
-    out.put_u8(b' ');
-    let path = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-    out.put_slice(path.as_bytes());
-    out.put_slice(b" HTTP/1.1\r\n");
+fn write_head(out: &mut BytesMut, parts: &http::request::Parts, asking: Asking<'_>) {
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let path = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    let (method, target) = match asking {
+        Asking::Upgrade(_) => ("GET", path),
+        // A tunnel to wherever, or of whatever else: it is refused in this form.
+        Asking::Request(_) if parts.method == Method::CONNECT => ("CONNECT", authority.unwrap_or_default()),
+        Asking::Request(_) => (parts.method.as_str(), path),
+    };
+    out.put_slice(method.as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\n");
     if let Some(authority) = authority {
         put_field(out, "host", authority.as_bytes());
     }
@@ -93,17 +163,31 @@ fn write_head(out: &mut BytesMut, parts: &http::request::Parts, framing: Framing
         out.put_slice(b"\r\n");
     }
     let same_host = |value: &[u8]| authority.is_some_and(|authority| value.eq_ignore_ascii_case(authority.as_bytes()));
+    let is_needless_length = |value: &[u8]| match asking {
+        Asking::Request(Framing::Empty) => value == b"0",
+        Asking::Request(Framing::Chunked) => gives_up_length(&parts.headers),
+        Asking::Request(Framing::Length(_) | Framing::UntilClose) => false,
+        // Of a tunnel it says nothing.
+        Asking::Upgrade(_) => true,
+    };
     put_fields(
         out,
         parts.headers.iter().filter(|(name, value)| {
             !(is_hop_by_hop(name.as_str())
+                || matches!(asking, Asking::Upgrade(_)) && *name == header::SEC_WEBSOCKET_KEY
                 || *name == header::COOKIE
                 || *name == header::HOST && same_host(value.as_bytes())
-                || *name == header::CONTENT_LENGTH && framing == Framing::Empty && value.as_bytes() == b"0")
+                || *name == header::CONTENT_LENGTH && is_needless_length(value.as_bytes()))
         }),
     );
-    if framing == Framing::Chunked {
-        put_field(out, "transfer-encoding", b"chunked");
+    match asking {
+        Asking::Request(Framing::Chunked) => put_field(out, "transfer-encoding", b"chunked"),
+        Asking::Request(_) => {}
+        Asking::Upgrade(websocket) => {
+            put_field(out, "connection", b"upgrade");
+            put_field(out, "upgrade", b"websocket");
+            put_field(out, "sec-websocket-key", websocket.key.as_bytes());
+        }
     }
     out.put_slice(b"\r\n");
 }
@@ -115,6 +199,13 @@ fn send_head(respond: &mut SendResponse<Bytes>, is_head: bool, bytes: &[u8]) -> 
     let mut answer = Response::new(());
     *answer.status_mut() = StatusCode::from_u16(head.status).map_err(io::Error::other)?;
     *answer.headers_mut() = to_map(head.fields)?;
+    if head.status == 101 {
+        // It is there only where a WebSocket was asked for, and then this is what says so.
+        *answer.status_mut() = StatusCode::OK;
+        answer.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        let stream = respond.send_response(answer, false).map_err(into_io)?;
+        return Ok(Some((head.length, Sent::Tunnel(stream))));
+    }
     if head.status < 200 {
         respond.send_informational(answer).map_err(into_io)?;
         return Ok(Some((head.length, Sent::Interim)));
@@ -128,7 +219,8 @@ impl AsyncRead for Inbound {
     /// for its answer, or resets.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if ready!(this.reading.poll(cx, buf)).map_err(into_io)? || this.writing.has_ended() {
+        let more = ready!(this.reading.poll(cx, buf)).map_err(into_io)?;
+        if more || this.writing.has_ended() || this.writing.is_tunnel() {
             return Poll::Ready(Ok(()));
         }
         this.poll_gone(cx).map(Err)
@@ -145,9 +237,29 @@ impl AsyncWrite for Inbound {
         self.get_mut().writing.poll_flush(cx)
     }
 
-    /// The end of the answer is the end of the stream.
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// The end of the answer is the end of the stream; that of a tunnel is said here.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writing.end_tunnel();
         self.poll_flush(cx)
+    }
+}
+
+impl Trailing for Inbound {
+    fn may_have_trailers(&self) -> bool {
+        self.reading.may_have_trailers()
+    }
+
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<HeaderMap>>> {
+        self.reading.poll_trailers(cx).map_err(into_io)
+    }
+
+    fn awaits_trailers(&mut self) -> bool {
+        self.writing.await_trailers();
+        true
+    }
+
+    fn end_with(&mut self, trailers: Option<HeaderMap>) {
+        self.writing.end_with(trailers);
     }
 }
 
@@ -162,6 +274,14 @@ impl Client for Inbound {
 
     fn local_addr(&self) -> Option<SocketAddr> {
         self.connection.local_addr()
+    }
+
+    fn cut_off(&self) -> Option<String> {
+        self.connection.cut_off()
+    }
+
+    fn check_answer(&self, status: u16, fields: &[Field<'_>]) -> Result<(), String> {
+        self.websocket.as_ref().map_or(Ok(()), |websocket| websocket.check(status, fields))
     }
 
     /// A stream may be reset at any time, also while nobody reads its body.
@@ -197,7 +317,7 @@ mod tests {
     fn written(request: http::request::Builder, framing: Framing) -> String {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let mut out = BytesMut::new();
-        write_head(&mut out, &parts, framing);
+        write_head(&mut out, &parts, Asking::Request(framing));
         String::from_utf8(out.to_vec()).unwrap()
     }
 

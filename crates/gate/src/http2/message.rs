@@ -30,13 +30,15 @@ pub(super) struct Reading {
     /// `None` once all of it came.
     stream: Option<RecvStream>,
     chunks: bool,
+    /// What came behind a body for which what is read has no place.
+    trailers: Option<HeaderMap>,
 }
 
 impl Reading {
     /// A head that is written out already, and the body behind it.
     pub(super) fn new(head: BytesMut, stream: RecvStream, framing: Framing) -> Self {
         let stream = (framing != Framing::Empty).then_some(stream);
-        Self { out: head, data: Bytes::new(), stream, chunks: framing == Framing::Chunked }
+        Self { out: head, data: Bytes::new(), stream, chunks: framing == Framing::Chunked, trailers: None }
     }
 
     /// Ready with false when all of it was read.
@@ -71,6 +73,25 @@ impl Reading {
         }
     }
 
+    /// Whether trailers may come, or came, for which what is read has no place.
+    pub(super) const fn may_have_trailers(&self) -> bool {
+        self.stream.is_some() && !self.chunks || self.trailers.is_some()
+    }
+
+    /// These, once all of the body was read.
+    pub(super) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(self.trailers.take())) };
+        while let Some(data) = ready!(stream.poll_data(cx)) {
+            // h2 holds the data against the length, so that there is no more than that.
+            if !data?.is_empty() {
+                return Poll::Ready(Err(h2::Reason::PROTOCOL_ERROR.into()));
+            }
+        }
+        let trailers = ready!(stream.poll_trailers(cx))?;
+        self.stream = None;
+        Poll::Ready(Ok(trailers))
+    }
+
     /// Ready with false when there is no more.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Result<Poll<bool>, h2::Error> {
         let Some(stream) = &mut self.stream else { return Ok(Poll::Ready(false)) };
@@ -91,6 +112,8 @@ impl Reading {
             self.out.put_slice(b"0\r\n");
             put_fields(&mut self.out, trailers.iter().flatten());
             self.out.put_slice(b"\r\n");
+        } else {
+            self.trailers = trailers;
         }
         Ok(Poll::Ready(self.chunks))
     }
@@ -104,12 +127,17 @@ pub(super) struct Writing {
     /// The body, as far as the other side has not made room for it.
     waiting: VecDeque<Bytes>,
     stream: Option<SendStream<Bytes>>,
+    /// What follows a body of known length; `None` while that is not known.
+    behind: Option<Option<HeaderMap>>,
 }
 
 enum State {
     Head,
     Length(u64),
     Chunked(Chunked),
+    Tunnel,
+    /// All of it was written, and its end is not known.
+    Held,
     /// Its end is not sent yet, nor are these trailers.
     Ending(Option<HeaderMap>),
     Ended,
@@ -121,11 +149,13 @@ pub(super) enum Sent {
     Interim,
     /// The message begins: its body goes here.
     Message(SendStream<Bytes>, Framing),
+    /// From now on whatever is written goes here.
+    Tunnel(SendStream<Bytes>),
 }
 
 impl Writing {
     pub(super) fn new() -> Self {
-        Self { carry: BytesMut::new(), state: State::Head, waiting: VecDeque::new(), stream: None }
+        Self { carry: BytesMut::new(), state: State::Head, waiting: VecDeque::new(), stream: None, behind: Some(None) }
     }
 
     /// Takes all of `input`, once what it took before is sent. `head` reads a head at the front of what it gets, and sends
@@ -151,15 +181,20 @@ impl Writing {
                     None => return Ok(()),
                     Some((length, sent)) => {
                         self.carry.advance(length);
-                        if let Sent::Message(stream, framing) = sent {
-                            self.stream = Some(stream);
-                            self.state = match framing {
-                                Framing::Empty => State::Ended,
-                                Framing::Length(length) => State::Length(length),
-                                Framing::Chunked => State::Chunked(Chunked::default()),
-                                Framing::UntilClose => return Err(io::ErrorKind::InvalidData.into()),
-                            };
-                        }
+                        let (stream, state) = match sent {
+                            Sent::Interim => continue,
+                            Sent::Tunnel(stream) => (stream, State::Tunnel),
+                            Sent::Message(stream, framing) => {
+                                let state = match framing {
+                                    Framing::Empty => State::Ended,
+                                    Framing::Length(length) => State::Length(length),
+                                    Framing::Chunked => State::Chunked(Chunked::default()),
+                                    Framing::UntilClose => return Err(io::ErrorKind::InvalidData.into()),
+                                };
+                                (stream, state)
+                            }
+                        };
+                        (self.stream, self.state) = (Some(stream), state);
                     }
                 },
                 State::Length(left) => {
@@ -172,7 +207,7 @@ impl Writing {
                     if !ended {
                         return Ok(());
                     }
-                    self.state = State::Ending(None);
+                    self.state = self.behind.take().map_or(State::Held, State::Ending);
                 }
                 State::Chunked(decoder) => {
                     let (used, part) = decoder.next(&self.carry).map_err(io::Error::other)?;
@@ -190,9 +225,15 @@ impl Writing {
                         }
                     }
                 }
-                State::Ending(_) | State::Ended if self.carry.is_empty() => return Ok(()),
+                State::Tunnel => {
+                    if !self.carry.is_empty() {
+                        self.waiting.push_back(self.carry.split().freeze());
+                    }
+                    return Ok(());
+                }
+                State::Held | State::Ending(_) | State::Ended if self.carry.is_empty() => return Ok(()),
                 // Nobody writes more than one message.
-                State::Ending(_) | State::Ended => return Err(io::ErrorKind::InvalidData.into()),
+                State::Held | State::Ending(_) | State::Ended => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
     }
@@ -232,6 +273,30 @@ impl Writing {
             self.state = State::Ended;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// A body of known length ends with [`end_with`](Self::end_with) from now on.
+    pub(super) fn await_trailers(&mut self) {
+        self.behind = None;
+    }
+
+    pub(super) fn end_with(&mut self, trailers: Option<HeaderMap>) {
+        let trailers = trailers.filter(|trailers| !trailers.is_empty());
+        match self.state {
+            State::Held => self.state = State::Ending(trailers),
+            _ => self.behind = Some(trailers),
+        }
+    }
+
+    pub(super) const fn is_tunnel(&self) -> bool {
+        matches!(self.state, State::Tunnel)
+    }
+
+    /// Nothing more is written into the tunnel, if it is one.
+    pub(super) fn end_tunnel(&mut self) {
+        if self.is_tunnel() {
+            self.state = State::Ending(None);
+        }
     }
 
     /// Bytes that the other side has made no room for.

@@ -15,7 +15,7 @@ use h2::{
     RecvStream,
     client::{Builder, Connection, ResponseFuture, SendRequest},
 };
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, uri::Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, uri::Scheme};
 use overdue::{
     client::h2_unprocessed,
     h1::{Framing, request, response},
@@ -30,7 +30,11 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::message::{Reading, Sent, Writing, into_io, is_hop_by_hop, put_fields, to_map};
-use crate::{clock, http1::put_field, tls::H2};
+use crate::{
+    clock,
+    http1::{Trailing, put_field},
+    tls::H2,
+};
 
 /// What a server may send ahead of its client, of one answer and of all together.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -300,7 +304,7 @@ fn read_answer(answer: Response<RecvStream>, is_head: bool) -> Reading {
     let (parts, stream) = answer.into_parts();
     let bodyless = is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = parts.headers.get(header::CONTENT_LENGTH);
-    // HTTP/1.1 has trailers only behind chunks.
+    // HTTP/1.1 has trailers only behind chunks. Where both sides are of HTTP/2, others pass as well.
     let trailers = is_of_grpc(&parts.headers) || parts.headers.contains_key(header::TRAILER);
     let framing = match length {
         _ if bodyless || stream.is_end_stream() => Framing::Empty,
@@ -319,11 +323,11 @@ fn read_answer(answer: Response<RecvStream>, is_head: bool) -> Reading {
     Reading::new(head, stream, framing)
 }
 
-fn is_of_grpc(fields: &http::HeaderMap) -> bool {
+fn is_of_grpc(fields: &HeaderMap) -> bool {
     fields.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-fn put_status(out: &mut BytesMut, status: StatusCode, fields: &http::HeaderMap, with_length: bool) {
+fn put_status(out: &mut BytesMut, status: StatusCode, fields: &HeaderMap, with_length: bool) {
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(status.as_str().as_bytes());
     out.put_slice(b" ");
@@ -396,5 +400,27 @@ impl AsyncWrite for Outbound {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_flush(cx)
+    }
+}
+
+impl Trailing for Outbound {
+    fn may_have_trailers(&self) -> bool {
+        matches!(&self.answer, Answer::Reading(reading) if reading.may_have_trailers())
+    }
+
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<HeaderMap>>> {
+        match &mut self.answer {
+            Answer::Reading(reading) => reading.poll_trailers(cx).map_err(into_io),
+            _ => Poll::Ready(Ok(None)),
+        }
+    }
+
+    fn awaits_trailers(&mut self) -> bool {
+        self.writing.await_trailers();
+        true
+    }
+
+    fn end_with(&mut self, trailers: Option<HeaderMap>) {
+        self.writing.end_with(trailers);
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Ending;
 use crate::{
-    http1::{Known, Line},
+    http1::{Known, Line, Protocol},
     log::Entry,
 };
 
@@ -27,6 +27,7 @@ pub(crate) struct Kept {
     method: Box<str>,
     host: Box<str>,
     path: Box<str>,
+    protocol: Option<Protocol>,
     pub(crate) route: Option<Arc<str>>,
     server: Option<Box<str>>,
     known: Known,
@@ -91,6 +92,7 @@ impl Kept {
             method: line.method().into(),
             host: line.authority().into(),
             path: cut(without_query(line.path()), PATH_MAX).into(),
+            protocol: line.protocol(),
             route: entry.route.map(|route| Arc::clone(&route.route.name)),
             server: entry.server.map(|server| server.text.clone()),
             known: entry.known,
@@ -119,6 +121,7 @@ impl Kept {
             "method": self.method,
             "host": self.host,
             "path": self.path,
+            "protocol": self.protocol.map(Protocol::as_str),
             "route": self.route.as_deref(),
             "server": self.server,
             "status": self.known.status,

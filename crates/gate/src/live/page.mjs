@@ -282,7 +282,7 @@ const flight = (picture) => {
     const late = one.remaining_us !== null && one.remaining_us < 0;
     const remains = one.remaining_us === null ? 'no end' : late ? `overdue by ${duration(-one.remaining_us)}` : duration(one.remaining_us);
     return element('tr', { class: late ? 'late' : '' },
-      cell('request', 'code', `${one.method} ${address(one)}`, small(one.client)),
+      cell('request', 'code', `${one.method} ${address(one)}`, small([one.client, one.protocol].filter(Boolean).join(', '))),
       cell('route', '', one.route, small(one.server ?? 'no server yet')),
       cell('stage', '', one.stage, small(`for ${duration(one.stage_us)}`)),
       cell('age', 'n', duration(one.age_us)),
@@ -352,7 +352,7 @@ const story = (one) => {
   const ended = since - one.ago_us / 1000;
   const status = one.status ? String(one.status) : 'no answer';
   const what = one.fault ? `${one.fault.ending} in ${one.fault.stage}` : `${one.timeline.reduce((most, span) => (span.duration_us > most.duration_us ? span : most), { duration_us: -1, stage: '' }).stage} took longest`;
-  const facts = [`client ${one.client}`, one.server ? `server ${one.server}` : 'no server', one.route ? `route ${one.route}` : 'no route', `${bytes(one.bytes_in)} in, ${bytes(one.bytes_out)} out`, `haproxy ${one.termination}, envoy ${one.flags}`];
+  const facts = [`client ${one.client}${one.protocol ? `, ${one.protocol}` : ''}`, one.server ? `server ${one.server}` : 'no server', one.route ? `route ${one.route}` : 'no route', `${bytes(one.bytes_in)} in, ${bytes(one.bytes_out)} out`, `haproxy ${one.termination}, envoy ${one.flags}`];
   const asked = one.method ? `${one.method} ${address(one)}` : 'its head was not read';
   const head = element('summary', {},
     element('time', {}, clock(ended)), element('b', { class: 'took' }, duration(one.elapsed_us)),

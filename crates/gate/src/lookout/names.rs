@@ -17,7 +17,7 @@ use super::{NoAddress, Told};
 use crate::{clock, config::Dns};
 
 /// What a lookup came to.
-pub(super) enum Looked {
+pub(crate) enum Looked {
     /// These are used; and for how long that is true.
     Found(Vec<IpAddr>, Option<Duration>),
     Failed(NoAddress, Box<(CallFacts, Judgement)>),
@@ -34,7 +34,7 @@ impl Looked {
 }
 
 /// One lookup, under the limit for it.
-pub(super) async fn look_up(dns: &Dns, name: &str) -> Looked {
+pub(crate) async fn look_up(dns: &Dns, name: &str) -> Looked {
     // A new one each time: it reads the system's files as they are now, and remembers no answer for longer than it may be.
     let resolver = dns.resolver();
     let began = clock::now();

@@ -10,11 +10,11 @@ const V4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 1, 0x12, 0x34, 0, 80];
 
 fn v6() -> Vec<u8> {
     let client: Ipv6Addr = "2001:db8::1".parse().unwrap();
-    [client.octets().as_slice(), &[0; 16], &[0x12, 0x34, 0, 80]].concat()
+    [client.octets().as_slice(), &Ipv6Addr::LOCALHOST.octets(), &[0x12, 0x34, 0, 80]].concat()
 }
 
-fn client(text: &str) -> Says {
-    Says::Client(text.parse().unwrap())
+fn between(client: &str, server: &str) -> Says {
+    Says::Client { client: client.parse().unwrap(), server: server.parse().unwrap() }
 }
 
 /// With a checksum that fits.
@@ -34,16 +34,19 @@ fn good() -> Vec<(Vec<u8>, Says)> {
     let longest = [V4.as_slice(), &[0x04, 0x02, 0x09], &[0; 521]].concat();
     assert_eq!(longest.len(), V2_REST_MAX);
     vec![
-        (text("PROXY TCP4 192.0.2.1 198.51.100.1 4660 80\r\n"), client("192.0.2.1:4660")),
-        (text("PROXY TCP6 2001:db8::1 ::1 4660 80\r\n"), client("[2001:db8::1]:4660")),
-        (text("PROXY TCP4 255.255.255.255 255.255.255.255 65535 0\r\n"), client("255.255.255.255:65535")),
+        (text("PROXY TCP4 192.0.2.1 198.51.100.1 4660 80\r\n"), between("192.0.2.1:4660", "198.51.100.1:80")),
+        (text("PROXY TCP6 2001:db8::1 ::1 4660 80\r\n"), between("[2001:db8::1]:4660", "[::1]:80")),
+        (
+            text("PROXY TCP4 255.255.255.255 255.255.255.255 65535 0\r\n"),
+            between("255.255.255.255:65535", "255.255.255.255:0"),
+        ),
         (text("PROXY UNKNOWN\r\n"), Says::Somebody),
         (text("PROXY UNKNOWN ff::1 whatever 1\r\n"), Says::Somebody),
         (text(&format!("PROXY UNKNOWN {}\r\n", "x".repeat(V1_MAX - 16))), Says::Somebody),
-        (v2(0x21, 0x11, &V4), client("192.0.2.1:4660")),
-        (v2(0x21, 0x21, &v6()), client("[2001:db8::1]:4660")),
-        (v2(0x21, 0x11, &[V4.as_slice(), tlvs].concat()), client("192.0.2.1:4660")),
-        (v2(0x21, 0x11, &longest), client("192.0.2.1:4660")),
+        (v2(0x21, 0x11, &V4), between("192.0.2.1:4660", "198.51.100.1:80")),
+        (v2(0x21, 0x21, &v6()), between("[2001:db8::1]:4660", "[::1]:80")),
+        (v2(0x21, 0x11, &[V4.as_slice(), tlvs].concat()), between("192.0.2.1:4660", "198.51.100.1:80")),
+        (v2(0x21, 0x11, &longest), between("192.0.2.1:4660", "198.51.100.1:80")),
         (v2(0x21, 0x12, &V4), Says::Somebody),
         (v2(0x21, 0x31, &[0; UNIX_ADDRESSES]), Says::Somebody),
         (v2(0x21, 0x00, &[]), Says::Somebody),
@@ -52,8 +55,8 @@ fn good() -> Vec<(Vec<u8>, Says)> {
         // What a LOCAL header holds is ignored, whatever it is.
         (v2(0x20, 0x11, &V4), Says::Itself),
         (v2(0x20, 0xff, b"whatever"), Says::Itself),
-        (with_checksum(0x11, &V4), client("192.0.2.1:4660")),
-        (with_checksum(0x21, &v6()), client("[2001:db8::1]:4660")),
+        (with_checksum(0x11, &V4), between("192.0.2.1:4660", "198.51.100.1:80")),
+        (with_checksum(0x21, &v6()), between("[2001:db8::1]:4660", "[::1]:80")),
     ]
 }
 

@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use http::HeaderMap;
 use overdue::{socket, tls::Wire};
 use overdue_core::facts::{H2Facts, SocketFacts};
 use tokio::{
@@ -18,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::http2::Outbound;
+use crate::{http1::Trailing, http2::Outbound};
 
 /// A connection to a server.
 pub(crate) enum ServerIo {
@@ -127,6 +128,32 @@ impl AsyncWrite for ServerIo {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Self::Stream(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Trailing for ServerIo {
+    fn may_have_trailers(&self) -> bool {
+        matches!(self, Self::Stream(io) if io.may_have_trailers())
+    }
+
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<HeaderMap>>> {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => Poll::Ready(Ok(None)),
+            Self::Stream(io) => io.poll_trailers(cx),
+        }
+    }
+
+    fn awaits_trailers(&mut self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => false,
+            Self::Stream(io) => io.awaits_trailers(),
+        }
+    }
+
+    fn end_with(&mut self, trailers: Option<HeaderMap>) {
+        if let Self::Stream(io) = self {
+            io.end_with(trailers);
         }
     }
 }

@@ -14,9 +14,9 @@ use std::{
 };
 
 use crate::{
-    bed::{Bed, Client, GET, OK, Server},
+    bed::{Bed, Client, GET, OK, Server, until},
     wire::{
-        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM,
         SETTINGS, WINDOW_UPDATE, Wire, asking, block, frame, integer, request, setting,
     },
 };
@@ -153,29 +153,129 @@ fn requests_that_are_taken_back_from_their_server() {
     let mut wire = Wire::new(bed.gate.addresses()[0]);
     let mut reader = Wire::of(wire.stream.try_clone().unwrap());
     let reading = thread::spawn(move || reader.goodbye());
-    for at in 0..5_000 {
-        if !wire.send(&request(2 * at + 1, "GET", &[], true)) {
+    // As many as there may be at a time, again and again.
+    for batch in 0..50 {
+        let streams = (0..100).map(|at| 2 * (100 * batch + at) + 1);
+        if !wire.send(&streams.clone().flat_map(|stream| request(stream, "GET", &[], true)).collect::<Vec<_>>()) {
             break;
         }
-        // The last one may be cut before its server hears of it.
-        if server.seen.recv_timeout(Duration::from_millis(500)).is_err() {
+        // The last ones may be cut before their server hears of them.
+        let mut heard = 0;
+        while heard < 100 && !reading.is_finished() {
+            heard += usize::from(server.seen.recv_timeout(Duration::from_millis(100)).is_ok());
+        }
+        if heard < 100 {
             break;
         }
-        wire.send(&frame(RST_STREAM, 0, 2 * at + 1, &[0, 0, 0, 8]));
+        wire.send(&streams.flat_map(|stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])).collect::<Vec<_>>());
     }
     assert_eq!(reading.join().unwrap(), Some(CALM));
     println!("{} others served", good.served());
     let asked = asked.load(Relaxed);
-    assert!((100..700).contains(&asked), "{asked} requests reached the server");
+    assert!((100..3_000).contains(&asked), "{asked} requests reached the server");
     // And each was taken back there.
     let lines = bed.lines();
-    let left = lines.iter().filter(|line| line["outcome"] == "cancelled").count();
-    assert!(left + 1 >= asked, "{left} of {asked}");
+    let told = |cause: &str| lines.iter().filter(|line| line["cause"] == cause).count();
+    let (left, cut) = (told("cancelled-by-caller"), told("protocol-error"));
+    assert!(left >= 400 && left + cut >= asked, "{left} and {cut} of {asked}");
     while ended.load(Relaxed) < asked {
         thread::yield_now();
     }
     let refused = lines.iter().filter_map(|line| line["gate"]["refused"].as_str());
-    assert!(refused.into_iter().any(|why| why.contains("carry nothing")), "the log says why");
+    assert!(refused.into_iter().any(|why| why.contains("takes requests back")), "the log says why");
+}
+
+/// Whoever gives up twenty calls a second, each once its server has it, goes on being served.
+#[test]
+fn a_client_that_gives_up_is_no_flood() {
+    let server = Server::new(move |peer| {
+        while let Some(head) = peer.request() {
+            if head.starts_with("GET /x?y") {
+                peer.client.send(OK);
+                continue;
+            }
+            peer.say("asked");
+            while !peer.ends() {}
+        }
+    });
+    let bed = Bed::new(&[server.address], &[]);
+    let mut wire = Wire::new(bed.gate.addresses()[0]);
+    // What half a minute of them is, and more than a client may do at once; of time and of answers some comes back.
+    let mut stream = 1;
+    for _ in 0..600 {
+        wire.send(&request(stream, "GET", &[], true));
+        server.saw();
+        wire.send(&frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
+        let asked = block(&asking("GET", "/x?y"));
+        wire.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream + 2, &asked));
+        assert!(wire.find(|frame| frame.flags & END_STREAM != 0 && frame.stream == stream + 2).is_some());
+        stream += 4;
+    }
+}
+
+/// As many as may be taken back at once may be so before anybody has seen them, too.
+#[test]
+fn requests_that_are_taken_back_at_once() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[]);
+    let mut wire = Wire::new(bed.gate.addresses()[0]);
+    let reset = |stream| [request(stream, "GET", &[], true), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat();
+    wire.send(&(0..490).flat_map(|at| reset(2 * at + 1)).collect::<Vec<_>>());
+    // Until all of them have been seen there is no room for another.
+    wire.send(&frame(PING, 0, 0, &[0; 8]));
+    assert_eq!(wire.find(|frame| matches!(frame.kind, PING | GOAWAY)).map(|frame| frame.kind), Some(PING));
+    let (mut stream, mut status) = (981, None);
+    until("it is served", || {
+        wire.send(&request(stream, "GET", &[], true));
+        let is_answer = |frame: &Frame| frame.stream == stream && matches!(frame.kind, HEADERS | RST_STREAM);
+        status = wire.find(|frame| is_answer(frame) || frame.kind == GOAWAY).unwrap().status();
+        stream += 2;
+        status.is_some()
+    });
+    assert_eq!(status, Some(200));
+}
+
+/// Who is in the middle of something when the connection is cut off has not left.
+#[test]
+fn what_a_flood_takes_along_is_told_as_cut() {
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(MANY);
+    let resets: Vec<u8> = (1..1_000)
+        .flat_map(|at| {
+            [request(2 * at + 1, "GET", &[], true), frame(RST_STREAM, 0, 2 * at + 1, &[0, 0, 0, 8])].concat()
+        })
+        .collect();
+    for (bytes, why) in [
+        (pings, "carry nothing"),
+        (resets, "takes requests back"),
+        (frame(DATA, 0, 0, b"on no stream"), "broke HTTP/2: PROTOCOL_ERROR"),
+    ] {
+        let server = Server::new(|peer| {
+            if peer.request().unwrap().contains("x: first") {
+                peer.say("asked");
+            }
+            while !peer.ends() {}
+        });
+        let bed = Bed::new(&[server.address], &[]);
+        let mut wire = Wire::new(bed.gate.addresses()[0]);
+        wire.send(&request(1, "GET", &[("x", "first")], true));
+        assert_eq!(server.saw(), "asked");
+        let mut reader = Wire::of(wire.stream.try_clone().unwrap());
+        let reading = thread::spawn(move || reader.goodbye());
+        wire.send(&bytes);
+        assert!(reading.join().unwrap().is_some_and(|code| code != 0));
+        let lines = bed.lines();
+        // Most of what a reset took back went before; what is left was cut by this side.
+        let cut: Vec<_> = lines.iter().filter(|line| line["cause"] == "protocol-error").collect();
+        assert!(!cut.is_empty(), "{why}: {lines:#?}");
+        for line in cut {
+            assert_eq!((&line["outcome"], &line["stage"]), (&"failed".into(), &"wait".into()), "{line:#}");
+            let told = &line["gate"];
+            let known = (&told["status"], &told["termination"], &told["flags"]);
+            assert_eq!(known, (&0.into(), &"PH".into(), &"DPE".into()), "{line:#}");
+            let summary = line["verdicts"][0]["summary"].as_str().unwrap();
+            assert!(summary.starts_with("the client 127.0.0.1:") && summary.contains(why), "{summary}");
+        }
+    }
 }
 
 /// A short head that is long once it is read: one field, remembered and named again and again.

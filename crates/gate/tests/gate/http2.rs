@@ -12,7 +12,7 @@ use crate::bed::{Bed, Client, GET, OK, PATIENCE, Server, field, until};
 /// A client of HTTP/2, which blocks.
 pub(crate) struct Http2 {
     runtime: Runtime,
-    send: SendRequest<Bytes>,
+    pub(crate) send: SendRequest<Bytes>,
     connection: tokio::task::JoinHandle<Result<(), h2::Error>>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn read(answer: h2::client::ResponseFuture) -> Result<Answer, h
     Ok(Answer { head: Response::from_parts(parts, ()), body, trailers })
 }
 
-fn get(path: &str) -> http::request::Builder {
+pub(crate) fn get(path: &str) -> http::request::Builder {
     Request::get(format!("http://a.test{path}"))
 }
 
@@ -102,6 +102,56 @@ fn a_request_of_http_2_is_served_as_one_of_http_1_1() {
     assert_eq!((&lines[0]["gate"]["method"], &lines[0]["gate"]["host"]), (&"GET".into(), &"a.test".into()));
 }
 
+/// What each side speaks is in the log, in both of its formats.
+#[test]
+fn the_log_says_what_was_spoken() {
+    let old = Server::answering(OK);
+    let new = Http2Server::answering(h2::server::Builder::new(), "hello");
+    for (server, spoken) in [(old.address, "HTTP/1.1"), (new.address, "HTTP/2")] {
+        for format in ["json", "text"] {
+            let log = format!("format = {format:?}");
+            let bed =
+                Bed::new(&[server], &[("log", &log), ("cluster", if spoken == "HTTP/2" { OVER_HTTP2.1 } else { "" })]);
+            let call = |text: &str| {
+                let mut client = bed.connect();
+                client.send(text);
+                client.head()
+            };
+            let ended = |count| {
+                until("it is in the log", || {
+                    std::fs::read_to_string(bed.log()).is_ok_and(|text| text.lines().count() == count)
+                })
+            };
+            call("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n");
+            ended(1);
+            call("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");
+            ended(2);
+            let mut client = Http2::connect(&bed);
+            client.call(get("/"), None);
+            ended(3);
+            // One that is refused, and one that nobody could read.
+            client.call(get("/a/../b"), None);
+            ended(4);
+            drop(client);
+            call("GET / HTTP/1.1\r\n\r\n");
+            let expected = ["HTTP/1.0", "HTTP/1.1", "HTTP/2", "HTTP/2", "-"];
+            if format == "json" {
+                let lines = bed.lines();
+                let said =
+                    |name: &'static str| lines.iter().map(move |line| line["gate"][name].as_str().unwrap_or("-"));
+                assert_eq!(said("protocol").collect::<Vec<_>>(), expected);
+                assert_eq!(said("server_protocol").collect::<Vec<_>>(), [spoken, spoken, spoken, "-", "-"]);
+            } else {
+                ended(5);
+                let text = std::fs::read_to_string(bed.log()).unwrap();
+                // Behind the path.
+                let said: Vec<&str> = text.lines().map(|line| line.split(' ').nth(8).unwrap()).collect();
+                assert_eq!(said, expected, "{text}");
+            }
+        }
+    }
+}
+
 #[test]
 fn requests_are_served_beside_each_other() {
     // Nobody is answered before all are there.
@@ -118,40 +168,6 @@ fn requests_are_served_beside_each_other() {
     for (answer, _stream) in calls {
         assert_eq!(client.wait(read(answer)).unwrap().body, b"hello");
     }
-}
-
-#[test]
-fn bodies_and_trailers_go_both_ways() {
-    let server = Server::new(|peer| {
-        let head = peer.request().unwrap();
-        peer.say(head);
-        let body = "6\r\nhello \r\n5\r\nworld\r\n0\r\nx-sum: 1\r\n\r\n";
-        let got = String::from_utf8(peer.client.exactly(body.len())).unwrap();
-        peer.say(got);
-        peer.client.send("HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n");
-        peer.client.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n");
-        peer.client.send("3\r\nabc\r\n0\r\ngrpc-status: 0\r\n\r\n");
-        while !peer.ends() {}
-    });
-    let bed = Bed::new(&[server.address], &[]);
-    let client = Http2::connect(&bed);
-    let mut ready = client.send.clone();
-    let answer = client.wait(async move {
-        let request = Request::post("http://a.test/up").body(()).unwrap();
-        let (answer, mut stream) = ready.send_request(request, false).unwrap();
-        stream.send_data(Bytes::from_static(b"hello "), false).unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        stream.send_data(Bytes::from_static(b"world"), false).unwrap();
-        let mut trailers = HeaderMap::new();
-        trailers.insert("x-sum", "1".parse().unwrap());
-        stream.send_trailers(trailers).unwrap();
-        read(answer).await.unwrap()
-    });
-    assert_eq!(field(&server.saw(), "transfer-encoding"), Some("chunked"));
-    // As it was sent, whatever the frames were cut into.
-    assert_eq!(server.saw(), "6\r\nhello \r\n5\r\nworld\r\n0\r\nx-sum: 1\r\n\r\n");
-    assert_eq!(answer.body, b"abc");
-    assert_eq!(answer.trailers.unwrap()["grpc-status"], "0");
 }
 
 #[test]
@@ -199,6 +215,46 @@ fn a_limit_that_fires_ends_one_stream_and_no_other() {
     let cut = client.wait(read(slow)).unwrap_err();
     assert_eq!((cut.reason(), cut.is_reset()), (Some(Reason::INTERNAL_ERROR), true), "{cut}");
     assert_eq!(client.call(get("/"), None).body, b"hello");
+}
+
+/// A body that drips is its client's fault; calls of gRPC say something when there is something to say.
+#[test]
+fn a_body_that_drips_ends_its_stream_alone() {
+    let server = Server::new(|peer| {
+        if peer.request().is_some_and(|head| head.starts_with("POST /whole")) {
+            peer.client.send(OK);
+        }
+        while !peer.ends() {}
+    });
+    let bed = Bed::new(&[server.address], &[("listener", "body_rate = \"1000/700ms\"")]);
+    let mut client = Http2::connect(&bed);
+    let post = |path: &str| Request::post(format!("http://a.test{path}"));
+    let open = |request: http::request::Builder| {
+        let mut ready = client.send.clone();
+        client.wait(async move {
+            std::future::poll_fn(|cx| ready.poll_ready(cx)).await.unwrap();
+            ready.send_request(request.body(()).unwrap(), false).unwrap()
+        })
+    };
+    let (call, mut messages) = open(post("/call").header("content-type", "application/grpc"));
+    messages.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), false).unwrap();
+    let (answer, mut body) = open(post("/slow"));
+    let dripping = client.runtime.spawn(async move {
+        while body.send_data(Bytes::from_static(b"x"), false).is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let answer = client.wait(read(answer)).unwrap();
+    assert_eq!(answer.head.status(), StatusCode::REQUEST_TIMEOUT);
+    // What is still sent is of no use to anybody: the stream ends.
+    client.wait(dripping).unwrap();
+    assert_eq!(client.call(post("/whole"), Some(b"x")).body, b"hello");
+    drop((call, messages, client));
+    let lines = bed.lines();
+    let line = lines.iter().find(|line| line["gate"]["path"] == "/slow").unwrap();
+    assert_eq!((&line["cause"], &line["limit"]["name"]), (&"sender-slow".into(), &"rate".into()), "{line:#}");
+    let call = lines.iter().find(|line| line["gate"]["path"] == "/call").unwrap();
+    assert_eq!(call["limit"], serde_json::Value::Null, "{call:#}");
 }
 
 #[test]
@@ -334,17 +390,17 @@ fn http_1_1_goes_on_beside_it() {
 }
 
 /// A server of HTTP/2: each request is answered by `script`, in a task of its own.
-struct Http2Server {
-    address: std::net::SocketAddr,
+pub(crate) struct Http2Server {
+    pub(crate) address: std::net::SocketAddr,
     accepted: std::sync::Arc<std::sync::atomic::AtomicUsize>,
-    seen: std::sync::mpsc::Receiver<Request<()>>,
+    pub(crate) seen: std::sync::mpsc::Receiver<Request<()>>,
     _runtime: Runtime,
 }
 
-type Asked = (Request<RecvStream>, h2::server::SendResponse<Bytes>);
+pub(crate) type Asked = (Request<RecvStream>, h2::server::SendResponse<Bytes>);
 
 impl Http2Server {
-    fn new<F>(options: h2::server::Builder, script: impl Fn(Asked) -> F + Clone + Send + 'static) -> Self
+    pub(crate) fn new<F>(options: h2::server::Builder, script: impl Fn(Asked) -> F + Clone + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -394,7 +450,7 @@ impl Http2Server {
     }
 }
 
-const OVER_HTTP2: (&str, &str) = ("cluster", "http2 = true");
+pub(crate) const OVER_HTTP2: (&str, &str) = ("cluster", "http2 = true");
 
 #[test]
 fn requests_of_either_version_share_a_connection_to_a_server_of_http_2() {
@@ -421,24 +477,6 @@ fn requests_of_either_version_share_a_connection_to_a_server_of_http_2() {
     assert_eq!(seen.headers()["te"], "trailers");
     assert!(seen.headers().contains_key("grpc-timeout"), "{seen:?}");
     assert_eq!(server.connections(), 1);
-}
-
-/// A length does not cost an answer its trailers.
-#[test]
-fn trailers_come_behind_a_body_of_known_length_too() {
-    let server = Http2Server::new(h2::server::Builder::new(), |(_, mut respond)| async move {
-        let head = Response::builder().header("content-type", "application/grpc").header("content-length", "5");
-        let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
-        stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", "5".parse().unwrap());
-        stream.send_trailers(trailers).unwrap();
-    });
-    let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
-    let mut client = Http2::connect(&bed);
-    let request = Request::post("http://a.test/a.B/C").header("content-type", "application/grpc");
-    let answer = client.call(request, Some(b"\0\0\0\0\0"));
-    assert_eq!((&answer.body[..], &answer.trailers.unwrap()["grpc-status"]), (&b"hello"[..], &"5".parse().unwrap()));
 }
 
 #[test]

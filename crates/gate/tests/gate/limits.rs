@@ -124,6 +124,103 @@ fn a_client_whose_body_does_not_come() {
     assert_eq!((&line["gate"]["termination"], &line["gate"]["flags"]), (&"cH".into(), &"SI".into()));
 }
 
+/// Something comes, so that no silence is ever long enough, but not as much as there has to be.
+#[test]
+fn a_client_whose_body_drips() {
+    let server = Server::new(|peer| while peer.request().is_some() {});
+    let bed = Bed::new(&[server.address], &[("listener", "body_rate = \"1000/800ms\"")]);
+    let mut client = bed.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    let dripping = drip(client.stream.try_clone().unwrap(), b"x", Duration::from_millis(20));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("connection")), (408, Some("close")));
+    assert_eq!(answer.problem()["cause"], "sender-slow");
+    drop(client);
+    dripping.join().unwrap();
+    let line = bed.line();
+    assert_eq!((&line["stage"], &line["cause"]), (&"send".into(), &"sender-slow".into()), "{line:#}");
+    assert_eq!((&line["limit"]["name"], origin(&line)), (&"rate".into(), "gate.toml:12"));
+    assert_eq!((&line["gate"]["termination"], &line["gate"]["flags"]), (&"cH".into(), &"SI".into()));
+    let verdict = line["verdicts"][0].to_string();
+    assert!(verdict.contains("waited for the request body"), "{verdict}");
+}
+
+/// Writes this again and again until nobody takes it any more.
+fn drip(mut to: std::net::TcpStream, what: &'static [u8], every: Duration) -> thread::JoinHandle<()> {
+    use std::io::Write as _;
+    let (_never, comes) = std::sync::mpsc::channel::<()>();
+    thread::spawn(move || {
+        let _never = _never;
+        while to.write_all(what).is_ok() {
+            let _ = comes.recv_timeout(every);
+        }
+    })
+}
+
+/// As much as is asked for, for longer than the time in which it is; and what comes at once while the server takes nothing.
+#[test]
+fn a_body_that_comes_is_not_too_slow() {
+    use std::io::{Read as _, Write as _};
+    const LONG: usize = 30_000_000;
+    let (_never, comes) = std::sync::mpsc::channel::<()>();
+    let wait = |ms| {
+        let _ = comes.recv_timeout(Duration::from_millis(ms));
+    };
+    let server = Server::new(|peer| {
+        while let Some(head) = peer.request() {
+            let length: usize = field(&head, "content-length").unwrap().parse().unwrap();
+            if length == LONG {
+                let (_never, comes) = std::sync::mpsc::channel::<()>();
+                let _ = comes.recv_timeout(Duration::from_millis(1600));
+            }
+            peer.client.exactly(length);
+            peer.client.send(OK);
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("listener", "body_rate = \"10/1s\"")]);
+    let mut client = bed.connect();
+    client.send("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 300\r\n\r\n");
+    // It waits to be asked for its body, for all that anybody knows.
+    wait(1200);
+    for _ in 0..15 {
+        client.send(&"x".repeat(20));
+        wait(100);
+    }
+    assert_eq!(client.answer().status, 200);
+    client.send(&format!("POST /long HTTP/1.1\r\nHost: a\r\nContent-Length: {LONG}\r\n\r\n"));
+    let mut writes = client.stream.try_clone().unwrap();
+    let writing = thread::spawn(move || writes.write_all(&vec![b'x'; LONG]).unwrap());
+    let mut first = [0; 12];
+    client.stream.read_exact(&mut first).unwrap();
+    writing.join().unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+}
+
+/// A caller's short time ends a connect that its own limit would let go on; it is told as what it is, and the server that
+/// does not come up is left alone all the same.
+#[test]
+fn a_server_that_does_not_come_up_in_a_short_time() {
+    // Its queue is full: what comes is dropped, as if it were not there.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let _first = std::net::TcpStream::connect(address).unwrap();
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[address, server.address], &[("limits", "total = \"1200ms\"")]);
+    let mut client = bed.connect();
+    let answers: Vec<_> = (0..30).map(|_| client.call(GET)).collect();
+    let failed: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
+    assert!((1..=2).contains(&failed.len()), "{} of 30 went to the server that does not come up", failed.len());
+    assert_eq!((failed[0].status, &failed[0].problem()["stage"]), (504, &"connect".into()));
+    let lines = bed.lines();
+    let line = lines.iter().find(|line| line["cause"] != serde_json::Value::Null).unwrap();
+    assert_eq!((&line["outcome"], &line["stage"]), (&"timed-out".into(), &"connect".into()), "{line:#}");
+    assert_eq!((&line["limit"]["name"], origin(line)), (&"total".into(), "gate.toml:5"));
+    assert_eq!((&line["gate"]["termination"], &line["gate"]["flags"]), (&"sC".into(), &"UF".into()));
+    assert_eq!((&line["cause"], &line["gate"]["server"]), (&"accept-queue-full".into(), &address.to_string().into()));
+}
+
 #[test]
 fn a_client_that_does_not_read() {
     let server = Server::new(|peer| {

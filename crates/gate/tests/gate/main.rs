@@ -15,5 +15,7 @@ mod references;
 mod running;
 mod secure;
 mod smuggling;
+mod streams;
 mod upstream;
+mod websocket;
 mod wire;

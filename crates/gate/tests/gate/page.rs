@@ -142,8 +142,9 @@ impl Running {
     }
 
     fn end(self) {
-        // It may have ended before it could answer.
-        Client::new(self.admin).send("POST /drain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        // It may have ended before it could answer; and who has gone before he was heard asked for nothing.
+        let mut client = Client::new(self.admin);
+        client.send("POST /drain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         self.thread.join().unwrap();
     }
 }
@@ -301,7 +302,7 @@ fn others_are_kept_out() {
 }
 
 /// The program of this name, if it is there; a build server has it.
-fn program(names: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn program(names: &[&'static str]) -> Option<&'static str> {
     let there =
         |name: &&&str| Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     let found = names.iter().find(there).copied();
@@ -313,7 +314,7 @@ fn program(names: &[&'static str]) -> Option<&'static str> {
     found
 }
 
-fn script(name: &str) -> String {
+pub(crate) fn script(name: &str) -> String {
     format!("{}/tests/page/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 

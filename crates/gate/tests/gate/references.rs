@@ -107,7 +107,7 @@ impl Drop for Reference {
 }
 
 /// Writes a configuration into a folder, for two ports and that of the origin, and gives the arguments.
-type Configure = fn(&Path, [u16; 2], u16) -> Vec<String>;
+pub(crate) type Configure = fn(&Path, [u16; 2], u16) -> Vec<String>;
 
 /// Those that are installed. On a build server all have to be.
 pub(crate) fn all(count: fn(&[u8]) -> usize) -> Vec<Reference> {
@@ -116,7 +116,13 @@ pub(crate) fn all(count: fn(&[u8]) -> usize) -> Vec<Reference> {
     known.into_iter().filter_map(|(name, version, configure)| start(name, version, configure, count)).collect()
 }
 
-fn start(name: &'static str, version: &str, configure: Configure, count: fn(&[u8]) -> usize) -> Option<Reference> {
+/// One of them; `None` where it is not installed.
+pub(crate) fn start(
+    name: &'static str,
+    version: &str,
+    configure: Configure,
+    count: fn(&[u8]) -> usize,
+) -> Option<Reference> {
     let program = program(name)?;
     let said = Command::new(&program).arg(version).output().unwrap();
     let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).trim().to_owned();

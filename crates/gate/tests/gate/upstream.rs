@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -20,7 +20,10 @@ use rustls::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::bed::{Bed, GET, OK, Peer, Server, until};
+use crate::{
+    bed::{Bed, Client, GET, OK, Peer, Server, until},
+    references::{self, Origin},
+};
 
 /// An authority, with what it signed, in files.
 struct Authority {
@@ -186,7 +189,7 @@ fn a_handshake_with_a_server_that_fails_is_told_with_its_cause() {
         ),
     ] {
         let table = authority.table("name = \"back.test\"");
-        let bed = Bed::new(&[server.address], &[("cluster", &table), ("limits", "tls = \"300ms\"")]);
+        let bed = Bed::new(&[server.address], &[("cluster", &table), ("limits", "tls = \"1s\"")]);
         assert_eq!(bed.connect().call(GET).status, status, "{told_as:?}");
         let line = bed.line();
         let seen = told(&line);
@@ -273,7 +276,7 @@ fn connections_that_were_introduced_are_for_one_client() {
     let bed = Bed::new(&[server.address], &[("cluster", table)]);
     let gate = bed.gate.addresses()[0];
     let mut clients: Vec<_> = (0..4).map(|_| bed.connect()).collect();
-    let said = |client: &crate::bed::Client| {
+    let said = |client: &Client| {
         let from = client.stream.local_addr().unwrap();
         format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", from.port(), gate.port())
     };
@@ -286,6 +289,60 @@ fn connections_that_were_introduced_are_for_one_client() {
     let lines = bed.lines();
     let reused: Vec<bool> = lines.iter().map(|line| line["connection"]["reused"].as_bool().unwrap()).collect();
     assert_eq!(reused, [false, true, false, true, false, false, true, false, true, false, true]);
+}
+
+/// Where the first request begins: the header of version 2 has an empty line of its own.
+fn asked(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(5).position(|bytes| bytes == b"GET /")
+}
+
+/// So many requests, behind whatever comes first.
+fn requests(bytes: &[u8]) -> usize {
+    asked(bytes).map_or(0, |at| bytes[at..].windows(4).filter(|end| end == b"\r\n\r\n").count())
+}
+
+/// HAProxy behind a proxy that names its clients, before a server to which it does so; the second port in version 2.
+fn passing(folder: &Path, ports: [u16; 2], origin: u16) -> Vec<String> {
+    let limits = "timeout connect 5s\n timeout client 5s\n timeout server 5s\n";
+    let mut text = format!("defaults\n mode http\n {limits}");
+    for (port, how) in ports.into_iter().zip(["send-proxy", "send-proxy-v2"]) {
+        text += &format!("listen {how}\n bind 127.0.0.1:{port} accept-proxy\n server one 127.0.0.1:{origin} {how}\n");
+    }
+    let file = folder.join("haproxy.cfg");
+    fs::write(&file, text).unwrap();
+    vec!["-db".into(), "-f".into(), file.display().to_string()]
+}
+
+/// The address that a client connected to is the one that the first of all proxies saw, as HAProxy has it.
+#[test]
+fn a_server_is_told_where_the_client_connected() {
+    let request = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+    let ask = |to: SocketAddr, header: &str| {
+        let mut client = Client::new(to);
+        assert_eq!(client.call(&format!("{header}{request}")).status, 200);
+    };
+    let headers = ["PROXY TCP4 192.0.2.7 203.0.113.9 4660 443\r\n", "PROXY TCP6 2001:db8::7 2001:db8::9 4660 443\r\n"];
+    let reference = references::start("haproxy", "-v", passing, requests);
+    for (version, place) in [("v1", 0), ("v2", 1)] {
+        let origin = Origin::new(requests);
+        let cluster = format!("proxy_protocol = {version:?}");
+        let listener = "proxy_protocol = true\ntrusted = [\"127.0.0.0/8\"]";
+        let bed = Bed::new(&[origin.address], &[("cluster", &cluster), ("listener", listener)]);
+        for header in headers {
+            ask(bed.gate.addresses()[0], header);
+            let ours = origin.take().concat();
+            let ours = &ours[..asked(&ours).unwrap()];
+            if version == "v1" {
+                assert_eq!(ours, header.as_bytes());
+            }
+            if let Some(haproxy) = &reference {
+                ask([haproxy.http1, haproxy.http2][place], header);
+                let theirs = haproxy.origin.take().concat();
+                let theirs = &theirs[..asked(&theirs).unwrap()];
+                assert_eq!(ours.escape_ascii().to_string(), theirs.escape_ascii().to_string());
+            }
+        }
+    }
 }
 
 /// Who waits gets the right to a connection of its own, not one of somebody else's.

@@ -5,9 +5,9 @@ import { spawn } from 'node:child_process';
 const PATIENCE = 30_000;
 
 /// What it writes goes into this folder, which is removed by whoever made it.
-export const browse = async (program, folder, work) => {
+export const browse = async (program, folder, work, more = []) => {
   const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--remote-debugging-pipe', `--user-data-dir=${folder}`];
+    '--disable-background-networking', '--disable-component-update', '--remote-debugging-pipe', `--user-data-dir=${folder}`, ...more];
   const child = spawn(program, flags, { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
   const ended = new Promise((done) => child.once('exit', done));
   try {

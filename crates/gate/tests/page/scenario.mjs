@@ -44,7 +44,7 @@ await browse(program, folder, async (browser) => {
   assert(asked.includes('/<img/src=x/onerror=alert(1)>'), asked);
   assert(!(await page.value('document.documentElement.outerHTML')).includes('secret'));
   assert((await texts(page, '#causes .name')).includes('server-slow'));
-  assert((await texts(page, '#flight td')).some((text) => text.includes('/waits')), 'in flight');
+  assert((await texts(page, '#flight td')).some((text) => text.includes('/waits') && text.includes('HTTP/1.1')), 'in flight');
 
   // By keyboard: a story unfolds, with its stages and what was found, and stays so while numbers come.
   await page.value("document.querySelector('#failed').closest('section').querySelector('h2').scrollIntoView()");

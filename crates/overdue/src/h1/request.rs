@@ -9,6 +9,8 @@
 //! - a target with anything but visible ASCII, or in a form that its method does not take (400);
 //! - more than [`FIELDS_MAX`] fields, a head of more than [`HEAD_MAX`] bytes (431), a version other than 1.0 and 1.1 (505).
 
+use memchr::memchr_iter;
+
 use super::{
     FIELDS_MAX, Framing, HEAD_MAX,
     fields::{Field, Said},
@@ -124,12 +126,15 @@ pub fn skip_empty_lines(buf: &[u8]) -> Option<usize> {
 /// # Errors
 /// Words for which of the two stands alone.
 pub fn only_crlf(head: &[u8]) -> Result<(), String> {
-    // Counted first, which the compiler does for many bytes at once: nearly every head is as it should be.
-    let count = |wanted: u8| head.iter().filter(|byte| **byte == wanted).count();
-    let pairs = head.iter().zip(head.get(1..).unwrap_or_default()).filter(|pair| *pair == (&b'\r', &b'\n')).count();
+    // Counted first, many bytes at once: nearly every head is as it should be.
+    let (mut lines, mut bare) = (0, false);
+    for at in memchr_iter(b'\n', head) {
+        lines += 1;
+        bare |= at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r');
+    }
     // What is not all there may end between the two.
     let cut = usize::from(head.last() == Some(&b'\r'));
-    if count(b'\n') == pairs && count(b'\r') == pairs + cut {
+    if !bare && memchr_iter(b'\r', head).count() == lines + cut {
         return Ok(());
     }
     let mut before = 0;

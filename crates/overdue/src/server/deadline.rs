@@ -9,7 +9,7 @@
 //! The deadline covers the body of the answer, too. It begins when the layer is called: what went by before, such as the
 //! time in which the request's head came, is for the server's own limits.
 
-mod answer;
+pub(super) mod answer;
 mod body;
 
 use std::{

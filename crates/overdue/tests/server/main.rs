@@ -3,6 +3,8 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
 
+#[cfg(feature = "client")]
+mod bodies;
 #[cfg(target_os = "linux")]
 mod exhausted;
 #[cfg(target_os = "linux")]

@@ -23,14 +23,14 @@ pub(super) const DEADLINE_EXCEEDED: u16 = 4;
 const INTERNAL: u16 = 13;
 
 /// How a caller is answered.
-pub(super) struct Answer {
+pub(in crate::server) struct Answer {
     /// Its content type, where it speaks gRPC.
     grpc: Option<HeaderValue>,
     trusted: bool,
 }
 
 impl Answer {
-    pub(super) fn to(headers: &HeaderMap, trusted: bool) -> Self {
+    pub(in crate::server) fn to(headers: &HeaderMap, trusted: bool) -> Self {
         let content = headers.get(CONTENT_TYPE).filter(|content| is_grpc(content.as_bytes()));
         Self { grpc: content.cloned(), trusted }
     }
@@ -49,6 +49,11 @@ impl Answer {
         let details = self.trusted.then(|| error.to_string());
         let report = self.trusted.then(|| serde_json::to_value(error.report()).unwrap_or_default());
         self.answer(status, code, title, details, report)
+    }
+
+    /// Its body came too slowly.
+    pub(in crate::server) fn too_slow(&self) -> Response<Bytes> {
+        self.answer(StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED, "the request body came too slowly", None, None)
     }
 
     /// The header of a trusted peer, which made no sense.
