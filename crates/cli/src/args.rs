@@ -60,6 +60,9 @@ pub(crate) enum Command {
     /// Wait, stopped, and become this command: how `why` starts one
     #[command(hide = true)]
     Become {
+        /// End when this process does
+        #[arg(long, value_name = "PID")]
+        owner: i32,
         #[arg(last = true, required = true)]
         command: Vec<std::ffi::OsString>,
     },
@@ -85,7 +88,11 @@ pub(crate) struct Gate {
     /// The file that says what to do
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
-    /// Only read it, and say what is wrong with it; limits that fight each other end with exit code 1
+    /// Only read it and the files that it names, look up its servers, and say what is wrong
+    ///
+    /// Exit code 2: it would not start. 1: it would, and something is hardly as it was meant: limits that fight each other,
+    /// a cluster that no route leads to, a server that is this gateway itself, a certificate that has expired. 0: nothing of
+    /// that. A name that does not resolve here and now is said, and is no finding. Nothing is listened on or written.
     #[arg(long)]
     pub(crate) check: bool,
 }
@@ -216,7 +223,7 @@ system call, and costs a process about a microsecond for each of them.
 
 Examples:
   overdue why --pid 4242
-  overdue why --pid $(pidof myserver) --for 10s
+  overdue why --pid $(pidof -s myserver) --for 10s
   overdue why -- curl -s http://api.test/
   overdue why --pid 4242 --record stall.overdue     for somebody else to judge
   overdue why --replay stall.overdue --json
@@ -228,15 +235,26 @@ Examples:
                                            fails or takes 10 ms
   overdue why --trace files,connect --slow 1ms -- ./import
 
+What --record and --html name is written whole or not at all, and is for its
+owner alone (mode 0600; under sudo that is who called it), as it tells what a
+process does and with whom. It must be a file or a new one: a pipe, a device,
+`-` or a symbolic link is refused, before anything is watched.
+
+Ctrl-C or SIGTERM ends the watch, and what was seen is told; a second one, or
+one after the watch, ends the program at once. A command goes with it, and all
+that it started.
+
 Exit codes: 0 nothing wrong (advisories may be printed), 1 a verdict was
-reached, 2 wrong usage or environment, 130 interrupted.";
+reached, or the process was killed by a signal or exited with another code than
+0 while it was watched, 2 wrong usage or environment, 130 interrupted; 130 or
+143 and no report when a signal ended the program at once.";
 
 #[derive(Parser, Debug)]
 #[command(after_help = WHY_EXAMPLES)]
 #[command(group = clap::ArgGroup::new("whom").required(true).args(["pid", "replay", "command"]))]
 pub(crate) struct Why {
     /// Watch the process with this number
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "PID", value_parser = pid)]
     pub(crate) pid: Option<u32>,
     /// Run this command and watch it; its output goes to stderr. When it still runs at the end of the watch, it is ended
     #[arg(last = true, value_name = "CMD")]
@@ -277,10 +295,11 @@ pub(crate) struct Why {
     /// (`overdue.trace/1`)
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
-    /// Write the report to this file as one page for a browser, with charts; it needs nothing else, and no network
+    /// Write the report to this file as one page for a browser, with charts; it needs nothing else, and no network. The
+    /// file is its owner's alone: `chmod` it to share it
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) html: Option<PathBuf>,
-    /// Write what was seen to this file, to be judged again with `--replay`
+    /// Write what was seen to this file, to be judged again with `--replay`. The file is its owner's alone
     #[arg(long, value_name = "FILE", help_heading = "Output", conflicts_with = "replay")]
     pub(crate) record: Option<PathBuf>,
 }
@@ -304,8 +323,11 @@ Examples:
   overdue flame --diff before.folded after.folded        two of the same kind
   overdue flame --diff monday.overdue friday.overdue --wait   recordings of `why`
 
+A file is written whole or not at all; a pipe, a device or a symbolic link is
+refused.
+
 Exit codes: 0 it was drawn, 2 wrong usage or environment, 130 interrupted
-(what was seen by then is drawn).";
+(what was seen by then is drawn; a second signal ends it at once).";
 
 #[derive(Parser, Debug)]
 #[command(after_help = FLAME_EXAMPLES)]
@@ -313,7 +335,7 @@ Exit codes: 0 it was drawn, 2 wrong usage or environment, 130 interrupted
 #[command(group = clap::ArgGroup::new("sight").args(["on", "off", "wait"]))]
 pub(crate) struct Flame {
     /// Watch the process with this number
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "PID", value_parser = pid)]
     pub(crate) pid: Option<u32>,
     /// Compare two: files of `--folded` (or of other tools), or recordings of `why --record`
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
@@ -366,8 +388,13 @@ signal.";
 #[command(after_help = TOP_EXAMPLES)]
 pub(crate) struct Top {
     /// Watch the process with this number
-    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "PID", value_parser = pid)]
     pub(crate) pid: Option<u32>,
+}
+
+fn pid(text: &str) -> Result<u32, String> {
+    let pid = text.parse().ok().filter(|pid| *pid > 0);
+    pid.ok_or_else(|| "write the number of one process, 1 or more: `pgrep -a NAME` lists them".to_owned())
 }
 
 /// A share, or `None` for one without a limit. The name keeps clap from seeing two options.

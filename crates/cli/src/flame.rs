@@ -4,7 +4,6 @@
 use std::{
     borrow::Cow,
     fmt::Write as _,
-    fs::File,
     io::{self, IsTerminal as _, Read as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -25,7 +24,8 @@ use overdue_why::{
 use crate::{
     args,
     exit::Exit,
-    interrupt, page,
+    file::{self, Readers},
+    interrupt,
     render::{time, why::hidden_lines},
     screen::{Ink, Screen, harmless},
 };
@@ -58,6 +58,16 @@ pub(crate) fn run(flags: &args::Flame) -> anyhow::Result<Exit> {
 
 fn draw(flags: &args::Flame, pid: u32, sight: Sight) -> anyhow::Result<Exit> {
     let window = flags.window;
+    let output = flags
+        .output
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("overdue-{pid}-{}.svg", sight.to_string().trim_matches('-'))));
+    // Better now than after the watch.
+    [&output]
+        .into_iter()
+        .chain(&flags.folded)
+        .filter(|file| !is_stdout(file))
+        .try_for_each(|file| file::has_a_place(file))?;
     let ((name, graph, watched), interrupted) = interrupt::watching(move |stop| {
         let mut watch = Flame::attach(pid, sight)?;
         let name = harmless(watch.name());
@@ -80,10 +90,6 @@ fn draw(flags: &args::Flame, pid: u32, sight: Sight) -> anyhow::Result<Exit> {
     let drawing = Drawing { title: &headline, subtitle: &subtitle, unit: graph.unit, colors: colors(sight) };
     let svg = drawing.svg(&graph.folded.text())?;
     // Both are written before anything is said to have gone well.
-    let output = flags
-        .output
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(format!("overdue-{pid}-{}.svg", sight.to_string().trim_matches('-'))));
     write(&output, &svg)?;
     if let Some(folded) = &flags.folded {
         let heading = Kind { sight, unit: graph.unit }.heading();
@@ -215,7 +221,7 @@ impl Input {
     fn read(file: &Path) -> anyhow::Result<Self> {
         let name = || harmless(&file.display().to_string());
         let mut bytes = Vec::new();
-        let input = File::open(file).with_context(|| format!("cannot open {}", name()))?;
+        let input = file::open(file)?;
         input.take(FOLDED_MAX + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", name()))?;
         if bytes.len() as u64 > FOLDED_MAX {
             bail!("{} is larger than {} MiB", name(), FOLDED_MAX >> 20);
@@ -320,7 +326,7 @@ fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         io::stdout().write_all(bytes)?;
         return Ok(());
     }
-    page::file::write(file, bytes)
+    file::write(file, Readers::Umask, bytes)
 }
 
 fn is_stdout(file: &Path) -> bool {

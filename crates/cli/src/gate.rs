@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use overdue_gate::Config;
+use overdue_gate::Checked;
 
 use crate::{args::Gate, exit::Exit};
 
@@ -15,25 +15,30 @@ pub(crate) fn run(flags: &Gate) -> anyhow::Result<Exit> {
 }
 
 fn check(flags: &Gate) -> anyhow::Result<Exit> {
-    let config = Config::read(&flags.config)?;
-    let conflicts = config.conflicts();
+    let Checked { config, doubts, certificates, unresolved } = overdue_gate::check(&flags.config)?;
     let mut out = io::stdout().lock();
-    for (route, verdicts) in &conflicts {
-        for verdict in verdicts {
-            writeln!(out, "route {route:?}: {}: {}\n  fix: {}", verdict.cause, verdict.summary, verdict.fix)?;
-        }
+    for doubt in &doubts {
+        writeln!(out, "{}: {}\n  fix: {}", doubt.place, doubt.text, doubt.fix)?;
     }
-    if conflicts.is_empty() {
+    for odd in &certificates {
+        writeln!(out, "{odd}")?;
+    }
+    // Where it will run they may be known, and here they may not be tomorrow.
+    for name in &unresolved {
+        writeln!(out, "{name}; no finding, as it may be known where the gateway runs")?;
+    }
+    let fine = doubts.is_empty() && certificates.is_empty();
+    if fine {
         let (routes, clusters) = (config.routes.len(), config.clusters().len());
         writeln!(
             out,
-            "{}: {} to {}, and no limits that fight each other",
+            "{}: {} to {}; a gateway would start, and nothing in it looks wrong",
             flags.config.display(),
             counted(routes, "route"),
             counted(clusters, "cluster")
         )?;
     }
-    Ok(if conflicts.is_empty() { Exit::Fine } else { Exit::Finding })
+    Ok(if fine { Exit::Fine } else { Exit::Finding })
 }
 
 fn counted(number: usize, what: &str) -> String {

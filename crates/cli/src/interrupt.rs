@@ -1,14 +1,28 @@
 //! The runtime of a command, and what Ctrl-C does to it.
+//!
+//! Signals come to a thread of their own, so that they count whatever else is stuck: in a write that nobody reads, say.
 
-use anyhow::Context as _;
-use overdue::Context;
-use overdue_why::collect::Interrupt as Stop;
-use tokio::{
-    runtime,
-    signal::unix::{SignalKind, signal},
+use std::{
+    io,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
+    time::Duration,
 };
 
+use anyhow::{Context as _, anyhow};
+use overdue::Context;
+use overdue_why::collect::{Clock, Interrupt as Stop};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+    low_level,
+};
+use tokio::runtime;
+
 use crate::exit::Exit;
+
+/// Signals that come so soon after the first are that one: `timeout` sends it to its child and to the group that it is in.
+pub(crate) const TOGETHER: Duration = Duration::from_millis(250);
 
 /// How many threads run the calls of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +32,21 @@ pub(crate) enum Threads {
     /// One for each core.
     Many,
 }
+
+/// What a signal does.
+#[derive(Debug)]
+enum Meaning {
+    /// It ends the program, as it would by itself.
+    End,
+    /// It cancels what runs: what is known by then is told.
+    Cancel(Context),
+    /// It did, then; another one ends the program.
+    Cancelled(Clock),
+}
+
+static MEANING: Mutex<Meaning> = Mutex::new(Meaning::End);
+/// What is done before a signal ends the program at once.
+static LAST_ACT: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
 
 /// The root of all calls of a command. Ctrl-C or SIGTERM cancels it; a second one ends the program at once.
 #[derive(Clone, Debug)]
@@ -35,26 +64,65 @@ impl Interrupt {
     pub(crate) fn or(&self, exit: Exit) -> Exit {
         if self.root.is_cancelled() { Exit::Interrupted } else { exit }
     }
+}
 
-    fn listen() -> anyhow::Result<Self> {
-        let root = Context::root();
-        let mut interrupts = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
-        // `timeout 10 overdue ...` sends this one, and wants to see what there is as well.
-        let mut terminations = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-        let context = root.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = interrupts.recv() => context.cancel("Ctrl-C was pressed"),
-                _ = terminations.recv() => context.cancel("SIGTERM came"),
-            };
-            tokio::select! {
-                _ = interrupts.recv() => {}
-                _ = terminations.recv() => {}
-            }
-            std::process::exit(130);
-        });
-        Ok(Self { root })
+/// As long as this lives signals cancel. What comes after (a page to draw, a file to write) any signal ends.
+struct Listening;
+
+impl Listening {
+    fn to(root: &Context) -> anyhow::Result<Self> {
+        static THREAD: OnceLock<Result<(), String>> = OnceLock::new();
+        let listens = || {
+            let signals = Signals::new([SIGINT, SIGTERM])?;
+            thread::Builder::new().name("overdue-signals".to_owned()).spawn(|| listen(signals))
+        };
+        let begun = THREAD.get_or_init(|| listens().map(drop).map_err(|error: io::Error| error.to_string()));
+        begun.as_ref().map_err(|error| anyhow!("cannot listen for Ctrl-C: {error}"))?;
+        *own(&MEANING) = Meaning::Cancel(root.clone());
+        Ok(Self)
     }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut meaning = own(&MEANING);
+        if matches!(*meaning, Meaning::Cancel(_)) {
+            *meaning = Meaning::End;
+        }
+    }
+}
+
+fn listen(mut signals: Signals) {
+    for signal in signals.forever() {
+        let mut meaning = own(&MEANING);
+        match &*meaning {
+            Meaning::Cancel(root) => {
+                root.cancel(if signal == SIGINT { "Ctrl-C was pressed" } else { "SIGTERM came" });
+                *meaning = Meaning::Cancelled(Clock::start());
+            }
+            Meaning::Cancelled(since) if since.elapsed() < TOGETHER => {}
+            Meaning::Cancelled(_) | Meaning::End => end(signal),
+        }
+    }
+}
+
+/// Ends the program by this signal, so that whoever started it sees what happened; a shell says 130 or 143.
+pub(crate) fn end(signal: i32) -> ! {
+    if let Some(act) = &*own(&LAST_ACT) {
+        act();
+    }
+    _ = low_level::emulate_default_handler(signal);
+    std::process::exit(128 + signal)
+}
+
+/// What must not be left behind, whatever ends the program: `None` takes it back.
+pub(crate) fn last_act(act: Option<Box<dyn Fn() + Send>>) {
+    *own(&LAST_ACT) = act;
+}
+
+/// Whoever panicked with it left nothing half done.
+fn own<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a command to its end. What it leaves running on other threads is not waited for.
@@ -67,7 +135,10 @@ where
         Threads::Many => runtime::Builder::new_multi_thread(),
     };
     let runtime = builder.enable_all().build().context("cannot start the runtime")?;
-    let result = runtime.block_on(async { work(Interrupt::listen()?).await });
+    let root = Context::root();
+    let listening = Listening::to(&root)?;
+    let result = runtime.block_on(async { work(Interrupt { root }).await });
+    drop(listening);
     runtime.shutdown_background();
     result
 }

@@ -5,9 +5,8 @@ use std::{
     io::{self, Write as _},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use overdue_lab::{Scenario, netns};
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,6 +15,7 @@ use crate::{
     interrupt::{self, Threads},
     plan, render,
     screen::{Ink, Screen},
+    started::die_with,
     through,
     truth::{self, Comparison, Judged, Mark},
 };
@@ -103,14 +103,6 @@ fn run_through_gate(scenario: &'static Scenario, json: bool) -> anyhow::Result<E
         out.write_all(text.as_bytes())?;
         Ok(if comparison.mark == Mark::Ok { Exit::Fine } else { Exit::Finding })
     })
-}
-
-/// Makes the kernel end this process when its owner ends, however that comes about.
-fn die_with(owner: i32) -> anyhow::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .context("cannot bind the life of this process to its owner's")?;
-    ensure!(getppid().map(Pid::as_raw_pid) == Some(owner), "the owner {owner} has ended already");
-    Ok(())
 }
 
 fn told(

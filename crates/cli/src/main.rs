@@ -7,6 +7,7 @@ mod doctor;
 mod drive;
 mod exit;
 mod explain;
+mod file;
 mod flame;
 mod gate;
 mod get;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
         Command::Why(flags) => why::run(&flags),
         Command::Top(flags) => top::run(&flags),
         Command::Flame(flags) => flame::run(&flags),
-        Command::Become { command } => why::become_command(&command),
+        Command::Become { owner, command } => why::become_command(owner, &command),
         Command::Gate(flags) => gate::run(&flags),
         Command::Demo => demo::run(),
         Command::Lab(Lab::List) => lab::list(),

@@ -5,7 +5,6 @@
 mod about;
 mod chart;
 mod connections;
-pub(crate) mod file;
 mod findings;
 mod flame;
 mod html;
@@ -34,7 +33,11 @@ pub(crate) fn html(report: &Report, seen: &Observation) -> String {
 
 fn document(report: &Report, seen: &Observation, whole: bool) -> Element {
     let name = about::name(&report.process);
-    let cause = report.cause.map_or("nothing wrong was found", |cause| cause.id());
+    let cause = match (report.cause, report.process.ended) {
+        (Some(cause), _) => cause.id().to_owned(),
+        (None, Some(ended)) if !ended.is_well() => ended.to_string(),
+        (None, _) => "nothing wrong was found".to_owned(),
+    };
     let head = el("head")
         .child(el("meta").with("charset", "utf-8"))
         .child(el("meta").with("http-equiv", "Content-Security-Policy").with("content", policy()))

@@ -12,16 +12,19 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use overdue_core::DurationText;
 use overdue_why::collect::Clock;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitpid},
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, getppid, kill_process, pidfd_open, pidfd_send_signal,
+        set_parent_process_death_signal, waitpid,
+    },
 };
 
-use crate::screen::harmless;
+use crate::{interrupt, screen::harmless};
 
 /// How long this program itself may take to begin once more.
 const BEGIN: Duration = Duration::from_secs(10);
@@ -57,7 +60,8 @@ impl Started {
         let stdout = io::stderr().as_fd().try_clone_to_owned().context("no descriptor is left")?;
         let mut again = Command::new(&own);
         // stdout carries the report only.
-        again.arg(crate::why::BECOME).arg("--").args(command).stdout(Stdio::from(stdout));
+        let owner = format!("--owner={}", std::process::id());
+        again.arg(crate::why::BECOME).arg(owner).arg("--").args(command).stdout(Stdio::from(stdout));
         let (mut child, spawner) = spawn_within(BEGIN, move || again.spawn()).with_context(|| {
             let own = own.display().to_string();
             format!("cannot start another process of this program ({})", harmless(&own))
@@ -68,6 +72,9 @@ impl Started {
             bail!("cannot hold the command's process: it takes Linux 5.3 or later, and a free descriptor");
         };
         let started = Self { child, _spawner: spawner, pid, pidfd };
+        let held = started.pidfd.try_clone().context("no descriptor is left")?;
+        let id = started.id();
+        interrupt::last_act(Some(Box::new(move || kill_all(id, &held))));
         let mut waited = Duration::ZERO;
         loop {
             match waitpid(Some(pid), WaitOptions::UNTRACED | WaitOptions::NOHANG) {
@@ -232,12 +239,35 @@ fn parent_of(pid: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
+/// Ends it with all that it started, when it has not ended, and waits for nobody.
+fn kill_all(pid: u32, pidfd: &OwnedFd) {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    // Of one that has ended the number may be another's.
+    if poll(&mut fds, Some(&Timespec::default())) != Ok(0) {
+        return;
+    }
+    let started = descendants(pid);
+    for pidfd in std::iter::once(pidfd).chain(&started) {
+        _ = pidfd_send_signal(pidfd, Signal::KILL);
+    }
+}
+
 impl Drop for Started {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
+            kill_all(self.id(), &self.pidfd);
             self.kill();
         }
+        interrupt::last_act(None);
     }
+}
+
+/// Makes the kernel end this process when its owner ends, however that comes about.
+pub(crate) fn die_with(owner: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .context("cannot bind the life of this process to its owner's")?;
+    ensure!(getppid().map(Pid::as_raw_pid) == Some(owner), "the owner {owner} has ended already");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ use crate::{drive::Ready, plan::Plan, sink::Output};
 const JUDGED: &str = "judged";
 /// A caller that is cut off sees no limit of its own: those of the scenario are the gateway's.
 const CALLER_LIMIT: Duration = Duration::from_secs(30);
+/// How long the gateway may take to tell of a call that has ended, and how often that is looked for.
+const TOLD: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Why a scenario has no meaning with a gateway between; `None` when it has one.
 pub(crate) fn misfit(scenario: &Scenario) -> Option<&'static str> {
@@ -45,15 +48,25 @@ pub(crate) async fn run(scenario: &Scenario, parent: &Context) -> anyhow::Result
     ready.message_mut().headers.insert("x-request-id", HeaderValue::from_static(JUDGED));
     ready.call(parent, &Output::Counted).await?;
     ready.check_server()?;
+    let log = folder.path().join("log");
+    // Until the gateway has told what it saw, the server stays as it is: its end would be one more thing to see.
+    let told = async {
+        while !fs::read_to_string(&log).is_ok_and(|text| line_of(&text).is_some()) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let _ = tokio::time::timeout(TOLD, told).await;
     // Whoever holds something lets go, so that the gateway has nothing left to do.
     drop(ready);
     tokio::task::spawn_blocking(move || gate.drain()).await.context("the gateway's end")?;
-    let log = fs::read_to_string(folder.path().join("log")).context("the gateway's log")?;
-    let lines = log.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
-    lines
-        .into_iter()
-        .find(|line| line.pointer("/gate/request_id").is_some_and(|id| id == JUDGED))
-        .ok_or_else(|| anyhow!("the gateway wrote no line about the call; its log:\n{log}"))
+    let text = fs::read_to_string(&log).context("the gateway's log")?;
+    line_of(&text).ok_or_else(|| anyhow!("the gateway wrote no line about the call; its log:\n{text}"))
+}
+
+/// What a log says of the call. Of a line that is being written it says nothing.
+fn line_of(log: &str) -> Option<Value> {
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.find(|line| line.pointer("/gate/request_id").is_some_and(|id| id == JUDGED))
 }
 
 /// The caller as the gateway sees it: the same request in plain HTTP/1.1, under no limit that matters.

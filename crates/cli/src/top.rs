@@ -36,7 +36,7 @@ use self::{
     terminal::Terminal,
     watching::{Leaving, Listing, Watching},
 };
-use crate::{args, exit::Exit, screen::Screen};
+use crate::{args, exit::Exit, interrupt, screen::Screen};
 
 /// What comes to the thread that draws.
 #[derive(Debug)]
@@ -68,10 +68,16 @@ pub(crate) fn run(flags: &args::Top) -> anyhow::Result<Exit> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot listen for signals")?;
     let palette = Palette { colours: Screen::of(&io::stdout()).is_styled() };
     let mut terminal = Terminal::enter().context("cannot draw on this terminal")?;
-    let handle = signals.handle();
     beside("overdue-signals", &post, move |post| {
-        if signals.forever().next().is_some() {
+        let mut first = None;
+        for signal in signals.forever() {
             _ = post.send(Mail::Leave);
+            let first = first.get_or_insert_with(Clock::start);
+            if first.elapsed() >= interrupt::TOGETHER {
+                // Whoever draws is stuck (a terminal that was stopped, say), or a watch does not end.
+                terminal::leave_keys();
+                interrupt::end(signal);
+            }
         }
     })?;
     beside("overdue-keys", &post, keys)?;
@@ -82,7 +88,6 @@ pub(crate) fn run(flags: &args::Top) -> anyhow::Result<Exit> {
     drop(terminal);
     session.leave();
     Leaving::wait_for_all(&session.leaving);
-    handle.close();
     ended
 }
 

@@ -2,8 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
-    io::{self, BufReader, BufWriter, Write as _},
+    io::{self, BufReader, Write as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{Command, ExitStatus},
@@ -15,6 +14,7 @@ use overdue_core::DurationText;
 use overdue_why::{
     Observation, Report,
     collect::{Options, Target, Watch, aid::withhold},
+    observation::Ending,
     recording,
 };
 use rustix::process::{Signal, getpid, kill_process};
@@ -22,9 +22,10 @@ use rustix::process::{Signal, getpid, kill_process};
 use crate::{
     aid, args,
     exit::Exit,
+    file::{self, Readers},
     interrupt, page, render,
     screen::{Screen, harmless},
-    started::{End, Started},
+    started::{End, Started, die_with},
     trace,
 };
 
@@ -38,7 +39,11 @@ struct Seen {
 
 pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
     // Better now than after the watch.
-    flags.record.iter().chain(&flags.html).try_for_each(|file| has_a_place(file))?;
+    flags.record.iter().chain(&flags.html).try_for_each(|file| file::has_a_place(file))?;
+    let recording = flags.record.as_ref().or(flags.replay.as_ref());
+    if flags.html.as_ref().zip(recording).is_some_and(|(page, recording)| file::are_one(page, recording)) {
+        bail!("the recording and the page cannot be one file");
+    }
     let Seen { observation, target, interrupted } = match (&flags.replay, flags.pid) {
         (Some(file), _) => Seen { observation: replay(file)?, target: None, interrupted: false },
         (None, Some(pid)) => watch(pid, flags, None)?,
@@ -69,42 +74,30 @@ pub(crate) fn run(flags: &args::Why) -> anyhow::Result<Exit> {
     }
     recorded.transpose()?;
     drawn.transpose()?;
-    Ok(match (interrupted, report.verdicts.is_empty()) {
+    Ok(match (interrupted, report.is_well()) {
         (true, _) => Exit::Interrupted,
         (false, true) => Exit::Fine,
         (false, false) => Exit::Finding,
     })
 }
 
-/// Whether a file may be written there, as far as that shows beforehand.
-fn has_a_place(file: &Path) -> anyhow::Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = harmless(&file.display().to_string());
-    if file.is_dir() {
-        bail!("cannot write {name}: it is a folder");
-    }
-    if !folder.is_dir() {
-        bail!("cannot write {name}: there is no folder {}", harmless(&folder.display().to_string()));
-    }
-    Ok(())
-}
-
 fn replay(file: &Path) -> anyhow::Result<Observation> {
-    let input = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-    recording::read(BufReader::new(input)).with_context(|| format!("{} cannot be judged", file.display()))
+    let input = file::open(file)?;
+    recording::read(BufReader::new(input))
+        .with_context(|| format!("{} cannot be judged", harmless(&file.display().to_string())))
 }
 
 fn record(file: &Path, seen: &Observation) -> anyhow::Result<()> {
-    let failed = || format!("cannot write {}", file.display());
-    let out = File::create(file).with_context(failed)?;
-    recording::write(BufWriter::new(out), seen).with_context(failed)?;
-    say(&format!("what was seen is in {} (`overdue why --replay`)", file.display()));
+    let mut bytes = Vec::new();
+    recording::write(&mut bytes, seen)?;
+    file::write(file, Readers::Owner, &bytes)?;
+    say(&format!("what was seen is in {} (`overdue why --replay`)", harmless(&file.display().to_string())));
     Ok(())
 }
 
 fn draw(file: &Path, report: &Report, seen: &Observation) -> anyhow::Result<()> {
-    page::file::write(file, page::html(report, seen).as_bytes())?;
-    say(&format!("the page is {}", file.display()));
+    file::write(file, Readers::Owner, page::html(report, seen).as_bytes())?;
+    say(&format!("the page is {}", harmless(&file.display().to_string())));
     Ok(())
 }
 
@@ -154,8 +147,8 @@ fn run_and_watch(flags: &args::Why) -> anyhow::Result<Seen> {
             bail!("{program} could not be started")
         }
         End::Itself(status) => {
-            if let Some(how) = badly(status) {
-                say(&format!("{program} {how}"));
+            if let Some(ended) = ending(status).filter(|ended| !ended.is_well()) {
+                say(&format!("{program} {ended}"));
             }
         }
         End::Killed => say(&format!(
@@ -168,7 +161,7 @@ fn run_and_watch(flags: &args::Why) -> anyhow::Result<Seen> {
     // It may have been over before anybody looked again: then only we know what it was.
     let process = &mut observation.process;
     if process.command.get(1).is_some_and(|word| word == BECOME) {
-        process.command.drain(..process.command.len().min(3));
+        process.command.drain(..process.command.len().min(4));
         let name = process.command.first().and_then(|program| program.rsplit('/').next());
         process.name = name.unwrap_or_default().chars().take(15).collect();
         process.exe = None;
@@ -180,23 +173,19 @@ fn run_and_watch(flags: &args::Why) -> anyhow::Result<Seen> {
 /// The subcommand by which this program becomes a command.
 pub(crate) const BECOME: &str = "become";
 
-fn badly(status: ExitStatus) -> Option<String> {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => None,
-        (Some(code), _) => Some(format!("ended with exit code {code}")),
-        (None, Some(signal)) => Some(format!("was ended by signal {signal}")),
-        (None, None) => None,
-    }
+fn ending(status: ExitStatus) -> Option<Ending> {
+    let killed = |signal| Ending::Killed { signal, core: status.core_dumped() };
+    status.code().map(|code| Ending::Exited { code }).or_else(|| status.signal().map(killed))
 }
 
 /// What a shell answers for a command that it cannot start.
 const NOT_STARTED: i32 = 127;
 
 /// Waits, stopped, until it is let go on, and becomes the command.
-pub(crate) fn become_command(command: &[OsString]) -> anyhow::Result<Exit> {
+pub(crate) fn become_command(owner: i32, command: &[OsString]) -> anyhow::Result<Exit> {
     let Some((program, arguments)) = command.split_first() else { bail!("which command?") };
     // Whatever happens to who started this, nothing stays behind; the command inherits it.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    die_with(owner)?;
     kill_process(getpid(), Signal::STOP)?;
     let error = Command::new(program).args(arguments).exec();
     say(&format!("{}: {error}", harmless(&program.to_string_lossy())));

@@ -148,22 +148,51 @@ fn a_page_that_cannot_be_written_costs_no_report() {
     let scratch = Scratch::new("unwritable");
     let recorded = scratch.path("recording");
     recording::write(fs::File::create(&recorded).unwrap(), &observation()).unwrap();
-    // No file can be made there, whoever tries.
-    let output = why(&["--replay", &recorded, "--html", "/proc/page.html"]);
+    let page = scratch.path("page.html");
+    fs::write(&page, "of yesterday").unwrap();
+    // A file that cannot grow, as on a disk that is full.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" why --replay \"$1\" --html \"$2\""])
+        .args([env!("CARGO_BIN_EXE_overdue"), &recorded, &page])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(str::from_utf8(&output.stdout).unwrap().contains("VERDICT"), "{output:?}");
-    assert!(str::from_utf8(&output.stderr).unwrap().contains("cannot write /proc/page.html"), "{output:?}");
+    assert!(str::from_utf8(&output.stderr).unwrap().contains(&format!("cannot write {page}")), "{output:?}");
+    assert_eq!(fs::read_to_string(&page).unwrap(), "of yesterday");
     // What shows at once is said before anything is watched.
-    for nowhere in [scratch.path("no/such/folder/page.html"), "/".to_owned()] {
+    let pipe = scratch.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (nowhere, said) in [
+        (scratch.path("no/such/folder/page.html"), "no folder"),
+        ("/".to_owned(), "a folder"),
+        ("/proc/page.html".to_owned(), "no file can be made in /proc"),
+        (pipe, "a pipe"),
+        ("/dev/stdout".to_owned(), "a symbolic link"),
+        ("-".to_owned(), "stdout has the report"),
+        (recorded.clone(), "cannot be one file"),
+        (scratch.path("./recording"), "cannot be one file"),
+    ] {
         let output = why(&["--replay", &recorded, "--html", &nowhere]);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
-        assert!(str::from_utf8(&output.stderr).unwrap().contains("folder"), "{output:?}");
+        assert!(str::from_utf8(&output.stderr).unwrap().contains(said), "{output:?}");
     }
 }
 
 #[test]
 fn an_empty_observation_is_a_page() {
     check(&page_of("empty", &Observation::default()));
+}
+
+#[test]
+fn a_remedy_is_told_once_for_all_that_it_shows() {
+    let hidden =
+        |what: &str, how: &str| Hidden { what: what.to_owned(), why: "refused".to_owned(), how: how.to_owned() };
+    let not_visible = vec![hidden("lives", "be root"), hidden("sockets", "enter"), hidden("loops", "be root")];
+    let html = page_of("remedies", &Observation { not_visible, ..Observation::default() });
+    check(&html);
+    assert_eq!((html.matches("be root").count(), html.matches("enter<").count()), (1, 1));
+    assert!(html.contains("lives; loops"));
 }
 
 /// What could leave its place in a page, steer a reader's eyes, or end a text.
@@ -358,6 +387,7 @@ fn observation() -> Observation {
                     waits_for: vec![WaitsFor { fd: 7, events: 1, what: some("tcp 10.0.0.7:80"), cookie: Some(1) }],
                     timeout_us: None,
                     held_by: None,
+                    peer_pid: None,
                 }),
                 calls: vec![(text("epoll_wait"), 12)],
                 blocked_us: 3_000_000,

@@ -15,7 +15,8 @@ use serde_json::Value;
 
 /// Watched for so long: long enough for the slowest, and far below the ten seconds within which an answer is due.
 const WATCHED: &str = "4s";
-/// Where the fault takes three seconds each time, or grows slowly.
+/// Where the fault takes three seconds each time, or grows slowly; or a resolver asks again after five seconds, and what it
+/// asked before is over when the watch of a busy machine begins.
 const WATCHED_SLOW: &str = "8s";
 /// Idle connections show only when they have been idle for a while.
 const WATCHED_IDLE: &str = "11s";
@@ -24,6 +25,7 @@ fn watched(name: &str) -> &'static str {
     match name {
         "no-keepalive" => WATCHED_IDLE,
         _ if name.starts_with("waits-upstream") || name.starts_with("deadline-ignored") => WATCHED_SLOW,
+        _ if name.starts_with("dns-no-answer") => WATCHED_SLOW,
         "healthy-long-poll" | "healthy-worker" | "fd-leak-far" => WATCHED_SLOW,
         _ => WATCHED,
     }
@@ -203,6 +205,13 @@ targets! {
     task_leak_go: "task-leak-go",
     task_leak_rust: "task-leak-rust",
     deadlock: "deadlock",
+    deadlock_crowded: "deadlock-crowded",
+    runtime_blocked: "runtime-blocked",
+    handlers_locked: "handlers-locked",
+    handlers_locked_rwlock: "handlers-locked-rwlock",
+    handlers_locked_python: "handlers-locked-python",
+    handlers_locked_go: "handlers-locked-go",
+    requests_unread: "requests-unread",
     runtime_blocked_node: "runtime-blocked-node",
     runtime_blocked_python: "runtime-blocked-python",
     runtime_blocked_tokio: "runtime-blocked-tokio",
@@ -248,6 +257,10 @@ targets! {
     idle_rust: "idle-rust",
     busy_rust: "busy-rust",
     healthy_pool: "healthy-pool",
+    healthy_pool_idles: "healthy-pool-idles",
+    healthy_one_client: "healthy-one-client",
+    healthy_last_word: "healthy-last-word",
+    healthy_news: "healthy-news",
     healthy_ticker: "healthy-ticker",
     healthy_workers: "healthy-workers",
     healthy_subscriber: "healthy-subscriber",

@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
@@ -17,7 +17,7 @@ use overdue_lab::target::{Running, Target};
 use rustix::{
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
+    termios::{Action, LocalModes, Winsize, tcflow, tcgetattr, tcsetwinsize},
 };
 
 /// How long anything may take to be on the screen.
@@ -195,6 +195,27 @@ fn a_signal_gives_the_terminal_back() {
         terminal.signal(signal);
         assert_eq!(terminal.ends().code(), Some(130), "{signal:?}");
     }
+}
+
+/// Who draws on a terminal that was stopped (Ctrl-S, a line that is gone) cannot leave by itself; a second signal ends it.
+#[test]
+fn a_terminal_that_takes_nothing_keeps_nobody() {
+    let mut terminal = Terminal::new(&[]);
+    terminal.sees("PROCESSES");
+    tcflow(&terminal.slave, Action::OOff).unwrap();
+    // It draws once a second: soon it is stuck. Signals that come together are one.
+    let begun = Instant::now();
+    let status = loop {
+        terminal.signal(Signal::TERM);
+        thread::sleep(Duration::from_millis(700));
+        if let Some(status) = terminal.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(begun.elapsed() < WITHIN, "it does not end");
+    };
+    assert!(status.signal() == Some(Signal::TERM.as_raw()), "{status:?}");
+    let modes = tcgetattr(&terminal.slave).unwrap().local_modes;
+    assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON), "the terminal stays raw");
 }
 
 #[test]

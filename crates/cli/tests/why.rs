@@ -6,13 +6,21 @@ use std::{
     env, fs,
     io::{BufRead as _, BufReader, Read as _},
     net::TcpListener,
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        process::ExitStatusExt as _,
+    },
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
+    time::Duration,
 };
 
 use overdue_lab::target::Target;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
 use serde_json::Value;
 
 fn overdue(args: &[&str]) -> Command {
@@ -130,7 +138,8 @@ fn what_was_recorded_is_judged_again() {
 fn wrong_usage_and_nobody_to_watch() {
     for (args, said) in [
         (&["why"][..], "--pid"),
-        (&["why", "--pid", "0"], "1.."),
+        (&["why", "--pid", "0"], "1 or more"),
+        (&["why", "--pid", "nginx"], "pgrep"),
         (&["why", "--pid", "4000000000"], "4000000000"),
         (&["why", "--pid", "1", "--for", "5"], "unit"),
         (&["why", "--pid", "1", "--for", "1ms"], "a second"),
@@ -148,19 +157,77 @@ fn wrong_usage_and_nobody_to_watch() {
 }
 
 #[test]
-fn a_command_that_ends_early_is_fine_and_its_end_is_told() {
-    let output = run(&["why", "--for", "10s", "--", "sh", "-c", "exit 7"]);
+fn a_command_that_ends_early_is_fine_when_it_ends_well() {
+    let output = run(&["why", "--for", "10s", "--", "sh", "-c", "exit 0"]);
     assert_exit(&output, 0);
-    assert!(stderr(&output).contains("exit code 7"), "{output:?}");
     assert!(stdout(&output).contains("nothing wrong was found"), "{output:?}");
-    assert!(stdout(&output).contains("it exited with code 7 "), "{output:?}");
+    assert!(stdout(&output).contains("it exited with code 0 "), "{output:?}");
+}
+
+/// Nothing that it waited for was wrong; but that is not to be well.
+#[test]
+fn a_command_that_ends_otherwise_than_well_is_a_finding() {
+    for (script, ended, where_to_look) in [
+        ("exit 7", "exited with code 7", "what it printed or logged last"),
+        ("kill -SEGV $$", "was killed by SIGSEGV (11)", "It crashed: "),
+        ("kill -KILL $$", "was killed by SIGKILL (9)", "oom"),
+        ("exit 139", "exited with code 139", "was killed by SIGSEGV (11): watch that command"),
+    ] {
+        let scratch = Scratch::new("ended.html");
+        let output = run(&["why", "--for", "10s", "--html", scratch.path(), "--", "sh", "-c", script]);
+        assert_exit(&output, 1);
+        assert!(stderr(&output).contains(&format!("sh {ended}")), "{output:?}");
+        let said = stdout(&output).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(&format!("it {ended}")) && said.contains(where_to_look), "{script}: {said}");
+        assert!(!said.contains("nothing wrong"), "{script}: {said}");
+        let page = fs::read_to_string(&scratch.0).unwrap();
+        assert!(page.contains(&format!("<title>{ended}")) && !page.contains("othing wrong"), "{script}: {page}");
+    }
+    let output = run(&["why", "--json", "--for", "10s", "--", "sh", "-c", "kill -ABRT $$"]);
+    assert_exit(&output, 1);
+    let report = json(&output);
+    assert_eq!((report["outcome"].as_str(), &report["cause"]), (Some("failed"), &Value::Null), "{report:#}");
+    assert_eq!(report["process"]["ended"]["signal"], 6, "{report:#}");
+}
+
+/// A pipe that nobody reads would hold up who writes to it or waits for it; a link leads elsewhere.
+#[test]
+fn only_files_are_written_and_read() {
+    let (pipe, link, file) = (Scratch::new("pipe"), Scratch::new("link"), Scratch::new("file"));
+    assert!(Command::new("mkfifo").arg(&pipe.0).status().unwrap().success());
+    symlink(&file.0, &link.0).unwrap();
+    for (args, said) in [
+        (["--record", pipe.path(), "--pid", "1"], "it is a pipe"),
+        (["--record", link.path(), "--pid", "1"], "links are not followed"),
+        (["--record", "-", "--pid", "1"], "stdout has the report"),
+        (["--html", "/dev/stdout", "--pid", "1"], "symbolic link"),
+        (["--record", "/dev/full", "--pid", "1"], "it is a device"),
+    ] {
+        let output = run(&[&["why"][..], &args].concat());
+        assert_exit(&output, 2);
+        assert!(stderr(&output).contains(said) && output.stdout.is_empty(), "{args:?}: {output:?}");
+    }
+    let output = run(&["why", "--replay", pipe.path()]);
+    assert_exit(&output, 2);
+    assert!(stderr(&output).contains("it is a pipe, and only a file can be read"), "{output:?}");
+    for flags in [["--on", "-o"], ["--off", "--folded"]] {
+        let output = run(&[&["flame", "--pid", "1"][..], &flags, &[pipe.path()]].concat());
+        assert_exit(&output, 2);
+        assert!(stderr(&output).contains("it is a pipe"), "{output:?}");
+    }
+    let output = run(&["flame", "--diff", pipe.path(), pipe.path()]);
+    assert_exit(&output, 2);
+    assert!(stderr(&output).contains("it is a pipe"), "{output:?}");
+    assert!(!file.0.exists());
+    // What it tells of is nobody else's.
+    assert_exit(&run(&["why", "--for", "1s", "--record", file.path(), "--", "sleep", "5"]), 0);
+    assert_eq!(fs::metadata(&file.0).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 fn spawned(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Ctrl-C ends the watch, what was seen is told, and the command is gone.
 /// The C library reads the hosts file first. This one never ends, so no name server is asked, and only a probe can tell
 /// what the program waits for.
 #[test]
@@ -187,6 +254,79 @@ fn a_lookup_that_asks_nobody_on_the_network_is_seen_by_a_probe() {
     assert!(evidence.contains("has not returned; no query of it"), "{evidence}");
 }
 
+/// Whether it ends within so long.
+fn ends(pid: Pid, within: Duration) -> bool {
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::try_from(within).unwrap())).unwrap() > 0
+}
+
+/// How it ended, within so long.
+fn ended(child: &mut Child, within: Duration) -> Option<ExitStatus> {
+    ends(Pid::from_child(child), within).then(|| child.wait().unwrap())
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// What comes after the watch may be stuck, in a pipe that nobody reads: then a signal means what it always means.
+#[test]
+fn after_the_watch_a_signal_ends_the_program() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let recording = Scratch::new("stuck");
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        while rustix::io::write(&writer, &[0; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&writer, false).unwrap();
+        let own = std::process::id().to_string();
+        let mut command = overdue(&["why", "--for", "1s", "--record", recording.path(), "--pid", &own]);
+        let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        // It says so once the watch is over, and then the report has no place.
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("what was seen is in"), "{line}");
+        send(&child, signal);
+        let status = ended(&mut child, Duration::from_secs(10));
+        _ = child.kill();
+        assert_eq!(status.and_then(|status| status.signal()), Some(signal.as_raw()), "{signal:?}: {status:?}");
+        drop(reader);
+    }
+}
+
+/// Whoever asks twice does not want to wait for a command that does not end when it is asked to. Nothing of it stays.
+#[test]
+fn a_second_signal_ends_the_program_and_the_command_with_all_that_it_started() {
+    let script = "trap '' TERM INT; sh -c 'echo $$ >&2; exec sleep 100' & echo $$ >&2; wait; exec sleep 100";
+    let mut child = spawned(&mut overdue(&["why", "--for", "60s", "--", "sh", "-c", script]));
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let pids: Vec<String> = lines.by_ref().take(2).map(Result::unwrap).collect();
+    let mut status = None;
+    // Two that come together are one: on a machine that is busy these may seem to.
+    for _ in 0..6 {
+        send(&child, Signal::INT);
+        status = ended(&mut child, Duration::from_millis(700));
+        if status.is_some() {
+            break;
+        }
+    }
+    _ = child.kill();
+    assert_eq!(status.and_then(|status| status.signal()), Some(Signal::INT.as_raw()), "{status:?}");
+    for pid in &pids {
+        let left = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        assert!(ends(left, Duration::from_secs(10)), "{pid} of {pids:?} is left behind");
+    }
+}
+
+/// Between being made and being told to end with its owner it would wait, stopped, without end.
+#[test]
+fn a_command_whose_owner_has_ended_does_not_begin() {
+    let output = run(&["become", "--owner=1", "--", "echo", "begun"]);
+    assert_exit(&output, 2);
+    assert!(stderr(&output).contains("the owner 1 has ended already") && output.stdout.is_empty(), "{output:?}");
+}
+
+/// Ctrl-C ends the watch, what was seen is told, and the command is gone.
 #[test]
 fn an_interrupt_leaves_nothing_behind() {
     let mut child = spawned(&mut overdue(&["why", "--for", "60s", "--", "sh", "-c", "echo $$ >&2; exec sleep 100"]));
@@ -202,7 +342,6 @@ fn an_interrupt_leaves_nothing_behind() {
     assert!(!PathBuf::from(format!("/proc/{sleeper}")).exists());
 }
 
-/// A name may hold what steers a terminal.
 /// Nothing of it runs, so nothing of it can be wrong; but that is not to be well.
 #[test]
 fn one_that_is_stopped_is_told_so() {
@@ -231,6 +370,7 @@ fn a_termination_is_no_loss() {
     assert!(stdout(&output).contains("nothing wrong was found"), "{output:?}");
 }
 
+/// A name may hold what steers a terminal.
 #[test]
 fn a_hostile_name_does_no_harm() {
     let script = "import ctypes, sys, time\nctypes.CDLL(None).prctl(15, b'\\x1b[2J) R (\\n', 0, 0, 0)\nprint('ready', flush=True)\ntime.sleep(100)";

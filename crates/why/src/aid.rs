@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     Observation,
-    judge::{Finding, Judgement, in_state, stalls, state_text},
+    judge::{Finding, Judgement, in_state, stalled_calls, state_text},
     observation::{Fds, PollCall, TcpSocket, TimerKind},
 };
 
@@ -255,7 +255,7 @@ fn close(seen: &Observation, finding: &Finding) -> Option<FirstAid> {
         Cause::FinWait2Pileup => (in_state(sockets, TcpState::FinWait2), "whose peers do not close their side"),
         Cause::PeerNotReading | Cause::PathLost => {
             let stalled: Vec<u64> =
-                stalls(seen).iter().filter(|stall| stall.cause == cause).map(|stall| stall.cookie).collect();
+                stalled_calls(seen).iter().filter(|stall| stall.cause == cause).map(|stall| stall.cookie).collect();
             let what =
                 if cause == Cause::PathLost { "whose peers acknowledge nothing" } else { "whose peers read nothing" };
             (sockets.tcp.iter().filter(|socket| stalled.contains(&socket.cookie)).collect(), what)

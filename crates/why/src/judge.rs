@@ -12,6 +12,7 @@
 //! | [`PILE`] | 8 | connections in the same dead end before it is called a pile |
 //! | [`SPIN_PER_SECOND`] | 1,000 | polls a second of a thread that does nothing else |
 //! | [`SHORT_SPIN_PER_SECOND`] | 200 | the same with a limit of about 1 ms, which cannot be faster |
+//! | [`TURN_US`] | 100 us, 400 us where it sleeps in between | processor time for each empty poll from which on a loop computes; one that spins needs far less |
 //! | [`ALWAYS`] | 0.9 | the share of polls, of threads, of looks that is called "nearly all" |
 //! | [`BETWEEN`] | 0.1 | other calls for each poll: a loop that does less between its polls does nothing |
 //! | [`NEAR_LIMIT`] | half of the limit, or the limit within 10 minutes | descriptors that grow and end there; below half, sockets in use are a remark |
@@ -26,7 +27,8 @@
 //! | [`GIVEN_UP_US`] | 250 ms | a caller that closes sooner after its call began changed its mind, or asked elsewhere at the same time |
 //! | [`TRICKLE_PER_SECOND`] | 1,000 | bytes a second of a body below which it is no transfer: no link is so slow |
 //! | [`USUAL_ANSWERS`] | 3, each within a tenth | answers on the same connection that make a longer wait one that is not meant |
-//! | [`CROWD`] | 3 | calls that wait for the same peer at once: no single slow call |
+//! | [`MOST`] | half of the watch, 2 s at least | a caller that has waited for so long, with nothing that explains it, is told of |
+//! | [`CROWD`] | 3 | requests that wait for the same peer at once, or clients that do not read: no single case |
 //! | [`TASKS`] | 64 | tasks at the same place before they are called a crowd |
 
 mod calls;
@@ -39,6 +41,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod unanswered;
 
 use std::{borrow::Cow, time::Duration};
 
@@ -47,7 +50,8 @@ use serde::Serialize;
 
 use crate::{Observation, observation::Hidden};
 
-pub use calls::{Stall, stalls};
+pub use calls::Stall;
+pub(crate) use calls::stalls as stalled_calls;
 pub(crate) use sockets::in_state;
 
 /// See the table of thresholds.
@@ -58,6 +62,8 @@ pub const PILE: usize = 8;
 pub const SPIN_PER_SECOND: f64 = 1_000.0;
 /// See the table of thresholds.
 pub const SHORT_SPIN_PER_SECOND: f64 = 200.0;
+/// See the table of thresholds.
+pub const TURN_US: (u64, u64) = (100, 400);
 /// See the table of thresholds.
 pub const ALWAYS: f64 = 0.9;
 /// See the table of thresholds.
@@ -86,6 +92,8 @@ pub const GIVEN_UP_US: u64 = 250_000;
 pub const TRICKLE_PER_SECOND: u64 = 1_000;
 /// See the table of thresholds.
 pub const USUAL_ANSWERS: u64 = 3;
+/// See the table of thresholds.
+pub const MOST: (f64, u64) = (0.5, 2_000_000);
 /// See the table of thresholds.
 pub const CROWD: u64 = 3;
 /// See the table of thresholds.
@@ -207,6 +215,7 @@ const RULES: &[Rule] = &[
     processor::throttled,
     processor::busy,
     threads::io_stuck,
+    threads::frozen,
     threads::runtime_blocked,
     threads::dns_serialised,
     tasks::goroutines,
@@ -239,12 +248,27 @@ pub fn judge(seen: &Observation) -> Judgement {
             advisories.extend(remarks);
         }
     }
+    if verdicts.is_empty() {
+        verdicts.extend(unanswered::rule(seen, &advisories));
+    }
     Judgement { verdicts, advisories }
+}
+
+/// The connections in trouble.
+#[must_use]
+pub fn stalls(seen: &Observation, judgement: &Judgement) -> Vec<Stall> {
+    let mut all = calls::stalls(seen);
+    let told = if seen.process.stopped { Cause::LocalStall } else { Cause::Unknown };
+    if judgement.verdicts.iter().any(|finding| finding.verdict.cause == told) {
+        all.extend(unanswered::stalls(seen, told));
+    }
+    all
 }
 
 /// What nobody could tell of this process, where no verdict explains why its callers wait.
 pub(crate) fn untold(seen: &Observation, judgement: &Judgement) -> Option<Hidden> {
-    judgement.verdicts.is_empty().then(|| calls::stopped_or_idle(seen)).flatten()
+    let explained = judgement.verdicts.iter().any(|finding| finding.verdict.cause != Cause::Unknown);
+    (!explained).then(|| calls::stopped_or_idle(seen)).flatten()
 }
 
 /// Puts what follows from another finding beneath it.
@@ -323,6 +347,16 @@ fn time(us: u64) -> DurationText {
 /// How often in a second.
 fn per_second(count: u64, us: u64) -> f64 {
     if us == 0 { 0.0 } else { count as f64 * 1e6 / us as f64 }
+}
+
+/// Behind a number of system calls that were counted in short looks only: " in 240ms of looking".
+fn in_looks(seen: &Observation) -> String {
+    let short = seen
+        .calls
+        .as_ref()
+        .map(|calls| calls.looked_us)
+        .filter(|us| us.saturating_mul(10) < seen.window_us.saturating_mul(9));
+    short.map(|us| format!(" in {} of looking", time(us))).unwrap_or_default()
 }
 
 /// A recording may hold any number.

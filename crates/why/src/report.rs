@@ -10,7 +10,7 @@ use crate::{
     Observation,
     aid::{self, FirstAid},
     judge::{self, Finding},
-    observation::{Hidden, Overhead, Process},
+    observation::{Ending, Hidden, Overhead, Process},
 };
 
 pub use connection::ConnectionLine;
@@ -20,7 +20,7 @@ pub use connection::ConnectionLine;
 pub struct Report {
     /// Always `overdue.report/1`.
     pub schema: &'static str,
-    /// `ok` where there is no verdict, else `failed`.
+    /// `failed` where there is a verdict, or the process ended otherwise than well while it was watched; else `ok`.
     pub outcome: &'static str,
     /// The stage of the first verdict.
     pub stage: Option<&'static str>,
@@ -69,6 +69,12 @@ impl Report {
         self.process.age_us.map(|us| us.saturating_add(watched_us))
     }
 
+    /// Whether nothing is wrong: no verdict, and it did not end otherwise than well.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        is_well(&self.verdicts, &self.process)
+    }
+
     /// Judges an observation.
     #[must_use]
     pub fn of(seen: &Observation) -> Self {
@@ -76,10 +82,10 @@ impl Report {
         let first_aid = aid::plan(seen, &judgement);
         let untold = judge::untold(seen, &judgement);
         let first = judgement.verdicts.first();
-        let listed = connection::listed(seen);
+        let listed = connection::listed(seen, &judgement);
         Self {
             schema: SCHEMA,
-            outcome: if first.is_some() { "failed" } else { "ok" },
+            outcome: if is_well(&judgement.verdicts, &seen.process) { "ok" } else { "failed" },
             stage: first.map(|finding| finding.verdict.stage),
             cause: first.map(|finding| finding.verdict.cause),
             elapsed_us: seen.window_us,
@@ -94,4 +100,8 @@ impl Report {
             overhead: seen.overhead.clone(),
         }
     }
+}
+
+fn is_well(verdicts: &[Finding], process: &Process) -> bool {
+    verdicts.is_empty() && process.ended.is_none_or(Ending::is_well)
 }

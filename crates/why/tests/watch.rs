@@ -272,7 +272,8 @@ fn a_thread_in_a_read_and_one_at_a_lock() {
     assert_eq!(wait.timeout_us, None);
     assert!(thread.blocked_us >= 550_000 && thread.since_before, "{thread:?}");
 
-    let epoll = waits.iter().find(|(_, wait)| wait.call == "epoll_wait").unwrap().1;
+    let (thread, epoll) = waits.iter().find(|(_, wait)| wait.call == "epoll_wait").unwrap();
+    assert_eq!(thread.epolls, [(epoll.fd.unwrap(), thread.looks)]);
     assert_eq!(epoll.timeout_us, Some(Some(77_000_000)));
     assert_eq!((epoll.what.as_deref(), epoll.waits_for.first().unwrap().cookie), (Some("epoll"), Some(client.cookie)));
     let poll = waits.iter().find(|(_, wait)| wait.call == "poll").unwrap().1;
@@ -285,6 +286,29 @@ fn a_thread_in_a_read_and_one_at_a_lock() {
         waits.iter().filter(|(_, wait)| wait.call == "futex").map(|(_, wait)| wait.timeout_us.unwrap()).collect();
     assert!(limits.contains(&None), "{limits:?}");
     assert!(limits.iter().flatten().any(|&limit| (40_000_000..50_000_000).contains(&limit)), "{limits:?}");
+}
+
+#[test]
+fn threads_that_wait_for_sockets_other_than_tcp() {
+    let server = Script::python(
+        "l = socket.socket(socket.AF_UNIX); l.bind('\\0overdue-watch-%d' % os.getpid()); l.listen(1)\n\
+         threading.Thread(target=lambda: globals().update(s=l.accept()), daemon=True).start()",
+    );
+    let name = format!("overdue-watch-{}", server.pid());
+    let client = Script::python(&format!(
+        "a = socket.socket(socket.AF_UNIX); a.connect('\\0{name}')\n\
+         u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('127.0.0.1', 0))\n\
+         p, q = socket.socketpair()\n\
+         def go(f): t = threading.Thread(target=f, daemon=True); t.start()\n\
+         go(lambda: a.recv(1)); go(lambda: u.recv(1)); go(lambda: p.recv(1)); time.sleep(0.3)"
+    ));
+    let threads = watch(client.pid(), 300).threads.unwrap();
+    let waits = threads.threads.iter().filter_map(|thread| thread.blocked_in.as_ref());
+    let mut waits: Vec<_> = waits.filter_map(|wait| Some((wait.what.as_deref()?, wait.peer_pid))).collect();
+    waits.retain(|(what, _)| *what != "pipe");
+    waits.sort_unstable();
+    let named = format!("unix @{name}");
+    assert_eq!(waits, [("udp", None), ("unix", Some(client.pid())), (named.as_str(), Some(server.pid()))]);
 }
 
 #[test]

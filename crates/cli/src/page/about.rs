@@ -1,7 +1,7 @@
 //! Who was watched, how, what of it could not be seen, and what the watching cost.
 
 use overdue_why::{
-    Observation, Report,
+    Observation, Report, by_remedy,
     observation::{Process, Runtime},
 };
 
@@ -9,7 +9,7 @@ use super::{
     html::{Element, el},
     states::bytes,
 };
-use crate::render::time;
+use crate::render::{time, why::by_reason};
 
 /// Lines that are shown of each kind.
 const SHOWN: usize = 64;
@@ -46,15 +46,14 @@ fn runtime(process: &Process) -> Option<String> {
     }
 }
 
-/// What could not be seen, with the remedy.
+/// What could not be seen; a remedy stands once, beside all that it would show.
 pub(super) fn not_visible(report: &Report) -> Option<Element> {
-    let rows = report.not_visible.iter().take(SHOWN).map(|hidden| {
-        el("tr")
-            .child(el("th").with("scope", "row").text(&hidden.what))
-            .child(el("td").prose(&hidden.why))
-            .child(el("td").prose(&hidden.how))
+    let hidden = |(why, what): (&str, String)| el("p").child(el("b").text(what)).text(": ").prose(why);
+    let rows = by_remedy(&report.not_visible).into_iter().take(SHOWN).map(|(how, all)| {
+        let reasons = by_reason(&all).into_iter().take(SHOWN).map(hidden);
+        el("tr").child(el("td").children(reasons)).child(el("td").prose(how))
     });
-    let head = ["not visible", "why", "to see it"].map(|text| el("th").with("scope", "col").text(text));
+    let head = ["not visible, and why", "to see it"].map(|text| el("th").with("scope", "col").text(text));
     let table = el("table").class("hidden").child(el("thead").child(el("tr").children(head)));
     (!report.not_visible.is_empty()).then(|| {
         el("section")

@@ -4,7 +4,7 @@ use overdue_core::{Cause, Verdict};
 use overdue_why::{Report, judge::Finding};
 
 use super::html::{Element, el};
-use crate::render::time;
+use crate::{render::why::nothing, screen::Ink};
 
 /// Findings, evidence and effects that are shown of each kind.
 const SHOWN: usize = 32;
@@ -13,10 +13,21 @@ const SHOWN: usize = 32;
 pub(super) fn verdicts(report: &Report) -> Element {
     let section = el("section").with("aria-label", "Verdicts");
     if report.verdicts.is_empty() {
-        let text = format!("Nothing wrong was found in {}.", time(report.elapsed_us));
-        return section.child(el("div").class("card fine").child(el("h2").text(text)));
+        let (ink, text) = nothing(report);
+        let class = match ink {
+            Ink::Green => "card fine",
+            Ink::Red => "card verdict",
+            _ => "card also",
+        };
+        return section.child(el("div").class(class).child(el("h2").prose(&sentence(&text))));
     }
     section.children(report.verdicts.iter().take(SHOWN).map(card))
+}
+
+/// As one: with a capital and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| format!("{}{}.", first.to_uppercase(), letters.as_str())).unwrap_or_default()
 }
 
 /// What was noticed and is no verdict.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use overdue_why::{
     Report, by_remedy,
     judge::Finding,
-    observation::{Child, Hidden, Process, Runtime},
+    observation::{Child, Ending, Hidden, Process, Runtime},
 };
 
 use super::{fix, section, time};
@@ -41,10 +41,12 @@ pub(crate) fn report(screen: Screen, report: &Report) -> String {
 }
 
 /// That no verdict was reached, and how much that is worth.
-fn nothing(report: &Report) -> (Ink, String) {
+pub(crate) fn nothing(report: &Report) -> (Ink, String) {
     let found = format!("nothing wrong was found in {}", time(report.elapsed_us));
     let is_blind = report.not_visible.iter().any(|hidden| hidden.what.contains("descriptors"));
-    if report.process.stopped {
+    if let Some(ended) = report.process.ended.filter(|ended| !ended.is_well()) {
+        (Ink::Red, format!("nothing that was watched explains that end. {}", after(ended, report.process.pid)))
+    } else if report.process.stopped {
         let stopped = "it is stopped, by a signal or a debugger: nothing of it runs until it is continued (SIGCONT)";
         (Ink::Yellow, stopped.to_owned())
     } else if report.process.only_waits_for_children {
@@ -53,6 +55,33 @@ fn nothing(report: &Report) -> (Ink, String) {
         (Ink::Yellow, format!("{found}, of the little that could be seen: see NOT VISIBLE"))
     } else {
         (Ink::Green, found)
+    }
+}
+
+/// Where to look for the reason of an end that is not well.
+fn after(ended: Ending, pid: u32) -> String {
+    let (signal, core) = match ended {
+        Ending::Exited { code: code @ 129..=159 } => {
+            let killed = Ending::Killed { signal: code - 128, core: false };
+            return format!("A shell exits so when what it ran {killed}: watch that command itself");
+        }
+        Ending::Exited { .. } => {
+            return "The code is its own word: what it printed or logged last says more".to_owned();
+        }
+        Ending::Killed { signal, core } => (signal, core),
+    };
+    match signal {
+        4..=8 | 11 | 31 if core => format!("It crashed: `coredumpctl gdb {pid}` shows where, or gdb with the core"),
+        4..=8 | 11 | 31 => {
+            "It crashed: let it leave a core (`ulimit -c unlimited`, /proc/sys/kernel/core_pattern), or run \
+                            it in gdb"
+                .to_owned()
+        }
+        9 => "Somebody else killed it, or the kernel did for want of memory: `dmesg | grep -i oom` tells".to_owned(),
+        13 => "It wrote to a pipe or a connection that nobody reads any more".to_owned(),
+        14 => "Its own alarm ended it".to_owned(),
+        24 | 25 => "It reached a limit that was set for it: `ulimit -a`".to_owned(),
+        _ => "Somebody asked it to end".to_owned(),
     }
 }
 
@@ -84,6 +113,14 @@ fn headline(screen: Screen, report: &Report) -> String {
 fn children(screen: Screen, process: &Process) -> String {
     /// Who starts others and waits, mostly.
     const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ash", "ksh"];
+    let exec = SHELLS.contains(&process.name.as_str()).then(|| {
+        screen.hanging("  ", "or let the shell become the command that matters: `overdue why -- sh -c 'exec ...'`")
+    });
+    if process.children.is_empty() && process.only_waits_for_children {
+        let ended = "it did nothing but wait for children, which have ended: watch the command itself, \
+                     `overdue why -- COMMAND ...`";
+        return screen.ink(Ink::Yellow, &screen.hanging("  ", ended)) + &exec.unwrap_or_default();
+    }
     if process.children.is_empty() {
         return String::new();
     }
@@ -114,10 +151,7 @@ fn children(screen: Screen, process: &Process) -> String {
         Some(_) => format!("run the one that works itself: `overdue why -- {} ...`", first.name),
     };
     out.push_str(&screen.hanging("  ", &again));
-    if SHELLS.contains(&process.name.as_str()) {
-        let exec = "or let the shell become the command that matters: `overdue why -- sh -c 'exec ...'`";
-        out.push_str(&screen.hanging("  ", exec));
-    }
+    out.push_str(&exec.unwrap_or_default());
     out + &screen.hanging("  ", &text)
 }
 
@@ -159,20 +193,24 @@ fn effects(screen: Screen, finding: &Finding, before: &str, out: &mut String) {
     }
 }
 
+/// What one reason hides, said together.
+pub(crate) fn by_reason<'a>(hidden: &[&'a Hidden]) -> Vec<(&'a str, String)> {
+    let mut whys: Vec<(&str, String)> = Vec::new();
+    for Hidden { what, why, .. } in hidden {
+        match whys.iter_mut().find(|(reason, _)| reason == why) {
+            Some((_, whats)) => *whats = format!("{whats}; {what}"),
+            None => whys.push((why, what.clone())),
+        }
+    }
+    whys
+}
+
 /// What cannot be seen and why. Where one remedy would show several, it stands once, behind them.
 pub(crate) fn hidden_lines(not_visible: &[Hidden]) -> Vec<String> {
     let mut lines = Vec::new();
     for (how, hidden) in by_remedy(not_visible) {
-        let mut whys = Vec::new();
-        for Hidden { what, why, .. } in hidden {
-            // What one reason hides is said together.
-            match whys.iter_mut().find(|(reason, _)| *reason == why) {
-                Some((_, whats)) => *whats = format!("{whats}; {what}"),
-                None => whys.push((why, what.clone())),
-            }
-        }
         let first = lines.len();
-        lines.extend(whys.into_iter().map(|(why, what)| format!("{what}: {why}")));
+        lines.extend(by_reason(&hidden).into_iter().map(|(why, what)| format!("{what}: {why}")));
         match (lines.len() - first, lines.last_mut()) {
             // It has ended, and nothing would show it.
             _ if how.is_empty() => {}

@@ -363,7 +363,7 @@ fn processes(frame: &mut Frame<'_>, area: Rect, foot: Rect, palette: Palette, mo
 fn unseen<'a>(seen: &Processes, palette: Palette, age: Duration, paused: bool) -> Line<'a> {
     let mut parts = Vec::new();
     if seen.hidden > 0 {
-        parts.push(format!("{} not visible to this user: it takes CAP_SYS_PTRACE", seen.hidden));
+        parts.push(format!("{} not visible to this user: `overdue doctor` tells what it takes", seen.hidden));
     }
     if seen.left_out > 0 {
         parts.push(format!("{} more that there was no time for", seen.left_out));

@@ -93,7 +93,7 @@ impl Picture {
     /// Of an observation; `now` is any clock that only goes forward.
     pub(crate) fn of(seen: Observation, before: &mut Before, now: Duration) -> Self {
         let judgement = judge::judge(&seen);
-        let stalls = judge::stalls(&seen);
+        let stalls = judge::stalls(&seen, &judgement);
         let elapsed = before.at.map(|at| now.saturating_sub(at).as_secs_f64()).filter(|seconds| *seconds > 0.0);
         let rates = rates(&seen, before, elapsed);
         let connections = connections(&seen, &stalls, before, elapsed);

@@ -60,6 +60,11 @@ impl Drop for Terminal {
     }
 }
 
+/// Keys are the terminal's again. It writes nothing: nobody may read it.
+pub(super) fn leave_keys() {
+    _ = disable_raw_mode();
+}
+
 /// As it was before. To a terminal that is gone nothing can be given back.
 fn give_back() {
     _ = execute!(io::stdout(), EndSynchronizedUpdate, LeaveAlternateScreen, Show);

@@ -304,7 +304,7 @@ fn threads_and_descriptors_have_their_views() {
 fn the_list_leads_to_a_process_and_back() {
     let mut model = all_processes();
     let lines = screen(&model, 80, 12);
-    assert_eq!(lines[1], "7 not visible to this user: it takes CAP_SYS_PTRACE");
+    assert_eq!(lines[1], "7 not visible to this user: `overdue doctor` tells what it takes");
     assert!(lines[4].contains("redis-server") && lines[4].contains("1m01s") && lines[4].ends_with("900/1024"));
     key(&mut model, KeyCode::Down);
     assert_eq!(key(&mut model, KeyCode::Enter), Some(Effect::Attach(10)));

@@ -41,6 +41,12 @@ const INET_DIAG_SKV6ONLY: u16 = 11;
 /// The last of the nine numbers of `SK_MEMINFO`.
 const SK_MEMINFO_DROPS_AT: usize = 8 * 4;
 
+const UNIX_DIAG_NAME: u16 = 0;
+const UNIX_DIAG_PEER: u16 = 2;
+/// `UDIAG_SHOW_NAME` and `UDIAG_SHOW_PEER`.
+const UDIAG_SHOW: u32 = 1 | 4;
+
+const AF_UNIX: u8 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
@@ -49,6 +55,8 @@ const IPPROTO_TCP: u8 = 6;
 const HEADER_BYTES: usize = 16;
 /// `struct inet_diag_msg`; attributes follow.
 const INET_MESSAGE_BYTES: usize = 72;
+/// `struct unix_diag_msg`; attributes follow.
+const UNIX_MESSAGE_BYTES: usize = 16;
 /// `struct nlattr`
 const ATTRIBUTE_BYTES: usize = 4;
 
@@ -104,6 +112,17 @@ pub fn tcp_dump_request(states: u32, extensions: u8) -> Vec<u8> {
     bytes.extend([0; 48]); // no socket in particular
     bytes.extend(states.to_ne_bytes());
     bytes.extend([0; 4]);
+    bytes
+}
+
+/// `struct unix_diag_req`: the unix socket with that inode.
+#[must_use]
+pub fn unix_request(inode: u32) -> Vec<u8> {
+    let mut bytes = vec![AF_UNIX, 0, 0, 0];
+    bytes.extend(ALL_STATES.to_ne_bytes());
+    bytes.extend(inode.to_ne_bytes());
+    bytes.extend(UDIAG_SHOW.to_ne_bytes());
+    bytes.extend([0xff; 8]); // INET_DIAG_NOCOOKIE
     bytes
 }
 
@@ -165,6 +184,15 @@ pub struct InetSocket {
     pub info: Option<TcpInfo>,
     /// Segments, and for a listener connections, that it dropped; where it was asked for ([`WITH_MEMORY`]).
     pub drops: Option<u32>,
+}
+
+/// One unix socket, as `unix_diag_msg` describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnixSocket {
+    /// The inode of the other end, where there is one.
+    pub peer: Option<u32>,
+    /// What it was bound to: a path, or a name that begins with a zero byte. Whoever was accepted has that of the listener.
+    pub name: Option<Vec<u8>>,
 }
 
 /// An extension to ask for: `TCP_INFO`.
@@ -230,6 +258,17 @@ impl Message<'_> {
             timer_expires_ms: u32_at(bytes, 52)?,
             info: attribute(attributes, INET_DIAG_INFO).and_then(tcp_info::parse),
             drops: attribute(attributes, INET_DIAG_SKMEMINFO).and_then(|value| u32_at(value, SK_MEMINFO_DROPS_AT)),
+        })
+    }
+
+    /// Reads `struct unix_diag_msg`.
+    #[must_use]
+    pub fn unix_socket(&self) -> Option<UnixSocket> {
+        let is_unix = self.kind == SOCK_DIAG_BY_FAMILY && self.payload.first() == Some(&AF_UNIX);
+        let attributes = self.payload.get(UNIX_MESSAGE_BYTES..).filter(|_| is_unix)?;
+        Some(UnixSocket {
+            peer: attribute(attributes, UNIX_DIAG_PEER).and_then(|value| u32_at(value, 0)),
+            name: attribute(attributes, UNIX_DIAG_NAME).filter(|name| !name.is_empty()).map(<[u8]>::to_vec),
         })
     }
 

@@ -41,7 +41,7 @@ fn reply() -> Vec<u8> {
 fn read_all(datagram: &[u8]) -> usize {
     netlink::messages(datagram)
         .map(|message| {
-            let _ = (message.inet_socket(), message.is_local_route(), message.errno());
+            let _ = (message.inet_socket(), message.unix_socket(), message.is_local_route(), message.errno());
         })
         .count()
 }
@@ -55,6 +55,29 @@ fn a_reply_is_read() {
     assert_eq!((socket.state, socket.local.port(), socket.v6_only), (TcpState::Listen, 443, true));
     assert_eq!((messages[1].kind, messages[1].sequence), (netlink::DONE, 7));
     assert_eq!(messages[1].inet_socket(), None);
+}
+
+#[test]
+fn a_unix_socket_names_its_peer() {
+    let unix = |attributes: &[u8]| {
+        let mut message = vec![1, 1, 1, 0];
+        message.extend([0; 12]);
+        message.extend(attributes);
+        let bytes = netlink::frame(netlink::SOCK_DIAG_BY_FAMILY, 0, 7, &message).unwrap();
+        netlink::messages(&bytes).next().unwrap().unix_socket()
+    };
+    // A path and, after what is added to begin at a multiple of four, the inode of the peer.
+    let mut attributes = vec![9, 0, 0, 0];
+    attributes.extend(b"/run\0\0\0\0");
+    attributes.extend([8, 0, 2, 0]);
+    attributes.extend(77_u32.to_ne_bytes());
+    let socket = unix(&attributes).unwrap();
+    assert_eq!((socket.peer, socket.name.as_deref()), (Some(77), Some(b"/run\0".as_slice())));
+    let nameless = unix(&[4, 0, 0, 0]).unwrap();
+    assert_eq!((nameless.peer, nameless.name), (None, None));
+    // A socket of another family.
+    assert_eq!(netlink::messages(&reply()).next().unwrap().unix_socket(), None);
+    assert_eq!(netlink::unix_request(77).len(), 24);
 }
 
 #[test]

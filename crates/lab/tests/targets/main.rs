@@ -208,6 +208,25 @@ checks! {
         seen.eventually("two threads wait for a lock", |seen| seen.in_futex() == 2);
         seen.rests(Seen::in_futex);
     };
+    deadlock_crowded "deadlock-crowded" |seen| {
+        seen.eventually("all wait for a lock", |seen| seen.in_futex() == 302);
+        seen.rests(Seen::in_futex);
+    };
+    handlers_locked "handlers-locked" locked_handlers;
+    handlers_locked_rwlock "handlers-locked-rwlock" locked_handlers;
+    handlers_locked_python "handlers-locked-python" locked_handlers;
+    handlers_locked_go "handlers-locked-go" |seen| {
+        assert_eq!((seen.count(State::Established), unread(seen)), (4, 0));
+        sleeps(seen);
+    };
+    requests_unread "requests-unread" |seen| {
+        seen.eventually("one waits, three requests lie unread", |seen| unread(seen) == 3 && seen.in_futex() == 1);
+        seen.rests(Seen::in_futex);
+    };
+    runtime_blocked "runtime-blocked" |seen| {
+        seen.eventually("requests of others are unread", |seen| unread(seen) >= 2);
+        sleeps(seen);
+    };
     runtime_blocked_node "runtime-blocked-node" blocked_runtime;
     runtime_blocked_python "runtime-blocked-python" blocked_runtime;
     runtime_blocked_tokio "runtime-blocked-tokio" blocked_runtime;
@@ -290,6 +309,22 @@ checks! {
     healthy_pool "healthy-pool" |seen| {
         seen.eventually("the pool is full", |seen| seen.count(State::Established) == 40);
         seen.rests(|seen| seen.count(State::Established));
+    };
+    healthy_pool_idles "healthy-pool-idles" |seen| {
+        seen.eventually("the pool is full", |seen| seen.threads() == 41 && seen.in_futex() == 40);
+        seen.rests(Seen::threads);
+    };
+    healthy_one_client "healthy-one-client" |seen| {
+        assert_eq!(seen.count(State::Established), 1);
+        seen.grows("short waits", 50, Seen::voluntary_switches);
+    };
+    healthy_last_word "healthy-last-word" |seen| {
+        seen.eventually("all workers wait", |seen| seen.in_futex() == 8);
+        assert_eq!((seen.count(State::Established), unread(seen)), (4, 0));
+    };
+    healthy_news "healthy-news" |seen| {
+        seen.eventually("four threads wait for news, and the main one", |seen| seen.in_futex() == 5);
+        assert_eq!((seen.count(State::Established), unread(seen)), (4, 0));
     };
     healthy_ticker "healthy-ticker" |seen| {
         seen.grows("wake-ups", 10, Seen::voluntary_switches);
@@ -388,10 +423,19 @@ fn waits_for_peer(seen: &Seen, connections: i64) {
 }
 
 fn blocked_runtime(seen: &Seen) {
-    seen.eventually("requests of two clients are unread", |seen| {
-        seen.tcp().iter().filter(|socket| socket.state == State::Established as u8 && socket.unread > 0).count() == 2
-    });
+    seen.eventually("requests of two clients are unread", |seen| unread(seen) == 2);
     sleeps(seen);
+}
+
+/// Connections with a request that nobody has read.
+fn unread(seen: &Seen) -> usize {
+    seen.tcp().iter().filter(|socket| socket.state == State::Established as u8 && socket.unread > 0).count()
+}
+
+fn locked_handlers(seen: &Seen) {
+    seen.eventually("four handlers wait for a lock", |seen| seen.in_futex() == 4);
+    assert_eq!((seen.count(State::Established), unread(seen)), (4, 0));
+    seen.rests(Seen::in_futex);
 }
 
 fn works_for_callers(seen: &Seen) {

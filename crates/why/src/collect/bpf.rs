@@ -2,6 +2,8 @@
 //!
 //! The objects are built by `cargo xtask bpf` and lie beside their sources, so that nobody who builds this needs clang.
 
+#[cfg(test)]
+pub(super) mod constants;
 mod types;
 
 #[cfg(fuzzing)]

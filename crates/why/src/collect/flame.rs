@@ -128,7 +128,7 @@ impl Flame {
                 threads.iter_mut().for_each(|threads| threads.look_at_all(at_us));
                 seen.threads = threads.map(|threads| threads.observed(&mut self.hidden));
                 stacks.iter_mut().for_each(|stacks| stacks.observed(&mut seen));
-                go.iter_mut().for_each(Goroutines::look_at_all);
+                go.iter_mut().for_each(|go| go.look_at_all(at_us));
                 seen.go = go.map(|go| go.observed(0));
                 Graph::of(&seen, Sight::Wait)
             }

@@ -142,7 +142,18 @@ impl Goroutines {
     /// Reads the runtime's counters, and goroutines when it is time to. `at_us` is the time since the watch began, in
     /// microseconds. A process that has ended adds nothing.
     pub fn look(&mut self, at_us: u64) {
-        if let Some(counters) = self.runtime.counters(&self.memory).filter(|_| self.target.is_alive()) {
+        if self.count(at_us) {
+            let due = self.read_at.is_none_or(|(at, cost)| now().saturating_sub(at) >= cost * SHARE);
+            if due {
+                self.read_goroutines();
+            }
+        }
+    }
+
+    /// Reads the runtime's counters, if they can be.
+    fn count(&mut self, at_us: u64) -> bool {
+        let counters = self.runtime.counters(&self.memory).filter(|_| self.target.is_alive());
+        if let Some(counters) = &counters {
             let seen = &mut self.seen;
             seen.ps = counters.ps;
             for (readings, value) in [
@@ -158,16 +169,15 @@ impl Goroutines {
                     thin(readings);
                 }
             }
-            let due = self.read_at.is_none_or(|(at, cost)| now().saturating_sub(at) >= cost * SHARE);
-            if due {
-                self.read_goroutines();
-            }
         }
+        counters.is_some()
     }
 
-    /// Reads goroutines, whatever it costs.
-    pub fn look_at_all(&mut self) {
-        self.read_goroutines();
+    /// Reads the counters and goroutines, whatever it costs.
+    pub fn look_at_all(&mut self, at_us: u64) {
+        if self.count(at_us) {
+            self.read_goroutines();
+        }
     }
 
     /// Another window begins. What was read before `begin_us`, when the one that is shown now began, is forgotten.

@@ -236,3 +236,10 @@ fn inside(call: i32) -> String {
 fn now_ns() -> u64 {
     u64::try_from(clock::read(ClockId::Monotonic).as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+#[test]
+fn both_sides_mean_the_same() {
+    let theirs = super::bpf::constants::of(include_str!("off_cpu/off_cpu.bpf.c"));
+    assert_eq!((theirs["NO_CALL"], theirs["READY"]), (i64::from(NO_CALL), i64::from(READY)));
+}

@@ -2,6 +2,8 @@
 
 mod command;
 
+pub(super) use command::hide_in_path;
+
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use rustix::fs::readlinkat;
@@ -126,6 +128,7 @@ impl Collector {
     #[must_use]
     pub fn observed(&mut self, begin_us: u64, not_visible: &mut Vec<Hidden>) -> Process {
         not_visible.extend(self.not_visible.iter().cloned());
+        not_visible.extend(unseen_tasks(&self.seen.runtime));
         let children = children(&self.target);
         let looked_at = children.iter().take(CHILDREN);
         let mut busiest: Vec<Child> = looked_at.filter_map(|&pid| child(pid, self.children_cpu_us.shown())).collect();
@@ -140,6 +143,15 @@ impl Collector {
             ..self.seen.clone()
         }
     }
+}
+
+/// Tasks of tokio are memory like any other: nothing outside of the process tells how many there are.
+fn unseen_tasks(runtime: &Runtime) -> Option<Hidden> {
+    (*runtime == Runtime::Tokio).then(|| Hidden {
+        what: "tokio's tasks: how many there are, and what they wait for".to_owned(),
+        why: "they leave no mark outside of the program, unlike threads and goroutines".to_owned(),
+        how: "ask the program: tokio-console, or the metrics of its runtime (`num_alive_tasks`)".to_owned(),
+    })
 }
 
 fn read_stat(target: &Target) -> Option<Stat> {
@@ -226,5 +238,6 @@ mod tests {
         assert_eq!(runtime(Some("/usr/bin/java"), none), Runtime::Java);
         assert_eq!(runtime(None, &["x".to_owned(), "tokio-runtime-w".to_owned()]), Runtime::Tokio);
         assert_eq!(runtime(Some("/bin/sh"), none), Runtime::Native);
+        assert!(unseen_tasks(&Runtime::Tokio).is_some() && unseen_tasks(&Runtime::Native).is_none());
     }
 }

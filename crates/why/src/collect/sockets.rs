@@ -5,7 +5,7 @@
 //! process, the dump leaves the details out, and each socket of the process is asked for by itself.
 
 mod counters;
-mod neighbours;
+pub(super) mod neighbours;
 mod own;
 pub(super) mod source;
 pub(super) mod text;
@@ -20,7 +20,7 @@ use std::{
 
 use overdue_core::{facts::TcpState, kernel::netlink::InetSocket};
 
-pub(super) use self::source::Source;
+pub(super) use self::source::{Source, UnixPeer};
 use self::{
     neighbours::{Listeners, OtherEnd},
     own::Own,
@@ -39,6 +39,9 @@ const GONE: usize = 1_000;
 const MANY: usize = 4_000;
 /// From one reading of the counters to the next, microseconds.
 const COUNT_EVERY_US: u64 = 1_000_000;
+/// Handshakes that are not complete, by the listener and by who began them: all, and those whose SYN-ACK was sent again.
+type Handshakes = HashMap<SocketAddr, HashMap<IpAddr, (u32, u32)>>;
+
 /// Addresses that handshakes are counted by.
 const SOURCES: usize = 65_536;
 /// Peers that are handed over.
@@ -246,7 +249,7 @@ impl Collector {
         let mut present: HashSet<u64> = HashSet::new();
         let mut host_listeners = Listeners::default();
         let mut ends: HashMap<(SocketAddr, SocketAddr), OtherEnd> = HashMap::new();
-        let mut handshakes: HashMap<SocketAddr, HashMap<IpAddr, u32>> = HashMap::new();
+        let mut handshakes: Handshakes = HashMap::new();
         let mut sources = 0_usize;
         self.source.each(!lean, |seen| {
             host += 1;
@@ -263,7 +266,8 @@ impl Collector {
                 candidates.push(seen);
             } else if seen.state == TcpState::SynReceived && sources < SOURCES {
                 sources += 1;
-                *handshakes.entry(seen.local).or_default().entry(seen.remote.ip()).or_default() += 1;
+                let (all, again) = handshakes.entry(seen.local).or_default().entry(seen.remote.ip()).or_default();
+                (*all, *again) = (*all + 1, *again + u32::from(seen.timer_fired > 0));
             }
             if !self.other_ends.is_empty() && self.other_ends.contains(&(seen.local, seen.remote)) {
                 ends.insert((seen.local, seen.remote), OtherEnd::of(&seen));
@@ -344,15 +348,18 @@ impl Collector {
         }
     }
 
-    fn count_handshakes(&mut self, handshakes: &HashMap<SocketAddr, HashMap<IpAddr, u32>>) {
+    fn count_handshakes(&mut self, handshakes: &Handshakes) {
+        let counts_sent = matches!(self.source, Source::Diag(_));
         for listening in self.listeners.values_mut() {
             let local = listening.listener.local;
             let mut sources: HashMap<IpAddr, u32> = HashMap::new();
+            let mut sent_again = 0;
             let to_it = handshakes
                 .iter()
                 .filter(|(to, _)| to.port() == local.port() && (to.ip() == local.ip() || local.ip().is_unspecified()));
-            for (source, count) in to_it.flat_map(|(_, sources)| sources) {
+            for (source, (count, again)) in to_it.flat_map(|(_, sources)| sources) {
                 *sources.entry(*source).or_default() += count;
+                sent_again += again;
             }
             let last = sources.values().sum();
             let top = sources.iter().max_by_key(|&(source, count)| (count, source));
@@ -364,6 +371,8 @@ impl Collector {
                 last,
                 sources: u32::try_from(sources.len()).unwrap_or(u32::MAX),
                 top: top.map(|(source, &count)| (source.to_string(), count)),
+                // The tables in `/proc` count timers instead, of those that are answered, too.
+                sent_again: counts_sent.then_some(sent_again),
             };
         }
     }

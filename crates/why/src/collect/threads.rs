@@ -14,10 +14,11 @@ use self::sample::{Changed, Counts, Look, Waiter};
 use super::{Target, clock::Pace, patience::patiently, tiers, window::Overlap};
 use crate::observation::{Hidden, Thread, ThreadCounts, ThreadState, Threads};
 
-/// Threads that are looked at; the others are counted.
+/// Threads that are looked at, half of them the oldest and half the newest; the others are counted.
 const THREADS: usize = 2_000;
-/// Threads that wait for a lock: of so many it is asked who holds it, and of none that has waited for less.
-const LOCKED: usize = 256;
+/// Epoll sets of one thread that are told apart.
+const EPOLLS: usize = 8;
+/// Of a thread that has waited for a lock for less it is not asked who holds it.
 const LOCKED_US: u64 = 1_000_000;
 /// How long one look at all of them may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
@@ -57,6 +58,7 @@ struct Window {
     switches: (u64, u64),
     looks: u32,
     calls: Vec<(String, u32)>,
+    epolls: Vec<(u32, u32)>,
 }
 
 impl Collector {
@@ -129,8 +131,15 @@ impl Collector {
     #[must_use]
     pub fn observed(&self, not_visible: &mut Vec<Hidden>) -> Threads {
         not_visible.extend(self.hidden.iter().cloned());
+        if self.left_out > 0 {
+            not_visible.push(Hidden {
+                what: format!("{} of its {} threads", self.left_out, self.last),
+                why: format!("the oldest and the newest were looked at, {THREADS} in all"),
+                how: "watch it when it has fewer, or look at /proc/PID/task by hand".to_owned(),
+            });
+        }
         let mut threads: Vec<Thread> = self.threads.values().map(Record::observed).collect();
-        let held_by = self.held_by();
+        let held_by = self.held_by(not_visible);
         for thread in &mut threads {
             if let Some(blocked) = &mut thread.blocked_in {
                 blocked.held_by = held_by.get(&thread.tid).copied();
@@ -141,21 +150,27 @@ impl Collector {
     }
 
     /// Who holds what threads have waited for all along. Looked at last: a lock may change hands while somebody waits.
-    fn held_by(&self) -> HashMap<u32, u32> {
+    fn held_by(&self, not_visible: &mut Vec<Hidden>) -> HashMap<u32, u32> {
         let long = |record: &Record| record.thread.blocked_us >= LOCKED_US;
         let waiting: Vec<Waiter> = self
             .threads
             .iter()
             .filter(|(_, record)| long(record))
             .filter_map(|(&tid, record)| Some(Waiter { tid, lock: record.lock?, runs: record.counts.runs }))
-            .take(LOCKED)
             .collect();
         if waiting.is_empty() || !self.calls {
             return HashMap::new();
         }
         let target = self.target.clone();
-        let read = patiently("locks", LOOK_WITHIN, move || sample::holders(&target, &waiting));
-        read.map(|held| held.into_iter().collect()).unwrap_or_default()
+        match patiently("who holds the locks that threads wait for", LOOK_WITHIN, move || {
+            sample::holders(&target, &waiting)
+        }) {
+            Ok(held) => held.into_iter().collect(),
+            Err(hidden) => {
+                not_visible.push(hidden);
+                HashMap::new()
+            }
+        }
     }
 
     fn round(&mut self, at_us: u64) -> io::Result<()> {
@@ -280,6 +295,12 @@ impl Record {
                 Some((_, looks)) => *looks += 1,
                 None => window.calls.push((blocked.call.clone(), 1)),
             }
+            let Some(fd) = blocked.fd.filter(|_| blocked.call.starts_with("epoll")) else { continue };
+            if let Some((_, looks)) = window.epolls.iter_mut().find(|(known, _)| *known == fd) {
+                *looks += 1;
+            } else if window.epolls.len() < EPOLLS {
+                window.epolls.push((fd, 1));
+            }
         }
     }
 
@@ -290,6 +311,7 @@ impl Record {
             looks: window.looks,
             looks_in_state: self.thread.looks_in_state.min(window.looks),
             calls: window.calls.clone(),
+            epolls: window.epolls.clone(),
             cpu_us: self.counts.cpu_us.saturating_sub(window.counts.cpu_us),
             runqueue_us: self.counts.runqueue_us.map(waited_us),
             voluntary_switches: self.switches.0.saturating_sub(window.switches.0),

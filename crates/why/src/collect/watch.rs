@@ -450,7 +450,7 @@ impl Watch {
         self.sockets.iter_mut().for_each(|sockets| sockets.look_at_all(at_us));
         self.threads.iter_mut().for_each(|threads| threads.look_at_all(at_us));
         self.cpu.iter_mut().for_each(|cpu| cpu.look(at_us));
-        self.go.iter_mut().for_each(Goroutines::look_at_all);
+        self.go.iter_mut().for_each(|go| go.look_at_all(at_us));
         self.observed()
     }
 

@@ -8,11 +8,15 @@ mod late;
 mod names;
 mod waits;
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+};
 
 use overdue_core::{
     Cause, Confidence, Verdict,
-    facts::{CallFacts, Failure, TcpState},
+    facts::{CallFacts, Failure, TcpInfo, TcpState},
     judge as judge_call,
 };
 use serde::Serialize;
@@ -32,6 +36,12 @@ const WORTH: f64 = 0.1;
 /// POLLIN.
 const READABLE: u32 = 1;
 
+/// The kernel's times are of its ticks, at most so long.
+const TICK_MS: u32 = 10;
+
+/// A request is handed on within so long, where nothing else is done for it first.
+const HANDED_ON_MS: u32 = 100;
+
 /// A connection that does not get on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Stall {
@@ -46,14 +56,16 @@ pub struct Stall {
     pub stalled_us: u64,
 }
 
-/// The connections in trouble.
-#[must_use]
-pub fn stalls(seen: &Observation) -> Vec<Stall> {
+/// The calls in trouble.
+pub(crate) fn stalls(seen: &Observation) -> Vec<Stall> {
     let stall = |known: &Known<'_>| {
         let trouble = diagnose(seen, known).into_iter().next()?;
         let cookie =
             known.socket.map(|socket| socket.cookie).or(known.connection.map(|connection| connection.cookie))?;
-        let Trouble { verdict, stalled_us, .. } = trouble;
+        let Trouble { verdict, stalled_us, meant, .. } = trouble;
+        if matches!(meant, Meant::OwnDecision | Meant::Whole) {
+            return None;
+        }
         Some(Stall { cookie, cause: verdict.cause, stage: verdict.stage, stalled_us })
     };
     join(seen).iter().filter_map(stall).collect()
@@ -67,6 +79,10 @@ struct Trouble {
     stalled_us: u64,
     /// Whether it waits, or has failed.
     waits: bool,
+    /// Whether a client opened it.
+    inbound: bool,
+    /// How long ago something was last sent on it.
+    sent_ms: Option<u32>,
     /// Whether nothing of what was said on it was seen.
     unseen: bool,
     /// Whether it may be a wait for what comes some day, in which nobody is held up.
@@ -77,8 +93,16 @@ struct Trouble {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Meant {
     No,
+    /// The process itself refused the peer.
+    OwnDecision,
+    /// A client does not take its own answer, and others are served meanwhile.
+    OwnAffair,
+    /// An answer may have been whole when its connection ended.
+    Whole,
     /// What was sent was not seen: it may ask for nothing.
     Unseen,
+    /// It is a request that has an answer, some day.
+    Request,
     /// Nothing speaks against it.
     Perhaps,
     /// The request itself asks to wait.
@@ -128,14 +152,24 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         if !waits && (group.len() as f64) < WORTH * opened as f64 {
             continue;
         }
+        // One refusal among many handshakes that go well is the peer's.
+        let refused = group.iter().all(|trouble| trouble.meant == Meant::OwnDecision);
+        if refused && (group.len() as u64).saturating_mul(2) < opened {
+            continue;
+        }
         group.sort_by_key(|trouble| std::cmp::Reverse(trouble.stalled_us));
         let of_group = total(group.iter().map(|trouble| trouble.stalled_us));
         let number = group.len() as u64;
         let mut meant = group.iter().map(|trouble| trouble.meant).min().unwrap_or(Meant::No);
-        // A crowd that waits for one peer is no chance, unless each has asked for that. What may ask for nothing holds up
-        // nobody, however many there are of it.
-        if meant != Meant::Unseen && (callers(seen) > 0 || number >= CROWD && meant < Meant::Asked) {
+        // A crowd whose requests wait for one peer is no chance. What may ask for nothing holds up nobody, however many
+        // there are of it.
+        let callers = Callers::of(seen, &group);
+        let requests = group.iter().filter(|trouble| trouble.meant == Meant::Request).count() as u64;
+        if meant > Meant::Unseen && (callers.all() > 0 || requests >= CROWD) {
             meant = Meant::No;
+        }
+        if others_are_served(seen, &group) {
+            meant = Meant::OwnAffair;
         }
         let Some(worst) = group.into_iter().next() else { continue };
         let stage = worst.verdict.stage;
@@ -154,7 +188,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             continue;
         }
         if worst_waits_for_peer(&finding)
-            && let Some(upstream) = upstream(seen, &peer, stage, number, of_group)
+            && let Some(upstream) = upstream(seen, &peer, stage, callers, number, of_group)
         {
             found.push(upstream.share(ShareOf::StalledTime, part));
         }
@@ -162,6 +196,19 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     }
     // Only the worst of several upstreams is the verdict; the others stand by themselves.
     found
+}
+
+/// Whether those of a few clients that do not take their answers hold up nobody: the process sends to others meanwhile.
+fn others_are_served(seen: &Observation, stuck: &[Trouble]) -> bool {
+    let own = |trouble: &Trouble| trouble.inbound && trouble.verdict.cause == Cause::PeerNotReading;
+    if !stuck.iter().all(own) {
+        return false;
+    }
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let acked = |tcp: Option<TcpInfo>| tcp.and_then(|tcp| tcp.bytes_acked);
+    let served = |socket: &&TcpSocket| socket.inbound && acked(socket.last) > acked(socket.first);
+    let (served, stuck) = (sockets.filter(served).count(), stuck.len());
+    served > 0 && ((stuck as u64) < CROWD || (stuck as f64) < WORTH * served as f64)
 }
 
 /// What a crowd of threads waits together, each for something in this process: a call that holds them up explains only its
@@ -174,16 +221,24 @@ fn crowd_us(seen: &Observation) -> u64 {
 }
 
 /// A server whose callers wait while it waits for this peer.
-fn upstream(seen: &Observation, peer: &str, stage: &'static str, number: u64, stalled_us: u64) -> Option<Finding> {
-    let waiting = callers(seen);
+fn upstream(
+    seen: &Observation,
+    peer: &str,
+    stage: &'static str,
+    callers: Callers,
+    number: u64,
+    stalled_us: u64,
+) -> Option<Finding> {
+    let waiting = callers.all();
     if waiting == 0 && number < CROWD {
         return None;
     }
     let who = match waiting {
         0 => format!("{} of this process wait for {peer} in {stage}", count(number, "call")),
         _ => format!(
-            "{} of this process wait while it waits for {peer} in {stage} ({} of its own)",
+            "{} of this process {} while it waits for {peer} in {stage} ({} of its own)",
             count(waiting, "caller"),
+            if waiting == 1 { "waits" } else { "wait" },
             count(number, "call")
         ),
     };
@@ -191,18 +246,26 @@ fn upstream(seen: &Observation, peer: &str, stage: &'static str, number: u64, st
     let mut finding = Finding::new(
         Cause::WaitsUpstream,
         Severity::Waiting,
-        if waiting <= number { Confidence::High } else { Confidence::Medium },
+        if callers.perhaps == 0 && waiting <= number { Confidence::High } else { Confidence::Medium },
         format!("{who}, {} in all: the trouble is there, not here", time(stalled_us),),
     )
     .because(
         diag(format!(
-            "{number} connections to {peer} have an answer due; {waiting} accepted ones have sent something and got no \
-             answer for more than {}",
+            "{} to {peer} with an answer due; {} with a request and no answer for more than {}",
+            count(number, "connection"),
+            count(waiting, "accepted connection"),
             time(SETTLED_US)
         ))
         .with("callers", waiting)
         .with("calls", number),
     )
+    .and((callers.perhaps > 0).then(|| {
+        diag(format!(
+            "of {} the request came in the millisecond of the answer before it, and just before the call went out",
+            callers.perhaps
+        ))
+        .with("same_millisecond", callers.perhaps)
+    }))
     .and(used.map(|us| {
         super::proc(format!("it used {} of processor time in {}", time(us), time(seen.window_us))).with("cpu_us", us)
     }))
@@ -217,30 +280,124 @@ fn callers(seen: &Observation) -> u64 {
     sockets.filter(|socket| socket.inbound && owes_an_answer(socket)).count() as u64
 }
 
+/// Those who wait for an answer of this process while it waits for certain calls.
+#[derive(Clone, Copy, Debug)]
+struct Callers {
+    surely: u64,
+    /// Whose request came in the millisecond of the answer before it: they asked just before one of the calls went out.
+    perhaps: u64,
+}
+
+impl Callers {
+    fn of(seen: &Observation, calls: &[Trouble]) -> Self {
+        let sent_ms: BTreeSet<u32> = calls.iter().filter_map(|trouble| trouble.sent_ms).collect();
+        let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+        let led = |caller: &&TcpSocket| sent_ms.iter().any(|sent_ms| led_to(seen, caller, *sent_ms));
+        Self { surely: callers(seen), perhaps: sockets.filter(led).count() as u64 }
+    }
+
+    const fn all(self) -> u64 {
+        self.surely.saturating_add(self.perhaps)
+    }
+}
+
+/// Whether a caller whose last request and last answer are of the same millisecond, so that nobody knows which came
+/// later, asked just before a call that was sent so long ago: then it is the request, and the call is made for it.
+pub(super) fn led_to(seen: &Observation, caller: &TcpSocket, sent_ms: u32) -> bool {
+    let Some(tcp) = caller.last.filter(|_| caller.inbound && caller.state == TcpState::Established) else {
+        return false;
+    };
+    let (asked_ms, answered_ms) = (tcp.last_data_recv_ms, tcp.last_data_sent_ms);
+    let before = asked_ms.saturating_add(TICK_MS) >= sent_ms && asked_ms <= sent_ms.saturating_add(HANDED_ON_MS);
+    // Who got an answer, and has nothing to say, acknowledges it some 40 ms later.
+    let acknowledged = tcp.last_ack_recv_ms.saturating_add(TICK_MS) < asked_ms;
+    before
+        && asked_ms == answered_ms
+        && !acknowledged
+        && !owes_an_answer(caller)
+        && tcp.bytes_received.is_some_and(|bytes| bytes > 0)
+        && u64::from(asked_ms) * 1_000 >= SETTLED_US
+        && !is_answered(seen, caller.cookie)
+}
+
+/// Whether the last of a connection that was accepted is known to be our answer: a thread reads on, or the write was seen
+/// to be later than the read.
+fn is_answered(seen: &Observation, cookie: u64) -> bool {
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let reads = |blocked: &BlockedIn| {
+        let polls = |member: &WaitsFor| member.events & READABLE != 0 && member.cookie == Some(cookie);
+        let alone = blocked.cookie == Some(cookie) && (blocked.call.contains("read") || blocked.call.contains("recv"));
+        alone || !blocked.call.starts_with("epoll") && blocked.waits_for.iter().any(polls)
+    };
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let mut same = connections.filter(|connection| connection.cookie == cookie);
+    let wrote = |connection: &Connection| {
+        let (wrote, read) = (connection.last_write.and_then(facts::at), connection.last_read.and_then(facts::at));
+        wrote.zip(read).is_some_and(|(wrote, read)| wrote > read)
+    };
+    threads.filter_map(|thread| thread.blocked_in.as_ref()).any(reads) || same.any(wrote)
+}
+
+/// Why something may be no fault, for a reader.
+struct Doubt {
+    why: &'static str,
+    fix: &'static str,
+    instead: &'static str,
+}
+
+impl Meant {
+    const fn doubt(self) -> Doubt {
+        const FOR_IT: &str = "possible: the wait may be what the connection is for, and then no fault at all";
+        const NEWS: &str = "A subscriber, a long poll and a worker that waits for its next job look like this and are well. If \
+                            somebody does wait for this answer, look at the server.";
+        match self {
+            Self::OwnDecision => Doubt {
+                why: "whom it trusts, and what it speaks, is this process's own decision",
+                fix: "If it should get on with this peer: `openssl s_client -connect HOST:PORT -servername NAME -showcerts` \
+                      shows the chain, and the process's own log why it refused.",
+                instead: "possible: it may refuse whom it should",
+            },
+            Self::OwnAffair => Doubt {
+                why: "it holds up its own answer, and other callers of this process are served",
+                fix: "A player that is paused looks like this and is well. What waits for it takes memory: set a limit to the \
+                      time that a client may take nothing (nginx: send_timeout).",
+                instead: "possible: the client may want no more for now, and then it is no fault at all",
+            },
+            Self::Whole => Doubt {
+                why: "an answer had come, nothing was asked since, and whether it was whole cannot be told of this protocol",
+                fix: "Servers that end idle connections so are well. If calls fail, look at the server: why it resets what it \
+                      has begun to answer.",
+                instead: "possible: each call may have had its answer, and then it is no fault at all",
+            },
+            Self::Unseen => Doubt {
+                why: "what was sent may ask for nothing",
+                fix: "Logs and metrics are sent like this, without an answer, and are well. If somebody does wait for an \
+                      answer on this connection, look at the server.",
+                instead: FOR_IT,
+            },
+            Self::Asked => Doubt {
+                why: "no caller of this process waits, and the request itself asks to wait",
+                fix: NEWS,
+                instead: FOR_IT,
+            },
+            Self::No | Self::Request | Self::Perhaps => Doubt {
+                why: "no caller of this process waits, and the peer has answered before",
+                fix: NEWS,
+                instead: FOR_IT,
+            },
+        }
+    }
+}
+
 impl Finding {
     /// As a remark: it may be a fault, and may be what the connection is for.
     fn maybe_meant(mut self, meant: Meant) -> Self {
         self.advisory = true;
         self.verdict.confidence = Confidence::Low;
-        let why = match meant {
-            Meant::Asked => "no caller of this process waits, and the request itself asks to wait",
-            Meant::Unseen => "what was sent may ask for nothing",
-            Meant::Perhaps | Meant::No => "no caller of this process waits, and the peer has answered before",
-        };
-        let fix = match meant {
-            Meant::Unseen => {
-                "Logs and metrics are sent like this, without an answer, and are well. If somebody does wait for an answer on \
-                 this connection, look at the server."
-            }
-            _ => {
-                "A subscriber, a long poll and a worker that waits for its next job look like this and are well. If somebody \
-                 does wait for this answer, look at the server."
-            }
-        };
+        let Doubt { why, fix, instead } = meant.doubt();
         self.verdict.evidence.push(diag(format!("nothing shows that anybody is held up by it: {why}")));
         self.verdict.rejected.clear();
-        self.fix(fix)
-            .rejected(Cause::Unknown, "possible: the wait may be what the connection is for, and then no fault at all")
+        self.fix(fix).rejected(Cause::Unknown, instead)
     }
 }
 
@@ -255,9 +412,16 @@ fn worst_waits_for_peer(finding: &Finding) -> bool {
 /// Whether something came after the last that was sent, a while ago.
 pub(super) fn owes_an_answer(socket: &TcpSocket) -> bool {
     let Some(tcp) = socket.last else { return false };
+    // Where nothing was ever sent, the time of the last byte is that of the connection, and a request may come at once.
+    let silent = tcp.bytes_acked.is_some_and(|acked| acked <= 1);
+    let came_after = match tcp.last_data_recv_ms.cmp(&tcp.last_data_sent_ms) {
+        Ordering::Less => true,
+        Ordering::Equal => silent,
+        Ordering::Greater => false,
+    };
     socket.state == TcpState::Established
         && tcp.bytes_received.is_some_and(|bytes| bytes > 0)
-        && tcp.last_data_recv_ms < tcp.last_data_sent_ms
+        && came_after
         && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US
 }
 
@@ -343,6 +507,8 @@ impl Trouble {
             (None, None) => String::new(),
         };
         let unseen = known.connection.is_none_or(|connection| connection.http.is_none() && connection.tls.is_none());
-        Self { peer, verdict, stalled_us, waits: true, unseen, meant: Meant::No }
+        let sent_ms = known.socket.and_then(|socket| Some(socket.last?.last_data_sent_ms));
+        let inbound = known.socket.is_some_and(|socket| socket.inbound);
+        Self { peer, verdict, stalled_us, waits: true, inbound, sent_ms, unseen, meant: Meant::No }
     }
 }

@@ -3,8 +3,8 @@
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    ALWAYS, FAR, Finding, NEAR_LIMIT, SETTLED_US, Severity, ShareOf, bpf, count, per_second, place, proc, share, time,
-    total,
+    ALWAYS, FAR, Finding, NEAR_LIMIT, SETTLED_US, Severity, ShareOf, bpf, count, in_looks, per_second, place, proc,
+    share, time, total,
 };
 use crate::{
     Observation,
@@ -54,7 +54,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
                 .with("hard_limit", fds.hard_limit),
             )
             .and(by_kind(fds))
-            .and(openers(fds).or_else(|| goes_on(seen)))
+            .and(openers(seen, fds).or_else(|| goes_on(seen)))
             .and(refused)
             .share(ShareOf::Limit, part);
         let mut finding = not_load(finding, fds);
@@ -133,7 +133,7 @@ fn far(seen: &Observation, fds: &Fds, growth: &Growth) -> Option<Finding> {
         .with("full_in_us", full_in_us),
     )
     .and(by_kind(fds))
-    .and(openers(fds))
+    .and(openers(seen, fds))
     .rejected(
         Cause::FdExhausted,
         "possible: a cache or a pool that fills looks like this for a while; it stops, a leak does not: look again later",
@@ -225,7 +225,7 @@ fn full(seen: &Observation, fds: &Fds, refused: Option<Evidence>, part: f64) -> 
                 .with("hard_limit", fds.hard_limit),
         )
         .and(by_kind(fds))
-        .and(openers(fds).or_else(|| goes_on(seen)))
+        .and(openers(seen, fds).or_else(|| goes_on(seen)))
         .and(refused)
         .share(ShareOf::Limit, part)
 }
@@ -240,7 +240,8 @@ fn goes_on(seen: &Observation) -> Option<Evidence> {
         .filter(|call| matches!(call.errno, EMFILE | ENFILE) && !matches!(call.call, Call::Accept | Call::Connect));
     let top = failed.max_by_key(|call| call.count)?;
     let place = place(top.stack.as_ref()?)?;
-    Some(bpf(format!("{} goes on opening more, and fails: {} times", place, top.count)).with("failed_opens", top.count))
+    let text = format!("{place} goes on opening more, and fails: {}{}", times(top.count), in_looks(seen));
+    Some(counted(seen, bpf(text).with("failed_opens", top.count)))
 }
 
 fn severity(refuses: bool) -> Severity {
@@ -282,11 +283,11 @@ fn by_kind(fds: &Fds) -> Option<Evidence> {
     (!text.is_empty()).then(|| proc(format!("open: {}", text.join(", "))))
 }
 
-fn openers(fds: &Fds) -> Option<Evidence> {
+fn openers(seen: &Observation, fds: &Fds) -> Option<Evidence> {
     let top = fds.openers.as_ref()?.iter().max_by_key(|opener| opener.still_open)?;
     let place = place(&top.stack)?;
     Some(
-        bpf(format!("opened by {} in {place}, {} still open", top.call, top.still_open))
+        bpf(format!("opened by {} in {place}, {} still open{}", top.call, top.still_open, of_those(seen)))
             .with("still_open", top.still_open),
     )
 }
@@ -295,7 +296,7 @@ fn openers(fds: &Fds) -> Option<Evidence> {
 fn refusals(seen: &Observation) -> Option<Evidence> {
     let calls = seen.calls.as_ref()?;
     let failed: Vec<_> = calls.counts.iter().filter(|call| matches!(call.errno, EMFILE | ENFILE)).collect();
-    let times = total(failed.iter().map(|call| call.count));
+    let number = total(failed.iter().map(|call| call.count));
     let top = failed.iter().max_by_key(|call| call.count)?;
     let name = match top.call {
         Call::Accept => "accept",
@@ -304,7 +305,26 @@ fn refusals(seen: &Observation) -> Option<Evidence> {
         _ => "open",
     };
     let errno = if top.errno == ENFILE { "ENFILE" } else { "EMFILE" };
-    Some(bpf(format!("{name} failed {times} times with {errno}")).with("failed", times))
+    let text = format!("{name} failed {} with {errno}{}", times(number), in_looks(seen));
+    Some(counted(seen, bpf(text).with("failed", number)))
+}
+
+/// Over how much of the window that was counted.
+fn counted(seen: &Observation, evidence: Evidence) -> Evidence {
+    match &seen.calls {
+        Some(calls) => evidence.with("looked_us", calls.looked_us),
+        None => evidence,
+    }
+}
+
+/// Behind a number of descriptors whose opening was seen in short looks only.
+fn of_those(seen: &Observation) -> String {
+    let looks = in_looks(seen);
+    if looks.is_empty() { looks } else { format!(", of those that were opened{looks}") }
+}
+
+fn times(number: u64) -> String {
+    if number == 1 { "once".to_owned() } else { format!("{number} times") }
 }
 
 /// A number that rises all the time.

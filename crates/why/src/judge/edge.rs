@@ -67,8 +67,8 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
             Severity::Wasting,
             Confidence::High,
             format!(
-                "{rate:.0} connections a second are accepted and end without work{life}: {} of {} carried no request or no answer, {resets} \
-                 were reset by the peer. The edge before this process is unstable, not its code",
+                "{rate:.0} connections a second are accepted and end without work{life}: {} of {} carried nothing, or were reset before \
+                 both sides had said something; {resets} were reset by the peer. The edge before this process is unstable, not its code",
                 connections.little_work, connections.closed
             ),
         )

@@ -1,11 +1,19 @@
 //! Processor time: too little of it, or all of it.
 
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+};
+
 use overdue_core::{Cause, Confidence};
 
 use super::{
     BUSY, Finding, SETTLED_US, STARVED, STARVED_EACH_US, Severity, ShareOf, THROTTLED, place, proc, share, time, total,
 };
-use crate::Observation;
+use crate::{
+    Observation,
+    observation::{Cpu, HotStack, Stack},
+};
 
 /// Fewer periods than these say nothing.
 const PERIODS: u64 = 10;
@@ -102,21 +110,55 @@ pub(super) fn throttled(seen: &Observation) -> Vec<Finding> {
     vec![finding]
 }
 
+/// Whether [`throttled`] is a verdict.
+pub(super) fn is_throttled(seen: &Observation) -> bool {
+    throttled(seen).iter().any(|finding| !finding.advisory)
+}
+
+/// Where it computes, and the share of the samples there: the innermost function that at least half of them are in, with
+/// what it calls; else the stack with the most samples.
+pub(super) fn hot_place(cpu: &Cpu) -> Option<(String, f64)> {
+    let hot = cpu.hot.as_ref()?;
+    let all = cpu.samples.max(1);
+    // Of each function the samples that are in it, and how far from the leaf that is in the stack with the most of them.
+    let mut functions: HashMap<&str, (u64, &HotStack, usize)> = HashMap::new();
+    for it in hot {
+        let mut seen = HashSet::new();
+        for (depth, frame) in it.stack.frames.iter().enumerate() {
+            let Some(name) = frame.function.as_deref().filter(|name| seen.insert(*name)) else { continue };
+            let (samples, most, at) = functions.entry(name).or_insert((0, it, depth));
+            *samples = samples.saturating_add(it.samples);
+            if it.samples > most.samples {
+                (*most, *at) = (it, depth);
+            }
+        }
+    }
+    let half = functions.into_iter().filter(|(_, (samples, ..))| share(*samples, all) >= 0.5);
+    // The same observation gives the same text.
+    let innermost = half.min_by_key(|(name, (samples, _, depth))| (*depth, Reverse(*samples), *name));
+    let inclusive = innermost.and_then(|(_, (samples, stack, depth))| {
+        let frames = stack.stack.frames.get(depth..)?.to_vec();
+        Some((place(&Stack { frames, cut: None })?, samples))
+    });
+    let (place, samples) = inclusive.or_else(|| {
+        let most = hot.iter().max_by_key(|hot| hot.samples)?;
+        Some((place(&most.stack)?, most.samples))
+    })?;
+    Some((place, share(samples, all)))
+}
+
 /// It is not waiting at all.
 pub(super) fn busy(seen: &Observation) -> Vec<Finding> {
     let Some(cpu) = &seen.cpu else { return Vec::new() };
     let used = cpu.used_us();
     let processors = share(used, seen.window_us);
-    // One thread that never sleeps is busy, too, whatever the number of processors; also one that shares its processor.
+    // One thread that never sleeps is busy, too, whatever the number of processors; also one that shares its processor
+    // with some others.
     let wanted = used.saturating_add(cpu.runqueue_us.unwrap_or(0));
-    if share(wanted, seen.window_us) < BUSY || processors < BUSY / 2.0 {
+    if share(wanted, seen.window_us) < BUSY || processors < BUSY / 4.0 {
         return Vec::new();
     }
-    let hot = cpu.hot.as_ref().and_then(|hot| hot.iter().max_by_key(|hot| hot.samples));
-    let at = hot.and_then(|hot| Some((place(&hot.stack)?, hot)));
-    let where_to = at
-        .as_ref()
-        .map(|(place, hot)| format!("; {:.0} % of it in {place}", share(hot.samples, cpu.samples.max(1)) * 100.0));
+    let where_to = hot_place(cpu).map(|(place, part)| format!("; {:.0} % of it in {place}", part * 100.0));
     vec![
         Finding::new(
             Cause::CpuBusy,

@@ -30,7 +30,7 @@ pub(super) fn close_wait(seen: &Observation) -> Vec<Finding> {
             oldest_text(oldest, "up to "),
         ),
     )
-    .because(states(sockets, stuck.len()))
+    .because(states(sockets, TcpState::CloseWait, stuck.len()))
     .because(
         diag(format!("the oldest {}; {} of them have data nobody read", since(oldest), unread))
             .with("oldest_us", oldest.map_or(0, |(us, _)| us))
@@ -66,7 +66,7 @@ pub(super) fn fin_wait2(seen: &Observation) -> Vec<Finding> {
             side(&stuck),
         ),
     )
-    .because(states(sockets, stuck.len()))
+    .because(states(sockets, TcpState::FinWait2, stuck.len()))
     .because(
         diag(format!("they still have descriptors, so tcp_fin_timeout does not apply; the oldest {}", since(oldest)))
             .with("oldest_us", oldest.map_or(0, |(us, _)| us)),
@@ -86,8 +86,15 @@ pub(super) fn half_open(seen: &Observation) -> Vec<Finding> {
     if is_full(listener) {
         return Vec::new();
     }
+    // What waits for its client's first bytes (TCP_DEFER_ACCEPT) is in this state, too, and answered.
+    let unanswered = half.sent_again.is_none_or(|again| again as usize >= PILE);
     let few = half.sources <= 4 || half.top.as_ref().is_some_and(|(_, top)| *top * 2 >= half.last);
     let who = match &half.top {
+        _ if !unanswered => {
+            "and nearly none had to be answered twice: they are new, or their clients have sent nothing yet \
+                             (TCP_DEFER_ACCEPT)"
+                .to_owned()
+        }
         Some((address, top)) if few => format!("{top} of them from {address}: what we answer does not reach it"),
         _ => format!("from {} addresses: a flood, or a return path that is lost for all", half.sources),
     };
@@ -95,7 +102,11 @@ pub(super) fn half_open(seen: &Observation) -> Vec<Finding> {
     let finding = Finding::new(
         Cause::HalfOpenPileup,
         Severity::Refusing,
-        if half.last >= half.first { Confidence::High } else { Confidence::Medium },
+        match (unanswered, half.last >= half.first) {
+            (false, _) => Confidence::Low,
+            (true, true) => Confidence::High,
+            (true, false) => Confidence::Medium,
+        },
         format!("{} handshakes with {} are half-open (SYN-RECV), {who}", half.last, listener.local),
     )
     .because(
@@ -104,6 +115,10 @@ pub(super) fn half_open(seen: &Observation) -> Vec<Finding> {
             .with("last", half.last)
             .with("sources", half.sources),
     )
+    .and(half.sent_again.map(|again| {
+        diag(format!("{again} of them were answered again (SYN-ACK) for want of the client's ACK"))
+            .with("sent_again", again)
+    }))
     .and((cookies > 0).then(|| {
         proc(format!("{cookies} SYN cookies sent: the queue of half-open connections was full"))
             .with("syncookies_sent", cookies)
@@ -113,7 +128,7 @@ pub(super) fn half_open(seen: &Observation) -> Vec<Finding> {
         format!("at most {} of {} waited to be accepted", listener.queued_max, listener.backlog),
     )
     .share(ShareOf::Connections, share(half.last.into(), u64::from(half.last) + sockets.tcp.len() as u64));
-    vec![finding]
+    vec![Finding { advisory: !unanswered, ..finding }]
 }
 
 /// Our own listener is full.
@@ -249,15 +264,33 @@ fn are(number: usize, what: &str) -> String {
     format!("{} {}", count(number as u64, what), if number == 1 { "is" } else { "are" })
 }
 
-/// Those that have been in a state for so long that it is no passage.
+/// Those that have been in a state for so long that it is no passage, and on which nothing moves.
 pub(crate) fn in_state(sockets: &Sockets, state: TcpState) -> Vec<&TcpSocket> {
-    let settled = |socket: &&TcpSocket| socket.state == state && socket.in_state_us >= SETTLED_US;
-    sockets.tcp.iter().filter(settled).collect()
+    settled(sockets, state).filter(|socket| !moves(socket)).collect()
 }
 
-fn states(sockets: &Sockets, stuck: usize) -> Evidence {
+fn settled(sockets: &Sockets, state: TcpState) -> impl Iterator<Item = &TcpSocket> {
+    sockets.tcp.iter().filter(move |socket| socket.state == state && socket.in_state_us >= SETTLED_US)
+}
+
+/// Whether the side that is still open is in use: bytes went its way in this window, and not only those that were under way
+/// when the other side was shut. So a stream looks whose reader has said all that it had to say.
+fn moves(socket: &TcpSocket) -> bool {
+    let Some((first, last)) = socket.first.zip(socket.last) else { return false };
+    let (before, after, ago_ms) = match socket.state {
+        TcpState::CloseWait => (first.bytes_acked, last.bytes_acked, last.last_data_sent_ms),
+        TcpState::FinWait2 => (first.bytes_received, last.bytes_received, last.last_data_recv_ms),
+        _ => return false,
+    };
+    let late = socket.in_state_us.saturating_sub(u64::from(ago_ms) * 1_000) >= SETTLED_US;
+    late && before.zip(after).is_some_and(|(before, after)| after > before)
+}
+
+fn states(sockets: &Sockets, state: TcpState, stuck: usize) -> Evidence {
     let whole = sockets.tcp.len();
-    diag(format!("{stuck} of {whole} connections, each for more than {}", time(SETTLED_US)))
+    let moving = settled(sockets, state).filter(|socket| moves(socket)).count();
+    let moving = if moving > 0 { format!("; {moving} more are in use, half-closed") } else { String::new() };
+    diag(format!("{stuck} of {whole} connections, each for more than {}{moving}", time(SETTLED_US)))
         .with("connections", stuck as u64)
         .with("connections_total", whole as u64)
 }

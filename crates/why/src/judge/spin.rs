@@ -3,12 +3,12 @@
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    ALWAYS, BETWEEN, Finding, SHORT_SPIN_PER_SECOND, SPIN_PER_SECOND, Severity, ShareOf, bpf, per_second, place, proc,
-    share, time, total,
+    ALWAYS, BETWEEN, Finding, SHORT_SPIN_PER_SECOND, SPIN_PER_SECOND, Severity, ShareOf, TURN_US, bpf, per_second,
+    place, proc, share, time, total,
 };
 use crate::{
     Observation,
-    observation::{PollLoop, ReadyFd, TcpSocket},
+    observation::{PollLoop, ReadyFd, TcpSocket, Thread},
 };
 
 const EPOLLIN: u32 = 0x1;
@@ -38,33 +38,43 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
 
 /// Polls that find nothing: timeout 0, or about 1 ms.
 fn empty(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding> {
-    let calls =
-        total([poll.timeouts.zero, poll.timeouts.short, poll.timeouts.long, poll.timeouts.unlimited].into_iter());
+    let limits = &poll.timeouts;
+    let calls = total([limits.zero, limits.short, limits.long, limits.unlimited].into_iter());
     let rate = per_second(poll.empty, looked_us);
+    let turn_us = turn_us(seen, poll, looked_us);
     if share(poll.empty, poll.returns) < ALWAYS || is_working(poll) {
         return None;
     }
-    let zero = share(poll.timeouts.zero, calls) >= ALWAYS && rate >= SPIN_PER_SECOND;
-    let short =
-        share(poll.timeouts.zero.saturating_add(poll.timeouts.short), calls) >= ALWAYS && rate >= SHORT_SPIN_PER_SECOND;
-    let (cause, timeout, other, why) = if zero {
-        (Cause::SpinZeroTimeout, "0", Cause::SpinShortTimer, "the limit of nearly every poll is 0")
-    } else if short {
+    let zero = share(limits.zero, calls) >= ALWAYS;
+    let short = share(limits.zero.saturating_add(limits.short), calls) >= ALWAYS && limits.short >= limits.zero;
+    let computes = |from_us| turn_us.is_some_and(|us| us >= from_us);
+    let (cause, does, other, why) = if computes(if zero && !sleeps(poll) { TURN_US.0 } else { TURN_US.1 }) {
+        return None;
+    } else if zero && sleeps(poll) && rate >= SHORT_SPIN_PER_SECOND {
         (
             Cause::SpinShortTimer,
-            "at most 2 ms",
+            "with timeout 0 after a short sleep",
             Cause::SpinZeroTimeout,
-            "nearly every poll has a limit above 0: it sleeps in between, for a moment",
+            "the limit of nearly every poll is 0, but it sleeps in between, for a moment",
+        )
+    } else if zero && rate >= SPIN_PER_SECOND {
+        (Cause::SpinZeroTimeout, "with timeout 0", Cause::SpinShortTimer, "the limit of nearly every poll is 0")
+    } else if short && rate >= SHORT_SPIN_PER_SECOND {
+        (
+            Cause::SpinShortTimer,
+            "with timeout at most 2 ms",
+            Cause::SpinZeroTimeout,
+            "most polls have a limit above 0: it sleeps in between, for a moment",
         )
     } else {
         return None;
     };
-    let finding = Finding::new(
+    let mut finding = Finding::new(
         cause,
         Severity::Wasting,
         Confidence::High,
         format!(
-            "thread {} ({}) calls {} {rate:.0} times a second with timeout {timeout} and finds nothing{}",
+            "thread {} ({}) calls {} {rate:.0} times a second {does} and finds nothing{}",
             poll.tid,
             poll.thread,
             poll.call.as_str(),
@@ -75,7 +85,27 @@ fn empty(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding>
     .and(processor(seen, poll))
     .and(between(poll))
     .rejected(other, why);
+    if let Some(us) = turn_us {
+        finding = finding.rejected(
+            Cause::CpuBusy,
+            format!("it does not compute between its polls: {} of processor time for each", time(us)),
+        );
+    }
     Some(finding.share(ShareOf::Cpu, of_cpu(seen, poll)))
+}
+
+/// Processor time of the thread for each of its polls, that within the poll left out where it does not sleep there.
+fn turn_us(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<u64> {
+    let used_us = u128::from(thread(seen, poll)?.cpu_us) * u128::from(looked_us) / u128::from(seen.window_us.max(1));
+    let used_us = u64::try_from(used_us).unwrap_or(u64::MAX);
+    let inside_us = if poll.timeouts.zero >= poll.returns { poll.inside_us } else { 0 };
+    used_us.saturating_sub(inside_us).checked_div(poll.returns)
+}
+
+/// Whether it sleeps between nearly all of its polls.
+fn sleeps(poll: &PollLoop) -> bool {
+    let sleeps = poll.other_calls.iter().filter(|(call, _)| call.contains("nanosleep"));
+    share(total(sleeps.map(|(_, calls)| *calls)), poll.returns) >= ALWAYS
 }
 
 /// Polls that find the same descriptor over and over, which nobody handles.
@@ -231,8 +261,12 @@ fn between(poll: &PollLoop) -> Option<Evidence> {
     Some(bpf(format!("between the polls: {text}{failed}")))
 }
 
+fn thread<'a>(seen: &'a Observation, poll: &PollLoop) -> Option<&'a Thread> {
+    seen.threads.as_ref()?.threads.iter().find(|thread| thread.tid == poll.tid)
+}
+
 fn processor(seen: &Observation, poll: &PollLoop) -> Option<Evidence> {
-    let thread = seen.threads.as_ref()?.threads.iter().find(|thread| thread.tid == poll.tid)?;
+    let thread = thread(seen, poll)?;
     let part = share(thread.cpu_us, seen.window_us);
     Some(
         proc(format!(
@@ -247,8 +281,7 @@ fn processor(seen: &Observation, poll: &PollLoop) -> Option<Evidence> {
 
 /// The part of the process's processor time that is the thread's.
 fn of_cpu(seen: &Observation, poll: &PollLoop) -> f64 {
-    let thread = seen.threads.as_ref().and_then(|all| all.threads.iter().find(|thread| thread.tid == poll.tid));
-    match (thread, &seen.cpu) {
+    match (thread(seen, poll), &seen.cpu) {
         (Some(thread), Some(cpu)) => share(thread.cpu_us, cpu.used_us()),
         _ => 1.0,
     }

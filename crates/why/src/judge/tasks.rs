@@ -2,10 +2,10 @@
 
 use overdue_core::{Cause, Confidence, Evidence, Source};
 
-use super::{Finding, Severity, ShareOf, TASKS, place, proc, share, time};
+use super::{Finding, PILE, Severity, ShareOf, TASKS, place, proc, share, time};
 use crate::{
     Observation,
-    observation::{Go, GoroutineGroup, Reading, Runtime},
+    observation::{BlockedIn, Go, GoroutineGroup, Reading, Runtime, TcpSocket, Thread, ThreadCounts},
 };
 
 /// Growth below this share of what was there at first is the ordinary coming and going.
@@ -20,7 +20,13 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
     let waiting = |group: &&GoroutineGroup| !group.is_idle();
     let Some(crowd) = go.groups.iter().filter(waiting).max_by_key(|group| group.last) else { return Vec::new() };
     let grown = last.saturating_sub(first);
-    if crowd.last < TASKS || (grown as f64) < GROWN * first as f64 {
+    let counts: Vec<(u64, u64)> = go.goroutines.iter().map(|reading| (reading.at_us, reading.value)).collect();
+    if crowd.last < TASKS || (grown as f64) < GROWN * first as f64 || !grows_through(&counts, seen.window_us) {
+        return Vec::new();
+    }
+    // A server has one or two for each client that is there.
+    let more = crowd.last.saturating_sub(crowd.first).saturating_sub(clients_that_came(seen));
+    if more < PILE as u64 || (more as f64) < GROWN * crowd.first as f64 {
         return Vec::new();
     }
     // What survived a collection, where there was one at each end; the heap in use grows between two of them anyway.
@@ -73,10 +79,10 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
 }
 
 impl GoroutineGroup {
-    /// Workers of the runtime and of pools that wait for work are idle, not waiting.
+    /// Workers of the runtime and of pools that wait for work are idle, not waiting; and who sleeps goes on when it is time.
     fn is_idle(&self) -> bool {
         let reason = self.wait_reason.as_deref().unwrap_or_default();
-        reason.contains("idle") || reason.contains("finalizer wait") || reason.starts_with("GC ")
+        reason == "sleep" || reason.contains("idle") || reason.contains("finalizer wait") || reason.starts_with("GC ")
     }
 }
 
@@ -87,18 +93,33 @@ pub(super) fn threads(seen: &Observation) -> Vec<Finding> {
     }
     let Some(threads) = &seen.threads else { return Vec::new() };
     let grown = threads.last.saturating_sub(threads.first);
-    if grown < PILE_OF_THREADS || (grown as f64) < GROWN * threads.first as f64 {
+    // A server may have one for each client that is there.
+    if grown.saturating_sub(clients_that_came(seen)) < PILE_OF_THREADS
+        || (grown as f64) < GROWN * threads.first as f64
+        || !grows_on(seen)
+    {
         return Vec::new();
     }
+    // Workers of a pool that have nothing to do wait with a limit, to end when nothing comes.
+    let (idle, held): (Vec<&Thread>, Vec<&Thread>) = threads.threads.iter().partition(|thread| is_idle(thread));
+    let piled = threads.last.saturating_sub(idle.len() as u64);
     let rss = seen.cpu.as_ref().and_then(|cpu| ends(&cpu.rss_bytes));
     let more = rss.map_or(0, |(first, last)| last.saturating_sub(first));
     // A thread's own stack is a few pages; what is more is the work's.
     let heap_grows = more / grown >= BYTES_OF_A_THREAD;
-    let blocked = threads.threads.iter().filter_map(|thread| thread.blocked_in.as_ref());
+    if piled < PILE_OF_THREADS && !heap_grows {
+        return Vec::new();
+    }
+    let blocked = held.iter().filter_map(|thread| thread.blocked_in.as_ref());
+    let of_held = held.len() as u64;
     let crowd = super::sockets::most_frequent(blocked.map(|blocked| match &blocked.what {
         Some(what) => format!("{} on {what}", blocked.call),
         None => blocked.call.clone(),
     }));
+    let together = crowd.as_ref().is_some_and(|(_, many)| many.saturating_mul(2) >= of_held);
+    if !together && !heap_grows {
+        return Vec::new();
+    }
     let wait = crowd.as_ref().map(|(what, many)| format!("; {many} of them are in {what}")).unwrap_or_default();
     let stack = threads
         .waits
@@ -116,26 +137,61 @@ pub(super) fn threads(seen: &Observation) -> Vec<Finding> {
             "memory does not grow by more than their stacks",
         )
     };
-    vec![
-        Finding::new(
-            cause,
-            Severity::Waiting,
-            Confidence::Medium,
-            format!("threads {verb}: {} to {} in {}{wait}{at}", threads.first, threads.last, time(seen.window_us)),
-        )
-        .because(
-            proc(format!("{} threads when the watch began, {} when it ended", threads.first, threads.last))
-                .with("first", threads.first)
-                .with("last", threads.last),
-        )
-        .and(rss.map(|(first, last)| {
-            proc(format!("resident memory: {} to {}", bytes(first), bytes(last)))
-                .with("rss_first", first)
-                .with("rss_last", last)
-        }))
-        .rejected(other, why)
-        .share(ShareOf::StalledTime, crowd.map_or(0.0, |(_, many)| share(many, threads.last))),
-    ]
+    let mut finding = Finding::new(
+        cause,
+        Severity::Waiting,
+        Confidence::Medium,
+        format!("threads {verb}: {} to {} in {}{wait}{at}", threads.first, threads.last, time(seen.window_us)),
+    )
+    .because(
+        proc(format!("{} threads when the watch began, {} when it ended", threads.first, threads.last))
+            .with("first", threads.first)
+            .with("last", threads.last),
+    )
+    .and(rss.map(|(first, last)| {
+        proc(format!("resident memory: {} to {}", bytes(first), bytes(last)))
+            .with("rss_first", first)
+            .with("rss_last", last)
+    }))
+    .rejected(other, why)
+    .share(ShareOf::StalledTime, crowd.map_or(0.0, |(_, many)| share(many, threads.last)));
+    // A pool that still grows, each of whose workers keeps some memory, looks the same; and those of Java wait for work
+    // as they wait for a lock.
+    finding.advisory = piled < PILE_OF_THREADS || !together || seen.process.runtime == Runtime::Java;
+    vec![finding]
+}
+
+/// Whether there were more threads after each quarter of the watch than before. Not where nobody looked in between.
+fn grows_on(seen: &Observation) -> bool {
+    let looks = seen.history.iter().flat_map(|history| &history.looks);
+    let counts: Vec<(u64, u64)> =
+        looks.filter_map(|look| Some((look.at_us, look.threads.as_ref().map(ThreadCounts::total)?))).collect();
+    grows_through(&counts, seen.window_us)
+}
+
+/// Whether there were more after each quarter of the watch than before: a pool that has grown to its size has stopped, and
+/// so has a batch that was begun. `counts`: when, and how many then.
+fn grows_through(counts: &[(u64, u64)], window_us: u64) -> bool {
+    let Some(&(_, first)) = counts.first() else { return false };
+    // What was true at that moment.
+    let then = |at_us: u64| counts.iter().rev().find(|(at, _)| *at <= at_us).map_or(first, |(_, number)| *number);
+    let quarters: Vec<u64> = (0..=4).map(|quarter| then(window_us / 4 * quarter)).collect();
+    quarters.is_sorted_by(|before, after| before < after)
+}
+
+/// Clients that came in the window, are still there and wait for nothing.
+fn clients_that_came(seen: &Observation) -> u64 {
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let came = |it: &&TcpSocket| it.inbound && it.fd.is_some() && !it.since_before && !super::calls::owes_an_answer(it);
+    sockets.filter(came).count() as u64
+}
+
+/// Whether it waits for a while only, for something in the process itself; or for work, as workers of Python's executors
+/// do.
+fn is_idle(thread: &Thread) -> bool {
+    let limited = |blocked: &BlockedIn| blocked.call == "futex" && matches!(blocked.timeout_us, Some(Some(_)));
+    let mut functions = thread.stack.iter().flat_map(|stack| stack.functions());
+    thread.blocked_in.as_ref().is_some_and(limited) || functions.any(|name| name == "_queue_SimpleQueue_get")
 }
 
 /// New threads of one window that are no pool being filled.

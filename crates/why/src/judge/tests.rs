@@ -3,7 +3,12 @@
 mod before;
 mod calls;
 mod healthy;
+mod look_alikes;
+mod misread;
 mod process;
+mod threads;
+mod ties;
+mod unanswered;
 
 use overdue_core::{
     Cause, Confidence,

@@ -2,61 +2,150 @@
 
 use std::collections::{HashMap, HashSet};
 
-use overdue_core::{Cause, Confidence, Evidence};
+use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
-use super::{ALWAYS, Finding, SETTLED_US, Severity, ShareOf, bpf, count, place, proc, share, time, total};
+use super::{
+    ALWAYS, BUSY, CROWD, Finding, SETTLED_US, Severity, ShareOf, bpf, count, diag, place, proc, share, time, total,
+};
 use crate::{
     Observation,
-    observation::{BlockedIn, PollCall, PollLoop, Runtime, Thread, ThreadState},
+    observation::{BlockedIn, DnsExchange, PollCall, PollLoop, Runtime, TcpSocket, Thread, ThreadState},
 };
 
-/// Threads that nothing can interrupt.
+/// Threads that sleep where an ordinary signal does not reach them.
 pub(super) fn io_stuck(seen: &Observation) -> Vec<Finding> {
     let Some(threads) = &seen.threads else { return Vec::new() };
-    let stuck: Vec<&Thread> = threads
+    let waits: Vec<&Thread> = threads
         .threads
         .iter()
         .filter(|thread| {
             thread.state == ThreadState::Uninterruptible
                 && thread.looks >= 3
                 && f64::from(thread.looks_in_state) >= ALWAYS * f64::from(thread.looks)
+                && !is_frozen(thread)
         })
         .collect();
-    let Some(first) = stuck.iter().max_by_key(|thread| thread.blocked_us) else { return Vec::new() };
+    // Who was given a processor in between goes on, however slowly.
+    let (stuck, slow): (Vec<&Thread>, Vec<&Thread>) =
+        waits.into_iter().partition(|thread| thread.blocked_us >= SETTLED_US);
+    let goes_on = stuck.is_empty();
+    let all = if goes_on { slow } else { stuck };
+    let Some(first) = all.iter().max_by_key(|thread| thread.blocked_us) else { return Vec::new() };
+    let vfork = !goes_on && waits_for_vfork(first);
     let at = first.wchan.as_ref().map(|wchan| format!(" in the kernel's {wchan}")).unwrap_or_default();
     let call = first.blocked_in.as_ref().map(|blocked| format!(", called by {}", blocked.call)).unwrap_or_default();
     let stack = first.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
-    vec![
-        Finding::new(
-            Cause::IoStuck,
-            Severity::Waiting,
-            Confidence::High,
-            format!(
-                "{} in uninterruptible sleep (D){at}{call}{stack}: no signal, not even SIGKILL, ends it",
-                if stuck.len() == 1 { "a thread is".to_owned() } else { format!("{} threads are", stuck.len()) },
-            ),
+    let who = if all.len() == 1 { "a thread is".to_owned() } else { format!("{} threads are", all.len()) };
+    let sleeps = format!("{who} in uninterruptible sleep (D){at}{call}{stack}");
+    let each_us = seen.window_us / first.voluntary_switches.max(1);
+    let summary = if goes_on {
+        format!("{sleeps} nearly all the time, and goes on: {} for each wait", time(each_us))
+    } else if vfork {
+        format!(
+            "{sleeps}, until its child ends or executes a program, and it does neither; only SIGKILL ends this before"
         )
-        .because(
-            proc(format!(
-                "thread {} ({}): state D in {} of {} looks{}",
-                first.tid,
-                first.name,
-                first.looks_in_state,
-                first.looks,
-                first.wchan.as_ref().map(|wchan| format!(", wchan {wchan}")).unwrap_or_default()
-            ))
-            .with("threads", stuck.len() as u64)
-            .with("blocked_us", first.blocked_us),
+    } else {
+        format!(
+            "{sleeps}, for {} without a switch; no signal ends that, but for SIGKILL in some waits",
+            time(first.blocked_us)
         )
-        .rejected(Cause::WaitUnlimited, "a wait for the network can be interrupted (state S); this one cannot")
-        .share(ShareOf::StalledTime, share(stuck.len() as u64, threads.last)),
-    ]
+    };
+    let mut finding = Finding::new(
+        Cause::IoStuck,
+        Severity::Waiting,
+        if goes_on { Confidence::Medium } else { Confidence::High },
+        summary,
+    )
+    .because(
+        proc(format!(
+            "thread {} ({}): state D in {} of {} looks, {} switches in the window{}",
+            first.tid,
+            first.name,
+            first.looks_in_state,
+            first.looks,
+            first.voluntary_switches,
+            first.wchan.as_ref().map(|wchan| format!(", wchan {wchan}")).unwrap_or_default()
+        ))
+        .with("threads", all.len() as u64)
+        .with("blocked_us", first.blocked_us)
+        .with("switches", first.voluntary_switches),
+    )
+    .rejected(Cause::WaitUnlimited, "a wait for the network can be interrupted (state S); this one cannot")
+    .share(ShareOf::StalledTime, share(all.len() as u64, threads.last));
+    if goes_on {
+        finding = finding.fix(
+            "Look at the disk or file server, if it is slower than it should be: `iostat -x 1`, /proc/pressure/io.",
+        );
+    }
+    if vfork {
+        let children: Vec<String> = seen.process.children.iter().take(4).map(u32::to_string).collect();
+        let child = if children.is_empty() { "PID".to_owned() } else { children.join(" or ") };
+        finding = finding.fix(format!(
+            "Look at the child, which should have executed a program or ended: `overdue why --pid {child}`. Between vfork \
+             and exec nothing may wait."
+        ));
+    }
+    finding.advisory = goes_on;
+    vec![finding]
 }
 
-/// A thread that should poll sits in a call that blocks.
-pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
+/// Whether it waits for a child that uses its memory (`vfork`, `posix_spawn`).
+fn waits_for_vfork(thread: &Thread) -> bool {
+    let call = thread.blocked_in.as_ref().map(|blocked| blocked.call.as_str());
+    let wchan = thread.wchan.as_deref();
+    matches!(call, Some("vfork" | "clone" | "clone3")) || matches!(wchan, Some("kernel_clone" | "wait_for_vfork_done"))
+}
+
+/// Whether its control group is frozen (version 1 and 2), as that of a paused container is.
+fn is_frozen(thread: &Thread) -> bool {
+    matches!(thread.wchan.as_deref(), Some("__refrigerator" | "do_freezer_trap"))
+}
+
+/// Its control group gives it no processor at all.
+pub(super) fn frozen(seen: &Observation) -> Vec<Finding> {
     let Some(threads) = &seen.threads else { return Vec::new() };
+    let rests = |thread: &Thread| is_frozen(thread) && thread.blocked_us >= SETTLED_US;
+    let Some(first) = threads.threads.first().filter(|_| threads.threads.iter().all(rests)) else { return Vec::new() };
+    let waited_for = others_wait(seen);
+    let mut finding = Finding::new(
+        Cause::CpuThrottled,
+        Severity::Waiting,
+        Confidence::High,
+        format!(
+            "its control group is frozen: none of its threads may run until somebody thaws it, for {}{}{}",
+            time(first.blocked_us),
+            if first.since_before { " or longer" } else { "" },
+            if waited_for { ", while others wait for it" } else { "" }
+        ),
+    )
+    .because(
+        proc(format!("all of {} in the freezer of the kernel", count(threads.threads.len() as u64, "thread")))
+            .with("threads", threads.threads.len() as u64)
+            .with("blocked_us", first.blocked_us),
+    )
+    .rejected(Cause::IoStuck, "no device holds it: it goes on at once when it is thawed")
+    .fix(
+        "Thaw it, if it should run: `docker unpause`, `systemctl thaw`, or write 0 to cgroup.freeze (version 1: THAWED to \
+         freezer.state) of its group, see /proc/PID/cgroup.",
+    )
+    .share(ShareOf::StalledTime, 1.0);
+    // It may be paused for good reason.
+    finding.advisory = !waited_for;
+    vec![finding]
+}
+
+/// A thread that should poll sits in a call that blocks, or computes for long at a time.
+pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
     let loops = Loops::of(seen);
+    let sits = sits(seen, &loops);
+    if sits.as_ref().is_some_and(|finding| !finding.advisory) {
+        return sits.into_iter().collect();
+    }
+    waits_for_a_child(seen).or_else(|| computes(seen, &loops)).or(sits).into_iter().collect()
+}
+
+fn sits(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
+    let threads = seen.threads.as_ref().filter(|_| !seen.process.only_waits_for_children)?;
     // In which call it was found, and how often: it may leave the call for moments.
     let mut blocked: Vec<(&Thread, &str, u32)> = threads
         .threads
@@ -71,10 +160,12 @@ pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
             Some((thread, call.as_str(), *looks))
         })
         .filter(|(thread, _, looks)| *looks >= 3 && share((*looks).into(), thread.looks.into()) >= LOOP_BLOCKED)
+        .filter(|(thread, _, looks)| seen.process.runtime != Runtime::Native || stays_away(seen, thread, *looks))
         .collect();
     blocked.sort_by_key(|(thread, _, looks)| std::cmp::Reverse((loops.surely(thread), *looks, thread.blocked_us)));
-    let Some(&(thread, call, looks)) = blocked.first() else { return Vec::new() };
-    let sure = loops.surely(thread);
+    let &(thread, call, looks) = blocked.first()?;
+    let waited_for = others_wait(seen);
+    let sure = waited_for && loops.surely(thread);
     let now = thread.blocked_in.as_ref().filter(|blocked| blocked.call == call);
     let what = now.and_then(|blocked| blocked.what.as_ref()).map(|what| format!(" on {what}")).unwrap_or_default();
     let at = blocked_at(seen, thread).map(|place| format!(", from {place}")).unwrap_or_default();
@@ -91,6 +182,8 @@ pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
         if sure { Confidence::High } else { Confidence::Medium },
         if sure {
             format!("the event loop does not turn: {sits}; everything else of it waits meanwhile")
+        } else if !waited_for || seen.process.runtime == Runtime::Native {
+            format!("an event loop may not turn: {sits}; that anything else of it waits meanwhile was not seen")
         } else {
             format!(
                 "an event loop may not turn: {sits}; whether that thread runs a loop, or only waits, cannot be told"
@@ -109,7 +202,168 @@ pub(super) fn runtime_blocked(seen: &Observation) -> Vec<Finding> {
     .rejected(Cause::CpuBusy, format!("the thread used only {} of processor time", time(thread.cpu_us)))
     .share(ShareOf::StalledTime, part);
     finding.advisory = !sure;
-    vec![finding]
+    Some(finding)
+}
+
+/// The loop of Node waits for a child (`execSync`, `spawnSync`): in an epoll set of its own, so it seems to turn.
+fn waits_for_a_child(seen: &Observation) -> Option<Finding> {
+    let main = seen.process.pid;
+    let threads = seen.threads.as_ref().filter(|_| seen.process.runtime == Runtime::Node)?;
+    let thread = threads.threads.iter().find(|thread| thread.tid == main)?;
+    let now = thread.blocked_in.as_ref().filter(|blocked| blocked.call.starts_with("epoll"))?.fd?;
+    let functions = thread.stack.as_ref()?.functions();
+    let in_child = functions.into_iter().any(|name| name.contains("SyncProcessRunner"));
+    // The loop has one set, always the same.
+    let others = thread.epolls.iter().filter(|(fd, _)| (*fd == now) == in_child);
+    let looks = total(others.map(|(_, looks)| u64::from(*looks)));
+    let part = share(looks, thread.looks.into());
+    if looks < 3 || part < LOOP_BLOCKED {
+        return None;
+    }
+    let waited_for = others_wait(seen);
+    let meanwhile = if waited_for {
+        "everything else of it waits meanwhile"
+    } else {
+        "that anything else of it waits was not seen"
+    };
+    let mut finding = Finding::new(
+        Cause::RuntimeBlocked,
+        Severity::Waiting,
+        if waited_for { Confidence::High } else { Confidence::Medium },
+        format!(
+            "the event loop does not turn: thread {main} ({}) waits for a child by execSync or spawnSync for {:.0} % of the \
+             time; {meanwhile}",
+            thread.name,
+            part * 100.0
+        ),
+    )
+    .because(
+        proc(format!(
+            "thread {main}: in an epoll set that is not the loop's at {looks} of {} looks{}",
+            thread.looks,
+            if in_child { ", from SyncProcessRunner" } else { "" }
+        ))
+        .with("looks_in_call", looks)
+        .with("looks", thread.looks),
+    )
+    .rejected(Cause::CpuBusy, format!("the thread used only {} of processor time", time(thread.cpu_us)))
+    .fix("Use the form that does not wait: `execFile` or `spawn` with a callback or a promise, not `execSync`.")
+    .share(ShareOf::StalledTime, part);
+    finding.advisory = !waited_for;
+    Some(finding)
+}
+
+/// The one thread that turns a loop computes for long at a time, while callers wait for it.
+fn computes(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
+    let (cpu, sockets) = (seen.cpu.as_ref()?, seen.sockets.as_ref()?);
+    let thread = loops.only_one()?;
+    let wanted_us = thread.cpu_us.saturating_add(thread.runqueue_us.unwrap_or_default());
+    let part = share(wanted_us, seen.window_us);
+    // Who polls often, and computes in slices between, hears of its callers in time. A loop that is not let run polls
+    // rarely, too, but uses little between.
+    let polling = seen.polling.as_ref()?;
+    let polls = total(polling.loops.iter().filter(|poll| poll.tid == thread.tid).map(|poll| poll.returns));
+    let turns = polls.saturating_mul(seen.window_us).checked_div(polling.looked_us)?.saturating_add(1);
+    let turn_us = thread.cpu_us / turns;
+    let is_felt = wanted_us >= SETTLED_US && part >= LOOP_BLOCKED && serves_several(seen);
+    if !is_felt || turn_us < LOOP_TURN_US || super::processor::is_throttled(seen) {
+        return None;
+    }
+    let clients = || sockets.tcp.iter().filter(|socket| socket.inbound);
+    let unread = |it: &&TcpSocket| it.unread_bytes > 0 && it.unread_for_us >= SETTLED_US;
+    let unread: Vec<&TcpSocket> = clients().filter(unread).collect();
+    // Requests that were read, all at once, and are worked on one after the other.
+    let owed: Vec<&TcpSocket> = clients().filter(|it| super::calls::owes_an_answer(it)).collect();
+    let owed = if owed.len() as u64 >= CROWD && part >= BUSY { owed } else { Vec::new() };
+    let queues: Vec<_> =
+        sockets.listeners.iter().filter(|it| it.queued_last > 0 && it.waiting_us >= SETTLED_US).collect();
+    let asked_us = |socket: &&TcpSocket| socket.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
+    let unread_us = unread.iter().map(|socket| socket.unread_for_us).max();
+    let queued_us = queues.iter().map(|listener| listener.waiting_us).max();
+    let longest_us = unread_us.max(queued_us).max(owed.iter().map(asked_us).max())?;
+    let queued = total(queues.iter().map(|listener| u64::from(listener.queued_last)));
+    let hot = super::processor::hot_place(cpu);
+    let at = hot.map(|(place, part)| format!(", {:.0} % of it in {place}", part * 100.0)).unwrap_or_default();
+    let finding = Finding::new(
+        Cause::RuntimeBlocked,
+        Severity::Waiting,
+        Confidence::High,
+        format!(
+            "the event loop does not turn: thread {} ({}) computes for long at a time{at}; everything else of it waits \
+             meanwhile, the longest for {}",
+            thread.tid,
+            thread.name,
+            time(longest_us)
+        ),
+    )
+    .because(
+        proc(format!(
+            "thread {}: {} of processor time, {} ready for it, in {}",
+            thread.tid,
+            time(thread.cpu_us),
+            time(thread.runqueue_us.unwrap_or_default()),
+            time(seen.window_us)
+        ))
+        .with("cpu_us", thread.cpu_us)
+        .with("runqueue_us", thread.runqueue_us.unwrap_or_default()),
+    )
+    .because(
+        bpf(format!("it polled {polls} times in the {} that were looked at", time(polling.looked_us)))
+            .with("polls", polls)
+            .with("looked_us", polling.looked_us),
+    )
+    .because(
+        diag(format!(
+            "clients for {} or more: {} with a request that nobody has read, {} whose request was read and not answered, \
+             {queued} to be accepted",
+            time(SETTLED_US),
+            unread.len(),
+            owed.len()
+        ))
+        .with("unread", unread.len() as u64)
+        .with("unanswered", owed.len() as u64)
+        .with("queued", queued),
+    )
+    .rejected(Cause::CpuBusy, "it is busy, and those who wait are the trouble: a single thread reads for all of them")
+    .fix(
+        "Run it on a thread or a process of its own (worker_threads, a process pool, spawn_blocking), or split it, so that \
+         the loop turns in between.",
+    )
+    .share(ShareOf::StalledTime, part);
+    Some(finding)
+}
+
+/// Whether a native program, which may poll for one client alone and work for it otherwise (a backend of PostgreSQL that
+/// reads from a disk), stays away from its loop for long at a time, and has more than that one connection.
+fn stays_away(seen: &Observation, thread: &Thread, looks: u32) -> bool {
+    let away_us = share(looks.into(), thread.looks.into()) * seen.window_us as f64;
+    let stay_us = away_us / thread.voluntary_switches.max(1) as f64;
+    stay_us >= LOOP_AWAY_US && serves_several(seen)
+}
+
+/// Whether it may have more than one client: no backend of a database, which works for its own.
+fn serves_several(seen: &Observation) -> bool {
+    let held = |socket: &&TcpSocket| socket.fd.is_some() && socket.state == TcpState::Established;
+    let connections = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(held).count();
+    let listens = seen.sockets.iter().any(|sockets| !sockets.listeners.is_empty());
+    connections > 1 || listens
+}
+
+/// Whether something came that nobody has read, or accepted.
+fn others_wait(seen: &Observation) -> bool {
+    let Some(sockets) = &seen.sockets else { return false };
+    // That the peer of an idle connection of ours has closed holds up nobody.
+    let unread = |it: &TcpSocket| it.fd.is_some() && (it.unread_bytes > 0 || it.inbound && it.fin_unread);
+    // A client that is served in turns has its request read now and then.
+    let looks: Vec<bool> = seen
+        .history
+        .iter()
+        .flat_map(|history| &history.looks)
+        .filter_map(|look| Some(look.tcp.as_ref()?.unread_bytes > 0))
+        .collect();
+    let often = share(looks.iter().filter(|unread| **unread).count() as u64, looks.len() as u64) >= LOOP_BLOCKED;
+    let serves = sockets.tcp.iter().any(|socket| socket.inbound) || !sockets.listeners.is_empty();
+    sockets.tcp.iter().any(unread) || sockets.listeners.iter().any(|it| it.queued_max > 0) || serves && often
 }
 
 /// The threads that run event loops.
@@ -145,7 +399,7 @@ impl<'a> Loops<'a> {
                 thread.name.starts_with("tokio-r")
                     && TokioThread::of(thread).is_none_or(|role| role == TokioThread::Worker)
             }
-            Runtime::Native => self.turn.contains(&thread.tid),
+            Runtime::Native => self.turn.contains(&thread.tid) || self.is_single() && self.poll.contains(&thread.tid),
             Runtime::Go { .. } | Runtime::Java => false,
         }
     }
@@ -154,13 +408,39 @@ impl<'a> Loops<'a> {
     fn surely(&self, thread: &Thread) -> bool {
         match self.seen.process.runtime {
             Runtime::Python => {
-                let alone = self.seen.threads.as_ref().is_some_and(|threads| threads.last <= 1);
                 let another = self.poll.iter().any(|tid| *tid != thread.tid);
-                alone || self.poll.contains(&thread.tid) && !another
+                self.is_single() || self.poll.contains(&thread.tid) && !another
             }
             Runtime::Tokio => self.poll.contains(&thread.tid) || TokioThread::of(thread).is_some(),
+            Runtime::Native => self.is_single() || self.serves_many(thread),
             _ => true,
         }
+    }
+
+    /// The thread that turns the only loop, where there is but one: it computes more than all others together.
+    fn only_one(&self) -> Option<&'a Thread> {
+        let threads = self.seen.threads.as_ref().filter(|threads| threads.left_out == 0)?;
+        let thread = threads.threads.iter().max_by_key(|thread| thread.cpu_us)?;
+        let others = total(threads.threads.iter().map(|thread| thread.cpu_us)).saturating_sub(thread.cpu_us);
+        let is_loop = match self.seen.process.runtime {
+            // Other threads of it have loops for themselves.
+            Runtime::Node => thread.tid == self.seen.process.pid,
+            Runtime::Python | Runtime::Native => self.has_epoll() && self.poll.iter().all(|tid| *tid == thread.tid),
+            Runtime::Tokio | Runtime::Go { .. } | Runtime::Java => false,
+        };
+        (is_loop && thread.cpu_us > others).then_some(thread)
+    }
+
+    /// Whether there is no other thread.
+    fn is_single(&self) -> bool {
+        self.seen.threads.as_ref().is_some_and(|threads| threads.last <= 1)
+    }
+
+    /// Whether its polls told of several descriptors, and not of its one client alone.
+    fn serves_many(&self, thread: &Thread) -> bool {
+        let polls = self.seen.polling.iter().flat_map(|polling| &polling.loops);
+        let ready = polls.filter(|poll| poll.tid == thread.tid).flat_map(|poll| &poll.ready);
+        ready.filter_map(|ready| ready.fd).collect::<HashSet<u32>>().len() > 1
     }
 
     fn has_epoll(&self) -> bool {
@@ -196,6 +476,10 @@ impl TokioThread {
 
 /// From this share of the looks on an event loop that sits in another call is blocked by it.
 const LOOP_BLOCKED: f64 = 0.3;
+/// A loop that computes for less than this in each turn, on the average, hears of its callers.
+const LOOP_TURN_US: u64 = 100_000;
+/// A shorter stay elsewhere is hardly felt by those who wait for the loop.
+const LOOP_AWAY_US: f64 = 50_000.0;
 
 /// Where a thread sits: by its own stack, else by the stacks in which threads of its name waited longest.
 fn blocked_at(seen: &Observation, thread: &Thread) -> Option<String> {
@@ -222,7 +506,9 @@ pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
     let Some(connections) = &seen.connections else { return Vec::new() };
     // Time that each thread spent waiting for names.
     let mut by_thread: HashMap<u32, (u64, u64)> = HashMap::new();
-    for query in &connections.dns {
+    let asynchronous = asks_at_the_same_time(&connections.dns);
+    let queries: Vec<&DnsExchange> = connections.dns.iter().filter(|it| !asynchronous.contains(&it.tid)).collect();
+    for query in &queries {
         let end = query.answered_us.map_or(seen.window_us, |took| query.sent_us.saturating_add(took));
         let (number, waited) = by_thread.entry(query.tid).or_default();
         *number += 1;
@@ -231,12 +517,15 @@ pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
     // A and AAAA are asked at the same time: a thread's time is not counted twice.
     let waited = total(by_thread.values().map(|(_, waited)| (*waited).min(seen.window_us)));
     let threads = by_thread.len() as u64;
-    let names: HashSet<&str> = connections.dns.iter().map(|query| query.name.as_str()).collect();
+    let names: HashSet<&str> = queries.iter().map(|query| query.name.as_str()).collect();
     let occupied = share(waited, threads.saturating_mul(seen.window_us));
-    let repeated = connections.dns.len() as u64 >= 2 * threads && names.len() as u64 > threads;
+    let repeated = queries.len() as u64 >= 2 * threads && names.len() as u64 > threads;
     // libuv has four threads for names, glibc's asyncio default executor a few more.
     if threads == 0 || threads > 32 || !repeated || occupied < 0.7 {
         return Vec::new();
+    }
+    if let [tid] = by_thread.keys().copied().collect::<Vec<_>>()[..] {
+        return alone(seen, tid, &queries, occupied).into_iter().collect();
     }
     vec![
         Finding::new(
@@ -253,11 +542,11 @@ pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
         .because(
             bpf(format!(
                 "{} for {} names by {}",
-                count(connections.dns.len() as u64, "query").replace("querys", "queries"),
+                count(queries.len() as u64, "query").replace("querys", "queries"),
                 names.len(),
                 count(threads, "thread")
             ))
-            .with("queries", connections.dns.len() as u64)
+            .with("queries", queries.len() as u64)
             .with("names", names.len() as u64)
             .with("threads", threads)
             .with("waited_us", waited),
@@ -266,6 +555,63 @@ pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
         .share(ShareOf::StalledTime, occupied),
     ]
 }
+
+/// Threads that ask for another name while they wait for the answer to one: nobody queues behind these. A name that was
+/// never answered may have been given up.
+fn asks_at_the_same_time(queries: &[DnsExchange]) -> HashSet<u32> {
+    let mut sorted: Vec<&DnsExchange> = queries.iter().collect();
+    sorted.sort_by_key(|query| (query.tid, query.sent_us));
+    // Until when which name of the thread is waited for, and how often another was asked for before that.
+    let mut waits: HashMap<u32, (&str, u64, u32)> = HashMap::new();
+    for query in sorted {
+        let end = query.answered_us.map_or(query.sent_us, |took| query.sent_us.saturating_add(took));
+        let (name, until, overlaps) = waits.entry(query.tid).or_insert((&query.name, 0, 0));
+        *overlaps += u32::from(*name != query.name && query.sent_us < *until);
+        if end > *until {
+            (*name, *until) = (&query.name, end);
+        }
+    }
+    waits.into_iter().filter(|(_, (.., overlaps))| *overlaps >= 2).map(|(tid, _)| tid).collect()
+}
+
+/// One thread that asks for one name after the other: whether anybody queues behind it cannot be seen, and nobody can where
+/// it is the only one, or the first.
+fn alone(seen: &Observation, tid: u32, queries: &[&DnsExchange], occupied: f64) -> Option<Finding> {
+    let answered: Vec<u64> = queries.iter().filter_map(|query| query.answered_us).collect();
+    let mean_us = total(answered.iter().copied()) / (answered.len() as u64).max(1);
+    let others = seen.threads.as_ref().is_some_and(|threads| threads.last > 1) && tid != seen.process.pid;
+    if !others && mean_us < LOOKUP_US {
+        return None;
+    }
+    let asks = format!(
+        "names are resolved one after the other by one thread ({tid}), {:.0} % of its time is spent waiting for answers, {} for \
+         each",
+        occupied * 100.0,
+        time(mean_us)
+    );
+    let (cause, summary, other, why) = if others {
+        (
+            Cause::DnsSerialised,
+            format!("{asks}; that others queue behind it was not seen"),
+            Cause::DnsSlow,
+            "possible: one caller that needs one name after the other waits for the name server alone",
+        )
+    } else {
+        (Cause::DnsSlow, asks, Cause::DnsSerialised, "nobody can queue behind the thread that has all the work")
+    };
+    let finding = Finding::new(cause, Severity::Waiting, Confidence::Low, summary)
+        .because(
+            bpf(format!("{} answers, {} for each on average", answered.len(), time(mean_us)))
+                .with("queries", queries.len() as u64)
+                .with("mean_us", mean_us),
+        )
+        .rejected(other, why)
+        .share(ShareOf::StalledTime, occupied);
+    Some(Finding { advisory: true, ..finding })
+}
+
+/// A name server that needs longer for each answer is slow.
+const LOOKUP_US: u64 = 200_000;
 
 /// A wait that nothing will ever end.
 pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
@@ -280,18 +626,23 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
         .filter_map(|thread| Some((thread, thread.blocked_in.as_ref()?)))
         .filter(|(_, blocked)| is_unlimited(seen, blocked))
         .collect();
-    let Some((thread, call)) = stuck.first() else { return Vec::new() };
+    // A connection of TCP first: of others less is known.
+    let Some((thread, call)) = stuck.iter().find(|(_, call)| call.cookie.is_some()).or(stuck.first()) else {
+        return Vec::new();
+    };
     // A wait for news is what a subscriber is for. It is more than a remark where callers wait meanwhile.
     let callers = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
-    let all = callers.filter(|socket| socket.inbound && super::calls::owes_an_answer(socket)).count() > 0;
+    let all = callers.filter(|socket| socket.inbound && super::calls::owes_an_answer(socket)).count() > 0
+        && (call.cookie.is_some() || threads.last == 1);
     let what = call.what.as_ref().map(|what| format!(" on {what}")).unwrap_or_default();
     let at = thread.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
+    let holder = call.peer_pid.map(|pid| format!(" (held by process {pid})")).unwrap_or_default();
     let mut finding = Finding::new(
         Cause::WaitUnlimited,
         Severity::Waiting,
         if all { Confidence::High } else { Confidence::Medium },
         format!(
-            "thread {} ({}) waits in {}{what}{at} for {}{}, and no timer of the kernel will ever end it",
+            "thread {} ({}) waits in {}{what}{holder}{at} for {}{}, and no timer of the kernel will ever end it",
             thread.tid,
             thread.name,
             call.call,
@@ -374,15 +725,20 @@ fn blocked_evidence(thread: &Thread, call: &BlockedIn, many: usize) -> Evidence 
     .with("threads", many as u64)
 }
 
-/// A read or a connect on a connection, a poll on one, without limit. Waiting for work (accept, a pipe, a queue) is no
-/// wait for a peer.
+/// A read or a connect on a connection, a poll on one, without limit; a write that nobody takes. Waiting for work (accept,
+/// a read from a pipe, a queue, a unix socket without a server's name, a UDP socket without a peer) is no wait for a peer.
 fn is_unlimited(seen: &Observation, blocked: &BlockedIn) -> bool {
     const WAITS: [&str; 10] =
         ["read", "recvfrom", "recvmsg", "readv", "connect", "write", "sendto", "sendmsg", "poll", "ppoll"];
     if !WAITS.contains(&blocked.call.as_str()) || matches!(blocked.timeout_us, Some(Some(_))) {
         return false;
     }
-    let Some(cookie) = blocked.cookie else { return false };
+    let Some(cookie) = blocked.cookie else {
+        let writes = ["write", "sendto", "sendmsg"].contains(&blocked.call.as_str());
+        return blocked.what.as_deref().is_some_and(|what| {
+            what.starts_with("unix ") || what.starts_with("udp ") || writes && ["pipe", "unix"].contains(&what)
+        });
+    };
     let socket = seen.sockets.as_ref().and_then(|all| all.tcp.iter().find(|socket| socket.cookie == cookie));
     socket.is_some_and(|socket| !socket.inbound && socket.timer.kind == crate::observation::TimerKind::Off)
 }

@@ -17,7 +17,8 @@ pub struct Connections {
     pub reset_by_peer: u64,
     /// Of those, by a reset from here.
     pub reset_by_us: u64,
-    /// Of those that were accepted and ended, how many carried no byte in at least one direction.
+    /// Of those that were accepted and ended, how many carried no byte, or none in one direction and were then reset by the
+    /// peer.
     pub little_work: u64,
     /// Their lives' median length.
     pub life_median_us: Option<u64>,
@@ -251,6 +252,9 @@ pub struct HttpHead {
     /// The request itself says that the answer may wait for something to happen: a long poll.
     #[serde(default)]
     pub asks_to_wait: bool,
+    /// It says so only by a word that lists are called, too: `/v1/events`.
+    #[serde(default)]
+    pub asks_by_name: bool,
     /// Of a response in chunks that the process reads: whether the last bytes that were read end it.
     #[serde(default)]
     pub chunks_ended: Option<bool>,
@@ -260,6 +264,13 @@ pub struct HttpHead {
     /// What answered the request was no HTTP/1: its first bytes, printable.
     #[serde(default)]
     pub not_http: Option<String>,
+}
+
+impl HttpHead {
+    /// What follows is another protocol, a websocket's perhaps, in which either side may have the last word.
+    pub(crate) fn is_switched(&self) -> bool {
+        self.status == Some(101)
+    }
 }
 
 /// A call that was answered later than its caller allowed.
@@ -316,4 +327,7 @@ pub struct DnsExchange {
     /// The answer did not fit UDP: the question has to be asked again over TCP.
     #[serde(default)]
     pub truncated: bool,
+    /// There is no answer, and the last time that it was sent, the server's host said that nobody listens there.
+    #[serde(default)]
+    pub refused: bool,
 }

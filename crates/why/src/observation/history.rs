@@ -48,6 +48,14 @@ pub struct ThreadCounts {
     pub other: u64,
 }
 
+impl ThreadCounts {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.running.saturating_add(self.sleeping).saturating_add(self.uninterruptible).saturating_add(self.other)
+    }
+}
+
 impl History {
     /// Adds a look that is later than those before.
     pub fn push(&mut self, look: Look) {

@@ -55,6 +55,14 @@ pub enum Ending {
     },
 }
 
+impl Ending {
+    /// Whether it went well, by its own word. Of one that a signal ended nobody can say so.
+    #[must_use]
+    pub const fn is_well(self) -> bool {
+        matches!(self, Self::Exited { code: 0 })
+    }
+}
+
 /// For a reader: "exited with code 1", "was killed by SIGSEGV (11), and left a core".
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

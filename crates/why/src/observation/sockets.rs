@@ -147,6 +147,10 @@ pub struct Listener {
     pub queued_max: u32,
     /// How many waited at the last reading.
     pub queued_last: u32,
+    /// For how long somebody has waited at every reading, and never fewer than at the one before: nobody accepts, or more
+    /// came each time than were accepted.
+    #[serde(default)]
+    pub waiting_us: u64,
     /// Readings in which it was full.
     pub full_rounds: u32,
     /// Connections it dropped over the window, where the kernel tells.
@@ -166,6 +170,10 @@ pub struct HalfOpen {
     pub sources: u32,
     /// The most frequent address and how many of the last are its.
     pub top: Option<(String, u32)>,
+    /// To how many of the last the SYN-ACK was sent again: what was sent did not get there, or its answer did not come
+    /// back. Others are new, or wait by `TCP_DEFER_ACCEPT` for the first bytes of a client that is there.
+    #[serde(default)]
+    pub sent_again: Option<u32>,
 }
 
 /// Counters of the network namespace (`/proc/net/netstat`, `/proc/net/snmp`), as differences over the window.

@@ -37,6 +37,9 @@ pub struct Thread {
     /// The system calls that the looks found it in, with the number of looks.
     #[serde(default)]
     pub calls: Vec<(String, u32)>,
+    /// The epoll sets (their descriptors) that the looks found it waiting for, with the number of looks. Bounded.
+    #[serde(default)]
+    pub epolls: Vec<(u32, u32)>,
     /// For how long it is known not to have left that call: no switch was counted meanwhile.
     pub blocked_us: u64,
     /// Whether that is all of the watch: it may have been longer.
@@ -79,10 +82,13 @@ pub struct BlockedIn {
     pub call: String,
     /// The descriptor it was given, for calls that take one.
     pub fd: Option<u32>,
-    /// What that descriptor is: `tcp 10.0.0.1:5432`, `pipe`.
+    /// What that descriptor is: `tcp 10.0.0.1:5432`, `unix /run/docker.sock` by the name of the other end, `pipe`.
     pub what: Option<String>,
     /// The cookie of the TCP socket that the descriptor is.
     pub cookie: Option<u64>,
+    /// The process that holds the other end, where the descriptor is a unix socket and it could be found.
+    #[serde(default)]
+    pub peer_pid: Option<u32>,
     /// The descriptors that `poll` or `select` was given or that are in the epoll set, where those could be read.
     /// Bounded.
     #[serde(default)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     Observation,
-    judge::{self, Stall},
+    judge::{self, Judgement, Stall},
     observation::{Connection, Side, TcpSocket},
     timeline::{self, Phase},
 };
@@ -74,7 +74,7 @@ struct Known<'a> {
     life: Option<&'a Connection>,
 }
 
-pub(super) fn listed(seen: &Observation) -> Listed {
+pub(super) fn listed(seen: &Observation, judgement: &Judgement) -> Listed {
     let mut known: BTreeMap<u64, Known<'_>> = BTreeMap::new();
     for socket in seen.sockets.iter().flat_map(|sockets| &sockets.tcp) {
         known.entry(socket.cookie).or_default().socket = Some(socket);
@@ -82,7 +82,8 @@ pub(super) fn listed(seen: &Observation) -> Listed {
     for life in seen.connections.iter().flat_map(|connections| &connections.connections) {
         known.entry(life.cookie).or_default().life = Some(life);
     }
-    let mut stalls: HashMap<u64, Stall> = judge::stalls(seen).into_iter().map(|stall| (stall.cookie, stall)).collect();
+    let stalls = judge::stalls(seen, judgement);
+    let mut stalls: HashMap<u64, Stall> = stalls.into_iter().map(|stall| (stall.cookie, stall)).collect();
     let stalled = known.keys().filter(|cookie| stalls.contains_key(cookie)).count() as u64;
     let mut all: Vec<(u64, Known<'_>)> = known.into_iter().collect();
     // One that failed at once has stalled for no time, and comes before those that have not stalled. Of these, those of
@@ -228,7 +229,7 @@ mod tests {
             ..Connection::default()
         };
         let seen = observation(vec![socket(1, TcpState::Established), socket(2, TcpState::Established)], vec![life]);
-        let listed = listed(&seen);
+        let listed = listed(&seen, &Judgement::default());
         assert_eq!((listed.lines.len(), listed.not_listed, listed.stalled), (2, 0, 1));
         let line = &listed.lines[0];
         assert_eq!((line.cookie, line.name.as_deref(), line.tls.as_deref()), (2, Some("api.test"), Some("TLSv1.3")));
@@ -248,7 +249,7 @@ mod tests {
         let mut connecting = socket(1, TcpState::SynSent);
         connecting.last = Some(overdue_core::facts::TcpInfo { total_retrans: 2, ..Default::default() });
         connecting.timer = TcpTimer { kind: crate::observation::TimerKind::Retransmit, expires_ms: 900, fired: 2 };
-        let line = listed(&observation(vec![connecting], Vec::new())).lines.remove(0);
+        let line = listed(&observation(vec![connecting], Vec::new()), &Judgement::default()).lines.remove(0);
         assert_eq!(line.stall.as_ref().map(|stall| stall.stage), Some("connect"), "{line:?}");
         let [phase] = line.timeline.as_slice() else { panic!("{line:?}") };
         assert_eq!((phase.stage, phase.partial, phase.inferred), (Stage::Connect, true, true));
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn only_the_first_are_listed_and_all_are_counted() {
         let tcp = (0..100).map(|cookie| socket(cookie, TcpState::Established)).collect();
-        let listed = listed(&observation(tcp, Vec::new()));
+        let listed = listed(&observation(tcp, Vec::new()), &Judgement::default());
         assert_eq!((listed.lines.len(), listed.not_listed, listed.stalled), (LISTED, 36, 0));
     }
 }

@@ -1,7 +1,7 @@
 use overdue_core::facts::TcpState;
 use overdue_why::{
     Observation,
-    observation::{Connection, Connections, HttpHead, Moment, Side, Sockets, TcpSocket, TlsHandshake},
+    observation::{Connection, Connections, HttpHead, Moment, Process, Side, Sockets, TcpSocket, TlsHandshake},
 };
 
 use super::*;
@@ -170,4 +170,19 @@ fn what_one_remedy_would_show_stands_together() {
             "goroutines: it has ended",
         ]
     );
+}
+
+/// `sh -c 'curl -m 3 ...; true'`: the one that hung had ended before the watch did.
+#[test]
+fn whose_children_have_ended_was_not_watched_for_them() {
+    let mut seen = Observation { window_us: WINDOW_US, ..Observation::default() };
+    seen.process = Process { name: "sh".to_owned(), only_waits_for_children: true, ..Process::default() };
+    let text = report(Screen::plain(80), &Report::of(&seen));
+    for part in ["nothing but wait for children, which have ended", "sh -c 'exec ...'", "of those nothing is known"] {
+        assert!(text.replace("\n  ", " ").contains(part), "no {part:?} in\n{text}");
+    }
+    assert!(!text.contains("nothing wrong"), "{text}");
+    seen.process.only_waits_for_children = false;
+    let text = report(Screen::plain(80), &Report::of(&seen));
+    assert!(text.contains("nothing wrong was found") && !text.contains("children"), "{text}");
 }

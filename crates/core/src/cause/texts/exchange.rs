@@ -500,10 +500,13 @@ pub(in crate::cause) static UNKNOWN: Entry = Entry {
     title: "The evidence does not name a cause",
     meaning: "A limit fired or a wait was seen, but what could be observed fits several causes, or none. Without \
               evidence there is no verdict. The report lists under `not_visible` what could not be seen, why, and \
-              how to change that.",
+              how to change that. Of a process: its callers wait for an answer, or to be accepted, while its \
+              threads sit where nothing tells why.",
     look_alikes: "Any other cause. The verdict's list of rejected alternatives says which were ruled out, and by \
                   what. Time under `unaccounted` belongs to no stage, and is not the network's.",
     confirm: &[
+        "A process: `overdue flame --pid PID --wait`: where its threads are. Who holds a lock is in its memory: \
+         `gdb -p PID -batch -ex 'thread apply all bt'`, which stops it for a moment.",
         "`overdue doctor`: what can be seen on this machine and what cannot.",
         "As root `overdue why --pid PID --for 30s`, while it happens: the kernel's own view.",
         "`ss -tnpoi dst HOST`, while it happens: Send-Q, Recv-Q, the timer and `unacked` rule out most causes.",

@@ -593,7 +593,9 @@ pub(in crate::cause) static DEADLINE_IGNORED: Entry = Entry {
     title: "Work goes on after its deadline",
     meaning: "The deadline has passed, the caller is gone, and the call still runs. Cancelling only asks: code \
               that does not look at its context, a blocking call, or a task that was started on the side goes on \
-              to its end. The capacity that this uses is missing for calls that somebody waits for.",
+              to its end. The capacity that this uses is missing for calls that somebody waits for. From outside it is \
+              seen where the request itself says how long its caller waits; a timer of the program's own shows \
+              nothing.",
     look_alikes: "`deadline-not-forwarded`: the deadline never reached this process. Work that is meant to \
                   outlive the request (auditing, a write that must not be torn) should have a context of its own. \
                   `local-stall`: the timer itself was late.",

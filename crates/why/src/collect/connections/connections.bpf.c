@@ -292,6 +292,37 @@ static __noinline void asked(struct sock *sk, u32 way, u32 length, u32 tid)
 		count(all->dropped);
 }
 
+/* Where the name server should be, nobody listens: the error of an ICMP message, on the socket's next call. */
+static __noinline void refused(struct sock *sk, u32 tid)
+{
+	struct shared *all = the_shared();
+	struct piece *event;
+	u16 port;
+	u64 now;
+
+	if (!all || !sk)
+		return;
+	port = bpf_ntohs(sk->__sk_common.skc_dport);
+	if (port ? port != DNS : !bpf_sk_storage_get(&asking, sk, 0, 0))
+		return;
+	now = bpf_ktime_get_ns();
+	if (!spend(&all->queries, now, most_queries)) {
+		count(all->unseen);
+		return;
+	}
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		count(all->dropped);
+		return;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->kind = KIND_DNS_REFUSED;
+	event->at = now;
+	event->cookie = bpf_get_socket_cookie(sk);
+	event->tid = tid;
+	bpf_ringbuf_submit(event, 0);
+}
+
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(sent, struct sock *sk, int result)
 {
@@ -305,6 +336,8 @@ int BPF_PROG(sent, struct sock *sk, int result)
 		return transferred(sk, result, WRITE, tid);
 	if (sk->sk_protocol == IPPROTO_UDP && result > 0)
 		asked(sk, WRITE, result, tid);
+	else if (sk->sk_protocol == IPPROTO_UDP && result == -ECONNREFUSED)
+		refused(sk, tid);
 	return 0;
 }
 
@@ -321,6 +354,8 @@ int BPF_PROG(received, struct sock *sk, int result, int flags)
 		return transferred(sk, result, READ, tid);
 	if (sk->sk_protocol == IPPROTO_UDP && result > 0)
 		asked(sk, READ, result, tid);
+	else if (sk->sk_protocol == IPPROTO_UDP && result == -ECONNREFUSED)
+		refused(sk, tid);
 	return 0;
 }
 

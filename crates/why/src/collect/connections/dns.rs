@@ -151,7 +151,7 @@ impl Exchanges {
         });
         if let Some((id, exchange)) = again {
             exchange.seen.sent += 1;
-            exchange.seen.server = server;
+            (exchange.seen.server, exchange.seen.refused) = (server, false);
             let id = *id;
             self.open.insert(key, id);
         } else {
@@ -163,6 +163,15 @@ impl Exchanges {
         self.forget();
     }
 
+    /// Nobody listens where that socket asked.
+    pub(crate) fn refused(&mut self, cookie: u64) {
+        for id in self.open.iter().filter(|((socket, ..), _)| *socket == cookie).map(|(_, id)| id) {
+            if let Some(exchange) = self.all.get_mut(id).filter(|exchange| exchange.answered.is_none()) {
+                exchange.seen.refused = true;
+            }
+        }
+    }
+
     /// A message that was received.
     pub(crate) fn received(&mut self, bytes: &[u8], cookie: u64, at: u64) {
         let Some(message) = Message::read(bytes).filter(|message| message.is_answer) else { return };
@@ -171,7 +180,7 @@ impl Exchanges {
         if exchange.answered.is_some() {
             return;
         }
-        exchange.answered = Some(at);
+        (exchange.answered, exchange.seen.refused) = (Some(at), false);
         exchange.seen.answered_us = Some(at.saturating_sub(exchange.sent) / 1000);
         exchange.seen.rcode = Some(message.rcode);
         exchange.seen.truncated = message.truncated;
@@ -253,6 +262,24 @@ mod tests {
         assert_eq!((exchange.seen.sent, exchange.seen.answered_us), (2, Some(3000)));
         assert_eq!((exchange.seen.rcode, exchange.seen.answers), (Some(0), Some(2)));
         assert_eq!(exchange.addresses, [IpAddr::from([127, 0, 0, 1])]);
+    }
+
+    #[test]
+    fn a_server_that_is_not_there() {
+        let mut exchanges = Exchanges::default();
+        let mut asks = |id, cookie| exchanges.sent(&message(id, false, 0, b""), cookie, 100, None, 1_000_000);
+        asks(7, 1);
+        let refused = |exchanges: &Exchanges| exchanges.all().next().unwrap().seen.refused;
+        exchanges.refused(2);
+        assert!(!refused(&exchanges), "another socket's");
+        exchanges.refused(1);
+        assert!(refused(&exchanges));
+        // The next server may be there.
+        exchanges.sent(&message(8, false, 0, b""), 2, 100, None, 1_000_000);
+        assert!(!refused(&exchanges));
+        exchanges.refused(2);
+        exchanges.received(&message(8, true, 1, ADDRESS), 2, 4_000_000);
+        assert!(!refused(&exchanges));
     }
 
     #[test]

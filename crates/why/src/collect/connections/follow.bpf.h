@@ -102,7 +102,7 @@ struct shared {
 	u64 lives[40];		/* of those accepted: bucket n holds 2^n <= us < 2^(n+1) */
 };
 
-enum { KIND_PIECE = 1, KIND_ENDED = 2, KIND_DNS = 3 };
+enum { KIND_PIECE = 1, KIND_ENDED = 2, KIND_DNS = 3, KIND_DNS_REFUSED = 4 };
 
 struct piece {
 	u32 kind;
@@ -312,7 +312,7 @@ __noinline u32 highest(u64 bits)
 
 static __always_inline void count_end(struct connection *c, struct shared *all)
 {
-	u32 bucket;
+	u32 bucket, idle;
 
 	count(all->closed);
 	if (c->flags & RESET_RECEIVED)
@@ -321,8 +321,10 @@ static __always_inline void count_end(struct connection *c, struct shared *all)
 		count(all->reset_by_us);
 	if (!(c->flags & ACCEPTED))
 		return;
-	/* An answer may be short: what is no work is a connection on which nothing was asked, or nothing answered. */
-	if (c->totals[READ] == c->totals_before[READ] || c->totals[WRITE] == c->totals_before[WRITE])
+	/* Work may go one way: a log that is received, a banner that is sent. What is none is a connection on which nothing
+	 * passed, or that was reset before both had said something. The peer's FIN counts as a byte that was received. */
+	idle = (c->totals[READ] - c->totals_before[READ] <= !!c->fin) + (c->totals[WRITE] == c->totals_before[WRITE]);
+	if (idle == 2 || (idle == 1 && c->flags & RESET_RECEIVED))
 		count(all->little_work);
 	bucket = highest((c->ended - c->opened) / 1000);
 	if (bucket < 40)

@@ -1,5 +1,7 @@
 //! Heads of HTTP/1, as much of them as is at the front of a read or write. What is not named here is not kept.
 
+use super::super::process::hide_in_path;
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 const METHOD_MAX: usize = 20;
 const PATH_MAX: usize = 256;
@@ -17,6 +19,8 @@ pub(crate) struct Request {
     pub(crate) deadline_us: Option<(String, u64)>,
     /// It says that the answer may wait for something to happen.
     pub(crate) asks_to_wait: bool,
+    /// Only by a word that lists are called, too.
+    pub(crate) asks_by_name: bool,
 }
 
 /// Whether a client begins to speak HTTP/2.
@@ -46,9 +50,11 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Request> {
     if target.is_empty() {
         return None;
     }
+    let asks = long_poll(target).filter(|_| matches!(method, b"GET" | b"HEAD"));
     let mut request = Request {
-        line: format!("{} {}", text(method, METHOD_MAX), text(path(target), PATH_MAX)),
-        asks_to_wait: matches!(method, b"GET" | b"HEAD") && is_long_poll(target),
+        line: format!("{} {}", text(method, METHOD_MAX), hide_in_path(&text(path(target), PATH_MAX))),
+        asks_to_wait: asks.is_some(),
+        asks_by_name: asks == Some(Asks::ByName),
         ..Request::default()
     };
     let mut rest = fields;
@@ -66,20 +72,24 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Request> {
     Some(request)
 }
 
-/// The status of a response. One that is interim (1xx) is none.
+/// Switching Protocols: the connection is HTTP's no more.
+const SWITCHED: u16 = 101;
+
+/// The status of a response. One that is interim (1xx) is none, but for the one that no other follows.
 pub(crate) fn status(bytes: &[u8]) -> Option<u16> {
     let rest = bytes.strip_prefix(b"HTTP/1.")?;
     let &[b'0' | b'1', b' ', a, b, c, ..] = rest else { return None };
     let digits = [a, b, c];
-    if !digits.iter().all(u8::is_ascii_digit) || a < b'2' {
+    if !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    Some(digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0')))
+    let status = digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
+    (status >= 200 || status == SWITCHED).then_some(status)
 }
 
 /// Whether a response of that status to that request has no body, whatever its head says of one.
 pub(crate) fn has_no_body(request: &Request, status: u16) -> bool {
-    request.line.starts_with("HEAD ") || matches!(status, 204 | 304)
+    request.line.starts_with("HEAD ") || matches!(status, SWITCHED | 204 | 304)
 }
 
 /// How many bytes a head has, where its end is here.
@@ -124,7 +134,9 @@ impl Request {
         let value = value.get(1..).unwrap_or_default().trim_ascii();
         // RFC 7240: `Prefer: respond-async, wait=10`.
         if name.eq_ignore_ascii_case(b"prefer") {
-            self.asks_to_wait |= value.split(|byte| *byte == b',').any(|part| part.trim_ascii().starts_with(b"wait="));
+            let waits = value.split(|byte| *byte == b',').any(|part| part.trim_ascii().starts_with(b"wait="));
+            self.asks_to_wait |= waits;
+            self.asks_by_name &= !waits;
         }
         let deadline = if name.eq_ignore_ascii_case(b"host") {
             self.host = Some(text(after_userinfo(value), HOST_MAX));
@@ -169,16 +181,30 @@ fn path(target: &[u8]) -> &[u8] {
     slash.and_then(|slash| authority.get(slash..)).unwrap_or(b"/")
 }
 
+/// How surely a request asks to wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// By a word that means it.
+    Surely,
+    /// By one that lists are called, too.
+    ByName,
+}
+
 /// Whether the last part of a path, or a name in a query, is one of those by which long polls are known.
-fn is_long_poll(target: &[u8]) -> bool {
-    const PATHS: [&[u8]; 6] = [b"poll", b"longpoll", b"long-poll", b"watch", b"subscribe", b"events"];
+fn long_poll(target: &[u8]) -> Option<Asks> {
+    const PATHS: [&[u8]; 5] = [b"poll", b"longpoll", b"long-poll", b"watch", b"subscribe"];
+    const NAMES: [&[u8]; 1] = [b"events"];
     const QUERIES: [&[u8]; 4] = [b"wait", b"watch", b"poll", b"longpoll"];
     let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
     let (path, query) = target.split_at(end);
     let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let mut names = query.get(1..).unwrap_or_default().split(|byte| *byte == b'&');
     let is = |known: &[&[u8]], name: &[u8]| known.iter().any(|known| known.eq_ignore_ascii_case(name));
-    is(&PATHS, last) || names.any(|pair| is(&QUERIES, pair.split(|byte| *byte == b'=').next().unwrap_or_default()))
+    if is(&PATHS, last) || names.any(|pair| is(&QUERIES, pair.split(|byte| *byte == b'=').next().unwrap_or_default())) {
+        Some(Asks::Surely)
+    } else {
+        is(&NAMES, last).then_some(Asks::ByName)
+    }
 }
 
 fn after_userinfo(authority: &[u8]) -> &[u8] {
@@ -233,6 +259,7 @@ mod tests {
         let proxied = "GET http://user:secret@host.example/path?secret HTTP/1.1\r\n";
         assert_eq!(line(proxied).as_deref(), Some("GET /path"));
         assert_eq!(line("CONNECT user:secret@host:443 HTTP/1.1\r\n").as_deref(), Some("CONNECT host:443"));
+        assert_eq!(line("GET /bot1:secret/getMe HTTP/1.1\r\n").as_deref(), Some("GET /bot***/getMe"));
     }
 
     #[test]
@@ -256,6 +283,19 @@ mod tests {
         ] {
             assert!(!asks(head), "{head}");
         }
+    }
+
+    /// A list of events is called like a stream of them.
+    #[test]
+    fn a_long_poll_may_be_so_by_name_alone() {
+        let by_name = |head: &str| {
+            let request = request(head.as_bytes()).unwrap();
+            (request.asks_to_wait, request.asks_by_name)
+        };
+        assert_eq!(by_name("GET /v1/events HTTP/1.1\r\n\r\n"), (true, true));
+        assert_eq!(by_name("GET /v1/events?wait=30s HTTP/1.1\r\n\r\n"), (true, false));
+        assert_eq!(by_name("GET /v1/events HTTP/1.1\r\nPrefer: wait=10\r\n\r\n"), (true, false));
+        assert_eq!(by_name("GET /rooms/1/poll HTTP/1.1\r\n\r\n"), (true, false));
     }
 
     #[test]
@@ -290,12 +330,14 @@ mod tests {
         let head = request(b"HEAD / HTTP/1.1\r\n\r\n").unwrap();
         let get = request(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         assert!(has_no_body(&head, 200) && has_no_body(&get, 304) && !has_no_body(&get, 200));
+        assert!(has_no_body(&get, 101));
     }
 
     #[test]
     fn statuses() {
         assert_eq!(status(b"HTTP/1.1 204 No Content\r\n"), Some(204));
         assert_eq!(status(b"HTTP/1.0 503"), Some(503));
+        assert_eq!(status(b"HTTP/1.1 101 Switching Protocols\r\n"), Some(101));
         for none in [&b"HTTP/1.1 100 Continue"[..], b"HTTP/1.1 2x4", b"HTTP/2.0 200", b"HTTP/1.1 20", b""] {
             assert_eq!(status(none), None);
         }

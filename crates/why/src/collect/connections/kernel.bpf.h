@@ -14,6 +14,7 @@ enum {
 	MSG_PEEK = 2,
 	MSG_ERRQUEUE = 0x2000,
 	DNS = 53,
+	ECONNREFUSED = 111,
 };
 
 /* include/net/tcp_states.h */

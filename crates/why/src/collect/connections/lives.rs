@@ -220,6 +220,7 @@ impl Lives {
                 self.dns.sent(piece.bytes, piece.cookie, piece.tid, piece.remote, piece.at);
             }
             Event::Dns(piece) => self.dns.received(piece.bytes, piece.cookie, piece.at),
+            Event::DnsRefused { cookie } => self.dns.refused(cookie),
             Event::Ended(raw) => self.end(*raw),
         }
     }
@@ -537,6 +538,7 @@ fn http_seen(exchange: &Exchange, raw: &RawConnection, epoch: Epoch) -> HttpHead
         chunks_ended: (is_ours && has_body && raw.has(CHUNKED))
             .then_some(raw.tail == *b"\r\n\r\n" && came.is_none_or(|came| came > 0)),
         asks_to_wait: exchange.request.asks_to_wait,
+        asks_by_name: exchange.request.asks_by_name,
         half_head,
         not_http: response.not_http.clone().filter(|_| is_ours),
     }

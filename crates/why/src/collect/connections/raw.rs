@@ -15,6 +15,7 @@ pub(crate) const CHUNKED: u32 = 1 << 14;
 const KIND_PIECE: u32 = 1;
 const KIND_ENDED: u32 = 2;
 const KIND_DNS: u32 = 3;
+const KIND_DNS_REFUSED: u32 = 4;
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -90,6 +91,10 @@ pub(crate) enum Event<'a> {
     Piece(Piece<'a>),
     Ended(Box<RawConnection>),
     Dns(Piece<'a>),
+    /// Nobody listens where that socket asked for names.
+    DnsRefused {
+        cookie: u64,
+    },
 }
 
 impl<'a> Event<'a> {
@@ -98,6 +103,7 @@ impl<'a> Event<'a> {
         match Reader(bytes).u32()? {
             KIND_PIECE => Piece::read(bytes).map(Self::Piece),
             KIND_DNS => Piece::read(bytes).map(Self::Dns),
+            KIND_DNS_REFUSED => Piece::read(bytes).map(|piece| Self::DnsRefused { cookie: piece.cookie }),
             KIND_ENDED => RawConnection::read(bytes.get(8..)?).map(|raw| Self::Ended(Box::new(raw))),
             _ => None,
         }
@@ -241,6 +247,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn both_sides_mean_the_same() {
+        let theirs = crate::collect::bpf::constants::of(include_str!("follow.bpf.h"));
+        for (name, ours) in [
+            ("BEFORE", i64::from(BEFORE)),
+            ("OPENED", i64::from(OPENED)),
+            ("ACCEPTED", i64::from(ACCEPTED)),
+            ("ENDED", i64::from(ENDED)),
+            ("RESET_RECEIVED", i64::from(RESET_RECEIVED)),
+            ("RESET_SENT", i64::from(RESET_SENT)),
+            ("BLIND", i64::from(BLIND)),
+            ("BY_US", i64::from(BY_US)),
+            ("CHUNKED", i64::from(CHUNKED)),
+            ("KIND_PIECE", i64::from(KIND_PIECE)),
+            ("KIND_ENDED", i64::from(KIND_ENDED)),
+            ("KIND_DNS", i64::from(KIND_DNS)),
+        ] {
+            assert_eq!(theirs.get(name), Some(&ours), "{name}");
+        }
+    }
 
     proptest! {
         #[test]

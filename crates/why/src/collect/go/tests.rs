@@ -105,7 +105,7 @@ impl Drop for Program {
 /// A running peer; it ends when it is dropped.
 /// The last look, and all that was seen.
 fn finish(goroutines: &mut Goroutines) -> Go {
-    goroutines.look_at_all();
+    goroutines.read_goroutines();
     goroutines.observed(0)
 }
 
@@ -307,6 +307,19 @@ fn of_many_goroutines_some_are_read_and_all_are_counted() {
     let waiting = group(&seen, "main.enter");
     assert!((29_000..=31_000).contains(&waiting.first) && (29_000..=31_000).contains(&waiting.last), "{seen:#?}");
     assert!(waiting.stayed >= 29_000, "{seen:#?}");
+}
+
+#[test]
+fn the_last_look_counts_what_it_reads() {
+    let Some(program) = Program::plain() else { return };
+    let mut peer = Peer::new(&program);
+    let mut goroutines = peer.attach();
+    goroutines.look(0);
+    peer.order("backlog 50");
+    goroutines.look_at_all(1_000);
+    let seen = goroutines.observed(0);
+    assert_eq!(values(&seen.goroutines), [1, 51]);
+    assert_eq!(group(&seen, "main.enter").last, 50);
 }
 
 #[test]

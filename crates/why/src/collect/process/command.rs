@@ -1,13 +1,13 @@
-//! A command line without its secrets.
+//! A command line, or a path in a request, without its secrets.
 //!
-//! Which part is a secret is guessed by the names of flags and keys, and rather once too often than too seldom: a
-//! report is pasted into tickets.
+//! Which part is a secret is guessed by the names of flags and keys and by its shape, and rather once too often than too
+//! seldom: a report is pasted into tickets. What is known of names and shapes is in the tables.
 
 /// What stands in the place of a secret.
 const HIDDEN: &str = "***";
 
 /// Names of flags and keys that have a secret as their value hold one of these.
-const SECRET: [&str; 23] = [
+const SECRET: [&str; 24] = [
     "password",
     "passwd",
     "passphrase",
@@ -31,13 +31,25 @@ const SECRET: [&str; 23] = [
     "sas-key",
     "jwt",
     "sessionid",
+    "bearer",
 ];
-/// Or are one of these.
-const SECRET_WHOLE: [&str; 6] = ["pass", "auth", "key", "pw", "userpass", "cred"];
-/// Values of such names tell where the secret is, and are none.
-const NOT_SECRET: [&str; 7] = ["file", "path", "dir", "url", "stdin", "prompt", "fd"];
+/// Or have one of these between dashes and dots, or a word that ends so (`-storepass`).
+const SECRET_WHOLE: [&str; 5] = ["pass", "auth", "key", "pw", "cred"];
+const SECRET_END: &str = "pass";
+const NOT_SECRET_END: [&str; 4] = ["bypass", "compass", "encompass", "overpass"];
+/// Or are one of these: `sig` is what signs a URL of Azure's.
+const SECRET_NAME: [&str; 2] = ["sig", "otp"];
+/// Values of such names tell where the secret is, or what kind it is of, and are none.
+const NOT_SECRET: [&str; 18] = [
+    "file", "path", "dir", "url", "stdin", "prompt", "fd", "type", "mode", "method", "plugin", "ttl", "timeout",
+    "length", "size", "name", "format", "required",
+];
+/// Nor are these, whatever the name.
+const NOT_SECRET_VALUE: [&str; 8] = ["true", "false", "yes", "no", "on", "off", "none", "null"];
+/// A file that has such a name is known to be one.
+const KEY_FILES: [&str; 7] = [".pem", ".key", ".crt", ".cer", ".p12", ".pfx", ".json"];
 /// Secrets that begin like this are known without a name.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 24] = [
     "sk_live_",
     "sk_test_",
     "rk_live_",
@@ -50,6 +62,15 @@ const KNOWN: [&str; 15] = [
     "sk-",
     "xoxb-",
     "xoxp-",
+    "xoxa-",
+    "xapp-",
+    "npm_",
+    "pypi-",
+    "hf_",
+    "ghu_",
+    "dop_v1_",
+    "AIza",
+    "ya29.",
     "AKIA",
     "ASIA",
     "hvs.",
@@ -80,6 +101,48 @@ const SHORT: [(&str, &str); 23] = [
     ("mosquitto_pub", "-P"),
     ("mosquitto_sub", "-P"),
 ];
+/// The same for programs of exactly these names.
+const SHORT_OF: [(&str, &str); 8] = [
+    ("http", "-a"),
+    ("https", "-a"),
+    ("xh", "-a"),
+    ("xhs", "-a"),
+    ("smbclient", "-U"),
+    ("rpcclient", "-U"),
+    ("psexec", "-p"),
+    ("plink", "-pw"),
+];
+/// Flags as Windows has them; those with whole words as names are known by these.
+const SLASHED: [&str; 3] = ["/p:", "/gp:", "/pth:"];
+/// To these `/p:` sets a property.
+const OTHER_SLASHED: [&str; 3] = ["dotnet", "msbuild", "MSBuild"];
+/// Paths that are secrets: whoever has the address may post to it. What follows the first text is hidden, as far as it has
+/// that shape.
+const PATHS: [(&str, &[Piece]); 6] = [
+    // Slack: /services/T0/B0/XXX
+    ("/services/", &[Piece::Text("T"), Piece::Word, Piece::Text("/B"), Piece::Word, Piece::Text("/"), Piece::Word]),
+    // Slack's workflows.
+    ("/triggers/", &[Piece::Text("T"), Piece::Word, Piece::Text("/"), Piece::Digits, Piece::Text("/"), Piece::Word]),
+    // Telegram: /bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe
+    ("/bot", &[Piece::Digits, Piece::Text(":"), Piece::Word]),
+    ("/bot", &[Piece::Digits, Piece::Text("%3A"), Piece::Word]),
+    // Discord, with and without the version of its interface.
+    ("/webhooks/", &[Piece::Digits, Piece::Text("/"), Piece::Word]),
+    // Microsoft Teams.
+    ("/webhookb2/", &[Piece::Rest]),
+];
+
+/// A part of a shape.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Piece {
+    Text(&'static str),
+    Digits,
+    /// Letters, digits, `-` and `_`.
+    Word,
+    /// Up to what ends a path.
+    Rest,
+}
+
 /// To these `-p` is a folder, a file or nothing, whatever stands behind it. Of others nobody knows.
 const OTHER_P: [&str; 5] = ["nginx", "haproxy", "mkdir", "cp", "unshare"];
 
@@ -102,14 +165,16 @@ fn hide(words: &[&str]) -> Vec<String> {
         .iter()
         .enumerate()
         .map(|(at, word)| {
+            let next = words.get(at + 1).copied();
             if std::mem::take(&mut is_value) {
                 // It may be a flag all the same, with a secret behind it.
-                is_value = word.starts_with("--") && takes_secret(&programs, word, words.get(at + 1).copied());
+                is_value = ends_as_scheme(word) || word.starts_with("--") && takes_secret(&programs, word, next);
                 return HIDDEN.to_owned();
             }
             programs.extend(known_program(word));
             if at > 0 {
-                is_value = takes_secret(&programs, word, words.get(at + 1).copied());
+                is_value = takes_secret(&programs, word, next)
+                    || !word.contains(char::is_whitespace) && (ends_as_header(word) || is_scheme_of(word, next));
             }
             if word.contains(char::is_whitespace) { hide_in_text(word) } else { hide_in_word(&programs, word) }
         })
@@ -122,6 +187,8 @@ fn known_program(word: &str) -> Option<&str> {
     let name = word.rsplit('/').next().unwrap_or(word);
     let is_known = !word.starts_with('-')
         && (SHORT.iter().any(|(known, _)| name.starts_with(known))
+            || SHORT_OF.iter().any(|(known, _)| name == *known)
+            || OTHER_SLASHED.iter().any(|known| name.starts_with(known))
             || OTHER_P.contains(&name)
             || ["docker", "podman"].contains(&name));
     is_known.then_some(name)
@@ -147,7 +214,12 @@ fn hide_in_text(text: &str) -> String {
         }
         words.next();
         let next = words.clone().next().map(|next| next.trim_matches(['"', '\'']));
-        if let Some(quote) = open {
+        if open.is_some() {
+            is_value = false;
+        }
+        if open == Some(END) {
+            out.push_str(HIDDEN);
+        } else if let Some(quote) = open {
             // The rest of a secret of several words.
             let after = word.split_once(quote).map(|(_, after)| after);
             out.push_str(HIDDEN);
@@ -164,14 +236,45 @@ fn hide_in_text(text: &str) -> String {
             let is_assigned = hidden != word;
             is_value = takes_secret(&programs, word.trim_start_matches(['"', '\'', '(']), next)
                 || ends_as_secret_key(word)
-                || is_assigned && ends_as_scheme(word);
+                || is_assigned && ends_as_scheme(word)
+                || is_scheme_of(word, next);
             open = word.split_once(['=', ':']).filter(|_| is_assigned).and_then(|(_, value)| left_open(value));
+            if ends_as_header(word) {
+                // A field of a header goes on to its end, in words of its own.
+                let quote = word.chars().find(|c| matches!(c, '"' | '\''));
+                let quote = quote.filter(|quote| word.matches(*quote).count() == 1);
+                open = quote.or_else(|| (out.is_empty() && !text.starts_with(['"', '\''])).then_some(END));
+            }
             out.push_str(&hidden);
         }
         before = word.trim_matches(['"', '\'']);
         out.push_str(space);
     }
     out
+}
+
+/// Stands for the quote that ends a value, where all of the text is one.
+const END: char = '\0';
+
+/// `Authorization:`, `-H'Cookie:`, `--header=X-Api-Key:`
+fn ends_as_header(word: &str) -> bool {
+    let name = |key: &str| key.rsplit(['=', '"', '\'']).next().map(|name| name.trim_start_matches("-H").to_owned());
+    word.strip_suffix(':').and_then(name).is_some_and(|name| !name.is_empty() && is_secret(name.trim_matches('-')))
+}
+
+/// `Bearer`, and `Basic` before what looks like an encoded name and password and not like a word.
+fn is_scheme_of(word: &str, next: Option<&str>) -> bool {
+    let is_encoded = |text: &str| {
+        let begin = text.trim_end_matches(['"', '\'', ',', ';']);
+        let text = begin.trim_end_matches('=');
+        text.len() >= 4
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "+/-_".contains(c))
+            && (text != begin || text.chars().skip(1).any(|c| c.is_ascii_uppercase() || c.is_ascii_digit()))
+    };
+    let name = word.trim_matches(['"', '\'']);
+    let name = name.rsplit([':', '=', '"', '\'']).next().unwrap_or_default();
+    name.eq_ignore_ascii_case("bearer") && next.is_some()
+        || name.eq_ignore_ascii_case("basic") && next.is_some_and(is_encoded)
 }
 
 /// `Bearer` and `Basic` are followed by what counts.
@@ -209,12 +312,16 @@ fn takes_secret(programs: &[&str], flag: &str, next: Option<&str>) -> bool {
     if flag.starts_with("--") && flag.ends_with("user") && next.is_some_and(is_user_and_password) {
         return true;
     }
+    if next.is_some_and(|next| NOT_SECRET_VALUE.contains(&next)) {
+        return false;
+    }
     match flag {
         "-p" => !programs.iter().any(|program| OTHER_P.contains(program)) && !next.is_some_and(is_path_or_number),
         "--user" => programs.contains(&"curl"),
         _ => flag.strip_prefix('-').is_some_and(|rest| {
             let name = rest.trim_start_matches('-');
-            !name.contains('=') && !name.starts_with("no-") && name.len() > 1 && is_secret(name)
+            let is_key_file = name.ends_with("key") && next.is_some_and(is_key_file);
+            !name.contains(['=', ':']) && !name.starts_with("no-") && name.len() > 1 && is_secret(name) && !is_key_file
         }),
     }
 }
@@ -226,7 +333,13 @@ fn is_user_and_password(value: &str) -> bool {
 
 /// The flags of these programs that have a secret as their value.
 fn short_flags(programs: &[&str]) -> impl Iterator<Item = &'static str> {
-    SHORT.iter().filter(|(known, _)| programs.iter().any(|program| program.starts_with(known))).map(|&(_, flag)| flag)
+    let begin = SHORT.iter().filter(|(known, _)| programs.iter().any(|program| program.starts_with(known)));
+    begin.chain(SHORT_OF.iter().filter(|(known, _)| programs.contains(known))).map(|&(_, flag)| flag)
+}
+
+/// `/etc/tls/server.key`
+fn is_key_file(value: &str) -> bool {
+    KEY_FILES.iter().any(|end| value.ends_with(end))
 }
 
 /// A file, a folder, a pid or a port: `/run/x.pid`, `22`, `127.0.0.1:80:80/tcp`.
@@ -238,8 +351,16 @@ fn is_path_or_number(value: &str) -> bool {
 
 /// One word: assignments in it, the userinfo and the query of a URL, and what looks like a token.
 fn hide_in_word(programs: &[&str], word: &str) -> String {
-    if KNOWN.iter().any(|known| word.starts_with(known) && word.len() >= known.len() + 8) {
-        return HIDDEN.to_owned();
+    let bare = word.trim_start_matches(['"', '\'']);
+    let slashed = |flag: &&str| {
+        let (begin, secret) = bare.split_at_checked(flag.len()).unwrap_or_default();
+        begin.eq_ignore_ascii_case(flag) && !secret.is_empty()
+    };
+    let sets_properties =
+        || programs.iter().any(|program| OTHER_SLASHED.iter().any(|known| program.starts_with(known)));
+    if let Some(flag) = SLASHED.into_iter().find(slashed).filter(|_| !sets_properties()) {
+        let begin = word.get(..word.len() - bare.len() + flag.len()).unwrap_or_default();
+        return format!("{begin}{HIDDEN}");
     }
     let glued = |flag: &&str| word.strip_prefix(flag).is_some_and(|secret| !secret.is_empty());
     if let Some(flag) = short_flags(programs).find(glued) {
@@ -258,7 +379,69 @@ fn hide_in_word(programs: &[&str], word: &str) -> String {
     {
         return format!("-p{HIDDEN}");
     }
-    hide_assignments(&hide_userinfo(&hide_in_url(word)))
+    hide_tokens(&hide_assignments(&hide_userinfo(&hide_in_url(&hide_in_path(word)))))
+}
+
+/// The secrets in paths that are addresses to post to.
+pub(in crate::collect) fn hide_in_path(path: &str) -> String {
+    let mut out = path.to_owned();
+    for (begin, shape) in PATHS {
+        let mut from = 0;
+        while let Some(at) = out.get(from..).and_then(|rest| rest.find(begin)) {
+            let secret = from + at + begin.len();
+            let length = out.get(secret..).and_then(|rest| fits(rest, shape));
+            if let Some(length) = length {
+                out.replace_range(secret..secret + length, HIDDEN);
+            }
+            from = secret;
+        }
+    }
+    out
+}
+
+/// How many bytes of the text have that shape.
+fn fits(text: &str, shape: &[Piece]) -> Option<usize> {
+    let mut rest = text;
+    for piece in shape {
+        let length = match piece {
+            Piece::Text(text) => rest.starts_with(text).then_some(text.len())?,
+            Piece::Digits => rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()),
+            Piece::Word => rest.find(|c| !is_of_word(c)).unwrap_or(rest.len()),
+            Piece::Rest => rest.find(['?', '#', '"', '\'', ' ']).unwrap_or(rest.len()),
+        };
+        rest = rest.get(length..).filter(|_| length > 0)?;
+    }
+    Some(text.len() - rest.len())
+}
+
+const fn is_of_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
+}
+
+/// What looks like a token, wherever in a word. Behind something else it must be longer, and have a digit: `sk-` may be
+/// a part of a name.
+fn hide_tokens(word: &str) -> String {
+    let mut out = String::with_capacity(word.len());
+    let mut rest = word;
+    while let Some(first) = rest.chars().next() {
+        let begins = !out.ends_with(|c: char| c.is_ascii_alphanumeric());
+        let length = rest.find(|c| !(is_of_word(c) || c == '.')).unwrap_or(rest.len());
+        let run = rest.get(..length).unwrap_or_default();
+        let is_token = |known: &&str| {
+            let enough = if out.trim_start_matches(['"', '\'']).is_empty() { 8 } else { 16 };
+            run.starts_with(*known)
+                && run.len() >= known.len() + enough
+                && (enough == 8 || run.chars().any(|c| c.is_ascii_digit()))
+        };
+        if begins && KNOWN.iter().any(is_token) {
+            out.push_str(HIDDEN);
+            rest = rest.get(length..).unwrap_or_default();
+        } else {
+            out.push(first);
+            rest = rest.get(first.len_utf8()..).unwrap_or_default();
+        }
+    }
+    out
 }
 
 /// `user:password@host` without a scheme; an image by its digest looks much the same.
@@ -280,7 +463,15 @@ fn hide_in_url(word: &str) -> String {
     let Some((before, rest)) = word.split_once("://") else { return word.to_owned() };
     let end = rest.find(['?', '#', '"', '\'', ',']).unwrap_or(rest.len());
     let (place, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
-    let place = place.rsplit_once('@').map_or_else(|| place.to_owned(), |(_, host)| format!("{HIDDEN}@{host}"));
+    // Elsewhere than in the authority, and behind no password with a slash in it, it is of a name: `/@scope/package@1`.
+    let authority = place.split('/').next().unwrap_or_default();
+    let has_user = authority.contains('@')
+        || !authority.starts_with('[')
+            && authority.split_once(':').is_some_and(|(_, port)| !port.chars().all(|c| c.is_ascii_digit()));
+    let user = place.rmatch_indices('@').find(|(at, _)| !place.get(..*at).is_some_and(|user| user.ends_with('/')));
+    let user = user.filter(|_| has_user);
+    let host = user.and_then(|(at, _)| place.get(at..));
+    let place = host.map_or_else(|| place.to_owned(), |host| format!("{HIDDEN}{host}"));
     let tail = match tail.strip_prefix('?') {
         // Values whatever their names: no list of names knows those of signed URLs.
         Some(query) => {
@@ -311,7 +502,9 @@ fn hide_assignments(word: &str) -> String {
             let end = value.find([';', '&', ',', '"', '\'', '}']).unwrap_or(value.len());
             let (secret, after) = value.split_at_checked(end).unwrap_or((value, ""));
             out.push_str(quote);
-            if !secret.is_empty() {
+            if NOT_SECRET_VALUE.contains(&secret) || name.ends_with("key") && is_key_file(secret) {
+                out.push_str(secret);
+            } else if !secret.is_empty() {
                 out.push_str(HIDDEN);
             }
             rest = after;
@@ -327,8 +520,12 @@ fn is_secret(name: &str) -> bool {
     if NOT_SECRET.iter().any(|suffix| name.strip_suffix(suffix).is_some_and(|before| before.ends_with(['-', '.']))) {
         return false;
     }
+    let is_whole = |segment: &str| {
+        SECRET_WHOLE.contains(&segment) || segment.ends_with(SECRET_END) && !NOT_SECRET_END.contains(&segment)
+    };
     SECRET.iter().any(|secret| name.contains(secret))
-        || name.split(['-', '.']).any(|segment| SECRET_WHOLE.contains(&segment))
+        || SECRET_NAME.contains(&name.as_str())
+        || name.split(['-', '.']).any(is_whole)
 }
 
 #[cfg(test)]
@@ -384,6 +581,43 @@ mod tests {
             ("x -p --token hunter2", "x -p *** ***"),
             ("x http://h/a;jsessionid=hunter2", "x http://h/a;jsessionid=***"),
             ("x --no-password host --keyspace a --monkey b", "x --no-password host --keyspace a --monkey b"),
+            ("http -a user:hunter2 POST h/", "http -a *** POST h/"),
+            ("/usr/bin/https -auser:hunter2 h", "/usr/bin/https -a*** h"),
+            ("xh --auth user:hunter2 h", "xh --auth *** h"),
+            ("x --auth=user:hunter2 h", "x --auth=*** h"),
+            ("xfreerdp /u:me /p:hunter2 /v:host", "xfreerdp /u:me /p:*** /v:host"),
+            ("xfreerdp /P:hunter2 /gp:hunter2 /password:hunter2", "xfreerdp /P:*** /gp:*** /password:***"),
+            ("keytool -storepass hunter2 -keypass hunter2 -alias a", "keytool -storepass *** -keypass *** -alias a"),
+            (
+                "env SSHPASS=hunter2 PGPASSWORD=hunter2 MYSQL_PWD=hunter2",
+                "env SSHPASS=*** PGPASSWORD=*** MYSQL_PWD=***",
+            ),
+            ("x https://hooks.slack.com/services/T0A/B0B/hunter2", "x https://hooks.slack.com/services/***"),
+            ("x --data x=hooks.slack.com/services/T0A/B0B/hunter2", "x --data x=hooks.slack.com/services/***"),
+            ("x https://api.telegram.org/bot11:AAhunter2_-x/getMe", "x https://api.telegram.org/bot***/getMe"),
+            ("x https://h/file/bot11%3AAAhunter2/a.jpg", "x https://h/file/bot***/a.jpg"),
+            (
+                "x https://discord.com/api/v10/webhooks/12/hunter2-_?wait=1",
+                "x https://discord.com/api/v10/webhooks/***?wait=***",
+            ),
+            ("x https://a.webhook.office.com/webhookb2/1@2/hunter2/3", "x https://a.webhook.office.com/webhookb2/***"),
+            (
+                "x h/o?X-Amz-Credential=hunter2&X-Amz-Signature=hunter2&a=1",
+                "x h/o?X-Amz-Credential=***&X-Amz-Signature=***&a=1",
+            ),
+            ("x h/o?sv=2020&sp=r&sig=hunter2%3D", "x h/o?sv=2020&sp=r&sig=***"),
+            ("x https://h/o?sv=2020&sig=hunter2", "x https://h/o?sv=***&sig=***"),
+            ("x pg://u:hunt/er2@h/a", "x pg://***@h/a"),
+            ("x ftp://u:hunter2@h/a smb://u:hunter2@h", "x ftp://***@h/a smb://***@h"),
+            ("x /in/eyJhbGciOiJIUzI1NiJ9.e30.hunter2 a", "x /in/*** a"),
+            ("curl -HX-Own:eyJhbGciOiJIUzI1NiJ9.e30.hunter2", "curl -HX-Own:***"),
+            (
+                "curl -HAuthorization:hunter2 --header=PRIVATE-TOKEN:hunter2",
+                "curl -HAuthorization:*** --header=PRIVATE-TOKEN:***",
+            ),
+            ("x Authorization: Basic aHVudGVyMg== h", "x Authorization: *** *** h"),
+            ("x Basic aHVudGVyMg== Bearer hunter2 h", "x Basic *** Bearer *** h"),
+            ("plink -pw hunter2 h", "plink -pw *** h"),
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             assert_eq!(hide(&words).join(" "), shown);
@@ -406,10 +640,59 @@ mod tests {
             ("authorization=Bearer hunter2", "authorization=*** ***"),
             ("-----BEGIN PRIVATE KEY-----hunter2", "***"),
             ("cd /x; mysql -phunter2 db", "cd /x; mysql -p*** db"),
+            ("curl -H 'Authorization: Custom a hunter2' h -v", "curl -H 'Authorization: *** *** *** h -v"),
+            ("curl -H'Cookie: a=hunter2; b=hunter2' h", "curl -H'Cookie: *** *** h"),
+            ("Authorization: Digest username=a, response=hunter2", "Authorization: *** *** ***"),
+            ("--header=Cookie: a=hunter2; b=hunter2", "--header=Cookie: *** ***"),
+            ("X-Own: Bearer hunter2", "X-Own: Bearer ***"),
+            ("X-Own: Basic aHVudGVyMg==", "X-Own: Basic ***"),
+            ("http -a me:hunter2 h", "http -a *** h"),
+            ("xfreerdp '/p:hunter2' /v:h", "xfreerdp '/p:*** /v:h"),
         ] {
             assert_eq!(hide(&["sh", "-c", text])[2], shown);
         }
         assert_eq!(hide(&["curl", "-H", "Authorization: Bearer hunter2"])[2], "Authorization: *** ***");
+    }
+
+    /// What is no secret tells what the program was asked to do.
+    #[test]
+    fn ordinary_words_stay() {
+        for line in [
+            "nc -p 8080 --port 80 -v",
+            "http h/a -b --check-status",
+            "httpd -a b -f /etc/httpd.conf",
+            "git commit --author me --date=now",
+            "x http://[::1]:80/a@b http://h:80/a@b",
+            "npm install https://registry.npmjs.org/@scope/package@1.2.3",
+            "x --auth-type basic --token-ttl 5m --key-name a --auth=none --cookie false",
+            "curl --key /etc/tls/server.key --cert /etc/tls/server.pem h",
+            "x --tls-key=server.pem",
+            "dotnet build /p:Configuration=Release /m:4",
+            "x Basic usage and Basic Authentication of bearers",
+            "x /data/sk-learn/models /opt/npm_modules/a /bots/1:2 /robot1/a",
+            "x https://h/services/today https://h/webhooks/mine https://h/bot/1:2",
+            "x --auth-required a --bypass a --compass b --signal 9 --sig-proxy=false --author-token-file /a",
+            "java -Xmx2g -jar /srv/app.jar --server.port=8080",
+            "postgres: writer process",
+            "x --volume /a:/b --user 1000 12:30 [::1]:80 a@b.example",
+        ] {
+            let words: Vec<&str> = line.split(' ').collect();
+            assert_eq!(hide(&words).join(" "), line);
+            assert_eq!(hide(&["sh", "-c", line])[2], line);
+        }
+    }
+
+    #[test]
+    fn a_path_is_shown_without_its_token() {
+        for (path, shown) in [
+            ("/bot11:AAhunter2/sendMessage", "/bot***/sendMessage"),
+            ("/services/T0/B0/hunter2", "/services/***"),
+            ("/bot11:A/bot12:B", "/bot***/bot***"),
+            ("/a/b/services/today", "/a/b/services/today"),
+            ("/bot", "/bot"),
+        ] {
+            assert_eq!(hide_in_path(path), shown);
+        }
     }
 
     #[test]
@@ -423,6 +706,7 @@ mod tests {
         #[test]
         fn whatever_it_holds_it_is_read(text in "\\PC*") {
             let _ = parse(&text, 9);
+            let _ = hide_in_path(&text);
         }
 
         #[test]

@@ -88,7 +88,7 @@ impl OtherEnd {
 }
 
 /// The processes that hold sockets with these inodes, as far as this user may see them and the time for it goes.
-pub(super) fn holders(mut inodes: HashSet<u32>) -> HashMap<u32, u32> {
+pub(in crate::collect) fn holders(mut inodes: HashSet<u32>) -> HashMap<u32, u32> {
     let mut found = HashMap::new();
     if inodes.is_empty() {
         return found;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use overdue_core::kernel::netlink::{self, InetSocket};
+use overdue_core::kernel::netlink::{self, InetSocket, Message};
 use rustix::{
     fs::{Mode, OFlags, openat, readlink, readlinkat},
     io::Errno,
@@ -124,6 +124,25 @@ impl Source {
         found.filter(|found: &InetSocket| found.cookie == cookie)
     }
 
+    /// The other end of the unix socket with that inode.
+    pub(in crate::collect) fn unix_peer(&mut self, inode: u32) -> Option<UnixPeer> {
+        let Self::Diag(diag) = self else { return None };
+        let mut one = |inode: u32| {
+            let mut found = None;
+            let request = netlink::unix_request(inode);
+            let take = &mut |message: Message<'_>| found = message.unix_socket();
+            diag.ask_any(netlink::SOCK_DIAG_BY_FAMILY, 0, &request, take).ok()?;
+            found
+        };
+        let inode = one(inode)?.peer?;
+        // An abstract name begins with a zero byte, and paths end with one.
+        let text = |name: Vec<u8>| {
+            let text = String::from_utf8_lossy(&name).into_owned();
+            text.strip_prefix('\0').map_or_else(|| text.trim_end_matches('\0').to_owned(), |name| format!("@{name}"))
+        };
+        Some(UnixPeer { inode, name: one(inode)?.name.map(text) })
+    }
+
     /// Ends one connection, whoever holds it: its peer gets a reset, and its owner an error.
     ///
     /// # Errors
@@ -133,6 +152,14 @@ impl Source {
         let request = netlink::this_request(socket);
         diag.ask(netlink::SOCK_DESTROY, netlink::ACK, &request, &mut |_| {})
     }
+}
+
+/// The other end of a unix socket.
+#[derive(Debug)]
+pub(in crate::collect) struct UnixPeer {
+    pub(in crate::collect) inode: u32,
+    /// What it is bound to.
+    pub(in crate::collect) name: Option<String>,
 }
 
 /// Whether the kernel does not know such a request.
@@ -177,6 +204,10 @@ impl Diag {
     }
 
     fn ask(&mut self, kind: u16, flags: u16, request: &[u8], take: &mut impl FnMut(InetSocket)) -> io::Result<()> {
+        self.ask_any(kind, flags, request, &mut |message| message.inet_socket().into_iter().for_each(&mut *take))
+    }
+
+    fn ask_any(&mut self, kind: u16, flags: u16, request: &[u8], take: &mut impl FnMut(Message<'_>)) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let frame = netlink::frame(kind, flags, self.sequence, request);
         let began = Clock::start();
@@ -198,7 +229,7 @@ impl Diag {
                         None => return Err(io::ErrorKind::InvalidData.into()),
                     },
                     netlink::DONE => return Ok(()),
-                    _ => message.inet_socket().into_iter().for_each(&mut *take),
+                    _ => take(message),
                 }
                 if flags & netlink::DUMP == 0 {
                     return Ok(());

@@ -107,6 +107,8 @@ pub(super) struct Listening {
     pub(super) listener: Listener,
     pub(super) window: Overlap<Window>,
     drops: Option<u32>,
+    /// Since when its queue was never empty and never shrank.
+    waiting_since_us: Option<u64>,
     pub(super) last_seen_us: u64,
     pub(super) round: u32,
 }
@@ -132,12 +134,14 @@ impl Listening {
                 backlog: seen.wqueue,
                 queued_max: 0,
                 queued_last: 0,
+                waiting_us: 0,
                 full_rounds: 0,
                 drops: None,
                 half_open: HalfOpen::default(),
             },
             window: Overlap::new(Window { drops: seen.drops, ..Window::default() }),
             drops: seen.drops,
+            waiting_since_us: None,
             last_seen_us: 0,
             round: 0,
         }
@@ -150,6 +154,12 @@ impl Listening {
         let listener = &mut self.listener;
         listener.fd = fd;
         listener.backlog = seen.wqueue;
+        if seen.rqueue == 0 {
+            self.waiting_since_us = None;
+        } else if self.waiting_since_us.is_none() || seen.rqueue < listener.queued_last {
+            self.waiting_since_us = Some(at_us);
+        }
+        listener.waiting_us = self.waiting_since_us.map_or(0, |since| at_us.saturating_sub(since));
         listener.queued_last = seen.rqueue;
         for window in self.window.both() {
             window.queued_max = window.queued_max.max(seen.rqueue);
@@ -218,6 +228,17 @@ mod tests {
         assert_eq!(connection.socket.unread_for_us, 0);
         connection.see(&seen(TcpState::Established, 0, 40), None, 300, 3);
         assert_eq!((connection.socket.unread_for_us, connection.socket.unread_bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_queue_that_shrinks_is_accepted_from() {
+        let mut listening = Listening::new(&seen(TcpState::Listen, 0, 0));
+        let mut waiting_us = |queued, at_us| {
+            listening.see(&seen(TcpState::Listen, queued, 0), Some(3), at_us, 0);
+            listening.observed().waiting_us
+        };
+        assert_eq!([waiting_us(2, 0), waiting_us(2, 100), waiting_us(3, 200)], [0, 100, 200]);
+        assert_eq!([waiting_us(2, 300), waiting_us(2, 400), waiting_us(0, 500), waiting_us(1, 600)], [0, 100, 0, 0]);
     }
 
     #[test]

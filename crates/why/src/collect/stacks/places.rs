@@ -101,6 +101,13 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn both_sides_mean_the_same() {
+        let theirs = crate::collect::bpf::constants::of(include_str!("../bpf/places.bpf.h"));
+        assert_eq!((theirs["FRAMES"], 2 * theirs["PAGE"]), (24, 8192));
+        assert_eq!((FRAMES, STACK), (24, 8192));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..10_000)) {

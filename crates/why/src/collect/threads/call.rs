@@ -122,6 +122,11 @@ const CALLS: &[Known] = &[
     known(libc::SYS_splice, "splice", On::Fd, Limit::Unknown),
     known(libc::SYS_io_uring_enter, "io_uring_enter", On::Fd, Limit::Unknown),
     known(libc::SYS_openat, "openat", On::Nothing, Limit::Never),
+    // A parent sleeps in these only while a child uses its memory.
+    #[cfg(target_arch = "x86_64")]
+    known(libc::SYS_vfork, "vfork", On::Nothing, Limit::Never),
+    known(libc::SYS_clone, "clone", On::Nothing, Limit::Never),
+    known(libc::SYS_clone3, "clone3", On::Nothing, Limit::Never),
     known(libc::SYS_wait4, "wait4", On::Nothing, Limit::Never),
     known(libc::SYS_waitid, "waitid", On::Nothing, Limit::Never),
     #[cfg(target_arch = "x86_64")]

@@ -89,7 +89,7 @@ pub(super) fn look(target: &Target, asleep: &HashMap<u32, u64>, calls: bool, at_
     let tids = descriptors::numbers(&folder, usize::MAX)?;
     let mut look = Look { left_out: tids.len().saturating_sub(at_most) as u64, ..Look::default() };
     let mut reader = Reader { target, folder, buf: vec![0; 4096], calls, refused: None, links: HashMap::new() };
-    for &tid in tids.iter().take(at_most) {
+    for tid in ends(&tids, at_most) {
         let schedstat = reader.text(tid, "schedstat").and_then(|text| parse_schedstat(&text));
         if let Some(counts) = schedstat
             && asleep.get(&tid) == Some(&counts.runs)
@@ -104,6 +104,13 @@ pub(super) fn look(target: &Target, asleep: &HashMap<u32, u64>, calls: bool, at_
     }
     look.refused = reader.refused;
     Ok(look)
+}
+
+/// As many of them from both ends: where there are too many, the oldest hold what the newest wait for.
+fn ends(tids: &[u32], at_most: usize) -> impl Iterator<Item = u32> {
+    let oldest = if tids.len() > at_most { at_most / 2 } else { tids.len() };
+    let newest = tids.len().saturating_sub(at_most - oldest.min(at_most)).max(oldest);
+    tids.iter().take(oldest).chain(tids.iter().skip(newest)).copied()
 }
 
 struct Reader<'a> {
@@ -161,7 +168,7 @@ impl Reader<'_> {
             .map(|(fd, events)| WaitsFor { fd, events, what: self.what(fd), cookie: None })
             .collect();
         let timeout_us = self.timeout(&call, what.as_deref());
-        let blocked = BlockedIn { call: call.name(), fd, what, cookie: None, waits_for, timeout_us, held_by: None };
+        let blocked = BlockedIn { call: call.name(), fd, what, waits_for, timeout_us, ..BlockedIn::default() };
         Some((blocked, call.lock().filter(|_| timeout_us == Some(None))))
     }
 
@@ -257,22 +264,33 @@ fn memory(target: &Target, address: u64, len: usize) -> Option<Vec<u8>> {
 }
 
 /// Who holds the locks that these threads wait for, of those that are mutexes and are held by one of these threads: pairs
-/// of who waits and who holds.
+/// of who waits and who holds. Each lock is read once, however many wait for it.
 pub(super) fn holders(target: &Target, waiting: &[Waiter]) -> Vec<(u32, u32)> {
+    let mut owners: HashMap<u64, Option<u32>> = HashMap::new();
+    let owner_of = |lock: u64| call::mutex_owner(&memory(target, lock, call::MUTEX_BYTES)?);
+    for it in waiting {
+        owners.entry(it.lock).or_insert_with(|| owner_of(it.lock));
+    }
+    if owners.values().all(Option::is_none) {
+        return Vec::new();
+    }
     // A mutex names its owner as the process itself numbers its threads.
-    let own_number = |tid: u32| {
-        let status = target.read_text(&format!("task/{tid}/status"), 4096).ok()?;
+    let own_number = |file: String| {
+        let status = target.read_text(&file, 4096).ok()?;
         let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-        numbers.split_ascii_whitespace().last()?.parse::<u32>().ok()
+        let numbers: Vec<u32> = numbers.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect();
+        Some((numbers.len() > 1, *numbers.last()?))
     };
-    let by_own: HashMap<u32, u32> = waiting.iter().filter_map(|it| Some((own_number(it.tid)?, it.tid))).collect();
-    let held = |it: &Waiter| {
-        let owner = call::mutex_owner(&memory(target, it.lock, call::MUTEX_BYTES)?)?;
-        Some((it.tid, *by_own.get(&owner)?))
-    };
+    let is_nested = own_number("status".to_owned()).is_none_or(|(is_nested, _)| is_nested);
+    let number =
+        |tid: u32| if is_nested { own_number(format!("task/{tid}/status")).map(|(_, own)| own) } else { Some(tid) };
+    let by_own: HashMap<u32, u32> = waiting.iter().filter_map(|it| Some((number(it.tid)?, it.tid))).collect();
+    let held = |it: &Waiter| Some((it.tid, *by_own.get(&(*owners.get(&it.lock)?)?)?));
     let held: Vec<(u32, u32)> = waiting.iter().filter_map(held).collect();
     // Who ran meanwhile may have got its lock, and given away others. Who did not holds what names it.
-    let asleep: HashSet<u32> = waiting.iter().filter(|it| it.still_waits(target)).map(|it| it.tid).collect();
+    let told: HashSet<u32> = held.iter().flat_map(|(tid, holder)| [*tid, *holder]).collect();
+    let told = waiting.iter().filter(|it| told.contains(&it.tid));
+    let asleep: HashSet<u32> = told.filter(|it| it.still_waits(target)).map(|it| it.tid).collect();
     held.into_iter().filter(|(tid, holder)| asleep.contains(tid) && asleep.contains(holder)).collect()
 }
 
@@ -308,6 +326,15 @@ mod tests {
         assert_eq!(parse_schedstat("0 0 0\n"), None);
         let status = "Name:\tx\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n";
         assert_eq!(parse_switches(status), Some((7, 9)));
+    }
+
+    #[test]
+    fn of_too_many_threads_both_ends_are_looked_at() {
+        let looked_at = |tids: &[u32], at_most| ends(tids, at_most).collect::<Vec<_>>();
+        assert_eq!(looked_at(&[1, 2, 3, 4, 5, 6], 4), [1, 2, 5, 6]);
+        assert_eq!(looked_at(&[1, 2, 3, 4, 5, 6], 3), [1, 5, 6]);
+        assert_eq!(looked_at(&[1, 2, 3], 4), [1, 2, 3]);
+        assert_eq!(looked_at(&[1, 2, 3], 3), [1, 2, 3]);
     }
 
     proptest! {

@@ -340,6 +340,19 @@ pub(super) const NUMBERS: u16 = 512;
 mod tests {
     use super::*;
 
+    #[test]
+    fn both_sides_mean_the_same() {
+        let theirs = crate::collect::bpf::constants::of(include_str!("trace.bpf.c"));
+        for (name, ours) in [
+            ("ALWAYS", i64::from(ALWAYS)),
+            ("IF_SOCKET", i64::from(IF_SOCKET)),
+            ("IF_NOTABLE", i64::from(IF_NOTABLE)),
+            ("CALLS", i64::from(NUMBERS)),
+        ] {
+            assert_eq!(theirs.get(name), Some(&ours), "{name}");
+        }
+    }
+
     fn number(name: &str) -> u16 {
         (0..NUMBERS).find(|number| syscalls::name(u64::from(*number)) == Some(name)).unwrap()
     }

@@ -5,7 +5,7 @@ use overdue_core::{LimitName, Stage, facts::TcpState};
 use super::{
     Known, Meant, Trouble, callers,
     facts::{facts, passed},
-    owes_an_answer,
+    led_to, owes_an_answer,
 };
 use crate::{
     Observation,
@@ -32,9 +32,8 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     // After an answer a client may have the last word, and wait for nothing: in HTTP/2 it most often has. Then only a
     // caller whose request came before it says that something is due.
     let callers = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|caller| {
-        caller.inbound
-            && owes_an_answer(caller)
-            && caller.last.is_some_and(|caller| caller.last_data_recv_ms >= tcp.last_data_sent_ms)
+        let asked = caller.last.is_some_and(|caller| caller.last_data_recv_ms >= tcp.last_data_sent_ms);
+        caller.inbound && owes_an_answer(caller) && asked || led_to(seen, caller, tcp.last_data_sent_ms)
     });
     let calls = callers.count();
     if received > 0 && (tcp.last_data_recv_ms <= tcp.last_data_sent_ms || calls == 0) {

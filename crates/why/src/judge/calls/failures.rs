@@ -2,18 +2,18 @@
 
 use overdue_core::{
     Cause, Confidence, Source, Stage,
-    facts::{Failure, H2Facts, SocketFacts},
+    facts::{Failure, H2Facts, SocketFacts, Untrusted},
 };
 
 use super::{
     Known, Meant, Trouble,
     facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os, response_bytes, unread},
-    waits::{asked, came_since, may_be_answered},
+    waits::{asked, came_since, can_be_meant, may_be_answered},
 };
 use crate::{
     Observation,
-    judge::{GIVEN_UP_US, SETTLED_US, bpf, time},
-    observation::{Call, Connection, Side, TlsHandshake},
+    judge::{GIVEN_UP_US, SETTLED_US, bpf, in_looks, time},
+    observation::{Call, Connection, HttpHead, Side, TlsHandshake},
 };
 
 fn answered(connection: &Connection) -> bool {
@@ -54,6 +54,11 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
             return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
         }
     }
+    if let Some(failure) = connection.tls.as_ref().and_then(refused_by_us) {
+        let mut facts = facts(known, Stage::Tls, life, failure);
+        facts.exchange.response_bytes = connection.read_bytes;
+        return Some(Trouble { waits: false, meant: Meant::OwnDecision, ..Trouble::of(known, &facts, life) });
+    }
     let over = connection.closed.is_some() || connection.fin_received.is_some();
     if let Some(text) = connection.http.as_ref().and_then(|http| http.not_http.as_ref()).filter(|_| over) {
         let text = format!("the answer to its request of HTTP/1 begins with \"{text}\"");
@@ -88,7 +93,13 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
             let (came, of_body) = response_bytes(connection);
             (facts.exchange.response_bytes, facts.exchange.body_bytes) = (came, of_body);
         }
-        return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
+        let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
+        // Of an answer in a protocol that nobody knows, all may have come.
+        let unknown = connection.http.as_ref().is_none_or(HttpHead::is_switched);
+        if answered(connection) && unknown && !asked_since(connection) && can_be_meant(seen, known) {
+            trouble.meant = Meant::Whole;
+        }
+        return Some(trouble);
     }
     // Closed by the peer while an answer was due, or in the middle of one. A reader that is behind has the rest of it in
     // its own socket, and so may one whose socket was not looked at since the FIN.
@@ -128,13 +139,45 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     None
 }
 
+/// The client's own alert ended the handshake.
+fn refused_by_us(tls: &TlsHandshake) -> Option<Failure> {
+    if !tls.client || tls.done.is_some() {
+        return None;
+    }
+    let text = match tls.alert {
+        Some((CLOSE_NOTIFY | USER_CANCELED, _) | (_, true)) => return None,
+        Some((code, false)) => {
+            let text = format!("this process ended the handshake by its own alert, {}", alert(code));
+            if !CERTIFICATE.contains(&code) {
+                return Some(Failure::TlsBroken(text));
+            }
+            text
+        }
+        None if tls.alert_hidden => {
+            "this process ended the handshake by an alert, that TLS 1.3 encrypts (inferred from the \
+                                     length of a record), where a client tells what it thinks of the certificate"
+                .to_owned()
+        }
+        None => return None,
+    };
+    Some(Failure::TlsUntrusted { reason: Untrusted::Other, text })
+}
+
+/// Alerts on certificates: from `bad_certificate` to `certificate_unknown`, `unknown_ca`, `decrypt_error`.
+const CERTIFICATE: [u8; 7] = [42, 43, 44, 45, 46, 48, 51];
+
+const USER_CANCELED: u8 = 90;
+
 /// Whether the last answer came to its end, and nothing was asked since.
 fn is_whole(connection: &Connection) -> bool {
-    let asked_since = connection.last_write.and_then(at) > connection.last_read.and_then(at);
     connection.http.as_ref().is_some_and(|http| {
         let ended = http.missing_bytes == Some(0) || http.chunks_ended == Some(true);
-        !http.half_head && ended && !asked_since
+        !http.half_head && ended && !asked_since(connection)
     })
+}
+
+fn asked_since(connection: &Connection) -> bool {
+    connection.last_write.and_then(at) > connection.last_read.and_then(at)
 }
 
 /// Whether the own socket, after the peer's FIN, is known to hold no more than was seen in it.
@@ -198,7 +241,7 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
     // A long poll that its client ends after a while, to ask again.
-    if trouble.verdict.cause == Cause::ServerSlow && matches!(due, Due::All) && asked(seen, known) {
+    if trouble.verdict.cause == Cause::ServerSlow && matches!(due, Due::All) && asked(seen, known, life) {
         trouble.meant = Meant::Asked;
     }
     if let Some((tls, _)) = hidden {
@@ -303,10 +346,9 @@ pub(super) fn refused_by_the_kernel(seen: &Observation) -> Vec<Trouble> {
             let peer = call.peer.clone().unwrap_or_else(|| "the peer".to_owned());
             facts.socket = Some(SocketFacts { peer: peer.clone(), ..SocketFacts::default() });
             let mut trouble = Trouble { peer, waits: false, ..Trouble::of(&Known::default(), &facts, 0) };
-            trouble
-                .verdict
-                .evidence
-                .push(bpf(format!("connect failed so {} times", call.count)).with("failed", call.count));
+            trouble.verdict.evidence.push(
+                bpf(format!("connect failed so {} times{}", call.count, in_looks(seen))).with("failed", call.count),
+            );
             trouble
         })
         .collect()

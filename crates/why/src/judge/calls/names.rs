@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use overdue_core::{
-    Confidence, LimitName, Stage,
+    Cause, Confidence, LimitName, Rejected, Stage,
     facts::{DnsFacts, DnsFailure, Failure},
 };
 
@@ -34,6 +34,12 @@ fn over_tcp<'a>(connections: &'a Connections, server: &'a str) -> impl Iterator<
     connections.connections.iter().filter(move |connection| {
         connection.remote.is_some_and(|remote| remote.port() == DNS && remote.ip().to_string() == server)
     })
+}
+
+/// Whether the server that was asked last is not there, of all that were asked for the name.
+fn is_refused(connections: &Connections, query: &DnsExchange) -> bool {
+    let mut same = connections.dns.iter().filter(|other| other.name == query.name && other.server == query.server);
+    same.clone().all(|other| other.answered_us.is_none()) && same.any(|other| other.refused)
 }
 
 /// Names that were not resolved.
@@ -67,6 +73,11 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
                     None => continue,
                 }
             }
+            // The queries for both kinds of address share a socket, and one of them gets the error.
+            (None, _) if waited >= GIVEN_UP_US && is_refused(connections, query) => Failure::Dns {
+                reason: DnsFailure::Unusable,
+                text: format!("{}: nobody listens on its port {DNS} (ICMP port unreachable)", query.server),
+            },
             // Whoever ended meanwhile gave it up.
             (None, _) if waited >= SETTLED_US || (seen.process.ended_at_us.is_some() && waited >= GIVEN_UP_US) => {
                 passed(LimitName::Stage(Stage::Resolve), waited)
@@ -91,6 +102,7 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
         let (sent, answered) = same.fold((0_u32, 0_u32), |(sent, answered), other| {
             (sent.saturating_add(other.sent), answered.saturating_add(other.answered_us.is_some().into()))
         });
+        let nobody = query.answered_us.is_none() && is_refused(connections, query);
         let mut facts = facts(&Known::default(), Stage::Resolve, waited, failure.clone());
         facts.dns = Some(DnsFacts {
             name: query.name.clone(),
@@ -100,7 +112,20 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
             truncated: query.truncated,
         });
         let waits = matches!(failure, Failure::DeadlinePassed(_));
-        troubles.push(Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) });
+        let mut trouble =
+            Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) };
+        if nobody && !waits {
+            let verdict = &mut trouble.verdict;
+            verdict.summary = format!("no name server listens at {}: each query is refused at once", query.server);
+            verdict.fix = "Start the name server there, or correct /etc/resolv.conf. On this machine `ss -ulnp` shows who listens on \
+                           port 53."
+                .into();
+            verdict.rejected = vec![Rejected {
+                cause: Cause::DnsNoAnswer,
+                why: "its host answers, and says that nobody listens on the port: it is not waited for".into(),
+            }];
+        }
+        troubles.push(trouble);
     }
     troubles
 }

@@ -1,24 +1,28 @@
 //! Connections that wait for something, and stages that took too long.
 
-use std::time::Duration;
+use std::{cmp::Ordering, ops::Range, time::Duration};
 
 use overdue_core::{
-    Cause, Confidence, LimitName, Stage,
+    Cause, Confidence, Evidence, LimitName, Source, Stage,
     facts::{TcpInfo, TcpState},
 };
 
 use super::{
-    Known, Meant, Trouble,
+    Known, Meant, TICK_MS, Trouble,
     facts::{Stages, at, facts, given_up, passed, response_bytes, since, since_or_until, unread},
 };
 use crate::{
     Observation,
-    judge::{ALWAYS, Finding, SETTLED_US, Severity, TRICKLE_PER_SECOND, USUAL_ANSWERS, bpf, share, time},
-    observation::{Moment, Side, TimerKind, TlsHandshake, redis_waits},
+    judge::{ALWAYS, Finding, SETTLED_US, Severity, TRICKLE_PER_SECOND, USUAL_ANSWERS, bpf, diag, share, time},
+    observation::{HttpHead, Moment, Side, TcpSocket, TimerKind, TlsHandshake, redis_waits},
 };
 
 /// Unread bytes from which on a receive queue is called full.
 const UNREAD: u32 = 16 * 1024;
+
+/// After so long a peer with nothing to send acknowledges what it received: the kernels' 40 to 200 ms, and the way. The
+/// answer to a keepalive probe comes after a second at least.
+const ACK_ALONE_MS: Range<u32> = 20..500;
 
 /// Our own side does not read.
 pub(super) fn not_read(known: &Known<'_>) -> Option<Trouble> {
@@ -34,7 +38,28 @@ pub(super) fn not_read(known: &Known<'_>) -> Option<Trouble> {
     let mut facts = facts(known, Stage::Receive, waited, passed(LimitName::Gap, waited));
     facts.exchange.reader_away = Duration::from_micros(waited);
     facts.exchange.body_bytes = 1;
-    Some(Trouble::of(known, &facts, waited))
+    let mut trouble = Trouble::of(known, &facts, waited);
+    // It reads, and too little of what comes: not to read at all is something else.
+    let read = known.connection.map_or(came.unwrap_or(0), |connection| connection.read_bytes);
+    if read > 0 && trouble.verdict.cause == Cause::ReaderSlow {
+        trouble.verdict.evidence.push(read_so_far(known, read, socket.in_state_us));
+    }
+    if slow && read > 0 && trouble.verdict.cause == Cause::ReaderSlow {
+        let (rate, unread) = (read.saturating_mul(1_000_000) / waited.max(1), socket.unread_bytes);
+        trouble.verdict.summary = format!(
+            "the process reads slowly: {read} bytes in {}, {rate} a second, and {unread} more wait in its socket",
+            time(waited)
+        );
+        trouble.verdict.evidence.retain(|evidence| evidence.source != Source::Timeline);
+    }
+    Some(trouble)
+}
+
+/// How much was read: counted, or by what could come into a full socket.
+fn read_so_far(known: &Known<'_>, read: u64, us: u64) -> Evidence {
+    let text = format!("{read} bytes were read in {}", time(us));
+    let evidence = if known.connection.is_some() { bpf(text) } else { diag(text) };
+    evidence.with("read_bytes", read).with("watched_us", us)
 }
 
 /// The peer does not take what we send: its window is closed, or nothing is acknowledged.
@@ -154,18 +179,28 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     // The kernel's times are of milliseconds, in which many an answer comes.
     let exact = known.connection.filter(|_| all_transfers(seen));
     let exact = exact.and_then(|connection| Some(at(connection.last_write?)? > at(connection.last_read?)?));
-    let wrote_last = exact.unwrap_or(tcp.last_data_sent_ms < tcp.last_data_recv_ms);
+    let wrote_last = exact.unwrap_or_else(|| wrote_last(socket, &tcp));
     if received == 0 || wrote_last {
         let waits = waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
-        // One of several that a thread polls may be there for what it sends alone: logs, metrics.
-        let many = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1;
+        // One of several that a thread polls may be there for what it sends alone: logs, metrics. So may one on which
+        // another thread sends while this one reads, to see its end.
+        let sends_on = u64::from(tcp.last_data_sent_ms.saturating_add(TICK_MS)) * 1_000 < thread.blocked_us;
+        let many = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1 || sends_on;
         let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
         let one_way = received == 0 && many && waits.unseen && !untaken;
-        return Some(Trouble { meant: if one_way { Meant::Unseen } else { waits.meant }, ..waits });
+        // After an answer it may send heartbeats, even in a program that was started to be watched.
+        let beats =
+            received > 0 && sends_on && !untaken && !is_request(known) && !is_usually_quick(known, waits.stalled_us);
+        let meant = match waits.meant {
+            _ if one_way => Meant::Unseen,
+            Meant::No if beats => Meant::Perhaps,
+            meant => meant,
+        };
+        return Some(Trouble { meant, ..waits });
     }
     // Without a request that was seen, silence after an answer may be a subscriber's, who waits for news.
     let silent = u64::from(tcp.last_data_recv_ms) * 1_000;
-    if silent < SETTLED_US || http.is_none_or(|http| http.answered.is_none()) {
+    if silent < SETTLED_US || http.is_none_or(|http| http.answered.is_none() || http.is_switched()) {
         return None;
     }
     let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
@@ -178,6 +213,21 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         Meant::No
     };
     Some(Trouble { meant, ..Trouble::of(known, &facts, silent) })
+}
+
+/// Whether what was sent came after what was received, by the kernel's times. Where both are of one millisecond, the
+/// peer's last acknowledgement tells: it came with the answer where that was the last, and alone, some 40 ms later, where
+/// the request was.
+fn wrote_last(socket: &TcpSocket, tcp: &TcpInfo) -> bool {
+    match tcp.last_data_sent_ms.cmp(&tcp.last_data_recv_ms) {
+        Ordering::Less => true,
+        Ordering::Greater => false,
+        Ordering::Equal => {
+            let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
+            let later_ms = tcp.last_data_recv_ms.saturating_sub(tcp.last_ack_recv_ms);
+            untaken || ACK_ALONE_MS.contains(&later_ms)
+        }
+    }
 }
 
 /// A body whose bytes come one by one. How long it may take nobody knows from outside; at this rate it is no transfer.
@@ -246,26 +296,51 @@ pub(super) fn slow_stages(known: &Known<'_>) -> Vec<Trouble> {
 /// Whether a wait may be what the connection is for: a subscriber waits for news, a long poll for an event, a worker for
 /// work. From outside it looks like a server that is slow, unless something shows that it is not meant.
 fn meant(seen: &Observation, known: &Known<'_>, waited: u64) -> Meant {
-    if asked(seen, known) {
+    if asked(seen, known, waited) {
         return Meant::Asked;
     }
     let read = known.connection.map_or(0, |connection| connection.read_bytes);
     let received = known.socket.and_then(|socket| socket.last?.bytes_received).unwrap_or(0).max(read);
     // A peer that has never said anything has no part in a protocol.
-    let perhaps = can_be_meant(seen, known) && received > 0 && !is_usually_quick(known, waited);
-    if perhaps { Meant::Perhaps } else { Meant::No }
+    // Started to be watched or not: what was asked for, the 101 has answered.
+    let http = known.connection.and_then(|connection| connection.http.as_ref());
+    if http.is_some_and(HttpHead::is_switched) && is_taken(known) {
+        return Meant::Perhaps;
+    }
+    if !can_be_meant(seen, known) || received == 0 || is_usually_quick(known, waited) {
+        Meant::No
+    } else if is_request(known) {
+        Meant::Request
+    } else {
+        Meant::Perhaps
+    }
+}
+
+/// Whether the last that was sent is known to be of a protocol in which each request has an answer. Elsewhere a client
+/// that has an answer may have the last word, for good: heartbeats, acknowledgements, whatever follows a 101.
+fn is_request(known: &Known<'_>) -> bool {
+    let Some(connection) = known.connection else { return false };
+    let http = connection.http.as_ref().filter(|http| http.answered.is_none());
+    let asked = http.and_then(|http| http.requested).is_some_and(|requested| !came_since(known, requested));
+    asked || connection.redis.as_deref().is_some_and(|command| !redis_waits(command))
 }
 
 /// Whether a wait is what was asked for.
-pub(super) fn asked(seen: &Observation, known: &Known<'_>) -> bool {
-    can_be_meant(seen, known) && asks_to_wait(known)
+pub(super) fn asked(seen: &Observation, known: &Known<'_>, waited: u64) -> bool {
+    // A name proves less than what the answers are usually like.
+    let http = known.connection.and_then(|connection| connection.http.as_ref());
+    let is_list = http.is_some_and(|http| http.asks_by_name) && is_usually_quick(known, waited);
+    can_be_meant(seen, known) && asks_to_wait(known) && !is_list
 }
 
-fn can_be_meant(seen: &Observation, known: &Known<'_>) -> bool {
-    // A peer that does not even take the request waits for nothing.
-    let taken = known.socket.and_then(|socket| socket.peer_unread_bytes).is_none_or(|unread| unread == 0);
+pub(super) fn can_be_meant(seen: &Observation, known: &Known<'_>) -> bool {
     // It began under the watch: whoever starts a command to see what it does wants to know what it waits for.
-    taken && seen.process.exec_at_us.is_none()
+    is_taken(known) && seen.process.exec_at_us.is_none()
+}
+
+/// A peer that does not even take the request waits for nothing.
+fn is_taken(known: &Known<'_>) -> bool {
+    known.socket.and_then(|socket| socket.peer_unread_bytes).is_none_or(|unread| unread == 0)
 }
 
 /// Whether the request is of a kind that waits for something to happen.

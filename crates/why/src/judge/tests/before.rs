@@ -75,6 +75,7 @@ fn calls_from_before_the_watch() {
         backlog: 128,
         queued_max: 0,
         queued_last: 0,
+        waiting_us: 0,
         full_rounds: 0,
         drops: Some(0),
         half_open: HalfOpen::default(),

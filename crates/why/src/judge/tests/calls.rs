@@ -6,7 +6,7 @@ use crate::observation::{
     TlsHandshake, WaitsFor,
 };
 
-fn blocked(seen: Observation, call: &str, cookie: u64, us: u64) -> Observation {
+pub(super) fn blocked(seen: Observation, call: &str, cookie: u64, us: u64) -> Observation {
     seen.thread(|thread| {
         thread.blocked_in = Some(BlockedIn { call: call.to_owned(), cookie: Some(cookie), ..BlockedIn::default() });
         thread.blocked_us = us;
@@ -39,7 +39,7 @@ fn a_syn_that_nobody_answers() {
     nothing(&idle().tcp([TcpSocket { in_state_us: 300_000, ..syn_sent(None) }]));
 }
 
-fn connected(change: impl FnOnce(&mut Connection)) -> Observation {
+pub(super) fn connected(change: impl FnOnce(&mut Connection)) -> Observation {
     let mut connection = Connection {
         cookie: 9,
         remote: Some("10.0.0.9:80".parse().unwrap()),
@@ -213,6 +213,7 @@ fn callers_that_wait_for_an_upstream() {
         backlog: 128,
         queued_max: 0,
         queued_last: 0,
+        waiting_us: 0,
         full_rounds: 0,
         drops: None,
         half_open: Default::default(),
@@ -255,6 +256,14 @@ fn query(change: impl FnOnce(&mut DnsExchange)) -> Observation {
 #[test]
 fn names() {
     only(&query(|_| {}), Cause::DnsNoAnswer);
+    // It is refused each time, at once. That it was the query for the other kind of address that met the error is the same.
+    let refused = query(|query| (query.sent, query.refused) = (34, true));
+    let finding = only(&refused, Cause::DnsFailed);
+    assert!(finding.verdict.evidence.iter().any(|it| it.text.contains("nobody listens")), "{finding:#?}");
+    let mut both = refused;
+    let dns = &mut both.connections.as_mut().unwrap().dns;
+    dns.insert(0, DnsExchange { kind: 28, refused: false, ..dns[0].clone() });
+    only(&both, Cause::DnsFailed);
     // A query that is under way, and one that its process did not live to see answered.
     nothing(&query(|query| query.sent_us = WINDOW - 600_000));
     let mut ended = query(|query| query.sent_us = WINDOW - 600_000);
@@ -755,6 +764,20 @@ fn waits_that_may_be_meant() {
     };
     advisory(&kept(polls), Cause::ServerSlow);
     only(&untaken(kept(polls)), Cause::ServerSlow);
+    // A path that only sounds like one, and is answered in a millisecond as a rule.
+    let list = |connection: &mut Connection| {
+        let (request, requested) = ("GET /v1/events".to_owned(), Some(Moment::At(500_000)));
+        let (asks_to_wait, asks_by_name) = (true, true);
+        connection.http = Some(HttpHead { request, requested, asks_to_wait, asks_by_name, ..HttpHead::default() });
+    };
+    advisory(&kept(list), Cause::ServerSlow);
+    let with_quick = |mut seen: Observation| {
+        let connection = &mut seen.connections.as_mut().unwrap().connections[0];
+        quick(connection);
+        seen
+    };
+    only(&with_quick(kept(list)), Cause::ServerSlow);
+    advisory(&with_quick(kept(polls)), Cause::ServerSlow);
     // Somebody started it to see what it waits for.
     let mut started = kept(|_| {});
     started.process.exec_at_us = Some(250_000);

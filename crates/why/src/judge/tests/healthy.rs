@@ -67,6 +67,7 @@ fn a_full_accept_queue_is_told_beside_a_busy_machine() {
         backlog: 5,
         queued_max: 6,
         queued_last: 6,
+        waiting_us: 0,
         full_rounds: 19,
         drops: Some(40),
         half_open: HalfOpen::default(),
@@ -151,7 +152,7 @@ fn a_close_that_answers_our_alert_is_no_early_close() {
         });
         seen
     };
-    nothing(&ended(Some((45, false))));
+    advisory(&ended(Some((45, false))), Cause::TlsUntrusted);
     only(&ended(None), Cause::ClosedEarly);
 }
 

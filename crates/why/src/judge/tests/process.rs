@@ -14,6 +14,7 @@ fn listener() -> Listener {
         backlog: 128,
         queued_max: 3,
         queued_last: 0,
+        waiting_us: 0,
         full_rounds: 0,
         drops: Some(0),
         half_open: HalfOpen::default(),
@@ -64,6 +65,16 @@ fn polls_of_a_millisecond_that_find_nothing() {
         ..PollLoop::default()
     };
     only(&idle().used(60_000).poll(poll.clone()), Cause::SpinShortTimer);
+    // So does one that sleeps elsewhere, and then asks whether something came.
+    let asks = PollLoop {
+        timeouts: Timeouts { zero: 360, ..Timeouts::default() },
+        other_calls: vec![("clock_nanosleep".to_owned(), 358)],
+        ..poll.clone()
+    };
+    let finding = only(&idle().used(60_000).poll(asks.clone()), Cause::SpinShortTimer);
+    assert!(finding.verdict.summary.contains("after a short sleep"), "{finding:#?}");
+    // A limit of 0 is none of 2 ms, whatever the machine leaves of its rate.
+    nothing(&idle().used(60_000).poll(PollLoop { other_calls: Vec::new(), ..asks }));
     // Ten times a second is a tick, not a spin.
     nothing(&idle().poll(PollLoop { returns: 4, empty: 4, timeouts: Timeouts { short: 4, ..poll.timeouts }, ..poll }));
 }
@@ -268,13 +279,21 @@ fn this_side_that_closed_half() {
 
 #[test]
 fn handshakes_that_stay_half_open() {
-    let half = |sources, top| HalfOpen { first: 4, last: 60, sources, top };
+    let half = |sources, top| HalfOpen { first: 4, last: 60, sources, top, sent_again: Some(51) };
     let flood = Listener { half_open: half(57, None), ..listener() };
     let finding = only(&listening(idle(), flood), Cause::HalfOpenPileup);
     assert!(finding.verdict.summary.contains("57 addresses"), "{}", finding.verdict.summary);
     let one = Listener { half_open: half(1, Some(("10.0.0.9".to_owned(), 60))), ..listener() };
     let finding = only(&listening(idle(), one), Cause::HalfOpenPileup);
     assert!(finding.verdict.summary.contains("60 of them from 10.0.0.9"), "{}", finding.verdict.summary);
+    // A recording of before this was counted.
+    let old = HalfOpen { sent_again: None, ..half(57, None) };
+    only(&listening(idle(), Listener { half_open: old, ..listener() }), Cause::HalfOpenPileup);
+    // Connections that are made in advance, to a listener with TCP_DEFER_ACCEPT: their clients answer, and say nothing yet.
+    let top = Some(("127.0.0.1".to_owned(), 14));
+    let deferred = HalfOpen { first: 14, last: 14, sources: 1, top, sent_again: Some(0) };
+    let finding = advisory(&listening(idle(), Listener { half_open: deferred, ..listener() }), Cause::HalfOpenPileup);
+    assert!(!finding.verdict.summary.contains("does not reach"), "{finding:#?}");
 }
 
 #[test]
@@ -357,7 +376,7 @@ fn goroutines(first: u64, last: u64, heap: [u64; 2], reason: &str) -> Observatio
     seen.process.runtime = Runtime::Go { version: "go1.26".to_owned() };
     seen.go = Some(Go {
         version: "go1.26".to_owned(),
-        goroutines: readings(&[first, last]),
+        goroutines: readings(&(0..=4).map(|at| first + at * (last - first) / 4).collect::<Vec<_>>()),
         heap_bytes: readings(&heap),
         idle_ps: readings(&[2, 2]),
         ps: 2,
@@ -384,22 +403,85 @@ fn goroutines_with_and_without_their_heap() {
     nothing(&goroutines(10_000, 10_003, [20 << 20, 20 << 20], "IO wait"));
 }
 
+/// Threads at the ends of the quarters of the watch, all of them in that wait.
+fn piled(counts: [u64; 5], blocked: &BlockedIn) -> Observation {
+    threads::threads(counts, |_| blocked.clone())
+}
+
 #[test]
 fn threads_that_pile_up() {
-    let mut seen = idle().thread(|thread| {
-        thread.blocked_in = Some(BlockedIn { call: "futex".to_owned(), ..BlockedIn::default() });
-    });
-    let threads = seen.threads.as_mut().unwrap();
-    (threads.first, threads.last) = (20, 80);
+    let lock = BlockedIn { call: "futex".to_owned(), timeout_us: Some(None), ..BlockedIn::default() };
+    let mut seen = piled([20, 35, 50, 65, 80], &lock);
     only(&seen, Cause::TaskBacklog);
     seen.cpu.as_mut().unwrap().rss_bytes = readings(&[50 << 20, 150 << 20]);
     only(&seen, Cause::TaskLeak);
 }
 
 #[test]
+fn a_pool_that_fills_is_no_backlog() {
+    let lock = BlockedIn { call: "futex".to_owned(), timeout_us: Some(None), ..BlockedIn::default() };
+    // It has reached its size. How it came there was not seen.
+    nothing(&piled([20, 60, 80, 80, 80], &lock));
+    let mut blind = piled([20, 35, 50, 65, 80], &lock);
+    blind.history = None;
+    nothing(&blind);
+    // It still grows, and what it has waits for work.
+    let job = BlockedIn { timeout_us: Some(Some(30_000_000)), ..lock };
+    let mut filling = piled([20, 35, 50, 65, 80], &job);
+    nothing(&filling);
+    // Each of them keeps some memory: that may be a leak, too.
+    filling.cpu.as_mut().unwrap().rss_bytes = readings(&[50 << 20, 150 << 20]);
+    advisory(&filling, Cause::TaskLeak);
+    // Some wait for work, and more for something else.
+    let threads = &mut filling.threads.as_mut().unwrap().threads;
+    threads.iter_mut().take(30).for_each(|it| it.blocked_in.as_mut().unwrap().timeout_us = Some(None));
+    only(&filling, Cause::TaskLeak);
+}
+
+/// A native program whose loop was found in a call at most looks, with that many switches.
+fn polls_and_sits(switches: u64) -> Observation {
+    idle()
+        .thread(|thread| {
+            thread.calls = vec![("pread64".to_owned(), 18), ("epoll_wait".to_owned(), 2)];
+            thread.voluntary_switches = switches;
+        })
+        .poll(PollLoop { returns: 9, ..PollLoop::default() })
+        .tcp([inbound(1, "10.0.0.9:50000"), inbound(2, "10.0.0.9:50001")])
+}
+
+#[test]
+fn a_native_loop_that_stays_away() {
+    let unread = |mut seen: Observation| {
+        seen.sockets.as_mut().unwrap().tcp[1].unread_bytes = 29;
+        seen
+    };
+    only(&unread(polls_and_sits(30)), Cause::RuntimeBlocked);
+    // Nobody was seen to wait for it.
+    let finding = advisory(&polls_and_sits(30), Cause::RuntimeBlocked);
+    assert!(finding.verdict.summary.contains("was not seen"), "{finding:#?}");
+    // A thread of many, which may have one client each, unless its polls tell of more.
+    let mut threaded = unread(polls_and_sits(30));
+    threaded.threads.as_mut().unwrap().last = 9;
+    advisory(&threaded, Cause::RuntimeBlocked);
+    let ready = |fd| ReadyFd { fd: Some(fd), times: 4, ..ReadyFd::default() };
+    threaded.polling.as_mut().unwrap().loops[0].ready = vec![ready(1), ready(2)];
+    only(&threaded, Cause::RuntimeBlocked);
+    // A backend of a database, which reads from a disk for the one client that it has; or many short waits.
+    let mut backend = polls_and_sits(30);
+    backend.sockets.as_mut().unwrap().tcp.pop();
+    assert_eq!(judge(&backend), Judgement::default());
+    assert_eq!(judge(&unread(polls_and_sits(2_000))), Judgement::default());
+}
+
+/// A client whose request nobody has read.
+fn unread() -> TcpSocket {
+    TcpSocket { unread_bytes: 29, unread_for_us: 200_000, ..inbound(2, "10.0.0.9:50001") }
+}
+
+#[test]
 fn an_event_loop_that_sits_in_a_call() {
     let sits = |call: &str| {
-        idle().thread(|thread| {
+        idle().tcp([unread()]).thread(|thread| {
             thread.blocked_in = Some(BlockedIn { call: call.to_owned(), ..BlockedIn::default() });
             thread.calls = vec![(call.to_owned(), 18), ("epoll_wait".to_owned(), 2)];
         })
@@ -417,7 +499,7 @@ fn an_event_loop_that_sits_in_a_call() {
 
 /// A process of that runtime with a second thread, which sits in that call; its first does the same.
 fn sitting(runtime: Runtime, call: &str) -> Observation {
-    let mut seen = idle();
+    let mut seen = idle().tcp([unread()]);
     seen.process.runtime = runtime;
     seen.fds.as_mut().unwrap().by_kind = vec![kind("epoll", 1, 1)];
     let threads = seen.threads.as_mut().unwrap();
@@ -549,12 +631,16 @@ fn names_that_are_resolved_one_after_the_other() {
         answered_us: Some(990_000),
         rcode: Some(0),
         answers: Some(1),
-        truncated: false,
+        ..DnsExchange::default()
     };
     let mut seen = idle();
     seen.connections.as_mut().unwrap().dns = (0..20).map(query).collect();
     let finding = only(&seen, Cause::DnsSerialised);
     assert!(finding.verdict.summary.contains("4 threads"), "{}", finding.verdict.summary);
+    // The same queries, by threads that do not wait for one answer before they ask for the next.
+    let dns = (0..20).map(|place| DnsExchange { sent_us: place / 4 * 500_000, ..query(place) });
+    seen.connections.as_mut().unwrap().dns = dns.collect();
+    nothing(&seen);
 }
 
 #[test]

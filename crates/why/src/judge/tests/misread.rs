@@ -1,0 +1,157 @@
+//! Programs that were misjudged once, as they were recorded: each with what tells it from the one that is ill.
+
+use super::*;
+use crate::observation::{Call, DnsExchange, Opener};
+
+/// Programs that compute and look into their loop between two slices, as they were recorded on a machine that others used,
+/// too: setImmediate of Node, asyncio.sleep(0), an engine in C. What they are is busy.
+#[test]
+fn slices_of_computing_are_no_spin() {
+    for (cpu_us, looked_us, polls, inside_us) in [
+        (619_000, 3_521_738, 2_763, 5_016),
+        (622_073, 3_994_057, 1_593, 3_878),
+        (625_879, 3_508_797, 1_102, 2_795),
+        (4_990_000, 400_000, 2_560, 4_600), // Node with a processor of its own
+    ] {
+        let slices = |timeouts| {
+            let poll = PollLoop { returns: polls, empty: polls, timeouts, inside_us, ..PollLoop::default() };
+            let mut seen = idle().used(cpu_us).poll(poll);
+            seen.polling.as_mut().unwrap().looked_us = looked_us;
+            seen
+        };
+        let mut seen = slices(Timeouts { zero: polls, ..Timeouts::default() });
+        nothing(&seen);
+        // As many polls, of which one is as cheap as a real one: so a spin looks that gets little of a busy machine. It
+        // is one of timeout 0, for nothing says that it sleeps in between.
+        seen.polling.as_mut().unwrap().looked_us = 400_000;
+        seen.threads.as_mut().unwrap().threads[0].cpu_us = 12 * polls * WINDOW / 400_000;
+        only(&seen, Cause::SpinZeroTimeout);
+    }
+}
+
+/// What it costs to look at ten thousand descriptors is no computing.
+#[test]
+fn a_poll_that_is_itself_slow_is_a_spin() {
+    let poll = PollLoop {
+        returns: 1_000,
+        empty: 1_000,
+        timeouts: Timeouts { zero: 1_000, ..Timeouts::default() },
+        inside_us: 390_000,
+        ..PollLoop::default()
+    };
+    only(&idle().used(4_950_000).poll(poll), Cause::SpinZeroTimeout);
+}
+
+/// Streams whose other direction is shut: twenty lines a second to a client that has said all, or from a server after our
+/// shutdown, as they were recorded.
+#[test]
+fn half_closed_streams_are_in_use() {
+    let stream = |state, acked: [u64; 2], received: [u64; 2], [sent_ms, received_ms]: [u32; 2]| {
+        let end = move |at: usize| TcpInfo {
+            state,
+            bytes_acked: Some(acked[at]),
+            bytes_received: Some(received[at]),
+            last_data_sent_ms: sent_ms,
+            last_data_recv_ms: received_ms,
+            ..TcpInfo::default()
+        };
+        (1..=12).map(move |cookie| TcpSocket {
+            state,
+            first: Some(end(0)),
+            last: Some(end(1)),
+            ..outbound(cookie, "10.0.0.9:80")
+        })
+    };
+    let sends = |acked, sent_ms| idle().tcp(stream(TcpState::CloseWait, acked, [12, 12], [sent_ms, 5_544]));
+    nothing(&sends([78, 880], 32));
+    // Nothing is sent any more; or the answer, and then nothing.
+    only(&sends([880, 880], 32), Cause::CloseWaitPileup);
+    only(&sends([78, 880], 4_600), Cause::CloseWaitPileup);
+    let receives = |received, ago_ms| idle().tcp(stream(TcpState::FinWait2, [12, 12], received, [5_544, ago_ms]));
+    nothing(&receives([78, 880], 32));
+    only(&receives([880, 880], 5_100), Cause::FinWait2Pileup);
+    only(&receives([78, 880], 4_600), Cause::FinWait2Pileup);
+    // A pile beside streams is a pile.
+    let idle_ones =
+        (20..=30).map(|cookie| TcpSocket { state: TcpState::CloseWait, ..inbound(cookie, "10.0.0.9:5000") });
+    let finding = only(&sends([78, 880], 32).tcp(idle_ones), Cause::CloseWaitPileup);
+    assert!(finding.verdict.summary.starts_with("11 connections"), "{finding:#?}");
+    assert!(finding.verdict.evidence.iter().any(|it| it.text.contains("12 more are in use")), "{finding:#?}");
+}
+
+/// Calls are counted in short looks, 400 ms of 5 s here: what they saw is not all there was.
+#[test]
+fn counts_of_looks_say_so() {
+    let refused = |looked_us| {
+        let mut seen = idle();
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.open, fds.by_kind) = (rising(600, 5), vec![kind("file", 590, 695)]);
+        fds.openers = Some(vec![Opener { stack: stack(&["open", "load"]), call: "openat".to_owned(), still_open: 10 }]);
+        let connects = CallCount { call: Call::Connect, errno: 99, count: 7, ..CallCount::default() };
+        let accepts = CallCount { call: Call::Accept, errno: 24, count: 12, ..CallCount::default() };
+        seen.calls = Some(Calls { looked_us, counts: vec![connects, accepts] });
+        let found = judge(&seen).verdicts;
+        let texts = |cause| {
+            let of = found.iter().filter(move |finding| finding.verdict.cause == cause);
+            of.flat_map(|finding| &finding.verdict.evidence)
+                .map(|it| it.text.to_string())
+                .collect::<Vec<_>>()
+                .join("; ")
+        };
+        (texts(Cause::FdLeak), texts(Cause::PortsExhausted))
+    };
+    let (fds, ports) = refused(400_000);
+    assert!(fds.contains("accept failed 12 times with EMFILE in 400ms of looking"), "{fds}");
+    assert!(fds.contains("10 still open, of those that were opened in 400ms of looking"), "{fds}");
+    assert!(ports.contains("connect failed so 7 times in 400ms of looking"), "{ports}");
+    let (fds, ports) = refused(WINDOW);
+    assert!(fds.contains("10 still open") && !fds.contains("of looking"), "{fds}");
+    assert!(ports.contains("7 times") && !ports.contains("of looking"), "{ports}");
+}
+
+/// As it was recorded: A and AAAA of one name after the other, each answered after 0.9 s.
+#[test]
+fn one_caller_that_resolves_names_waits_for_nobody_else() {
+    let query = |place: u64, kind, tid| DnsExchange {
+        name: format!("h{place}.example.test"),
+        kind,
+        server: "127.0.0.1".to_owned(),
+        tid,
+        sent_us: place * 902_000 + u64::from(kind),
+        sent: 1,
+        answered_us: Some(900_704),
+        rcode: Some(0),
+        answers: Some(1),
+        ..DnsExchange::default()
+    };
+    let asks = |tid, threads| {
+        let mut seen = idle();
+        seen.threads.as_mut().unwrap().last = threads;
+        let dns = (0..6).flat_map(|place| [query(place, 1, tid), query(place, 28, tid)]);
+        seen.connections.as_mut().unwrap().dns = dns.collect();
+        seen
+    };
+    advisory(&asks(PID, 1), Cause::DnsSlow);
+    advisory(&asks(PID, 5), Cause::DnsSlow);
+    // One thread for the names of all is possible, and nobody was seen to wait for it.
+    advisory(&asks(PID + 1, 5), Cause::DnsSerialised);
+}
+
+/// One thread asks for another name each 50 ms, and each answer takes 80 ms.
+#[test]
+fn an_asynchronous_resolver_holds_up_nobody() {
+    let query = |place: u64| DnsExchange {
+        name: format!("h{place}.example.test"),
+        kind: 1,
+        tid: PID,
+        sent_us: place * 50_100,
+        sent: 1,
+        answered_us: Some(80_600),
+        rcode: Some(0),
+        answers: Some(1),
+        ..DnsExchange::default()
+    };
+    let mut seen = idle();
+    seen.connections.as_mut().unwrap().dns = (0..98).map(query).collect();
+    assert_eq!(judge(&seen), Judgement::default());
+}

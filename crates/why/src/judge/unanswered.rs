@@ -1,0 +1,410 @@
+//! Callers who wait while nothing tells why: `unknown`, with who waits and where the threads are.
+//!
+//! That a client had the last word says little: on a websocket it often has, and a long poll waits because it is meant
+//! to. What says that a caller is held up: its request lies unread; it waits to be accepted and nobody accepts; or its
+//! request was read, nobody listens to the connection any more, and threads sit where only another thread of the program
+//! can free them, without a limit. Whoever waits for news listens, or has a limit.
+
+use std::collections::HashSet;
+
+use overdue_core::{Cause, Confidence, Evidence, Source, facts::TcpState};
+
+use super::{
+    ALWAYS, CROWD, Finding, MOST, Severity, Stall, calls::owes_an_answer, count, diag, place, proc, share, time,
+};
+use crate::{
+    Observation,
+    observation::{Connection, GoroutineGroup, Listener, Runtime, TcpSocket, Thread, ThreadState},
+};
+
+/// Requests, places and listeners that are named.
+const NAMED: usize = 3;
+/// As many members of one epoll set are read.
+const MEMBERS: usize = 64;
+
+/// What no other rule explains. `advisories`: what the others remarked.
+pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding> {
+    // Who computes, or is not let run, is late for that.
+    let explains = |finding: &Finding| matches!(finding.verdict.cause, Cause::CpuBusy | Cause::CpuThrottled);
+    let process = &seen.process;
+    let runs = process.ended_at_us.is_none() && !process.only_waits_for_children;
+    if !runs || !process.stopped && advisories.iter().any(explains) {
+        return None;
+    }
+    let waits = Waits::of(seen);
+    let longest_us = waits.longest_us()?;
+    let who = waits.who();
+    if process.stopped {
+        return Some(stopped(seen, &waits, &who, longest_us));
+    }
+    let places = places(seen, &waits);
+    let at = places.first().map(|it| format!(", while {}", it.text)).unwrap_or_default();
+    let used_us = seen.cpu.as_ref().map(crate::observation::Cpu::used_us);
+    let used = used_us.map_or_else(
+        || "nothing shows that it computes".to_owned(),
+        |us| format!("it used {} of processor time in {}", time(us), time(seen.window_us)),
+    );
+    let mut finding = Finding::new(
+        Cause::Unknown,
+        Severity::Waiting,
+        Confidence::Low,
+        format!("{who}, the longest for {}{at}; nothing that was seen tells why", time(longest_us)),
+    )
+    .and(waits.evidence(seen))
+    .and(places)
+    .rejected(Cause::CpuBusy, used)
+    .fix(
+        "Look at what its threads wait for, and who should wake them: `overdue flame --pid PID --wait`, or all stacks by \
+         `py-spy dump`, `jcmd PID Thread.print`, Go's /debug/pprof/goroutine?debug=2, or gdb's `thread apply all bt`, which \
+         stops the process for a moment.",
+    );
+    if waits.locked {
+        finding = finding.rejected(
+            Cause::WaitUnlimited,
+            "no circle of locks was seen that their holders wait for; who holds them cannot be told",
+        );
+    }
+    finding.verdict.stage = STAGE;
+    Some(finding)
+}
+
+/// It does not run at all.
+fn stopped(seen: &Observation, waits: &Waits<'_>, who: &str, longest_us: u64) -> Finding {
+    Finding::new(
+        Cause::LocalStall,
+        Severity::Waiting,
+        Confidence::High,
+        format!(
+            "it is stopped, by a signal or a debugger, and nothing of it runs: {who}, the longest for {}",
+            time(longest_us)
+        ),
+    )
+    .because(proc("all of its threads were stopped in the end (state T)"))
+    .and(waits.evidence(seen))
+    .rejected(Cause::CpuBusy, "who is stopped computes nothing")
+    .fix(
+        "Continue it: `kill -CONT PID`. If it stops again, look for who stops it: a shell's job control, a debugger, a \
+         supervisor.",
+    )
+    .share(super::ShareOf::StalledTime, 1.0)
+}
+
+/// Connections on which callers wait, where [`rule`] told of them as of `cause`.
+pub(super) fn stalls(seen: &Observation, cause: Cause) -> Vec<Stall> {
+    let waits = Waits::of(seen);
+    let unread = waits.unread.iter().map(|socket| (socket, socket.unread_for_us));
+    let all = unread.chain(waits.unanswered.iter().map(|socket| (socket, asked_us(socket))));
+    let stall = |(socket, stalled_us): (&&TcpSocket, u64)| Stall {
+        cookie: socket.cookie,
+        cause,
+        stage: if cause == Cause::Unknown { STAGE } else { cause.entry().stages.first().copied().unwrap_or(STAGE) },
+        stalled_us,
+    };
+    all.map(stall).collect()
+}
+
+/// Own code, for all that is known.
+const STAGE: &str = "handle";
+
+fn waiting(number: u64, what: &str) -> String {
+    format!("{} wait{}", count(number, what), if number == 1 { "s" } else { "" })
+}
+
+/// From this on a wait is most of the watch.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a whole number")]
+fn most_us(seen: &Observation) -> u64 {
+    ((seen.window_us as f64 * MOST.0) as u64).max(MOST.1)
+}
+
+/// Who waits.
+#[derive(Default)]
+struct Waits<'a> {
+    /// Requests that nobody has read.
+    unread: Vec<&'a TcpSocket>,
+    /// Requests that were read, on connections that nobody listens to.
+    unanswered: Vec<&'a TcpSocket>,
+    /// Listeners from which nobody accepts.
+    queues: Vec<&'a Listener>,
+    /// Whether threads were found that wait for a lock.
+    locked: bool,
+    /// Whether its runtime listens to all connections, always.
+    anyhow: bool,
+}
+
+impl<'a> Waits<'a> {
+    fn of(seen: &'a Observation) -> Self {
+        let most_us = most_us(seen);
+        let Some(sockets) = &seen.sockets else { return Self::default() };
+        let clients = || sockets.tcp.iter().filter(|socket| socket.inbound && socket.fd.is_some());
+        let alive = |socket: &&TcpSocket| matches!(socket.state, TcpState::Established | TcpState::CloseWait);
+        let unread = clients().filter(alive).filter(|socket| {
+            // Who is being answered may ask for more before the answer ends.
+            let answered = socket.last.is_some_and(|tcp| u64::from(tcp.last_data_sent_ms) * 1_000 < most_us);
+            socket.unread_bytes > 0 && socket.unread_for_us >= most_us && !answered
+        });
+        let unread: Vec<&TcpSocket> = unread.collect();
+        let owed = clients().filter(|socket| {
+            owes_an_answer(socket)
+                && asked_us(socket) >= most_us
+                && socket.unread_bytes == 0
+                && !asks_to_wait(seen, socket)
+        });
+        let owed: Vec<&TcpSocket> = owed.collect();
+        let held = held_up(seen, most_us, owed.len());
+        let listened = Listened::of(seen, most_us).filter(|_| held && !owed.is_empty());
+        let anyhow = matches!(listened, Some(Listened::Anyhow));
+        let unanswered: Vec<&TcpSocket> = match listened {
+            // Nobody listens, to anything.
+            _ if seen.process.stopped => owed,
+            Some(Listened::To(cookies)) => owed.into_iter().filter(|it| !cookies.contains(&it.cookie)).collect(),
+            Some(Listened::Anyhow) => owed,
+            None => Vec::new(),
+        };
+        // Where it has workers, they accept.
+        let nobody_accepts = seen.process.children.is_empty() && nobody_accepts(seen, most_us);
+        let queues = sockets.listeners.iter().filter(|it| it.queued_last > 0 && it.waiting_us >= most_us);
+        let queues: Vec<&Listener> = queues.filter(|_| nobody_accepts).collect();
+        Self { locked: held && !(unread.is_empty() && unanswered.is_empty()), unread, unanswered, queues, anyhow }
+    }
+
+    fn who(&self) -> String {
+        let callers = (self.unread.len() + self.unanswered.len()) as u64;
+        let queued: u64 = self.queues.iter().map(|listener| u64::from(listener.queued_last)).sum();
+        match (callers, queued) {
+            (0, queued) => format!("{} to be accepted", waiting(queued, "connection")),
+            (callers, 0) => format!("{} for an answer", waiting(callers, "caller")),
+            (callers, queued) => format!("{} for an answer and {queued} to be accepted", waiting(callers, "caller")),
+        }
+    }
+
+    fn longest_us(&self) -> Option<u64> {
+        let unread = self.unread.iter().map(|socket| socket.unread_for_us);
+        let unanswered = self.unanswered.iter().map(|socket| asked_us(socket));
+        unread.chain(unanswered).chain(self.queues.iter().map(|listener| listener.waiting_us)).max()
+    }
+
+    /// The longest waits of each kind.
+    fn evidence(&self, seen: &Observation) -> Vec<Evidence> {
+        let mut unread = self.unread.clone();
+        unread.sort_by_key(|socket| std::cmp::Reverse(socket.unread_for_us));
+        let unread = unread.iter().take(NAMED).map(|socket| {
+            diag(format!(
+                "{}: {} of its caller lie unread, for {}",
+                socket.remote,
+                count(socket.unread_bytes, "byte"),
+                time(socket.unread_for_us)
+            ))
+            .with("unread_bytes", socket.unread_bytes)
+            .with("waited_us", socket.unread_for_us)
+        });
+        let mut unanswered = self.unanswered.clone();
+        unanswered.sort_by_key(|socket| std::cmp::Reverse(asked_us(socket)));
+        let unanswered = unanswered.iter().take(NAMED).map(|socket| {
+            let request = connection(seen, socket)
+                .and_then(|connection| Some(format!(" ({})", connection.http.as_ref()?.request)))
+                .unwrap_or_default();
+            diag(format!(
+                "{}: its caller asked {} ago{request}, that was read, and nothing was answered since{}",
+                socket.remote,
+                time(asked_us(socket)),
+                if self.anyhow { "" } else { "; no thread listens to the connection" },
+            ))
+            .with("waited_us", asked_us(socket))
+        });
+        let queues = self.queues.iter().take(NAMED).map(|listener| {
+            diag(format!(
+                "listener {}: {} to be accepted, for {} there was one and nobody took it",
+                listener.local,
+                waiting(listener.queued_last.into(), "connection"),
+                time(listener.waiting_us)
+            ))
+            .with("queued", listener.queued_last)
+            .with("waited_us", listener.waiting_us)
+        });
+        unread.chain(unanswered).chain(queues).collect()
+    }
+}
+
+/// Since when the caller waits.
+fn asked_us(socket: &TcpSocket) -> u64 {
+    socket.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000)
+}
+
+fn connection<'a>(seen: &'a Observation, socket: &TcpSocket) -> Option<&'a Connection> {
+    let mut connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    connections.find(|connection| connection.cookie == socket.cookie)
+}
+
+fn asks_to_wait(seen: &Observation, socket: &TcpSocket) -> bool {
+    connection(seen, socket).is_some_and(|connection| {
+        connection.http.as_ref().is_some_and(|http| http.asks_to_wait || http.is_switched())
+            || connection.redis.as_deref().is_some_and(crate::observation::redis_waits)
+    })
+}
+
+/// Whether nothing was accepted for so long.
+fn nobody_accepts(seen: &Observation, most_us: u64) -> bool {
+    let none = seen.connections.as_ref().is_some_and(|connections| connections.accepted == 0);
+    // A thread that did not run did not accept.
+    let rests = |thread: &Thread| thread.blocked_us >= most_us;
+    let rest = |threads: &crate::observation::Threads| threads.left_out == 0 && threads.threads.iter().all(rests);
+    none || seen.threads.as_ref().is_some_and(rest)
+}
+
+/// What the threads of the process wait to hear.
+enum Listened {
+    /// The cookies of these connections.
+    To(HashSet<u64>),
+    /// That is all the same: its runtime listens to all of them, always.
+    Anyhow,
+}
+
+impl Listened {
+    /// `None` where that is not known of all threads.
+    fn of(seen: &Observation, most_us: u64) -> Option<Self> {
+        match seen.process.runtime {
+            Runtime::Go { .. } => return Some(Self::Anyhow),
+            // Its locks are conditions, and connections whose request is handled are taken out of the poller.
+            Runtime::Java => return None,
+            _ => {}
+        }
+        let threads = seen.threads.as_ref().filter(|threads| threads.left_out == 0)?;
+        let rings = seen.fds.iter().flat_map(|fds| &fds.by_kind).any(|kind| kind.kind.contains("io_uring"));
+        if rings {
+            return None;
+        }
+        let mut cookies = HashSet::new();
+        for thread in &threads.threads {
+            match &thread.blocked_in {
+                Some(blocked) if listens(&blocked.call) => {
+                    let is_epoll = blocked.call.starts_with("epoll");
+                    if is_epoll && blocked.waits_for.is_empty() || blocked.waits_for.len() >= MEMBERS {
+                        return None;
+                    }
+                    cookies.extend(blocked.cookie);
+                    cookies.extend(blocked.waits_for.iter().filter_map(|member| member.cookie));
+                }
+                // It sits there instead.
+                _ if thread.blocked_us >= most_us => {}
+                // It computes, perhaps the answer; or goes back to listen in a moment.
+                _ if thread.state == ThreadState::Running && share(thread.cpu_us, seen.window_us) > 1.0 - ALWAYS => {
+                    return None;
+                }
+                _ if thread.calls.iter().any(|(call, _)| listens(call)) => return None,
+                _ => {}
+            }
+        }
+        Some(Self::To(cookies))
+    }
+}
+
+/// Calls in which a thread hears from connections.
+fn listens(call: &str) -> bool {
+    ["epoll", "poll", "select", "read", "recv", "io_uring"].iter().any(|word| call.contains(word))
+}
+
+/// Whether threads wait for something in the program itself, or a lock of a file, that nothing but another thread ends;
+/// and so many of them that they may be those who should answer the callers.
+fn held_up(seen: &Observation, most_us: u64, callers: usize) -> bool {
+    if goroutines(seen).next().is_some() {
+        return true;
+    }
+    let threads = || seen.threads.iter().flat_map(|threads| &threads.threads);
+    let stuck: Vec<&Thread> = threads().filter(|thread| is_stuck(thread, most_us)).collect();
+    let idle = stuck.iter().filter(|thread| is_in(thread, &IDLE)).count();
+    let locked = stuck.iter().filter(|thread| is_in(thread, &LOCKS)).count();
+    // They may work for callers: asleep for a while, or waiting for a child.
+    let hears = |thread: &Thread| {
+        thread.blocked_in.as_ref().is_some_and(|blocked| listens(&blocked.call) || blocked.call.starts_with("accept"))
+    };
+    let others = threads().filter(|thread| !is_stuck(thread, most_us) && !hears(thread)).count();
+    let unlimited = stuck.len() - idle;
+    // Who holds the lock may have a caller, too. Who waits for a condition may wait for work, unless a crowd waits and
+    // nobody listens to it.
+    locked > 0 && locked * 2 >= callers
+        || others < callers && (unlimited >= callers || callers as u64 >= CROWD && stuck.len() >= callers)
+        || callers == 0 && unlimited > 0
+}
+
+/// Functions in which threads without work wait, too.
+const IDLE: [&str; 4] = ["cond_wait", "cond_timedwait", "Condvar", "park"];
+/// Functions that take a lock: of the GNU C library and musl, of Rust's std, of `parking_lot`.
+const LOCKS: [&str; 7] =
+    ["mutex_lock", "rwlock_", "lll_lock", "lock_contended", "lock_slow", "read_contended", "write_contended"];
+
+fn is_in(thread: &Thread, functions: &[&str]) -> bool {
+    let named = |name: &str| functions.iter().any(|word| name.contains(word));
+    thread.stack.iter().flat_map(|stack| stack.functions()).any(named)
+}
+
+fn is_stuck(thread: &Thread, most_us: u64) -> bool {
+    const HOLD: [&str; 9] =
+        ["futex", "flock", "fcntl", "semtimedop", "msgrcv", "openat", "write", "writev", "pwrite64"];
+    let Some(blocked) = &thread.blocked_in else { return false };
+    let is_connection = blocked.cookie.is_some();
+    thread.blocked_us >= most_us
+        && blocked.timeout_us == Some(None)
+        && HOLD.contains(&blocked.call.as_str())
+        && !is_connection
+}
+
+/// Goroutines that have waited for a lock since the first look.
+fn goroutines(seen: &Observation) -> impl Iterator<Item = &GoroutineGroup> {
+    let locks = |group: &&GoroutineGroup| {
+        let reason = group.wait_reason.as_deref().unwrap_or_default();
+        group.stayed > 0 && reason.starts_with("sync.") && reason.contains("Lock")
+    };
+    seen.go.iter().flat_map(|go| &go.groups).filter(locks)
+}
+
+/// Where the threads are, the most first.
+fn places(seen: &Observation, waits: &Waits<'_>) -> Vec<Evidence> {
+    let most_us = most_us(seen);
+    let stuck = |thread: &&Thread| is_stuck(thread, most_us);
+    let sits = |thread: &&Thread| thread.blocked_us >= most_us;
+    // Of Go's threads those that wait have no work, and say nothing.
+    let goes = matches!(seen.process.runtime, Runtime::Go { .. });
+    let all = || seen.threads.iter().filter(|_| !goes).flat_map(|threads| &threads.threads);
+    let chosen: Vec<&Thread> =
+        if waits.locked { all().filter(stuck).collect() } else { all().filter(sits).take(NAMED).collect() };
+    let mut groups: Vec<(String, Vec<&Thread>)> = Vec::new();
+    for thread in chosen {
+        let Some(blocked) = &thread.blocked_in else { continue };
+        let what = blocked.what.as_ref().map(|what| format!(" on {what}")).unwrap_or_default();
+        let limit = if blocked.timeout_us == Some(None) { " without a limit" } else { "" };
+        let at = thread.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
+        let key = format!("in {}{what}{limit}{at}", blocked.call);
+        match groups.iter_mut().find(|(of, _)| *of == key) {
+            Some((_, group)) => group.push(thread),
+            None => groups.push((key, vec![thread])),
+        }
+    }
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
+    let threads = groups.iter().take(NAMED).filter_map(|(key, group)| {
+        let first = group.first()?;
+        let who = match group.len() {
+            1 => format!("thread {} ({}) sits", first.tid, first.name),
+            many => format!("{many} threads ({}) sit", first.name),
+        };
+        let longest_us = group.iter().map(|thread| thread.blocked_us).max().unwrap_or_default();
+        let longer = if group.iter().any(|thread| thread.since_before) { " or longer" } else { "" };
+        Some(
+            proc(format!("{who} {key}, for {}{longer}", time(longest_us)))
+                .with("threads", group.len() as u64)
+                .with("blocked_us", longest_us),
+        )
+    });
+    let goroutines = goroutines(seen).take(NAMED).map(|group| {
+        let own = |name: &&str| !["runtime.", "sync.", "internal/"].iter().any(|package| name.starts_with(package));
+        let at: Vec<&str> = group.stack.functions().filter(own).take(2).collect();
+        let at = if at.is_empty() { String::new() } else { format!(" in {}", at.join(" < ")) };
+        let reason = group.wait_reason.as_deref().unwrap_or_default();
+        let (number, verb) = (group.stayed, if group.stayed == 1 { "waits" } else { "wait" });
+        Evidence::new(
+            Source::Memory,
+            format!("{} {verb} for {reason}{at}, since the watch began", count(number, "goroutine")),
+        )
+        .with("goroutines", number)
+    });
+    goroutines.chain(threads).collect()
+}
