@@ -7,6 +7,7 @@ use std::{
     path::Path,
     process::{Command, ExitStatus},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -14,6 +15,7 @@ use overdue_core::DurationText;
 use overdue_why::{
     Observation, Report,
     collect::{Options, Target, Watch, aid::withhold},
+    judge,
     observation::Ending,
     recording,
 };
@@ -124,7 +126,7 @@ fn watch(pid: u32, flags: &args::Why, go: Option<Box<dyn FnOnce() + Send>>) -> a
             tracer.map_or(Ok(()), |tracer| tracer.join().unwrap_or_else(|_| Err(anyhow!("the trace broke"))))
         });
         let target = watch.target().clone();
-        let observation = watch.finish();
+        let observation = watch.finish_settled(judge::is_settled, Duration::from_micros(judge::SETTLED_US), stop);
         ended.map(|()| (observation, target))
     });
     watched.map(|((observation, target), interrupted)| Seen { observation, target: Some(target), interrupted })

@@ -15,9 +15,10 @@ use serde_json::Value;
 
 /// Watched for so long: long enough for the slowest, and far below the ten seconds within which an answer is due.
 const WATCHED: &str = "4s";
-/// Where the fault takes three seconds each time, or grows slowly; or a resolver asks again after five seconds, and what it
-/// asked before is over when the watch of a busy machine begins.
+/// Where the fault takes three seconds each time, or grows slowly.
 const WATCHED_SLOW: &str = "8s";
+/// A resolver asks again every five seconds.
+const WATCHED_NAMES: &str = "6s";
 /// Idle connections show only when they have been idle for a while.
 const WATCHED_IDLE: &str = "11s";
 
@@ -25,7 +26,7 @@ fn watched(name: &str) -> &'static str {
     match name {
         "no-keepalive" => WATCHED_IDLE,
         _ if name.starts_with("waits-upstream") || name.starts_with("deadline-ignored") => WATCHED_SLOW,
-        _ if name.starts_with("dns-no-answer") => WATCHED_SLOW,
+        _ if name.starts_with("dns-no-answer") => WATCHED_NAMES,
         "healthy-long-poll" | "healthy-worker" | "fd-leak-far" => WATCHED_SLOW,
         _ => WATCHED,
     }

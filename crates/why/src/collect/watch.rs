@@ -445,13 +445,36 @@ impl Watch {
     /// Ends it: the last look, at everything, and what was seen.
     #[must_use]
     pub fn finish(mut self) -> Observation {
+        self.last_look();
+        self.observed()
+    }
+
+    /// The same, but goes on for another `while_` first where what was seen is not yet `settled`: something that may be
+    /// the trouble has only just begun. An interrupt or the end of the process ends that early.
+    #[must_use]
+    pub fn finish_settled(
+        mut self,
+        settled: impl FnOnce(&Observation) -> bool,
+        while_: Duration,
+        interrupt: &Interrupt,
+    ) -> Observation {
+        self.last_look();
+        let seen = self.observed();
+        if settled(&seen) {
+            return seen;
+        }
+        self.run_until(self.clock.elapsed().saturating_add(while_), interrupt);
+        self.finish()
+    }
+
+    /// Looks at everything, whatever that costs.
+    fn last_look(&mut self) {
         let at_us = self.clock.at_us();
         self.fds.iter_mut().for_each(|fds| fds.look_at_all(at_us));
         self.sockets.iter_mut().for_each(|sockets| sockets.look_at_all(at_us));
         self.threads.iter_mut().for_each(|threads| threads.look_at_all(at_us));
         self.cpu.iter_mut().for_each(|cpu| cpu.look(at_us));
         self.go.iter_mut().for_each(|go| go.look_at_all(at_us));
-        self.observed()
     }
 
     /// What was seen in the window that is told of.

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 pub(super) use before::stopped_or_idle;
 pub(super) use late::deadline_ignored;
+pub(super) use names::asked_lately;
 
 use super::{CROWD, Finding, SETTLED_US, Severity, ShareOf, count, diag, share, sockets::peer_of, time, total};
 use crate::{

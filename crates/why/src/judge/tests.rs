@@ -5,6 +5,7 @@ mod calls;
 mod healthy;
 mod look_alikes;
 mod misread;
+mod names;
 mod process;
 mod threads;
 mod ties;
@@ -15,7 +16,7 @@ use overdue_core::{
     facts::{TcpInfo, TcpState},
 };
 
-use super::{Finding, Judgement, judge};
+use super::{Finding, Judgement, is_settled, judge};
 use crate::observation::{
     CallCount, Calls, Connection, Connections, Cpu, FdKind, Fds, Frame, Observation, PollLoop, Polling, Process,
     Reading, ReadyFd, Sockets, Stack, TcpSocket, TcpTimer, Thread, ThreadState, Threads, Timeouts, TimerKind,

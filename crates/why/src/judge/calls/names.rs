@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Observation,
     judge::{GIVEN_UP_US, SETTLED_US, bpf, proc, time},
-    observation::{Connection, Connections, DnsExchange},
+    observation::{BlockedIn, Connection, Connections, DnsExchange, Thread},
 };
 
 /// Where name servers listen.
@@ -221,18 +221,16 @@ fn eai(error: i32) -> String {
 
 /// Threads that wait for a name server, where the query was before the watch or nobody saw it.
 pub(super) fn lookups(seen: &Observation) -> Vec<Trouble> {
-    if seen.connections.as_ref().is_some_and(|connections| !connections.dns.is_empty()) {
+    if !names(seen).is_empty() {
         return Vec::new();
     }
-    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
-    let waits = threads.filter(|thread| thread.blocked_us >= SETTLED_US).filter_map(|thread| {
-        let blocked = thread.blocked_in.as_ref()?;
-        let polled = blocked.waits_for.iter().filter_map(|member| member.what.as_deref());
-        let server = polled.chain(blocked.what.as_deref()).find_map(name_server)?;
-        Some((thread, blocked, server.to_owned()))
-    });
-    waits
+    // What a thread asked in the watch tells more than that it waits.
+    let asked: HashSet<u32> =
+        seen.connections.iter().flat_map(|connections| &connections.dns).map(|query| query.tid).collect();
+    waiting_for_names(seen)
+        .filter(|(thread, ..)| thread.blocked_us >= SETTLED_US && !asked.contains(&thread.tid))
         .map(|(thread, blocked, server)| {
+            let server = server.to_owned();
             let failure = passed(LimitName::Stage(Stage::Resolve), thread.blocked_us);
             let mut facts = facts(&Known::default(), Stage::Resolve, thread.blocked_us, failure);
             let name = "a name".to_owned();
@@ -253,6 +251,25 @@ pub(super) fn lookups(seen: &Observation) -> Vec<Trouble> {
             Trouble { peer: server, ..trouble }
         })
         .collect()
+}
+
+/// Whether a name server was asked so lately that nobody can say yet whether it answers. A resolver that asks again every
+/// few seconds may have waited for long: its last question is all that a watch sees of that.
+pub(in crate::judge) fn asked_lately(seen: &Observation) -> bool {
+    let queries = seen.connections.iter().flat_map(|connections| &connections.dns);
+    let mut open = queries.filter(|query| query.answered_us.is_none());
+    open.any(|query| seen.window_us.saturating_sub(query.sent_us) < SETTLED_US)
+        || waiting_for_names(seen).any(|(thread, ..)| thread.blocked_us < SETTLED_US)
+}
+
+/// The threads that wait for a name server now, in which call, and for which.
+fn waiting_for_names(seen: &Observation) -> impl Iterator<Item = (&Thread, &BlockedIn, &str)> {
+    seen.threads.iter().flat_map(|threads| &threads.threads).filter_map(|thread| {
+        let blocked = thread.blocked_in.as_ref()?;
+        let polled = blocked.waits_for.iter().filter_map(|member| member.what.as_deref());
+        let server = polled.chain(blocked.what.as_deref()).find_map(name_server)?;
+        Some((thread, blocked, server))
+    })
 }
 
 /// The address of a name server, of the text that names a socket.

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::observation::{
-    Backlog, BlockedIn, Call, DnsExchange, Gaps, HttpHead, LateCall, Listener, Lookup, Lookups, Moment, Resolved, Side,
-    TlsHandshake, WaitsFor,
+    Backlog, BlockedIn, Call, Gaps, HttpHead, LateCall, Listener, Moment, Resolved, Side, TlsHandshake, WaitsFor,
 };
 
 pub(super) fn blocked(seen: Observation, call: &str, cookie: u64, us: u64) -> Observation {
@@ -235,49 +234,6 @@ fn a_peer_and_a_reader_that_do_not_read() {
     let mut socket = outbound(9, "10.0.0.9:80");
     (socket.unread_bytes, socket.unread_for_us) = (200_000, 4_000_000);
     only(&idle().tcp([socket]), Cause::ReaderSlow);
-}
-
-fn query(change: impl FnOnce(&mut DnsExchange)) -> Observation {
-    let mut query = DnsExchange {
-        name: "api.test".to_owned(),
-        kind: 1,
-        server: "127.0.0.53".to_owned(),
-        tid: PID,
-        sent_us: 100,
-        sent: 2,
-        ..DnsExchange::default()
-    };
-    change(&mut query);
-    let mut seen = idle();
-    seen.connections.as_mut().unwrap().dns.push(query);
-    seen
-}
-
-#[test]
-fn names() {
-    only(&query(|_| {}), Cause::DnsNoAnswer);
-    // It is refused each time, at once. That it was the query for the other kind of address that met the error is the same.
-    let refused = query(|query| (query.sent, query.refused) = (34, true));
-    let finding = only(&refused, Cause::DnsFailed);
-    assert!(finding.verdict.evidence.iter().any(|it| it.text.contains("nobody listens")), "{finding:#?}");
-    let mut both = refused;
-    let dns = &mut both.connections.as_mut().unwrap().dns;
-    dns.insert(0, DnsExchange { kind: 28, refused: false, ..dns[0].clone() });
-    only(&both, Cause::DnsFailed);
-    // A query that is under way, and one that its process did not live to see answered.
-    nothing(&query(|query| query.sent_us = WINDOW - 600_000));
-    let mut ended = query(|query| query.sent_us = WINDOW - 600_000);
-    ended.process.ended_at_us = Some(WINDOW);
-    only(&ended, Cause::DnsNoAnswer);
-    only(
-        &query(|query| (query.answered_us, query.rcode, query.answers) = (Some(900), Some(3), Some(0))),
-        Cause::DnsFailed,
-    );
-    only(
-        &query(|query| (query.answered_us, query.rcode, query.answers) = (Some(3_000_000), Some(0), Some(1))),
-        Cause::DnsSlow,
-    );
-    nothing(&query(|query| (query.answered_us, query.rcode, query.answers) = (Some(900), Some(0), Some(1))));
 }
 
 #[test]
@@ -664,38 +620,6 @@ fn answers_that_do_not_arrive() {
 }
 
 #[test]
-fn a_name_whose_answer_does_not_fit() {
-    let truncated = |change: fn(&mut Connection)| {
-        let mut seen = query(|query| {
-            (query.answered_us, query.rcode, query.answers, query.truncated) = (Some(900), Some(0), Some(0), true);
-        });
-        let mut connection = Connection {
-            cookie: 9,
-            remote: Some("127.0.0.53:53".parse().unwrap()),
-            side: Side::Client,
-            opened: Some(Moment::At(1_000)),
-            ..Connection::default()
-        };
-        change(&mut connection);
-        let connections = seen.connections.as_mut().unwrap();
-        connections.opened = 1;
-        connections.connections.push(connection);
-        seen
-    };
-    let refused = |connection: &mut Connection| {
-        (connection.closed, connection.errno) = (Some(Moment::At(1_100)), Some(111));
-    };
-    only(&truncated(refused), Cause::DnsFailed);
-    only(&truncated(|connection| connection.established = Some(Moment::At(1_100))), Cause::DnsSlow);
-    let answered = |connection: &mut Connection| {
-        connection.established = Some(Moment::At(1_100));
-        connection.read_bytes = 900;
-    };
-    nothing(&truncated(answered));
-}
-
-/// What a subscriber, a long poll and a worker that waits for jobs look like, and what makes the same wait a fault.
-#[test]
 fn waits_that_may_be_meant() {
     let mut socket = outbound(9, "10.0.0.9:6379");
     let tcp = socket.last.as_mut().unwrap();
@@ -782,36 +706,4 @@ fn waits_that_may_be_meant() {
     let mut started = kept(|_| {});
     started.process.exec_at_us = Some(250_000);
     only(&started, Cause::ServerSlow);
-}
-#[test]
-fn lookups_that_were_probed() {
-    let lookup = |took_us: u64, result: Option<i32>| {
-        let name = "api.test".to_owned();
-        let lookups = vec![Lookup { name, tid: 7, at_us: 1_000, took_us, result }];
-        Observation { lookups: Some(Lookups { lookups, ..Lookups::default() }), ..idle() }
-    };
-    only(&lookup(3_000_000, None), Cause::DnsNoAnswer);
-    only(&lookup(3_000_000, Some(0)), Cause::DnsSlow);
-    only(&lookup(5_000_000, Some(-3)), Cause::DnsNoAnswer);
-    let missing = only(&lookup(2_000, Some(-2)), Cause::DnsFailed);
-    assert!(missing.verdict.evidence[0].text.contains("EAI_NONAME"), "{:?}", missing.verdict.evidence);
-    nothing(&lookup(900_000, Some(0)));
-    // The queries themselves tell more.
-    let mut seen = lookup(3_000_000, None);
-    let query =
-        DnsExchange { name: "api.test".to_owned(), sent: 3, answered_us: Some(5_000), ..DnsExchange::default() };
-    seen.connections.as_mut().unwrap().dns.push(query);
-    nothing(&seen);
-    // Asked again in another way, it was found.
-    let mut seen = lookup(2_000, Some(-2));
-    let lookups = &mut seen.lookups.as_mut().unwrap().lookups;
-    lookups.push(Lookup { name: "api.test.".to_owned(), result: Some(0), ..lookups[0].clone() });
-    nothing(&seen);
-    let lookups = &mut seen.lookups.as_mut().unwrap().lookups;
-    lookups[1].name = "other.test".to_owned();
-    only(&seen, Cause::DnsFailed);
-    // A search through domains, which then found what it looked for.
-    let mut seen = lookup(2_000, Some(-2));
-    seen.connections.as_mut().unwrap().opened = 1;
-    nothing(&seen);
 }
