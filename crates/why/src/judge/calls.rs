@@ -10,7 +10,7 @@ mod waits;
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     net::SocketAddr,
 };
 
@@ -275,10 +275,36 @@ fn upstream(
     Some(finding)
 }
 
-/// Those who wait for an answer of this process.
-fn callers(seen: &Observation) -> u64 {
+/// Those who wait for an answer of this process, for all that is known. Not who asked to wait, or speaks a protocol in
+/// which either side may have the last word; nor whom a thread does nothing but listen to, as it would not with an answer
+/// to give.
+pub(super) fn callers(seen: &Observation) -> Vec<&TcpSocket> {
     let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
-    sockets.filter(|socket| socket.inbound && owes_an_answer(socket)).count() as u64
+    let owed: Vec<&TcpSocket> = sockets.filter(|socket| socket.inbound && owes_an_answer(socket)).collect();
+    if owed.is_empty() {
+        return owed;
+    }
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let heard: HashSet<u64> = threads.filter_map(|thread| thread.blocked_in.as_ref()).flat_map(listens_alone).collect();
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let meant: HashSet<u64> =
+        connections.filter(|connection| may_wait(connection)).map(|connection| connection.cookie).collect();
+    owed.into_iter().filter(|it| !heard.contains(&it.cookie) && !meant.contains(&it.cookie)).collect()
+}
+
+/// The connections that a thread reads from, or waits for until it can, by a call that is given each of them. In an epoll
+/// set a connection often stays while its request is worked on.
+fn listens_alone(blocked: &BlockedIn) -> impl Iterator<Item = u64> {
+    let reads = blocked.call.contains("read") || blocked.call.contains("recv");
+    let readable = |member: &&WaitsFor| !blocked.call.starts_with("epoll") && member.events & READABLE != 0;
+    let polled = blocked.waits_for.iter().filter(readable).filter_map(|member| member.cookie);
+    blocked.cookie.filter(|_| reads).into_iter().chain(polled)
+}
+
+/// Whether nobody is held up when nothing is answered on it.
+pub(super) fn may_wait(connection: &Connection) -> bool {
+    connection.http.as_ref().is_some_and(|http| http.asks_to_wait || http.is_switched())
+        || connection.redis.as_deref().is_some_and(crate::observation::redis_waits)
 }
 
 /// Those who wait for an answer of this process while it waits for certain calls.
@@ -294,7 +320,7 @@ impl Callers {
         let sent_ms: BTreeSet<u32> = calls.iter().filter_map(|trouble| trouble.sent_ms).collect();
         let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
         let led = |caller: &&TcpSocket| sent_ms.iter().any(|sent_ms| led_to(seen, caller, *sent_ms));
-        Self { surely: callers(seen), perhaps: sockets.filter(led).count() as u64 }
+        Self { surely: callers(seen).len() as u64, perhaps: sockets.filter(led).count() as u64 }
     }
 
     const fn all(self) -> u64 {
@@ -325,11 +351,7 @@ pub(super) fn led_to(seen: &Observation, caller: &TcpSocket, sent_ms: u32) -> bo
 /// to be later than the read.
 fn is_answered(seen: &Observation, cookie: u64) -> bool {
     let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
-    let reads = |blocked: &BlockedIn| {
-        let polls = |member: &WaitsFor| member.events & READABLE != 0 && member.cookie == Some(cookie);
-        let alone = blocked.cookie == Some(cookie) && (blocked.call.contains("read") || blocked.call.contains("recv"));
-        alone || !blocked.call.starts_with("epoll") && blocked.waits_for.iter().any(polls)
-    };
+    let reads = |blocked: &BlockedIn| listens_alone(blocked).any(|heard| heard == cookie);
     let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
     let mut same = connections.filter(|connection| connection.cookie == cookie);
     let wrote = |connection: &Connection| {

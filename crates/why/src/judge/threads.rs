@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Observation,
-    observation::{BlockedIn, DnsExchange, PollCall, PollLoop, Runtime, TcpSocket, Thread, ThreadState},
+    observation::{BlockedIn, DnsExchange, PollCall, PollLoop, Runtime, TcpSocket, Thread, ThreadState, TimerKind},
 };
 
 /// Threads that sleep where an ordinary signal does not reach them.
@@ -619,21 +619,30 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     if matches!(seen.process.runtime, Runtime::Go { .. }) {
         return Vec::new();
     }
-    let stuck: Vec<(&Thread, &BlockedIn)> = threads
+    let called = !super::calls::callers(seen).is_empty();
+    let stuck: Vec<(&Thread, &BlockedIn, Ends)> = threads
         .threads
         .iter()
         .filter(|thread| thread.blocked_us >= SETTLED_US && thread.blocked_us >= seen.window_us / 10 * 9)
-        .filter_map(|thread| Some((thread, thread.blocked_in.as_ref()?)))
-        .filter(|(_, blocked)| is_unlimited(seen, blocked))
+        .filter_map(|thread| {
+            let blocked = thread.blocked_in.as_ref()?;
+            Some((thread, blocked, ends(seen, blocked)?))
+        })
+        // Whoever keeps a connection alive has thought of it. It is not enough for those who wait behind it.
+        .filter(|(.., ends)| *ends == Ends::Never || called)
         .collect();
     // A connection of TCP first: of others less is known.
-    let Some((thread, call)) = stuck.iter().find(|(_, call)| call.cookie.is_some()).or(stuck.first()) else {
+    let Some((thread, call, ends)) = stuck.iter().find(|(_, call, _)| call.cookie.is_some()).or(stuck.first()) else {
         return Vec::new();
     };
     // A wait for news is what a subscriber is for. It is more than a remark where callers wait meanwhile.
-    let callers = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
-    let all = callers.filter(|socket| socket.inbound && super::calls::owes_an_answer(socket)).count() > 0
-        && (call.cookie.is_some() || threads.last == 1);
+    let all = called && (call.cookie.is_some() || threads.last == 1);
+    let ended = match ends {
+        Ends::Never => "and no timer of the kernel will ever end it",
+        Ends::WithTheHost => {
+            "and its keepalive ends that only when the peer's host is gone, not while the peer is silent"
+        }
+    };
     let what = call.what.as_ref().map(|what| format!(" on {what}")).unwrap_or_default();
     let at = thread.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
     let holder = call.peer_pid.map(|pid| format!(" (held by process {pid})")).unwrap_or_default();
@@ -642,7 +651,7 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
         Severity::Waiting,
         if all { Confidence::High } else { Confidence::Medium },
         format!(
-            "thread {} ({}) waits in {}{what}{holder}{at} for {}{}, and no timer of the kernel will ever end it",
+            "thread {} ({}) waits in {}{what}{holder}{at} for {}{}, {ended}",
             thread.tid,
             thread.name,
             call.call,
@@ -725,20 +734,33 @@ fn blocked_evidence(thread: &Thread, call: &BlockedIn, many: usize) -> Evidence 
     .with("threads", many as u64)
 }
 
+/// What ends a wait for a peer that says nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Never,
+    /// The keepalive, which the peer's kernel answers as long as there is one.
+    WithTheHost,
+}
+
 /// A read or a connect on a connection, a poll on one, without limit; a write that nobody takes. Waiting for work (accept,
 /// a read from a pipe, a queue, a unix socket without a server's name, a UDP socket without a peer) is no wait for a peer.
-fn is_unlimited(seen: &Observation, blocked: &BlockedIn) -> bool {
+fn ends(seen: &Observation, blocked: &BlockedIn) -> Option<Ends> {
     const WAITS: [&str; 10] =
         ["read", "recvfrom", "recvmsg", "readv", "connect", "write", "sendto", "sendmsg", "poll", "ppoll"];
     if !WAITS.contains(&blocked.call.as_str()) || matches!(blocked.timeout_us, Some(Some(_))) {
-        return false;
+        return None;
     }
     let Some(cookie) = blocked.cookie else {
         let writes = ["write", "sendto", "sendmsg"].contains(&blocked.call.as_str());
-        return blocked.what.as_deref().is_some_and(|what| {
+        let waits = blocked.what.as_deref().is_some_and(|what| {
             what.starts_with("unix ") || what.starts_with("udp ") || writes && ["pipe", "unix"].contains(&what)
         });
+        return waits.then_some(Ends::Never);
     };
     let socket = seen.sockets.as_ref().and_then(|all| all.tcp.iter().find(|socket| socket.cookie == cookie));
-    socket.is_some_and(|socket| !socket.inbound && socket.timer.kind == crate::observation::TimerKind::Off)
+    match socket.filter(|socket| !socket.inbound)?.timer.kind {
+        TimerKind::Off => Some(Ends::Never),
+        TimerKind::Keepalive => Some(Ends::WithTheHost),
+        TimerKind::Retransmit | TimerKind::TimeWait | TimerKind::ZeroWindowProbe => None,
+    }
 }

@@ -10,7 +10,9 @@ use std::collections::HashSet;
 use overdue_core::{Cause, Confidence, Evidence, Source, facts::TcpState};
 
 use super::{
-    ALWAYS, CROWD, Finding, MOST, Severity, Stall, calls::owes_an_answer, count, diag, place, proc, share, time,
+    ALWAYS, CROWD, Finding, MOST, Severity, Stall,
+    calls::{may_wait, owes_an_answer},
+    count, diag, place, proc, share, time,
 };
 use crate::{
     Observation,
@@ -147,7 +149,7 @@ impl<'a> Waits<'a> {
             owes_an_answer(socket)
                 && asked_us(socket) >= most_us
                 && socket.unread_bytes == 0
-                && !asks_to_wait(seen, socket)
+                && !connection(seen, socket).is_some_and(may_wait)
         });
         let owed: Vec<&TcpSocket> = owed.collect();
         let held = held_up(seen, most_us, owed.len());
@@ -233,13 +235,6 @@ fn asked_us(socket: &TcpSocket) -> u64 {
 fn connection<'a>(seen: &'a Observation, socket: &TcpSocket) -> Option<&'a Connection> {
     let mut connections = seen.connections.iter().flat_map(|connections| &connections.connections);
     connections.find(|connection| connection.cookie == socket.cookie)
-}
-
-fn asks_to_wait(seen: &Observation, socket: &TcpSocket) -> bool {
-    connection(seen, socket).is_some_and(|connection| {
-        connection.http.as_ref().is_some_and(|http| http.asks_to_wait || http.is_switched())
-            || connection.redis.as_deref().is_some_and(crate::observation::redis_waits)
-    })
 }
 
 /// Whether nothing was accepted for so long.

@@ -5,7 +5,7 @@ use overdue_core::{LimitName, Stage, facts::TcpState};
 use super::{
     Known, Meant, Trouble, callers,
     facts::{facts, passed},
-    led_to, owes_an_answer,
+    led_to,
 };
 use crate::{
     Observation,
@@ -31,11 +31,11 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     }
     // After an answer a client may have the last word, and wait for nothing: in HTTP/2 it most often has. Then only a
     // caller whose request came before it says that something is due.
-    let callers = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|caller| {
-        let asked = caller.last.is_some_and(|caller| caller.last_data_recv_ms >= tcp.last_data_sent_ms);
-        caller.inbound && owes_an_answer(caller) && asked || led_to(seen, caller, tcp.last_data_sent_ms)
-    });
-    let calls = callers.count();
+    let asked_before =
+        |caller: &&&TcpSocket| caller.last.is_some_and(|caller| caller.last_data_recv_ms >= tcp.last_data_sent_ms);
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let led = sockets.filter(|caller| led_to(seen, caller, tcp.last_data_sent_ms)).count();
+    let calls = callers(seen).iter().filter(asked_before).count() + led;
     if received > 0 && (tcp.last_data_recv_ms <= tcp.last_data_sent_ms || calls == 0) {
         return None;
     }
@@ -64,7 +64,7 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
 /// why. The kernel's counters say that something was received long ago, and not whether it was all: a connection that
 /// lies idle until it is needed looks the same.
 pub(in crate::judge) fn stopped_or_idle(seen: &Observation) -> Option<Hidden> {
-    let callers = callers(seen);
+    let callers = callers(seen).len();
     let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
     let silent_us = |socket: &TcpSocket| {
         let tcp = socket.last.filter(|tcp| tcp.bytes_received.is_some_and(|bytes| bytes > 0))?;

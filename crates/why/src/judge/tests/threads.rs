@@ -1,6 +1,6 @@
 //! Threads and tasks, as hostile programs had them: the healthy one is not judged, the sick one beside it is.
 
-use super::*;
+use super::{calls::blocked, *};
 use crate::observation::{
     BlockedIn, Go, GoroutineGroup, History, HotStack, Listener, Look, Runtime, TcpCounts, ThreadCounts,
 };
@@ -374,4 +374,29 @@ fn waits_for_others_than_tcp() {
     only(&held, Cause::WaitUnlimited);
     held.threads.as_mut().unwrap().last = 9;
     advisory(&held, Cause::WaitUnlimited);
+}
+
+/// A connection that is kept alive, of which nobody knows what is said on it.
+#[test]
+fn a_keepalive_ends_no_wait_for_a_peer_that_lives() {
+    let waits = |seen: Observation| blocked(seen, "recvfrom", 9, WINDOW);
+    let upstream = || {
+        let mut upstream = outbound(9, "10.0.0.9:5432");
+        let tcp = upstream.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 8_000);
+        upstream
+    };
+    nothing(&waits(idle().tcp([upstream()])));
+    let mut asked = inbound(7, "10.0.0.9:50000");
+    let tcp = asked.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (2_700, 2_500);
+    let seen = waits(idle().tcp([upstream(), asked]));
+    let finding = only(&seen, Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.contains("only when the peer's host is gone"), "{}", finding.verdict.summary);
+    // A websocket, say: a thread of its own hears that client, and has nothing to answer.
+    let mut heard = seen;
+    let blocked_in = BlockedIn { call: "recvfrom".to_owned(), cookie: Some(7), ..BlockedIn::default() };
+    let reader = Thread { tid: 8, blocked_in: Some(blocked_in), blocked_us: WINDOW, ..Thread::default() };
+    heard.threads.as_mut().unwrap().threads.push(reader);
+    nothing(&heard);
 }
