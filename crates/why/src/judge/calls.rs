@@ -25,10 +25,12 @@ pub(super) use before::stopped_or_idle;
 pub(super) use late::deadline_ignored;
 pub(super) use names::asked_lately;
 
+use facts::libc_errno;
+
 use super::{CROWD, Finding, SETTLED_US, Severity, ShareOf, count, diag, share, sockets::peer_of, time, total};
 use crate::{
     Observation,
-    observation::{BlockedIn, Connection, Cpu, Side, TcpSocket, Thread, WaitsFor},
+    observation::{BlockedIn, Connection, Connections, Cpu, Side, TcpSocket, Thread, WaitsFor},
 };
 
 /// The share of a process's calls that must fail before single failures are more than noise.
@@ -100,12 +102,16 @@ enum Meant {
     OwnAffair,
     /// An answer may have been whole when its connection ended.
     Whole,
+    /// Nothing was sent, and nothing came.
+    Quiet,
     /// What was sent was not seen: it may ask for nothing.
     Unseen,
     /// It is a request that has an answer, some day.
     Request,
     /// Nothing speaks against it.
     Perhaps,
+    /// It hands on, byte by byte, what a client says, and nobody saw what that is.
+    Relayed,
     /// The request itself asks to wait.
     Asked,
 }
@@ -150,7 +156,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     for ((_, peer), mut group) in groups {
         // A failure among many calls that go well is the network's ordinary noise.
         let waits = group.iter().any(|trouble| trouble.waits);
-        if !waits && (group.len() as f64) < WORTH * opened as f64 {
+        if !waits && of_all(seen, &group) < WORTH * opened as f64 {
             continue;
         }
         // One refusal among many handshakes that go well is the peer's.
@@ -166,7 +172,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         // there are of it.
         let callers = Callers::of(seen, &group);
         let requests = group.iter().filter(|trouble| trouble.meant == Meant::Request).count() as u64;
-        if meant > Meant::Unseen && (callers.all() > 0 || requests >= CROWD) {
+        if matches!(meant, Meant::Request | Meant::Perhaps) && callers.all() > 0 || requests >= CROWD {
             meant = Meant::No;
         }
         if others_are_served(seen, &group) {
@@ -197,6 +203,21 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     }
     // Only the worst of several upstreams is the verdict; the others stand by themselves.
     found
+}
+
+/// How many connections failed as these did. Where there were too many to tell of each, the kernel's count of resets tells:
+/// the table has the failed ones first, so that their share of it says nothing.
+fn of_all(seen: &Observation, group: &[Trouble]) -> f64 {
+    let number = group.len() as f64;
+    let is_reset = |connection: &&Connection| {
+        connection.reset_received || matches!(connection.errno, Some(libc_errno::ECONNREFUSED | libc_errno::ECONNRESET))
+    };
+    let resets = |connections: &Connections| {
+        let told = connections.connections.iter().filter(is_reset).count();
+        number * (connections.reset_by_peer as f64 / told.max(1) as f64).max(1.0)
+    };
+    let refused = group.iter().all(|it| matches!(it.verdict.cause, Cause::PeerReset | Cause::ConnectRefused));
+    seen.connections.as_ref().filter(|it| refused && it.untold > 0).map_or(number, resets)
 }
 
 /// Whether those of a few clients that do not take their answers hold up nobody: the process sends to others meanwhile.
@@ -244,11 +265,16 @@ fn upstream(
         ),
     };
     let used = seen.cpu.as_ref().map(Cpu::used_us);
+    let itself = is_own(seen, peer);
     let mut finding = Finding::new(
         Cause::WaitsUpstream,
         Severity::Waiting,
         if callers.perhaps == 0 && waiting <= number { Confidence::High } else { Confidence::Medium },
-        format!("{who}, {} in all: the trouble is there, not here", time(stalled_us),),
+        format!(
+            "{who}, {} in all: {}",
+            time(stalled_us),
+            if itself { "it calls itself, and has nobody left to answer" } else { "the trouble is there, not here" }
+        ),
     )
     .because(
         diag(format!(
@@ -272,7 +298,23 @@ fn upstream(
     }))
     .rejected(Cause::CpuBusy, "it does not compute: its calls wait");
     finding.verdict.stage = stage;
+    if itself {
+        finding = finding.fix(
+            "Do not call the own address from a handler: call the function instead. Where that cannot be, more workers than \
+             calls of that kind, and a limit for the call.",
+        );
+    }
     Some(finding)
+}
+
+/// Whether the process itself listens there.
+fn is_own(seen: &Observation, peer: &str) -> bool {
+    let Ok(peer) = peer.parse::<SocketAddr>() else { return false };
+    let mut listeners = seen.sockets.iter().flat_map(|sockets| &sockets.listeners);
+    listeners.any(|listener| {
+        let (local, ip) = (listener.local, listener.local.ip().to_canonical());
+        local.port() == peer.port() && (ip == peer.ip() || ip.is_unspecified() && peer.ip().is_loopback())
+    })
 }
 
 /// Those who wait for an answer of this process, for all that is known. Not who asked to wait, or speaks a protocol in
@@ -320,12 +362,53 @@ impl Callers {
         let sent_ms: BTreeSet<u32> = calls.iter().filter_map(|trouble| trouble.sent_ms).collect();
         let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
         let led = |caller: &&TcpSocket| sent_ms.iter().any(|sent_ms| led_to(seen, caller, *sent_ms));
-        Self { surely: callers(seen).len() as u64, perhaps: sockets.filter(led).count() as u64 }
+        let perhaps = sockets.filter(led).count() as u64;
+        // Calls that were made before anybody asked are made for nobody who waits.
+        let none = !sent_ms.is_empty() && !sent_ms.iter().any(|sent_ms| is_asked_for(seen, *sent_ms));
+        Self { surely: if none { 0 } else { callers(seen).len() as u64 }, perhaps }
     }
 
     const fn all(self) -> u64 {
         self.surely.saturating_add(self.perhaps)
     }
+}
+
+/// Whether a caller, who may have given up by now, had asked when a call was sent, so long ago.
+fn is_asked_for(seen: &Observation, sent_ms: u32) -> bool {
+    let mut sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    sockets.any(|caller| {
+        let tcp = caller.last.filter(|tcp| tcp.last_data_recv_ms.saturating_add(TICK_MS) >= sent_ms);
+        caller.inbound
+            && matches!(caller.state, TcpState::Established | TcpState::CloseWait)
+            && tcp.is_some_and(|tcp| came_after(&tcp))
+    })
+}
+
+/// Whether a wait for an answer on that connection may be made for a caller: the process had the last word, a caller had
+/// asked by then, and it asked for no wait.
+pub(super) fn is_for_callers(seen: &Observation, cookie: u64) -> bool {
+    let mut connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let meant = connections.any(|connection| connection.cookie == cookie && may_wait(connection));
+    let mut sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let tcp = sockets.find(|socket| socket.cookie == cookie).and_then(|socket| Some((socket, socket.last?)));
+    tcp.is_some_and(|(socket, tcp)| {
+        let asks = tcp.bytes_received == Some(0) || waits::wrote_last(socket, &tcp);
+        !meant && asks && is_asked_for(seen, tcp.last_data_sent_ms)
+    })
+}
+
+/// Whether a connection of the process carries exactly what one of its clients says and hears: a tunnel, or a proxy.
+fn is_relayed(seen: &Observation, socket: &TcpSocket) -> bool {
+    let bytes = |tcp: &TcpInfo| Some((tcp.bytes_received?, tcp.bytes_acked?.saturating_sub(1)));
+    let near = |a: u32, b: u32| a.abs_diff(b) <= TICK_MS;
+    let Some((ours, (received, sent))) = socket.last.and_then(|tcp| Some((tcp, bytes(&tcp)?))) else { return false };
+    let clients = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|client| client.inbound);
+    received > 0
+        && clients.filter_map(|client| client.last).any(|client| {
+            bytes(&client) == Some((sent, received))
+                && near(client.last_data_recv_ms, ours.last_data_sent_ms)
+                && near(client.last_data_sent_ms, ours.last_data_recv_ms)
+        })
 }
 
 /// Whether a caller whose last request and last answer are of the same millisecond, so that nobody knows which came
@@ -392,6 +475,17 @@ impl Meant {
                       has begun to answer.",
                 instead: "possible: each call may have had its answer, and then it is no fault at all",
             },
+            Self::Quiet => Doubt {
+                why: "nothing was sent on it either, so the peer may have nothing to say",
+                fix: "A feed without news looks like this and is well. If the peer should speak first, as servers of SSH, SMTP \
+                      and MySQL do, look at it.",
+                instead: FOR_IT,
+            },
+            Self::Relayed => Doubt {
+                why: "it carries what a client of this process says, byte by byte, and a WebSocket or a tunnel may be silent",
+                fix: "If that client does wait for an answer, look at the server behind this process.",
+                instead: FOR_IT,
+            },
             Self::Unseen => Doubt {
                 why: "what was sent may ask for nothing",
                 fix: "Logs and metrics are sent like this, without an answer, and are well. If somebody does wait for an \
@@ -434,7 +528,12 @@ fn worst_waits_for_peer(finding: &Finding) -> bool {
 
 /// Whether something came after the last that was sent, a while ago.
 pub(super) fn owes_an_answer(socket: &TcpSocket) -> bool {
-    let Some(tcp) = socket.last else { return false };
+    let waits = |tcp: TcpInfo| came_after(&tcp) && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US;
+    socket.state == TcpState::Established && socket.last.is_some_and(waits)
+}
+
+/// Whether something came after the last that was sent.
+fn came_after(tcp: &TcpInfo) -> bool {
     // Where nothing was ever sent, the time of the last byte is that of the connection, and a request may come at once.
     let silent = tcp.bytes_acked.is_some_and(|acked| acked <= 1);
     let came_after = match tcp.last_data_recv_ms.cmp(&tcp.last_data_sent_ms) {
@@ -442,10 +541,7 @@ pub(super) fn owes_an_answer(socket: &TcpSocket) -> bool {
         Ordering::Equal => silent,
         Ordering::Greater => false,
     };
-    socket.state == TcpState::Established
-        && tcp.bytes_received.is_some_and(|bytes| bytes > 0)
-        && came_after
-        && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US
+    tcp.bytes_received.is_some_and(|bytes| bytes > 0) && came_after
 }
 
 /// Tables that speak of the same connection, by its cookie.

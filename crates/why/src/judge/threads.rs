@@ -636,7 +636,7 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
         return Vec::new();
     };
     // A wait for news is what a subscriber is for. It is more than a remark where callers wait meanwhile.
-    let all = called && (call.cookie.is_some() || threads.last == 1);
+    let all = called && call.cookie.map_or(threads.last == 1, |cookie| super::calls::is_for_callers(seen, cookie));
     let ended = match ends {
         Ends::Never => "and no timer of the kernel will ever end it",
         Ends::WithTheHost => {

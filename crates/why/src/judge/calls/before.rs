@@ -5,7 +5,7 @@ use overdue_core::{LimitName, Stage, facts::TcpState};
 use super::{
     Known, Meant, Trouble, callers,
     facts::{facts, passed},
-    led_to,
+    is_relayed, led_to,
 };
 use crate::{
     Observation,
@@ -56,7 +56,11 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
     let wrote_on = socket.first.and_then(|tcp| tcp.bytes_acked).is_some_and(|acked| acked.saturating_sub(1) < sent);
     let goes_one_way = received == 0 && (wrote_on || sent > REQUEST_MAX);
-    trouble.meant = if untaken || calls > 0 && !goes_one_way { Meant::No } else { Meant::Unseen };
+    trouble.meant = match untaken || calls > 0 && !goes_one_way {
+        true if !untaken && is_relayed(seen, socket) => Meant::Relayed,
+        true => Meant::No,
+        false => Meant::Unseen,
+    };
     Some(trouble)
 }
 

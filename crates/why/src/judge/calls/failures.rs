@@ -33,6 +33,10 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     if connection.established.is_none()
         && let Some(errno) = connection.errno
     {
+        // The next address of the same name, `::1` before `127.0.0.1` most often.
+        if went_elsewhere(seen, connection) {
+            return None;
+        }
         let failure = os("connect", errno);
         return Some(Trouble {
             waits: false,
@@ -137,6 +141,19 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
     }
     None
+}
+
+/// Whether the thread whose connect failed got on with another address at the same port right after.
+fn went_elsewhere(seen: &Observation, failed: &Connection) -> bool {
+    let mut all = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let (Some(remote), Some(ended)) = (failed.remote, failed.closed.and_then(at)) else { return false };
+    all.any(|other| {
+        let after = other.opened.and_then(at).and_then(|opened| opened.checked_sub(ended));
+        other.established.is_some()
+            && other.tid == failed.tid
+            && other.remote.is_some_and(|it| it.port() == remote.port() && it.ip() != remote.ip())
+            && after.is_some_and(|after| after < GIVEN_UP_US)
+    })
 }
 
 /// The client's own alert ended the handshake.
@@ -245,23 +262,7 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         trouble.meant = Meant::Asked;
     }
     if let Some((tls, _)) = hidden {
-        trouble.verdict.confidence = trouble.verdict.confidence.min(Confidence::Medium);
-        let tickets = tls.ticket_bytes;
-        let back = if tickets == 0 {
-            "none came back (inferred from the lengths of records)".to_owned()
-        } else {
-            format!("{tickets} came back at once, in two records of one length: session tickets, or a short answer")
-        };
-        if tickets > 0 {
-            // What the rest says of an answer would be said too surely.
-            trouble.verdict.evidence.retain(|evidence| evidence.source != Source::Http);
-            trouble.meant = trouble.meant.max(Meant::Unseen);
-        }
-        trouble.verdict.evidence.push(
-            bpf(format!("inside of TLS: {} bytes of data were sent after the handshake and {back}", tls.asked_bytes))
-                .with("asked_bytes", tls.asked_bytes)
-                .with("ticket_bytes", tickets),
-        );
+        hidden_by_tls(&mut trouble, tls, true);
     }
     trouble.verdict.evidence.push(
         bpf(format!("the process closed the connection {} after the call began", time(life))).with("given_up_us", life),
@@ -269,9 +270,37 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     Some(trouble)
 }
 
+/// What of a call inside of TLS can be told by lengths alone. `or_answered`: what came may have been the answer.
+pub(super) fn hidden_by_tls(trouble: &mut Trouble, tls: &TlsHandshake, or_answered: bool) {
+    let verdict = &mut trouble.verdict;
+    verdict.confidence = verdict.confidence.min(Confidence::Medium);
+    let tickets = tls.ticket_bytes;
+    let back = match (tickets, or_answered) {
+        (0, _) => "none came back (inferred from the lengths of records)".to_owned(),
+        (_, true) => {
+            format!("{tickets} came back at once, in two records of one length: session tickets, or a short answer")
+        }
+        (_, false) => {
+            format!("{tickets} came back at once, in two records of one length: session tickets, for it reads on")
+        }
+    };
+    if tickets > 0 {
+        // What the rest says of an answer would be said too surely.
+        verdict.evidence.retain(|evidence| evidence.source != Source::Http);
+    }
+    verdict.evidence.push(
+        bpf(format!("inside of TLS: {} bytes of data were sent after the handshake and {back}", tls.asked_bytes))
+            .with("asked_bytes", tls.asked_bytes)
+            .with("ticket_bytes", tickets),
+    );
+    if tickets > 0 && or_answered {
+        trouble.meant = trouble.meant.max(Meant::Unseen);
+    }
+}
+
 /// A request that TLS hides, to which nothing came, and when it had been sent: the client has offered to speak HTTP, which
 /// has an answer to each request.
-fn asked_in_tls(connection: &Connection) -> Option<(&TlsHandshake, u64)> {
+pub(super) fn asked_in_tls(connection: &Connection) -> Option<(&TlsHandshake, u64)> {
     let tls = connection.tls.as_ref().filter(|tls| tls.client && tls.done.is_some())?;
     let is_http = tls.alpn.iter().any(|protocol| protocol == "h2" || protocol.starts_with("http/"));
     let refused = tls.alert.is_some_and(|(code, _)| code != CLOSE_NOTIFY) || tls.alert_hidden;

@@ -10,6 +10,8 @@ use overdue_core::{
 use super::{
     Known, Meant, TICK_MS, Trouble,
     facts::{Stages, at, facts, given_up, passed, response_bytes, since, since_or_until, unread},
+    failures::{asked_in_tls, hidden_by_tls},
+    is_relayed,
 };
 use crate::{
     Observation,
@@ -128,8 +130,12 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         && let (Some(requested), None) = (http.requested, http.answered)
         && !may_be_answered(seen, known, requested)
     {
-        let waited = since_or_until(requested, known, seen.window_us)?;
-        if waited >= SETTLED_US && !came_since(known, requested) {
+        let wrote =
+            known.connection.and_then(|connection| connection.last_write).filter(|wrote| at(*wrote) > at(requested));
+        let waited = since_or_until(wrote.unwrap_or(requested), known, seen.window_us)?;
+        // Whoever sends a body at its own pace pauses; a silence that is longer than that took is the peer's.
+        let sending = wrote.and_then(at).map_or(0, |wrote| wrote.saturating_sub(at(requested).unwrap_or(0)));
+        if waited >= SETTLED_US.max(sending) && !came_since(known, requested) {
             return waiting(seen, known, waited);
         }
     }
@@ -166,6 +172,9 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     {
         return waiting(seen, known, gap);
     }
+    if let Some(trouble) = hidden(seen, known) {
+        return Some(trouble);
+    }
     // A thread that sits in a read says that something is due, whatever the protocol; so does a short poll on one
     // connection.
     let socket = known.socket.filter(|socket| socket.state == TcpState::Established && socket.unread_bytes == 0)?;
@@ -180,6 +189,15 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     let exact = known.connection.filter(|_| all_transfers(seen));
     let exact = exact.and_then(|connection| Some(at(connection.last_write?)? > at(connection.last_read?)?));
     let wrote_last = exact.unwrap_or_else(|| wrote_last(socket, &tcp));
+    let sent_nothing = tcp.bytes_acked.is_some_and(|acked| acked <= 1) && socket.unsent_bytes == 0;
+    if received == 0 && sent_nothing {
+        let waited = thread.blocked_us;
+        let mut quiet = waiting(seen, known, waited)?;
+        quiet.meant = Meant::Quiet;
+        quiet.verdict.summary =
+            format!("{} has said nothing for {}, and nothing was sent to it", quiet.peer, time(waited));
+        return Some(quiet);
+    }
     if received == 0 || wrote_last {
         let waits = waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
         // One of several that a thread polls may be there for what it sends alone: logs, metrics. So may one on which
@@ -194,6 +212,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         let meant = match waits.meant {
             _ if one_way => Meant::Unseen,
             Meant::No if beats => Meant::Perhaps,
+            Meant::No | Meant::Perhaps if !untaken && !is_request(known) && is_relayed(seen, socket) => Meant::Relayed,
             meant => meant,
         };
         return Some(Trouble { meant, ..waits });
@@ -215,10 +234,22 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     Some(Trouble { meant, ..Trouble::of(known, &facts, silent) })
 }
 
+/// A request inside of TLS to which nothing has come yet.
+fn hidden(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let connection =
+        known.connection.filter(|it| it.closed.is_none() && it.side == Side::Client && unread(known) == 0)?;
+    let (tls, sent) = asked_in_tls(connection)?;
+    let mut trouble = waiting(seen, known, seen.window_us.saturating_sub(sent))?;
+    // Whoever reads on has not had the answer that the tickets may have been.
+    let reads_on = known.blocked.is_some_and(|(thread, _)| thread.blocked_us >= SETTLED_US);
+    hidden_by_tls(&mut trouble, tls, !reads_on);
+    Some(trouble)
+}
+
 /// Whether what was sent came after what was received, by the kernel's times. Where both are of one millisecond, the
 /// peer's last acknowledgement tells: it came with the answer where that was the last, and alone, some 40 ms later, where
 /// the request was.
-fn wrote_last(socket: &TcpSocket, tcp: &TcpInfo) -> bool {
+pub(super) fn wrote_last(socket: &TcpSocket, tcp: &TcpInfo) -> bool {
     match tcp.last_data_sent_ms.cmp(&tcp.last_data_recv_ms) {
         Ordering::Less => true,
         Ordering::Greater => false,

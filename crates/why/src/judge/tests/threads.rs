@@ -380,23 +380,31 @@ fn waits_for_others_than_tcp() {
 #[test]
 fn a_keepalive_ends_no_wait_for_a_peer_that_lives() {
     let waits = |seen: Observation| blocked(seen, "recvfrom", 9, WINDOW);
-    let upstream = || {
+    let upstream = |sent_ms, received_ms| {
         let mut upstream = outbound(9, "10.0.0.9:5432");
         let tcp = upstream.last.as_mut().unwrap();
-        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 8_000);
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (sent_ms, received_ms);
         upstream
     };
-    nothing(&waits(idle().tcp([upstream()])));
-    let mut asked = inbound(7, "10.0.0.9:50000");
-    let tcp = asked.last.as_mut().unwrap();
-    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (2_700, 2_500);
-    let seen = waits(idle().tcp([upstream(), asked]));
-    let finding = only(&seen, Cause::WaitUnlimited);
-    assert!(finding.verdict.summary.contains("only when the peer's host is gone"), "{}", finding.verdict.summary);
+    let asked = |ms| {
+        let mut asked = inbound(7, "10.0.0.9:50000");
+        let tcp = asked.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (ms + 200, ms);
+        asked
+    };
+    let seen = waits(idle().tcp([upstream(6_400, 7_000), asked(6_500)]));
+    let finding = only(&seen, Cause::WaitsUpstream);
+    let unlimited = finding.effects.iter().find(|effect| effect.verdict.cause == Cause::WaitUnlimited).unwrap();
+    assert!(unlimited.verdict.summary.contains("only when the peer's host is gone"), "{}", unlimited.verdict.summary);
+    // News, which came last; nobody asks for them.
+    advisory(&waits(idle().tcp([upstream(9_000, 8_000), asked(2_500)])), Cause::WaitUnlimited);
+    // What was asked before the caller came is nothing of his.
+    advisory(&waits(idle().tcp([upstream(6_400, 7_000), asked(2_500)])), Cause::ServerSlow);
+    nothing(&waits(idle().tcp([upstream(9_000, 8_000)])));
     // A websocket, say: a thread of its own hears that client, and has nothing to answer.
     let mut heard = seen;
     let blocked_in = BlockedIn { call: "recvfrom".to_owned(), cookie: Some(7), ..BlockedIn::default() };
     let reader = Thread { tid: 8, blocked_in: Some(blocked_in), blocked_us: WINDOW, ..Thread::default() };
     heard.threads.as_mut().unwrap().threads.push(reader);
-    nothing(&heard);
+    advisory(&heard, Cause::ServerSlow);
 }
