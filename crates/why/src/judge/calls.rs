@@ -195,8 +195,14 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             continue;
         }
         if worst_waits_for_peer(&finding)
-            && let Some(upstream) = upstream(seen, &peer, stage, callers, number, of_group)
+            && let Some(mut upstream) = upstream(seen, &peer, stage, callers, number, of_group)
         {
+            // A doubt about the calls is one about what waits for them.
+            let doubt = finding.verdict.rejected.iter().find(|other| other.cause == Cause::Unknown);
+            if let Some(doubt) = doubt.cloned() {
+                upstream.verdict.confidence = upstream.verdict.confidence.min(Confidence::Medium);
+                upstream.verdict.rejected.push(doubt);
+            }
             found.push(upstream.share(ShareOf::StalledTime, part));
         }
         found.push(finding);
@@ -403,11 +409,11 @@ fn is_relayed(seen: &Observation, socket: &TcpSocket) -> bool {
     let near = |a: u32, b: u32| a.abs_diff(b) <= TICK_MS;
     let Some((ours, (received, sent))) = socket.last.and_then(|tcp| Some((tcp, bytes(&tcp)?))) else { return false };
     let clients = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|client| client.inbound);
-    received > 0
+    sent > 0
         && clients.filter_map(|client| client.last).any(|client| {
             bytes(&client) == Some((sent, received))
                 && near(client.last_data_recv_ms, ours.last_data_sent_ms)
-                && near(client.last_data_sent_ms, ours.last_data_recv_ms)
+                && (received == 0 || near(client.last_data_sent_ms, ours.last_data_recv_ms))
         })
 }
 
@@ -597,6 +603,7 @@ fn worst(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     waits::connecting(seen, known)
         .or_else(|| failures::failed(seen, known))
         .or_else(|| failures::given_up_by_us(seen, known))
+        .or_else(|| waits::gone(known))
         .or_else(|| waits::handshake(seen, known))
         .or_else(|| waits::exchange(seen, known))
         .or_else(|| before::unanswered(seen, known))

@@ -1,5 +1,6 @@
 //! Observations as they were recorded, and what the judge makes of them.
 
+mod asked;
 mod before;
 mod calls;
 mod healthy;

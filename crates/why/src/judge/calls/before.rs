@@ -1,6 +1,6 @@
 //! Calls that were on their way before the watch began: nobody saw what was said, and only the kernel's counters tell.
 
-use overdue_core::{LimitName, Stage, facts::TcpState};
+use overdue_core::{Cause, Confidence, LimitName, Rejected, Stage, facts::TcpState};
 
 use super::{
     Known, Meant, Trouble, callers,
@@ -56,8 +56,14 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
     let wrote_on = socket.first.and_then(|tcp| tcp.bytes_acked).is_some_and(|acked| acked.saturating_sub(1) < sent);
     let goes_one_way = received == 0 && (wrote_on || sent > REQUEST_MAX);
+    let relayed = !untaken && is_relayed(seen, socket);
+    if relayed && received == 0 {
+        let why = "possible: lines that are sent one way, as logs and metrics are, have no answer".into();
+        trouble.verdict.confidence = trouble.verdict.confidence.min(Confidence::Medium);
+        trouble.verdict.rejected.push(Rejected { cause: Cause::Unknown, why });
+    }
     trouble.meant = match untaken || calls > 0 && !goes_one_way {
-        true if !untaken && is_relayed(seen, socket) => Meant::Relayed,
+        true if relayed && received > 0 => Meant::Relayed,
         true => Meant::No,
         false => Meant::Unseen,
     };

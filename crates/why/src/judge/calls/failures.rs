@@ -143,16 +143,18 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     None
 }
 
-/// Whether the thread whose connect failed got on with another address at the same port right after.
-fn went_elsewhere(seen: &Observation, failed: &Connection) -> bool {
+/// Whether the thread whose connect failed, or was given up, got on with another address at the same port meanwhile or
+/// right after.
+pub(super) fn went_elsewhere(seen: &Observation, failed: &Connection) -> bool {
     let mut all = seen.connections.iter().flat_map(|connections| &connections.connections);
-    let (Some(remote), Some(ended)) = (failed.remote, failed.closed.and_then(at)) else { return false };
+    let span = failed.opened.and_then(at).zip(failed.closed.and_then(at));
+    let (Some(remote), Some((opened, ended))) = (failed.remote, span) else { return false };
     all.any(|other| {
-        let after = other.opened.and_then(at).and_then(|opened| opened.checked_sub(ended));
+        let meanwhile = |at: u64| (opened..ended.saturating_add(GIVEN_UP_US)).contains(&at);
         other.established.is_some()
             && other.tid == failed.tid
             && other.remote.is_some_and(|it| it.port() == remote.port() && it.ip() != remote.ip())
-            && after.is_some_and(|after| after < GIVEN_UP_US)
+            && other.opened.and_then(at).is_some_and(meanwhile)
     })
 }
 

@@ -3,19 +3,21 @@
 use std::{cmp::Ordering, ops::Range, time::Duration};
 
 use overdue_core::{
-    Cause, Confidence, Evidence, LimitName, Source, Stage,
+    Cause, Confidence, Evidence, LimitName, Rejected, Source, Stage,
     facts::{TcpInfo, TcpState},
 };
 
 use super::{
     Known, Meant, TICK_MS, Trouble,
     facts::{Stages, at, facts, given_up, passed, response_bytes, since, since_or_until, unread},
-    failures::{asked_in_tls, hidden_by_tls},
+    failures::{asked_in_tls, hidden_by_tls, went_elsewhere},
     is_relayed,
 };
 use crate::{
     Observation,
-    judge::{ALWAYS, Finding, SETTLED_US, Severity, TRICKLE_PER_SECOND, USUAL_ANSWERS, bpf, diag, share, time},
+    judge::{
+        ALWAYS, Finding, GIVEN_UP_US, SETTLED_US, Severity, TRICKLE_PER_SECOND, USUAL_ANSWERS, bpf, diag, share, time,
+    },
     observation::{HttpHead, Moment, Side, TcpSocket, TimerKind, TlsHandshake, redis_waits},
 };
 
@@ -84,8 +86,34 @@ pub(super) fn not_taken(known: &Known<'_>) -> Option<Trouble> {
     Some(Trouble::of(known, &facts, waited)).filter(|trouble| trouble.verdict.cause != Cause::Unknown)
 }
 
+/// The peer's host does not answer the keepalive, and somebody waits for it.
+pub(super) fn gone(known: &Known<'_>) -> Option<Trouble> {
+    let (thread, _) = known.blocked?;
+    let probed = |socket: &&TcpSocket| socket.timer.kind == TimerKind::Keepalive && socket.timer.fired >= PROBES;
+    let socket = known.socket.filter(probed)?;
+    let silent_us = u64::from(socket.last?.last_ack_recv_ms) * 1_000;
+    let finding = Finding::new(
+        Cause::PathLost,
+        Severity::Waiting,
+        Confidence::High,
+        format!(
+            "{} is gone: {} probes of the keepalive had no answer, and nothing came from it for {}",
+            socket.remote,
+            socket.timer.fired,
+            time(silent_us)
+        ),
+    )
+    .because(diag(format!("{} keepalive probes without an answer", socket.timer.fired)).with("silent_us", silent_us))
+    .rejected(Cause::ServerSlow, "the kernel of a slow server acknowledges each probe at once");
+    Some(Trouble::told(known, finding.verdict, thread.blocked_us.min(silent_us)))
+}
+
+/// Probes without an answer after which it is no single loss.
+const PROBES: u8 = 2;
+
 /// No connection yet.
 pub(super) fn connecting(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let mut given_up = false;
     let waited = match (known.socket, known.connection) {
         (Some(socket), _) if socket.state == TcpState::SynSent => socket.in_state_us,
         (None, Some(connection))
@@ -93,19 +121,23 @@ pub(super) fn connecting(seen: &Observation, known: &Known<'_>) -> Option<Troubl
         {
             since(connection.opened?, seen.window_us)?
         }
-        // Given up by the program itself, before the kernel did.
+        // Given up by the program itself, before the kernel did; not for another address that answered sooner.
         (_, Some(connection)) if connection.established.is_none() && connection.errno.is_none() => {
+            given_up = !went_elsewhere(seen, connection);
             let (opened, closed) = (at(connection.opened?)?, at(connection.closed?)?);
             closed.saturating_sub(opened)
         }
         _ => return None,
     };
-    if waited < SETTLED_US {
+    if waited < if given_up { GIVEN_UP_US } else { SETTLED_US } {
         return None;
     }
     let facts = facts(known, Stage::Connect, waited, passed(LimitName::Stage(Stage::Connect), waited));
-    Some(Trouble::of(known, &facts, waited))
+    // One that was given up early among many that came up is ordinary noise.
+    let waits = waited >= SETTLED_US;
+    Some(Trouble { waits, ..Trouble::of(known, &facts, waited) })
 }
+
 /// A TLS handshake that does not come to its end.
 pub(super) fn handshake(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let tls = known.connection?.tls.as_ref().filter(|tls| tls.client && tls.done.is_none() && tls.alert.is_none())?;
@@ -199,7 +231,12 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         return Some(quiet);
     }
     if received == 0 || wrote_last {
-        let waits = waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
+        let mut waits = waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
+        if received == 0 && waits.unseen {
+            let why = "possible: what it asked was not seen, and may wait for something to happen".into();
+            waits.verdict.confidence = waits.verdict.confidence.min(Confidence::Medium);
+            waits.verdict.rejected.push(Rejected { cause: Cause::Unknown, why });
+        }
         // One of several that a thread polls may be there for what it sends alone: logs, metrics. So may one on which
         // another thread sends while this one reads, to see its end.
         let sends_on = u64::from(tcp.last_data_sent_ms.saturating_add(TICK_MS)) * 1_000 < thread.blocked_us;
@@ -212,7 +249,11 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         let meant = match waits.meant {
             _ if one_way => Meant::Unseen,
             Meant::No if beats => Meant::Perhaps,
-            Meant::No | Meant::Perhaps if !untaken && !is_request(known) && is_relayed(seen, socket) => Meant::Relayed,
+            Meant::No | Meant::Perhaps
+                if received > 0 && !untaken && !is_request(known) && is_relayed(seen, socket) =>
+            {
+                Meant::Relayed
+            }
             meant => meant,
         };
         return Some(Trouble { meant, ..waits });

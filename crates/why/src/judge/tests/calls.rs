@@ -284,7 +284,7 @@ fn a_call_that_its_caller_gave_up() {
 }
 
 /// A request that was sent on a connection of its own, and whatever came of it.
-fn asked(change: impl FnOnce(&mut Connection)) -> Observation {
+pub(super) fn asked(change: impl FnOnce(&mut Connection)) -> Observation {
     connected(|connection| {
         connection.written_bytes = 100;
         connection.first_write = Some(Moment::At(500));
@@ -303,7 +303,7 @@ fn answered(connection: &mut Connection, bytes: u64) -> &mut HttpHead {
     http
 }
 
-fn closed_by_us(connection: &mut Connection, at: u64) {
+pub(super) fn closed_by_us(connection: &mut Connection, at: u64) {
     (connection.closed, connection.closed_by_us) = (Some(Moment::At(at)), true);
 }
 
