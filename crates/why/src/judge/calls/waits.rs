@@ -114,8 +114,9 @@ const PROBES: u8 = 2;
 /// No connection yet.
 pub(super) fn connecting(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let mut given_up = false;
+    let is_closed = known.connection.is_some_and(|connection| connection.closed.is_some());
     let waited = match (known.socket, known.connection) {
-        (Some(socket), _) if socket.state == TcpState::SynSent => socket.in_state_us,
+        (Some(socket), _) if socket.state == TcpState::SynSent && !is_closed => socket.in_state_us,
         (None, Some(connection))
             if connection.established.is_none() && connection.errno.is_none() && connection.closed.is_none() =>
         {
@@ -232,7 +233,8 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     }
     if received == 0 || wrote_last {
         let mut waits = waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
-        if received == 0 && waits.unseen {
+        let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
+        if received == 0 && waits.unseen && !untaken {
             let why = "possible: what it asked was not seen, and may wait for something to happen".into();
             waits.verdict.confidence = waits.verdict.confidence.min(Confidence::Medium);
             waits.verdict.rejected.push(Rejected { cause: Cause::Unknown, why });
@@ -241,7 +243,6 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         // another thread sends while this one reads, to see its end.
         let sends_on = u64::from(tcp.last_data_sent_ms.saturating_add(TICK_MS)) * 1_000 < thread.blocked_us;
         let many = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1 || sends_on;
-        let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
         let one_way = received == 0 && many && waits.unseen && !untaken;
         // After an answer it may send heartbeats, even in a program that was started to be watched.
         let beats =

@@ -113,6 +113,12 @@ fn another_address_of_the_same_name() {
     };
     nothing(&two(given_up, 80));
     only(&two(given_up, 81), Cause::SynUnanswered);
+    // As the last look saw it.
+    let mut seen = two(given_up, 81);
+    let (local, remote) = ("[::1]:40000".parse().unwrap(), "[::1]:80".parse().unwrap());
+    let state = TcpState::SynSent;
+    seen = seen.tcp([TcpSocket { state, in_state_us: 390_000, local, remote, last: None, ..outbound(9, "[::1]:80") }]);
+    only(&seen, Cause::SynUnanswered);
 }
 
 /// Thousands a second: the table tells of 512, and the kernel counts.
