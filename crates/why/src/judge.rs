@@ -43,7 +43,7 @@ mod tests;
 mod threads;
 mod unanswered;
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use overdue_core::{Cause, Confidence, DurationText, Evidence, Rejected, Source, Verdict, facts::TcpState};
 use serde::Serialize;
@@ -270,6 +270,39 @@ pub fn stalls(seen: &Observation, judgement: &Judgement) -> Vec<Stall> {
         all.extend(unanswered::stalls(seen, told));
     }
     all
+}
+
+/// Clients that had the last word a while ago: each waits for an answer, or has said what it had to say.
+#[must_use]
+pub fn last_words(seen: &Observation) -> Option<LastWords> {
+    let clients = calls::callers(seen);
+    let ago_ms = clients.iter().filter_map(|client| Some(client.last?.last_data_recv_ms)).max()?;
+    Some(LastWords { clients: clients.len() as u64, longest_us: u64::from(ago_ms) * 1_000 })
+}
+
+/// See [`last_words`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct LastWords {
+    /// How many clients.
+    pub clients: u64,
+    /// How long ago the first of them said it.
+    pub longest_us: u64,
+}
+
+impl fmt::Display for LastWords {
+    /// A sentence for a reader.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (who, how) = match self.clients {
+            1 => ("One client".to_owned(), ""),
+            many => (format!("{many} clients"), ", the first of them"),
+        };
+        write!(
+            out,
+            "{who} had the last word{how} {} ago: a request that hangs looks like this, and so does a long poll, or a client \
+             that has said all.",
+            time(self.longest_us)
+        )
+    }
 }
 
 /// What nobody could tell of this process, where no verdict explains why its callers wait.

@@ -9,7 +9,7 @@ mod connection;
 use crate::{
     Observation,
     aid::{self, FirstAid},
-    judge::{self, Finding},
+    judge::{self, Finding, LastWords},
     observation::{Ending, Hidden, Overhead, Process},
 };
 
@@ -40,6 +40,9 @@ pub struct Report {
     pub connections_not_listed: u64,
     /// How many of all connections stalled.
     pub connections_stalled: u64,
+    /// Clients that had the last word a while ago, where no verdict tells of them: a request that hangs looks like this, and
+    /// so does a long poll or a client that has said all.
+    pub last_words: Option<LastWords>,
     /// What could be done at once, from outside, and what of it was done.
     pub first_aid: Vec<FirstAid>,
     /// What could not be seen.
@@ -82,6 +85,7 @@ impl Report {
         let first_aid = aid::plan(seen, &judgement);
         let untold = judge::untold(seen, &judgement);
         let first = judgement.verdicts.first();
+        let last_words = judge::last_words(seen).filter(|_| first.is_none());
         let listed = connection::listed(seen, &judgement);
         Self {
             schema: SCHEMA,
@@ -95,6 +99,7 @@ impl Report {
             connections: listed.lines,
             connections_not_listed: listed.not_listed,
             connections_stalled: listed.stalled,
+            last_words,
             first_aid,
             not_visible: seen.not_visible.iter().cloned().chain(untold).collect(),
             overhead: seen.overhead.clone(),

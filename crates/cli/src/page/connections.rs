@@ -35,8 +35,9 @@ pub(super) fn section(report: &Report) -> Option<Element> {
         (all, 0) => format!("{all} connections, none of which has stalled."),
         (all, stalled) => format!("{all} connections, of which {stalled} stalled; the longest first."),
     };
+    let last_words = report.last_words.map(|words| format!(" {words}")).unwrap_or_default();
     let mut note = format!(
-        "{counted} Shown is the current or last exchange of each and the longest silence before it, as far as they were \
+        "{counted}{last_words} Shown is the current or last exchange of each and the longest silence before it, as far as they were \
          seen from outside; a stage that is very short is drawn wider than it was."
     );
     if rows.len() as u64 != all {

@@ -27,7 +27,11 @@ pub(super) fn connections(screen: Screen, report: &Report) -> String {
             1 => "Its one connection has not stalled.".to_owned(),
             many => format!("Of its {many} connections none has stalled."),
         };
-        return format!("\n{}\n", screen.ink(Ink::Dim, &quiet));
+        let mut out = format!("\n{}\n", screen.ink(Ink::Dim, &quiet));
+        if let Some(last_words) = report.last_words {
+            out.push_str(&screen.ink(Ink::Dim, &screen.hanging("", &last_words.to_string())));
+        }
+        return out;
     }
     let widest = |text: fn(&Row<'_>) -> usize| rows.iter().map(text).max().unwrap_or(0);
     let (peers, causes) = (widest(|row| row.peer.chars().count()), widest(|row| row.stall.cause.id().len()));

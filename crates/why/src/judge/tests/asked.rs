@@ -204,3 +204,15 @@ fn a_peer_that_answers_no_probe() {
     nothing(&seen(1));
     only(&seen(9), Cause::PathLost);
 }
+
+/// Nobody knows what it waits for, and nobody says that it does not wait.
+#[test]
+fn clients_that_had_the_last_word() {
+    let client = |cookie, ms| talked(inbound(cookie, "10.0.0.20:50000"), (200, 9_500), (100, ms));
+    let report = crate::Report::of(&idle().tcp([client(7, 8_000), client(8, 2_000), client(9, 200)]));
+    let words = report.last_words.unwrap();
+    assert!(report.is_well());
+    assert_eq!((words.clients, words.longest_us), (2, 8_000_000));
+    assert!(words.to_string().starts_with("2 clients had the last word, the first of them 8s ago"), "{words}");
+    assert_eq!(crate::Report::of(&idle().tcp([client(9, 200)])).last_words, None);
+}
