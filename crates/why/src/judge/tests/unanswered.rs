@@ -247,3 +247,99 @@ fn goroutines_that_wait_for_a_lock() {
     seen.go = go(group("select", 4));
     nothing(&seen);
 }
+
+/// Threads of Go's runtime that have no work, as many as it once needed at the same time.
+#[test]
+fn threads_of_go_without_work() {
+    let without_work = ["runtime.futex.abi0", "runtime.notesleep", "runtime.stopm", "runtime.findRunnable"];
+    let mut seen = with((0..20).map(|at| sits(5_000 + at, "futex", None, &without_work))).tcp((1..5).map(asked));
+    seen.process.runtime = Runtime::Go { version: "go1.27".to_owned() };
+    let group = |reason: &str, functions: &[&str]| GoroutineGroup {
+        wait_reason: Some(reason.to_owned()),
+        stack: stack(functions),
+        first: 4,
+        last: 4,
+        stayed: 4,
+        ..GoroutineGroup::default()
+    };
+    let go = |group| Some(Go { groups: vec![group], ..Go::default() });
+    seen.go = go(group("select", &["runtime.gopark", "runtime.selectgo", "main.wait"]));
+    nothing(&seen);
+}
+
+/// A thread that takes Python's lock by `with`, one that waits for its condition.
+const WITH: [&str; 3] = ["acquire_timed", "lock_PyThread_acquire_lock", "cfunction_call"];
+const WAIT: [&str; 3] = ["acquire_timed", "lock_PyThread_acquire_lock", "method_vectorcall_VARARGS_KEYWORDS"];
+
+#[test]
+fn callers_before_a_lock_of_python() {
+    let python = |functions: &[&str]| {
+        let mut seen = with((0..3).map(|at| sits(5_000 + at, "futex", None, functions))).tcp((1..7).map(asked));
+        seen.process.runtime = Runtime::Python;
+        // The holder, and one that has just come to the lock, with its next request.
+        threads(&mut seen).push(sits(6_000, "clock_nanosleep", Some(1_500_000), &[]));
+        let mut next = sits(6_001, "futex", None, functions);
+        next.blocked_us = 250_000;
+        next.calls = vec![("futex".to_owned(), 19), ("recvfrom".to_owned(), 1)];
+        threads(&mut seen).push(next);
+        seen
+    };
+    let seen = python(&WITH);
+    assert!(only(&seen, Cause::Unknown).verdict.summary.contains("3 threads (server) sit in futex"));
+    nothing(&python(&WAIT));
+    // It mostly listens.
+    let mut listens = seen.clone();
+    threads(&mut listens).last_mut().unwrap().calls = vec![("recvfrom".to_owned(), 15), ("futex".to_owned(), 5)];
+    nothing(&listens);
+    // Callers that are gone wait no more.
+    let mut gone = seen;
+    gone.sockets.as_mut().unwrap().tcp.iter_mut().for_each(|socket| socket.last_seen_us = 4_250_000);
+    nothing(&gone);
+}
+
+/// Threads of Java that wait there, and those of its virtual machine.
+fn java(functions: &[&str]) -> Observation {
+    let machine = [
+        ("java", &["CallJavaMainInNewThread", "JLI_Launch"][..]),
+        ("GC Thread#0", &["PosixSemaphore::wait()", "GangWorker::loop()"]),
+        ("G1 Conc#0", &["PosixSemaphore::wait()", "GangWorker::loop()"]),
+        ("Finalizer", &["pthread_cond_wait", "ObjectMonitor::wait(long, bool, JavaThread*)"]),
+    ];
+    let named =
+        |(name, functions): (&str, &[&str])| Thread { name: name.to_owned(), ..sits(4_900, "futex", None, functions) };
+    let handlers = (0..4).map(|at| sits(5_000 + at, "futex", None, functions));
+    let mut seen = with(machine.map(named).into_iter().chain(handlers));
+    seen.process.runtime = Runtime::Java;
+    seen
+}
+
+#[test]
+fn handlers_of_java_before_a_monitor() {
+    let enters = ["pthread_cond_wait", "os::PlatformEvent::park()", "ObjectMonitor::EnterI(JavaThread*)"];
+    let finding = only(&java(&enters).tcp((1..5).map(asked)), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("4 threads (server) sit in futex"), "{finding:#?}");
+    // They wait for news, or work.
+    let waits = ["pthread_cond_wait", "os::PlatformEvent::park()", "ObjectMonitor::wait(long, bool, JavaThread*)"];
+    let parks = ["pthread_cond_wait", "Parker::park(bool, long)", "Unsafe_Park"];
+    nothing(&java(&waits).tcp((1..5).map(asked)));
+    nothing(&java(&parks).tcp((1..5).map(asked)));
+}
+
+/// Threads of a virtual machine, or without work, are not where it hangs.
+#[test]
+fn the_place_is_that_of_a_thread_with_work() {
+    let mut unread = asked(1);
+    (unread.unread_bytes, unread.unread_for_us) = (29, WINDOW);
+    let sleeps = ["os::PlatformEvent::park(long)", "JavaThread::sleep(long)", "JVM_Sleep"];
+    let finding = only(&java(&sleeps).tcp([unread.clone()]), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("while 4 threads (server) sit in futex"), "{finding:#?}");
+    assert!(finding.verdict.evidence.iter().all(|it| !it.text.contains("GangWorker")), "{finding:#?}");
+    let mut redis = with((0..4).map(|at| sits(5_000 + at, "futex", None, &["pthread_cond_wait", "bioProcess"])));
+    threads(&mut redis)[0] = sits(PID, "clock_nanosleep", Some(20_000_000), &["clock_nanosleep", "debugCommand"]);
+    let mut redis = redis.tcp([unread]);
+    let finding = only(&redis, Cause::Unknown);
+    assert!(finding.verdict.summary.contains("sits in clock_nanosleep"), "{finding:#?}");
+    threads(&mut redis).iter_mut().for_each(|thread| thread.stack = None);
+    let finding = only(&redis, Cause::Unknown);
+    assert!(finding.verdict.summary.contains("sits in clock_nanosleep"), "{finding:#?}");
+}
