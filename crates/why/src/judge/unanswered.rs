@@ -260,7 +260,7 @@ enum Listened {
 impl Listened {
     /// `None` where that is not known of all threads.
     fn of(seen: &Observation, most_us: u64) -> Option<Self> {
-        if matches!(seen.process.runtime, Runtime::Go { .. }) {
+        if matches!(seen.process.runtime, Runtime::Go { .. }) || pool_used_up(seen, most_us) {
             return Some(Self::Anyhow);
         }
         let threads = seen.threads.as_ref().filter(|threads| threads.left_out == 0)?;
@@ -308,7 +308,7 @@ fn listens(call: &str) -> bool {
 /// Whether threads wait for something in the program itself, or a lock of a file, that nothing but another thread ends;
 /// and so many of them that they may be those who should answer the callers.
 fn held_up(seen: &Observation, most_us: u64, callers: usize) -> bool {
-    if goroutines(seen).next().is_some() {
+    if goroutines(seen).next().is_some() || pool_used_up(seen, most_us) {
         return true;
     }
     let stuck: Vec<&Thread> = own_threads(seen).filter(|thread| is_stuck(thread, most_us)).collect();
@@ -345,6 +345,15 @@ fn is_java(thread: &Thread) -> bool {
     const OF_THE_MACHINE: [&str; 2] = ["Finalizer", "Common-Cleaner"];
     let by_futex = thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex");
     !by_futex || is_in(thread, &WAITS) && !OF_THE_MACHINE.contains(&thread.name.as_str())
+}
+
+/// Whether the threads on which Node opens, reads and looks up all sit in one call for most of the watch: what is handed
+/// to them waits, though the loop turns.
+fn pool_used_up(seen: &Observation, most_us: u64) -> bool {
+    let works = |thread: &&Thread| thread.stack.iter().flat_map(|stack| stack.functions()).any(|name| name == "worker");
+    let mut workers = own_threads(seen).filter(works).peekable();
+    let is_node = seen.process.runtime == Runtime::Node && workers.peek().is_some();
+    is_node && workers.all(|thread| is_stuck(thread, most_us) && !is_in(thread, &IDLE))
 }
 
 /// Functions in which threads without work wait, too.

@@ -343,3 +343,25 @@ fn the_place_is_that_of_a_thread_with_work() {
     let finding = only(&redis, Cause::Unknown);
     assert!(finding.verdict.summary.contains("sits in clock_nanosleep"), "{finding:#?}");
 }
+
+/// Its loop listens to all connections, and what it hands to the pool waits.
+#[test]
+fn the_pool_of_node_is_used_up() {
+    let node = |opens: u32| {
+        let worker = |at: u32| match at < opens {
+            true => sits(5_000 + at, "openat", None, &["open64", "uv__fs_open", "uv__fs_work", "worker"]),
+            false => sits(5_000 + at, "futex", None, &["pthread_cond_wait", "uv_cond_wait", "worker"]),
+        };
+        let mut seen = with((0..4).map(worker)).tcp((1..5).map(asked));
+        seen.process.runtime = Runtime::Node;
+        let mut poller = sits(PID, "epoll_wait", Some(29_000_000), &["epoll_pwait", "uv__io_poll", "uv_run"]);
+        let member = |cookie| WaitsFor { fd: 9, events: 1, what: None, cookie: Some(cookie) };
+        poller.blocked_in.as_mut().unwrap().waits_for = (1..5).map(member).collect();
+        threads(&mut seen)[0] = poller;
+        seen
+    };
+    let finding = only(&node(4), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("while 4 threads (server) sit in openat"), "{finding:#?}");
+    nothing(&node(3));
+    nothing(&node(0));
+}
