@@ -619,7 +619,8 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     if matches!(seen.process.runtime, Runtime::Go { .. }) {
         return Vec::new();
     }
-    let called = !super::calls::callers(seen).is_empty();
+    let callers = super::calls::callers(seen).len();
+    let called = callers > 0;
     let stuck: Vec<(&Thread, &BlockedIn, Ends)> = threads
         .threads
         .iter()
@@ -635,8 +636,10 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     let Some((thread, call, ends)) = stuck.iter().find(|(_, call, _)| call.cookie.is_some()).or(stuck.first()) else {
         return Vec::new();
     };
-    // A wait for news is what a subscriber is for. It is more than a remark where callers wait meanwhile.
-    let all = called && (call.cookie.is_some() || threads.last == 1);
+    // A wait for news is what a subscriber is for. It is more than a remark where callers wait meanwhile, and no other
+    // thread, or a crowd of them and a thread for each.
+    let sure = called && (call.cookie.is_some() || threads.last == 1);
+    let all = sure || callers as u64 >= CROWD && stuck.len() >= callers;
     let ended = match ends {
         Ends::Never => "and no timer of the kernel will ever end it",
         Ends::WithTheHost => {
@@ -649,7 +652,7 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     let mut finding = Finding::new(
         Cause::WaitUnlimited,
         Severity::Waiting,
-        if all { Confidence::High } else { Confidence::Medium },
+        if sure { Confidence::High } else { Confidence::Medium },
         format!(
             "thread {} ({}) waits in {}{what}{holder}{at} for {}{}, {ended}",
             thread.tid,

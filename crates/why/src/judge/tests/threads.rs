@@ -400,3 +400,29 @@ fn a_keepalive_ends_no_wait_for_a_peer_that_lives() {
     heard.threads.as_mut().unwrap().threads.push(reader);
     nothing(&heard);
 }
+
+/// A thread for each caller, before a server on a unix socket that is mute.
+#[test]
+fn a_crowd_that_waits_for_a_unix_socket() {
+    let asked = |cookie| {
+        let mut asked = inbound(cookie, "10.0.0.9:50000");
+        let tcp = asked.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (7_500, 7_500);
+        (tcp.bytes_acked, tcp.bytes_received) = (Some(0), Some(27));
+        asked
+    };
+    let crowd = |number, callers: u64| {
+        let mut seen = waits("recvfrom", "unix /run/db.sock").tcp((1..=callers).map(asked));
+        let threads = seen.threads.as_mut().unwrap();
+        let first = threads.threads[0].clone();
+        threads.threads = (0..number).map(|at| Thread { tid: PID + at, ..first.clone() }).collect();
+        (threads.first, threads.last) = (u64::from(number) + 1, u64::from(number) + 1);
+        threads.threads.push(Thread { tid: 9, ..Thread::default() });
+        seen
+    };
+    assert_eq!(only(&crowd(4, 4), Cause::WaitUnlimited).verdict.confidence, Confidence::Medium);
+    // One of them waits for something else; or a subscriber, and a caller or two.
+    advisory(&crowd(3, 4), Cause::WaitUnlimited);
+    advisory(&crowd(2, 2), Cause::WaitUnlimited);
+    advisory(&crowd(4, 0), Cause::WaitUnlimited);
+}
