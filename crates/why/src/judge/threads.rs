@@ -400,7 +400,9 @@ impl<'a> Loops<'a> {
                     && TokioThread::of(thread).is_none_or(|role| role == TokioThread::Worker)
             }
             Runtime::Native => self.turn.contains(&thread.tid) || self.is_single() && self.poll.contains(&thread.tid),
-            Runtime::Go { .. } | Runtime::Java => false,
+            // Its other pollers are loops of their own, or handle a request while the next one polls.
+            Runtime::Java => self.poll.contains(&thread.tid) && self.left_clients(thread),
+            Runtime::Go { .. } => false,
         }
     }
 
@@ -438,9 +440,22 @@ impl<'a> Loops<'a> {
 
     /// Whether its polls told of several descriptors, and not of its one client alone.
     fn serves_many(&self, thread: &Thread) -> bool {
+        self.ready(thread).len() > 1
+    }
+
+    /// Whether clients of whom its polls told have lain unread for long.
+    fn left_clients(&self, thread: &Thread) -> bool {
+        let sockets = self.seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+        let unread = |it: &&TcpSocket| it.inbound && it.unread_bytes > 0 && it.unread_for_us >= SETTLED_US;
+        let ready = self.ready(thread);
+        sockets.filter(unread).filter(|socket| socket.fd.is_some_and(|fd| ready.contains(&fd))).count() > 1
+    }
+
+    /// The descriptors that its polls told of.
+    fn ready(&self, thread: &Thread) -> HashSet<u32> {
         let polls = self.seen.polling.iter().flat_map(|polling| &polling.loops);
         let ready = polls.filter(|poll| poll.tid == thread.tid).flat_map(|poll| &poll.ready);
-        ready.filter_map(|ready| ready.fd).collect::<HashSet<u32>>().len() > 1
+        ready.filter_map(|ready| ready.fd).collect()
     }
 
     fn has_epoll(&self) -> bool {

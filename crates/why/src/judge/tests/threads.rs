@@ -426,3 +426,37 @@ fn a_crowd_that_waits_for_a_unix_socket() {
     advisory(&crowd(2, 2), Cause::WaitUnlimited);
     advisory(&crowd(4, 0), Cause::WaitUnlimited);
 }
+
+/// A selector thread of Java that sleeps for each request.
+#[test]
+fn a_selector_that_sleeps() {
+    let told = |fds: &[u32]| {
+        let ready = fds.iter().map(|&fd| ReadyFd { fd: Some(fd), times: 1, events: 1, ..ReadyFd::default() }).collect();
+        let client =
+            |cookie| TcpSocket { unread_bytes: 27, unread_for_us: 1_500_000, ..inbound(cookie, "10.0.0.9:50000") };
+        with_epoll(idle(), Runtime::Java)
+            .thread(|thread| {
+                thread.blocked_in = Some(BlockedIn {
+                    call: "futex".to_owned(),
+                    timeout_us: Some(Some(400_000)),
+                    ..BlockedIn::default()
+                });
+                thread.calls = vec![("futex".to_owned(), 20)];
+                thread.stack = Some(stack(&["JavaThread::sleep(long)", "JVM_Sleep"]));
+                (thread.blocked_us, thread.voluntary_switches) = (250_000, 12);
+            })
+            .tcp([7, 9].map(client))
+            .poll(PollLoop { returns: 2, ready, ..PollLoop::default() })
+    };
+    let finding = only(&told(&[7, 9]), Cause::RuntimeBlocked);
+    assert!(finding.verdict.summary.contains("sits in futex, from JavaThread::sleep(long)"), "{finding:#?}");
+    // They are clients of another loop, which are read in time.
+    nothing(&told(&[11, 12]));
+    let mut read = told(&[7, 9]);
+    read.sockets.as_mut().unwrap().tcp.iter_mut().for_each(|socket| socket.unread_for_us = 250_000);
+    nothing(&read);
+    // It waits in its poll, as it should.
+    let mut waits = told(&[7, 9]);
+    waits.threads.as_mut().unwrap().threads[0].calls = vec![("epoll_wait".to_owned(), 20)];
+    nothing(&waits);
+}
