@@ -265,6 +265,14 @@ fn threads_of_go_without_work() {
     let go = |group| Some(Go { groups: vec![group], ..Go::default() });
     seen.go = go(group("select", &["runtime.gopark", "runtime.selectgo", "main.wait"]));
     nothing(&seen);
+    // Behind one that writes to a pipe which nobody reads.
+    let file = ["internal/poll.(*fdMutex).rwlock", "internal/poll.(*FD).Write", "os.(*File).Write", "fmt.Println"];
+    seen.go = go(group("semacquire", &file));
+    let finding = only(&seen, Cause::Unknown);
+    assert!(finding.verdict.summary.contains("4 goroutines wait for semacquire in os.(*File).Write"), "{finding:#?}");
+    // A slow client of several writers.
+    seen.go = go(group("semacquire", &["internal/poll.(*fdMutex).rwlock", "internal/poll.(*FD).Write", "net.Write"]));
+    nothing(&seen);
 }
 
 /// A thread that takes Python's lock by `with`, one that waits for its condition.
