@@ -12,7 +12,7 @@ use overdue_core::{Cause, Confidence, Evidence, Source, facts::TcpState};
 use super::{
     ALWAYS, CROWD, Finding, MOST, Severity, Stall,
     calls::{may_wait, owes_an_answer},
-    count, diag, place, proc, share, time,
+    count, diag, place, proc, share, time, total,
 };
 use crate::{
     Observation,
@@ -26,11 +26,13 @@ const MEMBERS: usize = 64;
 
 /// What no other rule explains. `advisories`: what the others remarked.
 pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding> {
-    // Who computes, or is not let run, is late for that.
+    // Who computes, or is not let run, is late for that; and who has children compute.
     let explains = |finding: &Finding| matches!(finding.verdict.cause, Cause::CpuBusy | Cause::CpuThrottled);
     let process = &seen.process;
     let runs = process.ended_at_us.is_none() && !process.only_waits_for_children;
-    if !runs || !process.stopped && advisories.iter().any(explains) {
+    let children_us = total(process.busiest_children.iter().map(|child| child.cpu_us));
+    let computes = advisories.iter().any(explains) || share(children_us, seen.window_us) >= MOST.0;
+    if !runs || !process.stopped && computes {
         return None;
     }
     let waits = Waits::of(seen);

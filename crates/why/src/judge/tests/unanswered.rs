@@ -1,7 +1,9 @@
 //! Callers who wait while nothing tells why, and healthy servers that look like them.
 
 use super::*;
-use crate::observation::{BlockedIn, Go, GoroutineGroup, HalfOpen, HttpHead, Listener, Process, Runtime, WaitsFor};
+use crate::observation::{
+    BlockedIn, Child, Go, GoroutineGroup, HalfOpen, HttpHead, Listener, Process, Runtime, WaitsFor,
+};
 
 /// A caller that asked four seconds ago, on a connection on which nothing was ever sent.
 fn asked(cookie: u64) -> TcpSocket {
@@ -273,6 +275,16 @@ fn threads_of_go_without_work() {
     // A slow client of several writers.
     seen.go = go(group("semacquire", &["internal/poll.(*fdMutex).rwlock", "internal/poll.(*FD).Write", "net.Write"]));
     nothing(&seen);
+}
+
+#[test]
+fn children_that_compute_for_the_callers() {
+    let mut seen = locked(4).tcp((1..5).map(asked));
+    let child = |pid, cpu_us| Child { pid, name: "python3".to_owned(), cpu_us, sockets: Some(3) };
+    seen.process.busiest_children = vec![child(4_300, 1_590_000), child(4_301, 1_530_000)];
+    nothing(&seen);
+    seen.process.busiest_children.truncate(1);
+    only(&seen, Cause::Unknown);
 }
 
 /// A thread that takes Python's lock by `with`, one that waits for its condition.
