@@ -269,15 +269,19 @@ fn computes(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
     if !is_felt || turn_us < LOOP_TURN_US || super::processor::is_throttled(seen) {
         return None;
     }
+    let asked_us = |socket: &&TcpSocket| socket.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
     let clients = || sockets.tcp.iter().filter(|socket| socket.inbound);
     let unread = |it: &&TcpSocket| it.unread_bytes > 0 && it.unread_for_us >= SETTLED_US;
     let unread: Vec<&TcpSocket> = clients().filter(unread).collect();
     // Requests that were read, all at once, and are worked on one after the other.
     let owed: Vec<&TcpSocket> = clients().filter(|it| super::calls::owes_an_answer(it)).collect();
-    let owed = if owed.len() as u64 >= CROWD && part >= BUSY { owed } else { Vec::new() };
+    // Node has no thread but this one that answers: where it never left its code, a single caller tells as much.
+    let never_left = seen.process.runtime == Runtime::Node && polls == 0 && !loops.poll.contains(&thread.tid);
+    let since_before = |it: &&TcpSocket| asked_us(it) >= seen.window_us;
+    let tells = owed.len() as u64 >= CROWD || never_left && owed.iter().any(since_before);
+    let owed = if tells && part >= BUSY { owed } else { Vec::new() };
     let queues: Vec<_> =
         sockets.listeners.iter().filter(|it| it.queued_last > 0 && it.waiting_us >= SETTLED_US).collect();
-    let asked_us = |socket: &&TcpSocket| socket.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
     let unread_us = unread.iter().map(|socket| socket.unread_for_us).max();
     let queued_us = queues.iter().map(|listener| listener.waiting_us).max();
     let longest_us = unread_us.max(queued_us).max(owed.iter().map(asked_us).max())?;

@@ -427,6 +427,36 @@ fn a_crowd_that_waits_for_a_unix_socket() {
     advisory(&crowd(4, 0), Cause::WaitUnlimited);
 }
 
+#[test]
+fn a_loop_of_node_that_never_turns_for_its_only_caller() {
+    let mut seen = node_that_computes().used(4_900_000).thread(|thread| thread.runqueue_us = None);
+    seen.cpu.as_mut().unwrap().runqueue_us = None;
+    seen.polling.as_mut().unwrap().loops.clear();
+    let mut asked = came_in_vain(1);
+    let tcp = asked.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 7_530);
+    seen.sockets.as_mut().unwrap().tcp = vec![asked];
+    only(&seen, Cause::RuntimeBlocked);
+    let changes: [fn(&mut Observation); 4] = [
+        // It asked in the watch.
+        |seen| seen.sockets.as_mut().unwrap().tcp[0].last.as_mut().unwrap().last_data_recv_ms = 3_000,
+        // It turned, or waited for something.
+        |seen| {
+            let poll = PollLoop { tid: PID, returns: 1, ..PollLoop::default() };
+            seen.polling.as_mut().unwrap().loops.push(poll);
+        },
+        |seen| seen.threads.as_mut().unwrap().threads[0].calls = vec![("epoll_wait".to_owned(), 1)],
+        // A worker with one client at a time.
+        |seen| seen.process.runtime = Runtime::Native,
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        let mut seen = seen.clone();
+        change(&mut seen);
+        let judgement = judge(&seen);
+        assert!(judgement.verdicts.is_empty(), "{at}: {judgement:#?}");
+    }
+}
+
 /// A selector thread of Java that sleeps for each request.
 #[test]
 fn a_selector_that_sleeps() {
