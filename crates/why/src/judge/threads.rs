@@ -269,15 +269,19 @@ fn computes(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
     if !is_felt || turn_us < LOOP_TURN_US || super::processor::is_throttled(seen) {
         return None;
     }
+    let asked_us = |socket: &&TcpSocket| socket.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
     let clients = || sockets.tcp.iter().filter(|socket| socket.inbound);
     let unread = |it: &&TcpSocket| it.unread_bytes > 0 && it.unread_for_us >= SETTLED_US;
     let unread: Vec<&TcpSocket> = clients().filter(unread).collect();
     // Requests that were read, all at once, and are worked on one after the other.
     let owed: Vec<&TcpSocket> = clients().filter(|it| super::calls::owes_an_answer(it)).collect();
-    let owed = if owed.len() as u64 >= CROWD && part >= BUSY { owed } else { Vec::new() };
+    // Node has no thread but this one that answers: where it never left its code, a single caller tells as much.
+    let never_left = seen.process.runtime == Runtime::Node && polls == 0 && !loops.poll.contains(&thread.tid);
+    let since_before = |it: &&TcpSocket| asked_us(it) >= seen.window_us;
+    let tells = owed.len() as u64 >= CROWD || never_left && owed.iter().any(since_before);
+    let owed = if tells && part >= BUSY { owed } else { Vec::new() };
     let queues: Vec<_> =
         sockets.listeners.iter().filter(|it| it.queued_last > 0 && it.waiting_us >= SETTLED_US).collect();
-    let asked_us = |socket: &&TcpSocket| socket.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
     let unread_us = unread.iter().map(|socket| socket.unread_for_us).max();
     let queued_us = queues.iter().map(|listener| listener.waiting_us).max();
     let longest_us = unread_us.max(queued_us).max(owed.iter().map(asked_us).max())?;
@@ -400,7 +404,9 @@ impl<'a> Loops<'a> {
                     && TokioThread::of(thread).is_none_or(|role| role == TokioThread::Worker)
             }
             Runtime::Native => self.turn.contains(&thread.tid) || self.is_single() && self.poll.contains(&thread.tid),
-            Runtime::Go { .. } | Runtime::Java => false,
+            // Its other pollers are loops of their own, or handle a request while the next one polls.
+            Runtime::Java => self.poll.contains(&thread.tid) && self.left_clients(thread),
+            Runtime::Go { .. } => false,
         }
     }
 
@@ -438,9 +444,22 @@ impl<'a> Loops<'a> {
 
     /// Whether its polls told of several descriptors, and not of its one client alone.
     fn serves_many(&self, thread: &Thread) -> bool {
+        self.ready(thread).len() > 1
+    }
+
+    /// Whether clients of whom its polls told have lain unread for long.
+    fn left_clients(&self, thread: &Thread) -> bool {
+        let sockets = self.seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+        let unread = |it: &&TcpSocket| it.inbound && it.unread_bytes > 0 && it.unread_for_us >= SETTLED_US;
+        let ready = self.ready(thread);
+        sockets.filter(unread).filter(|socket| socket.fd.is_some_and(|fd| ready.contains(&fd))).count() > 1
+    }
+
+    /// The descriptors that its polls told of.
+    fn ready(&self, thread: &Thread) -> HashSet<u32> {
         let polls = self.seen.polling.iter().flat_map(|polling| &polling.loops);
         let ready = polls.filter(|poll| poll.tid == thread.tid).flat_map(|poll| &poll.ready);
-        ready.filter_map(|ready| ready.fd).collect::<HashSet<u32>>().len() > 1
+        ready.filter_map(|ready| ready.fd).collect()
     }
 
     fn has_epoll(&self) -> bool {
@@ -619,7 +638,8 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     if matches!(seen.process.runtime, Runtime::Go { .. }) {
         return Vec::new();
     }
-    let called = !super::calls::callers(seen).is_empty();
+    let callers = super::calls::callers(seen).len();
+    let called = callers > 0;
     let stuck: Vec<(&Thread, &BlockedIn, Ends)> = threads
         .threads
         .iter()
@@ -635,8 +655,14 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     let Some((thread, call, ends)) = stuck.iter().find(|(_, call, _)| call.cookie.is_some()).or(stuck.first()) else {
         return Vec::new();
     };
-    // A wait for news is what a subscriber is for. It is more than a remark where callers wait meanwhile.
-    let all = called && call.cookie.map_or(threads.last == 1, |cookie| super::calls::is_for_callers(seen, cookie));
+    // A wait for news is what a subscriber is for. It is more than a remark where callers wait meanwhile for what it
+    // waits for; of what is no connection, where there is no other thread, or a crowd of callers and a thread for each.
+    let crowd = callers as u64 >= CROWD && stuck.len() >= callers;
+    let sure = match call.cookie {
+        Some(cookie) => super::calls::is_for_callers(seen, cookie),
+        None => called && threads.last == 1,
+    };
+    let all = sure || crowd && call.cookie.is_none();
     let ended = match ends {
         Ends::Never => "and no timer of the kernel will ever end it",
         Ends::WithTheHost => {
@@ -649,7 +675,7 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     let mut finding = Finding::new(
         Cause::WaitUnlimited,
         Severity::Waiting,
-        if all { Confidence::High } else { Confidence::Medium },
+        if sure { Confidence::High } else { Confidence::Medium },
         format!(
             "thread {} ({}) waits in {}{what}{holder}{at} for {}{}, {ended}",
             thread.tid,

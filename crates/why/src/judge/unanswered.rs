@@ -12,7 +12,7 @@ use overdue_core::{Cause, Confidence, Evidence, Source, facts::TcpState};
 use super::{
     ALWAYS, CROWD, Finding, MOST, Severity, Stall,
     calls::{may_wait, owes_an_answer},
-    count, diag, place, proc, share, time,
+    count, diag, place, proc, share, time, total,
 };
 use crate::{
     Observation,
@@ -26,11 +26,13 @@ const MEMBERS: usize = 64;
 
 /// What no other rule explains. `advisories`: what the others remarked.
 pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding> {
-    // Who computes, or is not let run, is late for that.
+    // Who computes, or is not let run, is late for that; and who has children compute.
     let explains = |finding: &Finding| matches!(finding.verdict.cause, Cause::CpuBusy | Cause::CpuThrottled);
     let process = &seen.process;
     let runs = process.ended_at_us.is_none() && !process.only_waits_for_children;
-    if !runs || !process.stopped && advisories.iter().any(explains) {
+    let children_us = total(process.busiest_children.iter().map(|child| child.cpu_us));
+    let computes = advisories.iter().any(explains) || share(children_us, seen.window_us) >= MOST.0;
+    if !runs || !process.stopped && computes {
         return None;
     }
     let waits = Waits::of(seen);
@@ -137,7 +139,10 @@ impl<'a> Waits<'a> {
     fn of(seen: &'a Observation) -> Self {
         let most_us = most_us(seen);
         let Some(sockets) = &seen.sockets else { return Self::default() };
-        let clients = || sockets.tcp.iter().filter(|socket| socket.inbound && socket.fd.is_some());
+        // Who was seen in the last rounds is still there.
+        let rounds_us = seen.window_us / u64::from(sockets.rounds).max(1) * 2;
+        let is_there = |it: &TcpSocket| it.fd.is_some() && seen.window_us.saturating_sub(it.last_seen_us) < rounds_us;
+        let clients = || sockets.tcp.iter().filter(|socket| socket.inbound && is_there(socket));
         let alive = |socket: &&TcpSocket| matches!(socket.state, TcpState::Established | TcpState::CloseWait);
         let unread = clients().filter(alive).filter(|socket| {
             // Who is being answered may ask for more before the answer ends.
@@ -257,11 +262,8 @@ enum Listened {
 impl Listened {
     /// `None` where that is not known of all threads.
     fn of(seen: &Observation, most_us: u64) -> Option<Self> {
-        match seen.process.runtime {
-            Runtime::Go { .. } => return Some(Self::Anyhow),
-            // Its locks are conditions, and connections whose request is handled are taken out of the poller.
-            Runtime::Java => return None,
-            _ => {}
+        if matches!(seen.process.runtime, Runtime::Go { .. }) || pool_used_up(seen, most_us) {
+            return Some(Self::Anyhow);
         }
         let threads = seen.threads.as_ref().filter(|threads| threads.left_out == 0)?;
         let rings = seen.fds.iter().flat_map(|fds| &fds.by_kind).any(|kind| kind.kind.contains("io_uring"));
@@ -285,12 +287,19 @@ impl Listened {
                 _ if thread.state == ThreadState::Running && share(thread.cpu_us, seen.window_us) > 1.0 - ALWAYS => {
                     return None;
                 }
-                _ if thread.calls.iter().any(|(call, _)| listens(call)) => return None,
+                _ if comes_back(thread) => return None,
                 _ => {}
             }
         }
         Some(Self::To(cookies))
     }
+}
+
+/// Whether it listens again in a moment. Who reads from one connection, and seldom, has something else to do.
+fn comes_back(thread: &Thread) -> bool {
+    let reads = |call: &str| call.contains("read") || call.contains("recv");
+    let often = |looks: u32| share(looks.into(), thread.looks.into()) >= MOST.0;
+    thread.calls.iter().any(|(call, looks)| listens(call) && (!reads(call) || often(*looks)))
 }
 
 /// Calls in which a thread hears from connections.
@@ -301,31 +310,76 @@ fn listens(call: &str) -> bool {
 /// Whether threads wait for something in the program itself, or a lock of a file, that nothing but another thread ends;
 /// and so many of them that they may be those who should answer the callers.
 fn held_up(seen: &Observation, most_us: u64, callers: usize) -> bool {
-    if goroutines(seen).next().is_some() {
+    if goroutines(seen).next().is_some() || pool_used_up(seen, most_us) {
         return true;
     }
-    let threads = || seen.threads.iter().flat_map(|threads| &threads.threads);
-    let stuck: Vec<&Thread> = threads().filter(|thread| is_stuck(thread, most_us)).collect();
+    let stuck: Vec<&Thread> = own_threads(seen).filter(|thread| is_stuck(thread, most_us)).collect();
     let idle = stuck.iter().filter(|thread| is_in(thread, &IDLE)).count();
-    let locked = stuck.iter().filter(|thread| is_in(thread, &LOCKS)).count();
+    let locked = stuck.iter().filter(|thread| takes_a_lock(thread)).count();
     // They may work for callers: asleep for a while, or waiting for a child.
     let hears = |thread: &Thread| {
         thread.blocked_in.as_ref().is_some_and(|blocked| listens(&blocked.call) || blocked.call.starts_with("accept"))
     };
-    let others = threads().filter(|thread| !is_stuck(thread, most_us) && !hears(thread)).count();
+    let others = own_threads(seen).filter(|thread| !is_stuck(thread, most_us) && !hears(thread)).count();
     let unlimited = stuck.len() - idle;
     // Who holds the lock may have a caller, too. Who waits for a condition may wait for work, unless a crowd waits and
-    // nobody listens to it.
+    // nobody listens to it; all that Java waits for but its monitors is a condition, and its handlers wait for news so.
+    let is_java = seen.process.runtime == Runtime::Java;
     locked > 0 && locked * 2 >= callers
-        || others < callers && (unlimited >= callers || callers as u64 >= CROWD && stuck.len() >= callers)
-        || callers == 0 && unlimited > 0
+        || !is_java && others < callers && (unlimited >= callers || callers as u64 >= CROWD && stuck.len() >= callers)
+        || callers == 0 && !stuck.iter().all(|thread| may_idle(thread))
+}
+
+/// The threads whose waits are waits of the program's own. Go's runtime hands work to any of its threads, and those that
+/// wait have none; Java's virtual machine has threads for itself.
+fn own_threads(seen: &Observation) -> impl Iterator<Item = &Thread> {
+    let is_own = |thread: &&Thread| match seen.process.runtime {
+        Runtime::Go { .. } => false,
+        Runtime::Java => is_java(thread),
+        _ => true,
+    };
+    seen.threads.iter().flat_map(|threads| &threads.threads).filter(is_own)
+}
+
+/// Whether Java's code waits there: a thread of the virtual machine waits for what is its own.
+fn is_java(thread: &Thread) -> bool {
+    const WAITS: [&str; 3] = ["Unsafe_Park", "ObjectMonitor::", "JVM_Sleep"];
+    const OF_THE_MACHINE: [&str; 2] = ["Finalizer", "Common-Cleaner"];
+    let by_futex = thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex");
+    !by_futex || is_in(thread, &WAITS) && !OF_THE_MACHINE.contains(&thread.name.as_str())
+}
+
+/// Whether the threads on which Node opens, reads and looks up all sit in one call for most of the watch: what is handed
+/// to them waits, though the loop turns.
+fn pool_used_up(seen: &Observation, most_us: u64) -> bool {
+    let works = |thread: &&Thread| thread.stack.iter().flat_map(|stack| stack.functions()).any(|name| name == "worker");
+    let mut workers = own_threads(seen).filter(works).peekable();
+    let is_node = seen.process.runtime == Runtime::Node && workers.peek().is_some();
+    is_node && workers.all(|thread| is_stuck(thread, most_us) && !is_in(thread, &IDLE))
 }
 
 /// Functions in which threads without work wait, too.
 const IDLE: [&str; 4] = ["cond_wait", "cond_timedwait", "Condvar", "park"];
-/// Functions that take a lock: of the GNU C library and musl, of Rust's std, of `parking_lot`.
-const LOCKS: [&str; 7] =
-    ["mutex_lock", "rwlock_", "lll_lock", "lock_contended", "lock_slow", "read_contended", "write_contended"];
+/// Functions that take a lock: of the GNU C library and musl, of Rust's std, of `parking_lot`, of Python.
+const LOCKS: [&str; 8] = [
+    "mutex_lock",
+    "rwlock_",
+    "lll_lock",
+    "lock_contended",
+    "lock_slow",
+    "read_contended",
+    "write_contended",
+    "rlock_acquire",
+];
+/// Functions that take a lock of Java (`synchronized`), by a condition.
+const MONITORS: [&str; 2] = ["ObjectMonitor::EnterI", "ObjectMonitor::enter"];
+
+fn takes_a_lock(thread: &Thread) -> bool {
+    let functions: Vec<&str> = thread.stack.iter().flat_map(|stack| stack.functions()).collect();
+    // Python's `with`; its conditions wait in `acquire`, which is called as a method.
+    let enters = functions.windows(2).any(|pair| pair == ["lock_PyThread_acquire_lock", "cfunction_call"]);
+    enters || is_in(thread, &LOCKS) || is_in(thread, &MONITORS)
+}
 
 fn is_in(thread: &Thread, functions: &[&str]) -> bool {
     let named = |name: &str| functions.iter().any(|word| name.contains(word));
@@ -343,25 +397,31 @@ fn is_stuck(thread: &Thread, most_us: u64) -> bool {
         && !is_connection
 }
 
-/// Goroutines that have waited for a lock since the first look.
+/// Goroutines that have waited for a lock since the first look: also for that of a file, which its writer holds.
 fn goroutines(seen: &Observation) -> impl Iterator<Item = &GoroutineGroup> {
     let locks = |group: &&GoroutineGroup| {
         let reason = group.wait_reason.as_deref().unwrap_or_default();
-        group.stayed > 0 && reason.starts_with("sync.") && reason.contains("Lock")
+        let calls = |function: &str| group.stack.functions().any(|name| name == function);
+        let to_write = calls("internal/poll.(*fdMutex).rwlock") && calls("os.(*File).Write");
+        group.stayed > 0 && (reason.starts_with("sync.") && reason.contains("Lock") || to_write)
     };
     seen.go.iter().flat_map(|go| &go.groups).filter(locks)
 }
 
-/// Where the threads are, the most first.
+/// Whether it may be without work. A futex without a stack says nothing.
+fn may_idle(thread: &Thread) -> bool {
+    let is_in_call = |call: &str| thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call.starts_with(call));
+    let idles = if thread.stack.is_some() { is_in(thread, &IDLE) } else { is_in_call("futex") };
+    is_in_call("accept") || idles && !takes_a_lock(thread)
+}
+
+/// Where the threads are: the most first, and last those that may be without work.
 fn places(seen: &Observation, waits: &Waits<'_>) -> Vec<Evidence> {
     let most_us = most_us(seen);
     let stuck = |thread: &&Thread| is_stuck(thread, most_us);
     let sits = |thread: &&Thread| thread.blocked_us >= most_us;
-    // Of Go's threads those that wait have no work, and say nothing.
-    let goes = matches!(seen.process.runtime, Runtime::Go { .. });
-    let all = || seen.threads.iter().filter(|_| !goes).flat_map(|threads| &threads.threads);
-    let chosen: Vec<&Thread> =
-        if waits.locked { all().filter(stuck).collect() } else { all().filter(sits).take(NAMED).collect() };
+    let all = || own_threads(seen);
+    let chosen: Vec<&Thread> = if waits.locked { all().filter(stuck).collect() } else { all().filter(sits).collect() };
     let mut groups: Vec<(String, Vec<&Thread>)> = Vec::new();
     for thread in chosen {
         let Some(blocked) = &thread.blocked_in else { continue };
@@ -374,7 +434,7 @@ fn places(seen: &Observation, waits: &Waits<'_>) -> Vec<Evidence> {
             None => groups.push((key, vec![thread])),
         }
     }
-    groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
+    groups.sort_by_key(|(_, group)| (group.iter().all(|thread| may_idle(thread)), std::cmp::Reverse(group.len())));
     let threads = groups.iter().take(NAMED).filter_map(|(key, group)| {
         let first = group.first()?;
         let who = match group.len() {

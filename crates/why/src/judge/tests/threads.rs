@@ -408,3 +408,93 @@ fn a_keepalive_ends_no_wait_for_a_peer_that_lives() {
     heard.threads.as_mut().unwrap().threads.push(reader);
     advisory(&heard, Cause::ServerSlow);
 }
+
+/// A thread for each caller, before a server on a unix socket that is mute.
+#[test]
+fn a_crowd_that_waits_for_a_unix_socket() {
+    let asked = |cookie| {
+        let mut asked = inbound(cookie, "10.0.0.9:50000");
+        let tcp = asked.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (7_500, 7_500);
+        (tcp.bytes_acked, tcp.bytes_received) = (Some(0), Some(27));
+        asked
+    };
+    let crowd = |number, callers: u64| {
+        let mut seen = waits("recvfrom", "unix /run/db.sock").tcp((1..=callers).map(asked));
+        let threads = seen.threads.as_mut().unwrap();
+        let first = threads.threads[0].clone();
+        threads.threads = (0..number).map(|at| Thread { tid: PID + at, ..first.clone() }).collect();
+        (threads.first, threads.last) = (u64::from(number) + 1, u64::from(number) + 1);
+        threads.threads.push(Thread { tid: 9, ..Thread::default() });
+        seen
+    };
+    assert_eq!(only(&crowd(4, 4), Cause::WaitUnlimited).verdict.confidence, Confidence::Medium);
+    // One of them waits for something else; or a subscriber, and a caller or two.
+    advisory(&crowd(3, 4), Cause::WaitUnlimited);
+    advisory(&crowd(2, 2), Cause::WaitUnlimited);
+    advisory(&crowd(4, 0), Cause::WaitUnlimited);
+}
+
+#[test]
+fn a_loop_of_node_that_never_turns_for_its_only_caller() {
+    let mut seen = node_that_computes().used(4_900_000).thread(|thread| thread.runqueue_us = None);
+    seen.cpu.as_mut().unwrap().runqueue_us = None;
+    seen.polling.as_mut().unwrap().loops.clear();
+    let mut asked = came_in_vain(1);
+    let tcp = asked.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 7_530);
+    seen.sockets.as_mut().unwrap().tcp = vec![asked];
+    only(&seen, Cause::RuntimeBlocked);
+    let changes: [fn(&mut Observation); 4] = [
+        // It asked in the watch.
+        |seen| seen.sockets.as_mut().unwrap().tcp[0].last.as_mut().unwrap().last_data_recv_ms = 3_000,
+        // It turned, or waited for something.
+        |seen| {
+            let poll = PollLoop { tid: PID, returns: 1, ..PollLoop::default() };
+            seen.polling.as_mut().unwrap().loops.push(poll);
+        },
+        |seen| seen.threads.as_mut().unwrap().threads[0].calls = vec![("epoll_wait".to_owned(), 1)],
+        // A worker with one client at a time.
+        |seen| seen.process.runtime = Runtime::Native,
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        let mut seen = seen.clone();
+        change(&mut seen);
+        let judgement = judge(&seen);
+        assert!(judgement.verdicts.is_empty(), "{at}: {judgement:#?}");
+    }
+}
+
+/// A selector thread of Java that sleeps for each request.
+#[test]
+fn a_selector_that_sleeps() {
+    let told = |fds: &[u32]| {
+        let ready = fds.iter().map(|&fd| ReadyFd { fd: Some(fd), times: 1, events: 1, ..ReadyFd::default() }).collect();
+        let client =
+            |cookie| TcpSocket { unread_bytes: 27, unread_for_us: 1_500_000, ..inbound(cookie, "10.0.0.9:50000") };
+        with_epoll(idle(), Runtime::Java)
+            .thread(|thread| {
+                thread.blocked_in = Some(BlockedIn {
+                    call: "futex".to_owned(),
+                    timeout_us: Some(Some(400_000)),
+                    ..BlockedIn::default()
+                });
+                thread.calls = vec![("futex".to_owned(), 20)];
+                thread.stack = Some(stack(&["JavaThread::sleep(long)", "JVM_Sleep"]));
+                (thread.blocked_us, thread.voluntary_switches) = (250_000, 12);
+            })
+            .tcp([7, 9].map(client))
+            .poll(PollLoop { returns: 2, ready, ..PollLoop::default() })
+    };
+    let finding = only(&told(&[7, 9]), Cause::RuntimeBlocked);
+    assert!(finding.verdict.summary.contains("sits in futex, from JavaThread::sleep(long)"), "{finding:#?}");
+    // They are clients of another loop, which are read in time.
+    nothing(&told(&[11, 12]));
+    let mut read = told(&[7, 9]);
+    read.sockets.as_mut().unwrap().tcp.iter_mut().for_each(|socket| socket.unread_for_us = 250_000);
+    nothing(&read);
+    // It waits in its poll, as it should.
+    let mut waits = told(&[7, 9]);
+    waits.threads.as_mut().unwrap().threads[0].calls = vec![("epoll_wait".to_owned(), 20)];
+    nothing(&waits);
+}

@@ -1,7 +1,9 @@
 //! Callers who wait while nothing tells why, and healthy servers that look like them.
 
 use super::*;
-use crate::observation::{BlockedIn, Go, GoroutineGroup, HalfOpen, HttpHead, Listener, Process, Runtime, WaitsFor};
+use crate::observation::{
+    BlockedIn, Child, Go, GoroutineGroup, HalfOpen, HttpHead, Listener, Process, Runtime, WaitsFor,
+};
 
 /// A caller that asked four seconds ago, on a connection on which nothing was ever sent.
 fn asked(cookie: u64) -> TcpSocket {
@@ -246,4 +248,140 @@ fn goroutines_that_wait_for_a_lock() {
     nothing(&seen);
     seen.go = go(group("select", 4));
     nothing(&seen);
+}
+
+/// Threads of Go's runtime that have no work, as many as it once needed at the same time.
+#[test]
+fn threads_of_go_without_work() {
+    let without_work = ["runtime.futex.abi0", "runtime.notesleep", "runtime.stopm", "runtime.findRunnable"];
+    let mut seen = with((0..20).map(|at| sits(5_000 + at, "futex", None, &without_work))).tcp((1..5).map(asked));
+    seen.process.runtime = Runtime::Go { version: "go1.27".to_owned() };
+    let group = |reason: &str, functions: &[&str]| GoroutineGroup {
+        wait_reason: Some(reason.to_owned()),
+        stack: stack(functions),
+        first: 4,
+        last: 4,
+        stayed: 4,
+        ..GoroutineGroup::default()
+    };
+    let go = |group| Some(Go { groups: vec![group], ..Go::default() });
+    seen.go = go(group("select", &["runtime.gopark", "runtime.selectgo", "main.wait"]));
+    nothing(&seen);
+    // Behind one that writes to a pipe which nobody reads.
+    let file = ["internal/poll.(*fdMutex).rwlock", "internal/poll.(*FD).Write", "os.(*File).Write", "fmt.Println"];
+    seen.go = go(group("semacquire", &file));
+    let finding = only(&seen, Cause::Unknown);
+    assert!(finding.verdict.summary.contains("4 goroutines wait for semacquire in os.(*File).Write"), "{finding:#?}");
+    // A slow client of several writers.
+    seen.go = go(group("semacquire", &["internal/poll.(*fdMutex).rwlock", "internal/poll.(*FD).Write", "net.Write"]));
+    nothing(&seen);
+}
+
+#[test]
+fn children_that_compute_for_the_callers() {
+    let mut seen = locked(4).tcp((1..5).map(asked));
+    let child = |pid, cpu_us| Child { pid, name: "python3".to_owned(), cpu_us, sockets: Some(3) };
+    seen.process.busiest_children = vec![child(4_300, 1_590_000), child(4_301, 1_530_000)];
+    nothing(&seen);
+    seen.process.busiest_children.truncate(1);
+    only(&seen, Cause::Unknown);
+}
+
+/// A thread that takes Python's lock by `with`, one that waits for its condition.
+const WITH: [&str; 3] = ["acquire_timed", "lock_PyThread_acquire_lock", "cfunction_call"];
+const WAIT: [&str; 3] = ["acquire_timed", "lock_PyThread_acquire_lock", "method_vectorcall_VARARGS_KEYWORDS"];
+
+#[test]
+fn callers_before_a_lock_of_python() {
+    let python = |functions: &[&str]| {
+        let mut seen = with((0..3).map(|at| sits(5_000 + at, "futex", None, functions))).tcp((1..7).map(asked));
+        seen.process.runtime = Runtime::Python;
+        // The holder, and one that has just come to the lock, with its next request.
+        threads(&mut seen).push(sits(6_000, "clock_nanosleep", Some(1_500_000), &[]));
+        let mut next = sits(6_001, "futex", None, functions);
+        next.blocked_us = 250_000;
+        next.calls = vec![("futex".to_owned(), 19), ("recvfrom".to_owned(), 1)];
+        threads(&mut seen).push(next);
+        seen
+    };
+    let seen = python(&WITH);
+    assert!(only(&seen, Cause::Unknown).verdict.summary.contains("3 threads (server) sit in futex"));
+    nothing(&python(&WAIT));
+    // It mostly listens.
+    let mut listens = seen.clone();
+    threads(&mut listens).last_mut().unwrap().calls = vec![("recvfrom".to_owned(), 15), ("futex".to_owned(), 5)];
+    nothing(&listens);
+    // Callers that are gone wait no more.
+    let mut gone = seen;
+    gone.sockets.as_mut().unwrap().tcp.iter_mut().for_each(|socket| socket.last_seen_us = 4_250_000);
+    nothing(&gone);
+}
+
+/// Threads of Java that wait there, and those of its virtual machine.
+fn java(functions: &[&str]) -> Observation {
+    let machine = [
+        ("java", &["CallJavaMainInNewThread", "JLI_Launch"][..]),
+        ("GC Thread#0", &["PosixSemaphore::wait()", "GangWorker::loop()"]),
+        ("G1 Conc#0", &["PosixSemaphore::wait()", "GangWorker::loop()"]),
+        ("Finalizer", &["pthread_cond_wait", "ObjectMonitor::wait(long, bool, JavaThread*)"]),
+    ];
+    let named =
+        |(name, functions): (&str, &[&str])| Thread { name: name.to_owned(), ..sits(4_900, "futex", None, functions) };
+    let handlers = (0..4).map(|at| sits(5_000 + at, "futex", None, functions));
+    let mut seen = with(machine.map(named).into_iter().chain(handlers));
+    seen.process.runtime = Runtime::Java;
+    seen
+}
+
+#[test]
+fn handlers_of_java_before_a_monitor() {
+    let enters = ["pthread_cond_wait", "os::PlatformEvent::park()", "ObjectMonitor::EnterI(JavaThread*)"];
+    let finding = only(&java(&enters).tcp((1..5).map(asked)), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("4 threads (server) sit in futex"), "{finding:#?}");
+    // They wait for news, or work.
+    let waits = ["pthread_cond_wait", "os::PlatformEvent::park()", "ObjectMonitor::wait(long, bool, JavaThread*)"];
+    let parks = ["pthread_cond_wait", "Parker::park(bool, long)", "Unsafe_Park"];
+    nothing(&java(&waits).tcp((1..5).map(asked)));
+    nothing(&java(&parks).tcp((1..5).map(asked)));
+}
+
+/// Threads of a virtual machine, or without work, are not where it hangs.
+#[test]
+fn the_place_is_that_of_a_thread_with_work() {
+    let mut unread = asked(1);
+    (unread.unread_bytes, unread.unread_for_us) = (29, WINDOW);
+    let sleeps = ["os::PlatformEvent::park(long)", "JavaThread::sleep(long)", "JVM_Sleep"];
+    let finding = only(&java(&sleeps).tcp([unread.clone()]), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("while 4 threads (server) sit in futex"), "{finding:#?}");
+    assert!(finding.verdict.evidence.iter().all(|it| !it.text.contains("GangWorker")), "{finding:#?}");
+    let mut redis = with((0..4).map(|at| sits(5_000 + at, "futex", None, &["pthread_cond_wait", "bioProcess"])));
+    threads(&mut redis)[0] = sits(PID, "clock_nanosleep", Some(20_000_000), &["clock_nanosleep", "debugCommand"]);
+    let mut redis = redis.tcp([unread]);
+    let finding = only(&redis, Cause::Unknown);
+    assert!(finding.verdict.summary.contains("sits in clock_nanosleep"), "{finding:#?}");
+    threads(&mut redis).iter_mut().for_each(|thread| thread.stack = None);
+    let finding = only(&redis, Cause::Unknown);
+    assert!(finding.verdict.summary.contains("sits in clock_nanosleep"), "{finding:#?}");
+}
+
+/// Its loop listens to all connections, and what it hands to the pool waits.
+#[test]
+fn the_pool_of_node_is_used_up() {
+    let node = |opens: u32| {
+        let worker = |at: u32| match at < opens {
+            true => sits(5_000 + at, "openat", None, &["open64", "uv__fs_open", "uv__fs_work", "worker"]),
+            false => sits(5_000 + at, "futex", None, &["pthread_cond_wait", "uv_cond_wait", "worker"]),
+        };
+        let mut seen = with((0..4).map(worker)).tcp((1..5).map(asked));
+        seen.process.runtime = Runtime::Node;
+        let mut poller = sits(PID, "epoll_wait", Some(29_000_000), &["epoll_pwait", "uv__io_poll", "uv_run"]);
+        let member = |cookie| WaitsFor { fd: 9, events: 1, what: None, cookie: Some(cookie) };
+        poller.blocked_in.as_mut().unwrap().waits_for = (1..5).map(member).collect();
+        threads(&mut seen)[0] = poller;
+        seen
+    };
+    let finding = only(&node(4), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("while 4 threads (server) sit in openat"), "{finding:#?}");
+    nothing(&node(3));
+    nothing(&node(0));
 }
