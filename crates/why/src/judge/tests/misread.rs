@@ -29,6 +29,38 @@ fn slices_of_computing_are_no_spin() {
     }
 }
 
+/// Small slices, and loops that turn for nothing, as they were recorded: what tells them apart is how much of the time is in
+/// the polls, and what else is done.
+#[test]
+fn small_slices_of_computing_are_no_spin() {
+    let loops = |cpu_us, looked_us, polls, inside_us, work: &[(&str, u64)]| {
+        let timeouts = Timeouts { zero: polls, ..Timeouts::default() };
+        let other_calls = work.iter().map(|(call, times)| ((*call).to_owned(), *times)).collect();
+        let poll = PollLoop { returns: polls, empty: polls, timeouts, inside_us, other_calls, ..PollLoop::default() };
+        let mut seen = idle().used(cpu_us).poll(poll);
+        seen.polling.as_mut().unwrap().looked_us = looked_us;
+        seen
+    };
+    let spins = |seen: &Observation| only(seen, Cause::SpinZeroTimeout).verdict.confidence;
+    // asyncio: 400 multiplications between two polls; the lines of files. setImmediate of Node.
+    let multiplies = loops(4_630_000, 448_000, 18_266, 5_633, &[]);
+    let lines = loops(3_240_000, 451_000, 83_511, 17_340, &[("read", 698), ("close", 233), ("openat", 233)]);
+    let node = loops(3_430_000, 408_000, 10_752, 4_345, &[("read", 363), ("write", 363), ("futex", 723)]);
+    for seen in [multiplies, lines, node] {
+        let finding = advisory(&seen, Cause::SpinZeroTimeout);
+        assert_eq!(finding.verdict.confidence, Confidence::Low);
+    }
+    // setImmediate that calls itself; `while not flag: await asyncio.sleep(0)`, which may be tiny work as well.
+    let immediate = loops(4_780_000, 444_000, 387_230, 80_548, &[("read", 119), ("write", 119), ("getpid", 120)]);
+    assert_eq!(spins(&immediate), Confidence::High);
+    assert_eq!(spins(&loops(4_110_000, 128_800, 22_489, 8_134, &[])), Confidence::Medium);
+    // On a busy machine slices wait for the processor within a poll, too.
+    let mut crowded = loops(500_000, 448_000, 2_000, 5_600, &[]);
+    assert_eq!(spins(&crowded), Confidence::High);
+    crowded.threads.as_mut().unwrap().threads[0].runqueue_us = Some(4_400_000);
+    advisory(&crowded, Cause::SpinZeroTimeout);
+}
+
 /// What it costs to look at ten thousand descriptors is no computing.
 #[test]
 fn a_poll_that_is_itself_slow_is_a_spin() {
