@@ -1,7 +1,7 @@
 //! Programs that were misjudged once, as they were recorded: each with what tells it from the one that is ill.
 
 use super::*;
-use crate::observation::{Call, DnsExchange, Opener};
+use crate::observation::{BlockedIn, Call, DnsExchange, Opener};
 
 /// Programs that compute and look into their loop between two slices, as they were recorded on a machine that others used,
 /// too: setImmediate of Node, asyncio.sleep(0), an engine in C. What they are is busy.
@@ -109,6 +109,55 @@ fn half_closed_streams_are_in_use() {
     let finding = only(&sends([78, 880], 32).tcp(idle_ones), Cause::CloseWaitPileup);
     assert!(finding.verdict.summary.starts_with("11 connections"), "{finding:#?}");
     assert!(finding.verdict.evidence.iter().any(|it| it.text.contains("12 more are in use")), "{finding:#?}");
+}
+
+/// Callers that have shut their writing side after the request, and wait for a report; and readers of rare events that have.
+#[test]
+fn half_closed_callers_wait_for_their_answer() {
+    let half = |state, [acked, received]: [u64; 2], [sent_ms, received_ms]: [u32; 2], peer_pid| {
+        let last = TcpInfo {
+            state,
+            bytes_acked: Some(acked),
+            bytes_received: Some(received),
+            last_data_sent_ms: sent_ms,
+            last_data_recv_ms: received_ms,
+            ..TcpInfo::default()
+        };
+        (1..=12).map(move |cookie| TcpSocket {
+            state,
+            peer_pid,
+            inbound: state == TcpState::CloseWait,
+            first: Some(last),
+            last: Some(last),
+            ..inbound(cookie, "127.0.0.1:50000")
+        })
+    };
+    let asked = |peer_pid| idle().tcp(half(TcpState::CloseWait, [0, 28], [7_660, 7_660], peer_pid));
+    let told = |peer_pid| idle().tcp(half(TcpState::CloseWait, [9, 28], [9_180, 9_184], peer_pid));
+    nothing(&asked(Some(9)));
+    nothing(&idle().tcp(half(TcpState::CloseWait, [900, 56], [9_000, 7_660], Some(9))));
+    // The peers are gone, or elsewhere; or all was said, and they wait for the end.
+    assert_eq!(only(&asked(None), Cause::CloseWaitPileup).verdict.confidence, Confidence::Medium);
+    assert_eq!(only(&told(Some(9)), Cause::CloseWaitPileup).verdict.confidence, Confidence::High);
+    // A thread for each of them sleeps until there is news; or waits for work.
+    let threads = |mut seen: Observation, call: &str| {
+        let blocked_in = Some(BlockedIn { call: call.to_owned(), ..BlockedIn::default() });
+        let sleeper = Thread { blocked_in, ..Thread::default() };
+        seen.threads
+            .as_mut()
+            .unwrap()
+            .threads
+            .extend((0..12).map(|number| Thread { tid: 5_000 + number, ..sleeper.clone() }));
+        seen
+    };
+    advisory(&threads(told(Some(9)), "clock_nanosleep"), Cause::CloseWaitPileup);
+    advisory(&threads(asked(None), "clock_nanosleep"), Cause::CloseWaitPileup);
+    for idle in ["futex", "recvfrom", "epoll_wait", "accept4"] {
+        only(&threads(told(Some(9)), idle), Cause::CloseWaitPileup);
+    }
+    // The client's side of it: it asked, or had its answer.
+    nothing(&idle().tcp(half(TcpState::FinWait2, [29, 0], [7_976, 7_976], Some(9))));
+    only(&idle().tcp(half(TcpState::FinWait2, [29, 90], [7_976, 7_900], Some(9))), Cause::FinWait2Pileup);
 }
 
 /// Calls are counted in short looks, 400 ms of 5 s here: what they saw is not all there was.
