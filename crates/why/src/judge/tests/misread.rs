@@ -1,7 +1,7 @@
 //! Programs that were misjudged once, as they were recorded: each with what tells it from the one that is ill.
 
 use super::*;
-use crate::observation::{BlockedIn, Call, DnsExchange, Opener};
+use crate::observation::{BlockedIn, Call, DnsExchange, Lookup, Lookups, Opener};
 
 /// Programs that compute and look into their loop between two slices, as they were recorded on a machine that others used,
 /// too: setImmediate of Node, asyncio.sleep(0), an engine in C. What they are is busy.
@@ -235,4 +235,49 @@ fn an_asynchronous_resolver_holds_up_nobody() {
     let mut seen = idle();
     seen.connections.as_mut().unwrap().dns = (0..98).map(query).collect();
     assert_eq!(judge(&seen), Judgement::default());
+}
+
+/// Senders that are looked up in a list of bad ones, three a second: that there is no such name is the good answer.
+#[test]
+fn names_that_need_not_exist() {
+    let asks = |name: &dyn Fn(u64) -> String, every_us: u64, rcode| {
+        let query = |place: u64, kind| DnsExchange {
+            name: name(place),
+            kind,
+            server: "127.0.0.71".to_owned(),
+            sent_us: 170_000 + place * every_us,
+            sent: 1,
+            answered_us: Some(3_800),
+            rcode: Some(rcode),
+            answers: Some(0),
+            ..DnsExchange::default()
+        };
+        let mut seen = idle();
+        seen.connections.as_mut().unwrap().dns =
+            (0..16).flat_map(|place| [query(place, 1), query(place, 28)]).collect();
+        seen
+    };
+    let sender = |place: u64| format!("{}.2.0.192.bl.test", 12 + place);
+    nothing(&asks(&sender, 300_000, 3));
+    // The server fails; or each is asked at once, as peers are when a program starts; or a few peers over and over; or one
+    // through all domains.
+    only(&asks(&sender, 300_000, 2), Cause::DnsFailed);
+    only(&asks(&sender, 1_000, 3), Cause::DnsFailed);
+    let peers = asks(&|place| format!("api{}.test", place % 5), 300_000, 3);
+    assert!(causes(&judge(&peers)).contains(&Cause::DnsFailed.id()));
+    only(&asks(&|place| format!("api.test.{place}.example"), 300_000, 3), Cause::DnsFailed);
+    // The same where the library was asked.
+    let probed = |names: u64| {
+        let lookup = |place: u64| Lookup {
+            name: sender(place % names),
+            at_us: place * 300_000,
+            took_us: 3_800,
+            result: Some(-2),
+            ..Lookup::default()
+        };
+        let lookups = (0..16).map(lookup).collect();
+        Observation { lookups: Some(Lookups { lookups, ..Lookups::default() }), ..idle() }
+    };
+    nothing(&probed(16));
+    assert!(causes(&judge(&probed(3))).contains(&Cause::DnsFailed.id()));
 }
