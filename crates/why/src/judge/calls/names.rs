@@ -44,6 +44,17 @@ fn is_refused(connections: &Connections, query: &DnsExchange) -> bool {
     same.clone().all(|other| other.answered_us.is_none()) && same.any(|other| other.refused)
 }
 
+/// The server that was asked for the name before another, and answered nothing at all, with the number of queries.
+fn silent<'a>(connections: &'a Connections, query: &'a DnsExchange) -> Option<(&'a str, u64)> {
+    let times = |server: &String| connections.dns.iter().filter(|other| other.in_vain.contains(server)).count() as u64;
+    let answers = |server: &String| {
+        let mut of_it = connections.dns.iter().filter(|other| other.server == *server);
+        of_it.any(|other| other.answered_us.is_some())
+    };
+    let silent = query.in_vain.iter().find(|server| !server.is_empty() && !answers(server))?;
+    Some((silent, times(silent)))
+}
+
 /// Fewer different names than these may be those of a program that has a few peers.
 const DIFFERENT: usize = 4;
 
@@ -127,7 +138,7 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
         let mut facts = facts(&Known::default(), Stage::Resolve, waited, failure.clone());
         facts.dns = Some(DnsFacts {
             name: query.name.clone(),
-            servers: vec![query.server.clone()],
+            servers: query.in_vain.iter().chain([&query.server]).cloned().collect(),
             queries: Some(sent),
             answers: Some(answered),
             truncated: query.truncated,
@@ -135,6 +146,13 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
         let waits = matches!(failure, Failure::DeadlinePassed(_));
         let mut trouble =
             Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) };
+        if let Some((silent, times)) = silent(connections, query) {
+            let verdict = &mut trouble.verdict;
+            let text = format!("{silent} answered none of {times} queries; then {} was asked", query.server);
+            verdict.evidence.insert(0, bpf(text).with("in_vain", times));
+            verdict.fix =
+                format!("Take {silent} out of the list of name servers, or start what should answer there.").into();
+        }
         if nobody && !waits {
             let verdict = &mut trouble.verdict;
             verdict.summary = format!("no name server listens at {}: each query is refused at once", query.server);
