@@ -108,6 +108,7 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::FdLeak, Cause::SpinAcceptEmfile),
     (Cause::FdLeak, Cause::FdExhausted),
     (Cause::FdLeak, Cause::AcceptQueueOverflow),
+    (Cause::FdLeak, Cause::TaskLeak),
     (Cause::CloseWaitPileup, Cause::SpinAcceptEmfile),
     (Cause::CloseWaitPileup, Cause::FdExhausted),
     (Cause::CloseWaitPileup, Cause::AcceptQueueOverflow),

@@ -3,8 +3,8 @@
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    ALWAYS, FAR, Finding, NEAR_LIMIT, SETTLED_US, Severity, ShareOf, bpf, count, in_looks, per_second, place, proc,
-    share, time, total,
+    ALWAYS, FAR, Finding, NEAR_LIMIT, SETTLED_US, Severity, ShareOf, bpf, count, diag, in_looks, per_second, place,
+    proc, share, time, total,
 };
 use crate::{
     Observation,
@@ -58,6 +58,15 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             .and(refused)
             .share(ShareOf::Limit, part);
         let mut finding = not_load(finding, fds);
+        let clients = clients_that_stay(seen);
+        if is_most(clients, growth.grown) {
+            finding.verdict.confidence = Confidence::Medium;
+            let text = format!("{} of what grew are clients that came and stay", clients.min(growth.grown));
+            finding = finding.because(diag(text).with("clients", clients)).fix(
+                "If they should be there, the limit is too low for them: raise it (LimitNOFILE=, `prlimit --nofile`), or share \
+                 them among more processes. If not, close idle ones after a time, and close on every path.",
+            );
+        }
         finding.advisory = part < NEAR_LIMIT.0 && nothing_refused && may_be_load(seen, fds, growth);
         return vec![finding];
     }
@@ -151,6 +160,14 @@ fn may_be_load(seen: &Observation, fds: &Fds, growth: &Growth) -> bool {
     let closed = tcp.filter(|socket| socket.state == TcpState::CloseWait).count() as u64;
     let half = growth.grown / 2;
     sockets > half && closed < half && left_idle(seen, fds, sockets).is_none()
+}
+
+/// Accepted in the window, open at both ends.
+fn clients_that_stay(seen: &Observation) -> u64 {
+    let tcp = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let stays =
+        |it: &&TcpSocket| it.inbound && !it.since_before && it.state == TcpState::Established && it.fd.is_some();
+    tcp.filter(stays).count() as u64
 }
 
 /// The peer to which connections become more while so many to it lie idle: a pool would use these first.

@@ -1,13 +1,13 @@
 //! Connections that pile up in a state that should be short.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{ALWAYS, Finding, IDLE_MS, PILE, SETTLED_US, Severity, ShareOf, count, diag, place, proc, share, time};
 use crate::{
     Observation,
-    observation::{Listener, Sockets, TcpSocket, Thread, TimerKind},
+    observation::{Listener, Sockets, TcpSocket, Thread, ThreadState, TimerKind},
 };
 
 /// The peers closed, the application never does.
@@ -18,12 +18,14 @@ pub(super) fn close_wait(seen: &Observation) -> Vec<Finding> {
         return Vec::new();
     }
     let unread = stuck.iter().filter(|socket| socket.unread_bytes > 1).count();
+    let unanswered = stuck.iter().filter(|socket| awaits_an_answer(socket)).count();
+    let workers = workers(seen);
     let side = side(&stuck);
     let oldest = oldest(&stuck);
     let mut finding = Finding::new(
         Cause::CloseWaitPileup,
         Severity::Wasting,
-        Confidence::High,
+        if unanswered * 2 > stuck.len() { Confidence::Medium } else { Confidence::High },
         format!(
             "{} are in CLOSE_WAIT: the peers closed{}, this process did not ({side})",
             count(stuck.len() as u64, "connection"),
@@ -36,12 +38,39 @@ pub(super) fn close_wait(seen: &Observation) -> Vec<Finding> {
             .with("oldest_us", oldest.map_or(0, |(us, _)| us))
             .with("with_unread", unread as u64),
     )
+    .and((unanswered > 0).then(|| {
+        diag(format!("{unanswered} of them asked something before, and nothing was sent since"))
+            .with("unanswered", unanswered as u64)
+    }))
     .rejected(Cause::FinWait2Pileup, "it is the peers who closed first, not this side")
     .share(ShareOf::Connections, share(stuck.len() as u64, sockets.tcp.len() as u64));
     if let Some((peer, number)) = most_frequent(stuck.iter().map(|socket| peer_of(socket))) {
         finding = finding.because(diag(format!("{number} of them with {peer}")).with("with_peer", number));
     }
+    // A thread for each: what the peers have shut may be no more than their writing sides.
+    if workers >= stuck.len() {
+        finding.advisory = true;
+        finding.verdict.confidence = Confidence::Low;
+        let text = format!("{} at work, and may still serve these connections", are(workers, "thread"));
+        finding = finding.because(proc(text).with("threads_at_work", workers as u64));
+    }
     vec![finding]
+}
+
+/// Threads that may serve a caller without listening to it: they compute, sleep, write, or read from where the process
+/// connected to. Who waits for a condition may as well wait for work.
+fn workers(seen: &Observation) -> usize {
+    const IDLE: [&str; 8] = ["accept", "epoll", "poll", "select", "io_uring", "futex", "sig", "pause"];
+    let sockets = || seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let outbound: HashSet<u64> = sockets().filter(|socket| !socket.inbound).map(|socket| socket.cookie).collect();
+    let works = |thread: &&Thread| match &thread.blocked_in {
+        None => thread.state == ThreadState::Running,
+        Some(blocked) if ["read", "recv"].iter().any(|call| blocked.call.starts_with(call)) => {
+            blocked.cookie.is_some_and(|cookie| outbound.contains(&cookie))
+        }
+        Some(blocked) => !IDLE.iter().any(|call| blocked.call.contains(call)),
+    };
+    seen.threads.iter().flat_map(|threads| &threads.threads).filter(works).count()
 }
 
 /// Our side shut down its write half and waits for the peer's end.
@@ -264,13 +293,38 @@ fn are(number: usize, what: &str) -> String {
     format!("{} {}", count(number as u64, what), if number == 1 { "is" } else { "are" })
 }
 
-/// Those that have been in a state for so long that it is no passage, and on which nothing moves.
+/// Those that have been in a state for so long that it is no passage, and that are not in use.
 pub(crate) fn in_state(sockets: &Sockets, state: TcpState) -> Vec<&TcpSocket> {
-    settled(sockets, state).filter(|socket| !moves(socket)).collect()
+    settled(sockets, state).filter(|socket| !is_in_use(socket)).collect()
 }
 
 fn settled(sockets: &Sockets, state: TcpState) -> impl Iterator<Item = &TcpSocket> {
     sockets.tcp.iter().filter(move |socket| socket.state == state && socket.in_state_us >= SETTLED_US)
+}
+
+/// Whether something moves on it, or one who has asked and shut its writing side still holds it and waits for the answer.
+/// Of a peer that is known only where it is on this host: who closed holds nothing.
+fn is_in_use(socket: &TcpSocket) -> bool {
+    let held = match socket.state {
+        TcpState::CloseWait => socket.peer_pid.is_some(),
+        _ => socket.fd.is_some(),
+    };
+    moves(socket) || held && awaits_an_answer(socket)
+}
+
+/// Whether the last that was said on a half-closed connection was the caller's, who has shut its side since.
+fn awaits_an_answer(socket: &TcpSocket) -> bool {
+    let Some(tcp) = socket.last else { return false };
+    // SYN and FIN are counted among the bytes.
+    let (sent, received) = (tcp.bytes_acked.map(|bytes| bytes > 2), tcp.bytes_received.map(|bytes| bytes > 1));
+    let (sent_ms, received_ms) = (tcp.last_data_sent_ms, tcp.last_data_recv_ms);
+    let (asked, answered, asked_ms, answered_ms) = match (socket.state, socket.inbound) {
+        (TcpState::CloseWait, true) => (received, sent, received_ms, sent_ms),
+        (TcpState::FinWait2, false) => (sent, received, sent_ms, received_ms),
+        _ => return false,
+    };
+    // Where nothing was ever answered, that time is the one of the connection.
+    asked == Some(true) && (asked_ms < answered_ms || asked_ms == answered_ms && answered == Some(false))
 }
 
 /// Whether the side that is still open is in use: bytes went its way in this window, and not only those that were under way
@@ -288,7 +342,7 @@ fn moves(socket: &TcpSocket) -> bool {
 
 fn states(sockets: &Sockets, state: TcpState, stuck: usize) -> Evidence {
     let whole = sockets.tcp.len();
-    let moving = settled(sockets, state).filter(|socket| moves(socket)).count();
+    let moving = settled(sockets, state).filter(|socket| is_in_use(socket)).count();
     let moving = if moving > 0 { format!("; {moving} more are in use, half-closed") } else { String::new() };
     diag(format!("{stuck} of {whole} connections, each for more than {}{moving}", time(SETTLED_US)))
         .with("connections", stuck as u64)

@@ -18,6 +18,12 @@ const EPOLLRDHUP: u32 = 0x2000;
 
 /// The share of its polls in which a loop sleeps that polls up to three times a turn, for what a timer leads to.
 const TURN_SLEEPS: f64 = 0.25;
+/// The share of its time that a loop without work spends in its polls with limit 0. From the first on it does nothing
+/// else. From the second on it does little else: an interpreter needs ten times as long for its turn as for the poll, and
+/// so does work that is as small. Below, it may well compute: nobody can tell that from outside.
+const POLLING: (f64, f64) = (0.1, 0.025);
+/// Calls that do work for each poll, from which on a loop that spends little of its time in its polls does some.
+const SMALL_WORK: f64 = 0.001;
 
 const EAGAIN: i32 = 11;
 const EMFILE: i32 = 24;
@@ -74,10 +80,17 @@ fn empty(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding>
     } else {
         return None;
     };
+    let polling = (cause == Cause::SpinZeroTimeout).then(|| polling(seen, poll, looked_us)).flatten();
+    let confidence = match polling {
+        Some(part) if part < POLLING.1 => Confidence::Low,
+        Some(part) if part < POLLING.0 && worked(poll) > SMALL_WORK => Confidence::Low,
+        Some(part) if part < POLLING.0 => Confidence::Medium,
+        _ => Confidence::High,
+    };
     let mut finding = Finding::new(
         cause,
         Severity::Wasting,
-        Confidence::High,
+        confidence,
         format!(
             "thread {} ({}) calls {} {rate:.0} times a second {does} and finds nothing{}",
             poll.tid,
@@ -90,13 +103,31 @@ fn empty(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding>
     .and(processor(seen, poll))
     .and(between(poll))
     .rejected(other, why);
+    if let Some(part) = polling {
+        let text = format!("{:.1} % of the time in which it had or wanted a processor is in these polls", part * 100.0);
+        finding = finding.because(bpf(text).with("inside_us", poll.inside_us));
+    }
     if let Some(us) = turn_us {
+        let each = time(us);
         finding = finding.rejected(
             Cause::CpuBusy,
-            format!("it does not compute between its polls: {} of processor time for each", time(us)),
+            match confidence {
+                Confidence::High => format!("it does not compute between its polls: {each} of processor time for each"),
+                Confidence::Medium => format!("possible: {each} between its polls are the loop's own, or tiny work"),
+                Confidence::Low => format!("possible: it may compute in slices of {each} and look in between them"),
+            },
         );
     }
+    finding.advisory |= confidence == Confidence::Low;
     Some(finding.share(ShareOf::Cpu, of_cpu(seen, poll)))
+}
+
+/// The share of the thread's time that is in its polls, of that in which it had a processor or waited for one: polls that
+/// do not sleep wait for it, too.
+fn polling(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<f64> {
+    let thread = thread(seen, poll)?;
+    let awake_us = thread.cpu_us.saturating_add(thread.runqueue_us.unwrap_or(0));
+    (awake_us > 0).then(|| share(poll.inside_us, looked_us) / share(awake_us, seen.window_us))
 }
 
 /// Processor time of the thread for each of its polls, that within the poll left out where it does not sleep there.
@@ -203,9 +234,14 @@ fn same_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Fin
 
 /// Whether real work happens between the polls.
 fn is_working(poll: &PollLoop) -> bool {
+    worked(poll) > BETWEEN
+}
+
+/// Calls that did work, for each poll.
+fn worked(poll: &PollLoop) -> f64 {
     let other = total(poll.other_calls.iter().filter(|(call, _)| does_work(call)).map(|(_, calls)| *calls));
     let failed = total(poll.failed_calls.iter().filter(|(call, ..)| does_work(call)).map(|(_, _, calls)| *calls));
-    other.saturating_sub(failed) as f64 > BETWEEN * poll.returns as f64
+    share(other.saturating_sub(failed), poll.returns)
 }
 
 /// Whether a call moves bytes, or opens and closes what they move through. To ask for the time or the own number is no

@@ -55,7 +55,7 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
             "the heap does not grow with them".to_owned(),
         )
     };
-    let finding = Finding::new(
+    let mut finding = Finding::new(
         cause,
         Severity::Waiting,
         if heap.is_some() { Confidence::High } else { Confidence::Medium },
@@ -75,6 +75,8 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
     .and(runtime(go))
     .rejected(other, why)
     .share(ShareOf::StalledTime, share(crowd.last, last));
+    // Who waits for another goroutine is no effect of descriptors that leak.
+    finding.proven = cause == Cause::TaskLeak && !matches!(wait, "IO wait" | "select");
     vec![finding]
 }
 
@@ -116,6 +118,8 @@ pub(super) fn threads(seen: &Observation) -> Vec<Finding> {
         Some(what) => format!("{} on {what}", blocked.call),
         None => blocked.call.clone(),
     }));
+    // Who waits for another thread is no effect of descriptors that leak.
+    let on_descriptors = crowd.as_ref().is_some_and(|(what, _)| !what.starts_with("futex"));
     let together = crowd.as_ref().is_some_and(|(_, many)| many.saturating_mul(2) >= of_held);
     if !together && !heap_grows {
         return Vec::new();
@@ -158,6 +162,7 @@ pub(super) fn threads(seen: &Observation) -> Vec<Finding> {
     // A pool that still grows, each of whose workers keeps some memory, looks the same; and those of Java wait for work
     // as they wait for a lock.
     finding.advisory = piled < PILE_OF_THREADS || !together || seen.process.runtime == Runtime::Java;
+    finding.proven = cause == Cause::TaskLeak && !on_descriptors;
     vec![finding]
 }
 

@@ -310,8 +310,11 @@ pub struct DnsExchange {
     pub name: String,
     /// A, AAAA: its number.
     pub kind: u16,
-    /// The server.
+    /// The server, of several the last that was asked.
     pub server: String,
+    /// The servers that were asked before it and had not answered by then. Bounded.
+    #[serde(default)]
+    pub in_vain: Vec<String>,
     /// The thread that asked.
     pub tid: u32,
     /// When it was first sent.

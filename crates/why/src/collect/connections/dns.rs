@@ -9,6 +9,8 @@ use crate::observation::DnsExchange;
 
 const EXCHANGES_MAX: usize = 512;
 const ADDRESSES_MAX: usize = 32;
+/// `resolv.conf` names three.
+const SERVERS_MAX: usize = 8;
 /// Nobody waits longer for an answer, in nanoseconds: `resolv.conf` allows 30 s for one server.
 const GIVEN_UP_AFTER: u64 = 30_000_000_000;
 /// Names longer than this are not names (RFC 1035).
@@ -150,8 +152,14 @@ impl Exchanges {
             exchange.answered.is_none() && seen.tid == tid && seen.kind == key.2 && seen.name == key.3
         });
         if let Some((id, exchange)) = again {
-            exchange.seen.sent += 1;
-            (exchange.seen.server, exchange.seen.refused) = (server, false);
+            let seen = &mut exchange.seen;
+            seen.sent += 1;
+            seen.in_vain.retain(|asked| *asked != server);
+            let before = std::mem::replace(&mut seen.server, server);
+            if before != seen.server && !seen.in_vain.contains(&before) && seen.in_vain.len() < SERVERS_MAX {
+                seen.in_vain.push(before);
+            }
+            seen.refused = false;
             let id = *id;
             self.open.insert(key, id);
         } else {
@@ -280,6 +288,27 @@ mod tests {
         exchanges.refused(2);
         exchanges.received(&message(8, true, 1, ADDRESS), 2, 4_000_000);
         assert!(!refused(&exchanges));
+    }
+
+    #[test]
+    fn servers_that_were_asked_in_vain() {
+        let mut exchanges = Exchanges::default();
+        let mut asks = |id: u8| {
+            let server = Some(SocketAddr::from(([127, 0, 0, id], 53)));
+            exchanges.sent(&message(id.into(), false, 0, b""), id.into(), 100, server, 1_000_000);
+            let seen = &exchanges.all().next().unwrap().seen;
+            (seen.server.clone(), seen.in_vain.join(" "))
+        };
+        let asked = |server: &str, in_vain: &str| (server.to_owned(), in_vain.to_owned());
+        assert_eq!(asks(75), asked("127.0.0.75", ""));
+        assert_eq!(asks(75), asked("127.0.0.75", ""));
+        assert_eq!(asks(76), asked("127.0.0.76", "127.0.0.75"));
+        // The second round.
+        assert_eq!(asks(75), asked("127.0.0.75", "127.0.0.76"));
+        for id in 1..50 {
+            asks(id);
+        }
+        assert_eq!(asks(76).1.split(' ').count(), SERVERS_MAX);
     }
 
     #[test]

@@ -14,11 +14,13 @@ use super::{
 use crate::{
     Observation,
     judge::{GIVEN_UP_US, SETTLED_US, bpf, proc, time},
-    observation::{BlockedIn, Connection, Connections, DnsExchange, Thread},
+    observation::{BlockedIn, Connection, Connections, DnsExchange, Lookup, Thread},
 };
 
 /// Where name servers listen.
 const DNS: u16 = 53;
+/// There is no such name.
+const NXDOMAIN: u8 = 3;
 
 /// Whether a connection is a question to a name server, whose answer did not fit UDP: it is judged as a part of its lookup.
 pub(super) fn is_lookup(seen: &Observation, known: &Known<'_>) -> bool {
@@ -42,6 +44,31 @@ fn is_refused(connections: &Connections, query: &DnsExchange) -> bool {
     same.clone().all(|other| other.answered_us.is_none()) && same.any(|other| other.refused)
 }
 
+/// The server that was asked for the name before another, and answered nothing at all, with the number of queries.
+fn silent<'a>(connections: &'a Connections, query: &'a DnsExchange) -> Option<(&'a str, u64)> {
+    let times = |server: &String| connections.dns.iter().filter(|other| other.in_vain.contains(server)).count() as u64;
+    let answers = |server: &String| {
+        let mut of_it = connections.dns.iter().filter(|other| other.server == *server);
+        of_it.any(|other| other.answered_us.is_some())
+    };
+    let silent = query.in_vain.iter().find(|server| !server.is_empty() && !answers(server))?;
+    Some((silent, times(silent)))
+}
+
+/// Fewer different names than these may be those of a program that has a few peers.
+const DIFFERENT: usize = 4;
+
+/// Whether different names are asked for over a while, and hardly one again: lists of senders, domains that may exist. No
+/// is a good answer to that. Who looks for a peer asks again, and a search through domains changes the end of a name only.
+fn are_different<'a>(asked: impl Iterator<Item = (&'a str, u16, u64)> + Clone) -> bool {
+    let hosts: HashSet<&str> = asked.clone().filter_map(|(name, ..)| name.split('.').next()).collect();
+    let questions: HashSet<(&str, u16)> = asked.clone().map(|(name, kind, _)| (name, kind)).collect();
+    let again = asked.clone().count() - questions.len();
+    let (first, last) = (asked.clone().map(|(.., at)| at).min(), asked.map(|(.., at)| at).max());
+    let took = last.zip(first).map_or(0, |(last, first)| last - first);
+    hosts.len() >= DIFFERENT && again * 4 <= questions.len() && took >= SETTLED_US
+}
+
 /// Names that were not resolved.
 pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
     let Some(connections) = &seen.connections else { return Vec::new() };
@@ -49,6 +76,11 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
         !query.truncated && (query.rcode.is_some_and(|code| code != 0) || query.answers == Some(0))
     };
     let all_failed = !connections.dns.is_empty() && connections.dns.iter().all(|query| bad(&query));
+    let asked = connections.dns.iter().map(|query| (query.name.as_str(), query.kind, query.sent_us));
+    let no = |query: &DnsExchange| {
+        matches!(query.rcode, Some(0 | NXDOMAIN)) && query.answered_us.is_some_and(|took| took < SETTLED_US)
+    };
+    let no_is_good = connections.dns.iter().all(no) && are_different(asked);
     let mut troubles = Vec::new();
     let mut told: Vec<&str> = Vec::new();
     for query in &connections.dns {
@@ -83,9 +115,9 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
                 passed(LimitName::Stage(Stage::Resolve), waited)
             }
             // Searching through domains gives answers that there is no such name, and goes on.
-            (Some(_), true) if all_failed && connections.opened == 0 => Failure::Dns {
+            (Some(_), true) if all_failed && connections.opened == 0 && !no_is_good => Failure::Dns {
                 reason: match (query.rcode, query.answers) {
-                    (Some(3), _) => DnsFailure::NoSuchName,
+                    (Some(NXDOMAIN), _) => DnsFailure::NoSuchName,
                     (Some(0) | None, _) => DnsFailure::NoAddress,
                     _ => DnsFailure::ServerError,
                 },
@@ -106,7 +138,7 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
         let mut facts = facts(&Known::default(), Stage::Resolve, waited, failure.clone());
         facts.dns = Some(DnsFacts {
             name: query.name.clone(),
-            servers: vec![query.server.clone()],
+            servers: query.in_vain.iter().chain([&query.server]).cloned().collect(),
             queries: Some(sent),
             answers: Some(answered),
             truncated: query.truncated,
@@ -114,6 +146,13 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
         let waits = matches!(failure, Failure::DeadlinePassed(_));
         let mut trouble =
             Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) };
+        if let Some((silent, times)) = silent(connections, query) {
+            let verdict = &mut trouble.verdict;
+            let text = format!("{silent} answered none of {times} queries; then {} was asked", query.server);
+            verdict.evidence.insert(0, bpf(text).with("in_vain", times));
+            verdict.fix =
+                format!("Take {silent} out of the list of name servers, or start what should answer there.").into();
+        }
         if nobody && !waits {
             let verdict = &mut trouble.verdict;
             verdict.summary = format!("no name server listens at {}: each query is refused at once", query.server);
@@ -145,6 +184,9 @@ pub(super) fn probed(seen: &Observation) -> Vec<Trouble> {
         .filter(|lookup| lookup.result == Some(0))
         .map(|lookup| lookup.name.trim_end_matches('.'))
         .collect();
+    let ended = lookups.lookups.iter().map(|lookup| (lookup.name.trim_end_matches('.'), 0, lookup.at_us));
+    let no = |lookup: &Lookup| matches!(lookup.result, Some(EAI_NONAME | EAI_NODATA)) && lookup.took_us < SETTLED_US;
+    let no_is_good = lookups.lookups.iter().all(no) && are_different(ended);
     let mut told: HashSet<&str> = HashSet::new();
     let mut troubles = Vec::new();
     for lookup in &lookups.lookups {
@@ -154,7 +196,9 @@ pub(super) fn probed(seen: &Observation) -> Vec<Trouble> {
             None | Some(0 | EAI_AGAIN) if lookup.took_us >= SETTLED_US => {
                 passed(LimitName::Stage(Stage::Resolve), lookup.took_us)
             }
-            Some(error @ (EAI_NONAME | EAI_AGAIN | EAI_FAIL | EAI_NODATA)) if opened == 0 && !found.contains(name) => {
+            Some(error @ (EAI_NONAME | EAI_AGAIN | EAI_FAIL | EAI_NODATA))
+                if opened == 0 && !found.contains(name) && !no_is_good =>
+            {
                 Failure::Dns {
                     reason: match error {
                         EAI_NONAME => DnsFailure::NoSuchName,

@@ -1,7 +1,7 @@
 //! Programs that were misjudged once, as they were recorded: each with what tells it from the one that is ill.
 
 use super::*;
-use crate::observation::{Call, DnsExchange, Opener};
+use crate::observation::{BlockedIn, Call, DnsExchange, Lookup, Lookups, Opener};
 
 /// Programs that compute and look into their loop between two slices, as they were recorded on a machine that others used,
 /// too: setImmediate of Node, asyncio.sleep(0), an engine in C. What they are is busy.
@@ -27,6 +27,38 @@ fn slices_of_computing_are_no_spin() {
         seen.threads.as_mut().unwrap().threads[0].cpu_us = 12 * polls * WINDOW / 400_000;
         only(&seen, Cause::SpinZeroTimeout);
     }
+}
+
+/// Small slices, and loops that turn for nothing, as they were recorded: what tells them apart is how much of the time is in
+/// the polls, and what else is done.
+#[test]
+fn small_slices_of_computing_are_no_spin() {
+    let loops = |cpu_us, looked_us, polls, inside_us, work: &[(&str, u64)]| {
+        let timeouts = Timeouts { zero: polls, ..Timeouts::default() };
+        let other_calls = work.iter().map(|(call, times)| ((*call).to_owned(), *times)).collect();
+        let poll = PollLoop { returns: polls, empty: polls, timeouts, inside_us, other_calls, ..PollLoop::default() };
+        let mut seen = idle().used(cpu_us).poll(poll);
+        seen.polling.as_mut().unwrap().looked_us = looked_us;
+        seen
+    };
+    let spins = |seen: &Observation| only(seen, Cause::SpinZeroTimeout).verdict.confidence;
+    // asyncio: 400 multiplications between two polls; the lines of files. setImmediate of Node.
+    let multiplies = loops(4_630_000, 448_000, 18_266, 5_633, &[]);
+    let lines = loops(3_240_000, 451_000, 83_511, 17_340, &[("read", 698), ("close", 233), ("openat", 233)]);
+    let node = loops(3_430_000, 408_000, 10_752, 4_345, &[("read", 363), ("write", 363), ("futex", 723)]);
+    for seen in [multiplies, lines, node] {
+        let finding = advisory(&seen, Cause::SpinZeroTimeout);
+        assert_eq!(finding.verdict.confidence, Confidence::Low);
+    }
+    // setImmediate that calls itself; `while not flag: await asyncio.sleep(0)`, which may be tiny work as well.
+    let immediate = loops(4_780_000, 444_000, 387_230, 80_548, &[("read", 119), ("write", 119), ("getpid", 120)]);
+    assert_eq!(spins(&immediate), Confidence::High);
+    assert_eq!(spins(&loops(4_110_000, 128_800, 22_489, 8_134, &[])), Confidence::Medium);
+    // On a busy machine slices wait for the processor within a poll, too.
+    let mut crowded = loops(500_000, 448_000, 2_000, 5_600, &[]);
+    assert_eq!(spins(&crowded), Confidence::High);
+    crowded.threads.as_mut().unwrap().threads[0].runqueue_us = Some(4_400_000);
+    advisory(&crowded, Cause::SpinZeroTimeout);
 }
 
 /// What it costs to look at ten thousand descriptors is no computing.
@@ -77,6 +109,55 @@ fn half_closed_streams_are_in_use() {
     let finding = only(&sends([78, 880], 32).tcp(idle_ones), Cause::CloseWaitPileup);
     assert!(finding.verdict.summary.starts_with("11 connections"), "{finding:#?}");
     assert!(finding.verdict.evidence.iter().any(|it| it.text.contains("12 more are in use")), "{finding:#?}");
+}
+
+/// Callers that have shut their writing side after the request, and wait for a report; and readers of rare events that have.
+#[test]
+fn half_closed_callers_wait_for_their_answer() {
+    let half = |state, [acked, received]: [u64; 2], [sent_ms, received_ms]: [u32; 2], peer_pid| {
+        let last = TcpInfo {
+            state,
+            bytes_acked: Some(acked),
+            bytes_received: Some(received),
+            last_data_sent_ms: sent_ms,
+            last_data_recv_ms: received_ms,
+            ..TcpInfo::default()
+        };
+        (1..=12).map(move |cookie| TcpSocket {
+            state,
+            peer_pid,
+            inbound: state == TcpState::CloseWait,
+            first: Some(last),
+            last: Some(last),
+            ..inbound(cookie, "127.0.0.1:50000")
+        })
+    };
+    let asked = |peer_pid| idle().tcp(half(TcpState::CloseWait, [0, 28], [7_660, 7_660], peer_pid));
+    let told = |peer_pid| idle().tcp(half(TcpState::CloseWait, [9, 28], [9_180, 9_184], peer_pid));
+    nothing(&asked(Some(9)));
+    nothing(&idle().tcp(half(TcpState::CloseWait, [900, 56], [9_000, 7_660], Some(9))));
+    // The peers are gone, or elsewhere; or all was said, and they wait for the end.
+    assert_eq!(only(&asked(None), Cause::CloseWaitPileup).verdict.confidence, Confidence::Medium);
+    assert_eq!(only(&told(Some(9)), Cause::CloseWaitPileup).verdict.confidence, Confidence::High);
+    // A thread for each of them sleeps until there is news; or waits for work.
+    let threads = |mut seen: Observation, call: &str| {
+        let blocked_in = Some(BlockedIn { call: call.to_owned(), ..BlockedIn::default() });
+        let sleeper = Thread { blocked_in, ..Thread::default() };
+        seen.threads
+            .as_mut()
+            .unwrap()
+            .threads
+            .extend((0..12).map(|number| Thread { tid: 5_000 + number, ..sleeper.clone() }));
+        seen
+    };
+    advisory(&threads(told(Some(9)), "clock_nanosleep"), Cause::CloseWaitPileup);
+    advisory(&threads(asked(None), "clock_nanosleep"), Cause::CloseWaitPileup);
+    for idle in ["futex", "recvfrom", "epoll_wait", "accept4"] {
+        only(&threads(told(Some(9)), idle), Cause::CloseWaitPileup);
+    }
+    // The client's side of it: it asked, or had its answer.
+    nothing(&idle().tcp(half(TcpState::FinWait2, [29, 0], [7_976, 7_976], Some(9))));
+    only(&idle().tcp(half(TcpState::FinWait2, [29, 90], [7_976, 7_900], Some(9))), Cause::FinWait2Pileup);
 }
 
 /// Calls are counted in short looks, 400 ms of 5 s here: what they saw is not all there was.
@@ -154,4 +235,49 @@ fn an_asynchronous_resolver_holds_up_nobody() {
     let mut seen = idle();
     seen.connections.as_mut().unwrap().dns = (0..98).map(query).collect();
     assert_eq!(judge(&seen), Judgement::default());
+}
+
+/// Senders that are looked up in a list of bad ones, three a second: that there is no such name is the good answer.
+#[test]
+fn names_that_need_not_exist() {
+    let asks = |name: &dyn Fn(u64) -> String, every_us: u64, rcode| {
+        let query = |place: u64, kind| DnsExchange {
+            name: name(place),
+            kind,
+            server: "127.0.0.71".to_owned(),
+            sent_us: 170_000 + place * every_us,
+            sent: 1,
+            answered_us: Some(3_800),
+            rcode: Some(rcode),
+            answers: Some(0),
+            ..DnsExchange::default()
+        };
+        let mut seen = idle();
+        seen.connections.as_mut().unwrap().dns =
+            (0..16).flat_map(|place| [query(place, 1), query(place, 28)]).collect();
+        seen
+    };
+    let sender = |place: u64| format!("{}.2.0.192.bl.test", 12 + place);
+    nothing(&asks(&sender, 300_000, 3));
+    // The server fails; or each is asked at once, as peers are when a program starts; or a few peers over and over; or one
+    // through all domains.
+    only(&asks(&sender, 300_000, 2), Cause::DnsFailed);
+    only(&asks(&sender, 1_000, 3), Cause::DnsFailed);
+    let peers = asks(&|place| format!("api{}.test", place % 5), 300_000, 3);
+    assert!(causes(&judge(&peers)).contains(&Cause::DnsFailed.id()));
+    only(&asks(&|place| format!("api.test.{place}.example"), 300_000, 3), Cause::DnsFailed);
+    // The same where the library was asked.
+    let probed = |names: u64| {
+        let lookup = |place: u64| Lookup {
+            name: sender(place % names),
+            at_us: place * 300_000,
+            took_us: 3_800,
+            result: Some(-2),
+            ..Lookup::default()
+        };
+        let lookups = (0..16).map(lookup).collect();
+        Observation { lookups: Some(Lookups { lookups, ..Lookups::default() }), ..idle() }
+    };
+    nothing(&probed(16));
+    assert!(causes(&judge(&probed(3))).contains(&Cause::DnsFailed.id()));
 }

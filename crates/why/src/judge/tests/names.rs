@@ -74,6 +74,32 @@ fn names() {
     nothing(&query(|query| (query.answered_us, query.rcode, query.answers) = (Some(900), Some(0), Some(1))));
 }
 
+/// The first server is dead, the second answers each time.
+#[test]
+fn the_server_that_does_not_answer_is_named() {
+    let late = |change: fn(&mut DnsExchange)| {
+        query(|query| {
+            query.in_vain = vec!["127.0.0.75".to_owned()];
+            (query.answered_us, query.rcode, query.answers) = (Some(1_003_666), Some(0), Some(1));
+            change(query);
+        })
+    };
+    let names = |finding: &Finding| finding.verdict.fix.contains("Take 127.0.0.75 out");
+    let finding = only(&late(|_| {}), Cause::DnsSlow);
+    assert!(names(&finding), "{finding:#?}");
+    assert!(finding.verdict.evidence[0].text.starts_with("127.0.0.75 answered none of 1"), "{finding:#?}");
+    let finding = only(&late(|query| query.answered_us = None), Cause::DnsNoAnswer);
+    assert!(names(&finding), "{finding:#?}");
+    // One that answers other queries is not dead.
+    let mut lost = late(|_| {});
+    let dns = &mut lost.connections.as_mut().unwrap().dns;
+    let other =
+        DnsExchange { server: "127.0.0.75".to_owned(), in_vain: Vec::new(), answered_us: Some(900), ..dns[0].clone() };
+    dns.push(other);
+    assert!(!names(&only(&lost, Cause::DnsSlow)));
+    assert!(!names(&only(&late(|query| query.in_vain.clear()), Cause::DnsSlow)));
+}
+
 #[test]
 fn a_name_whose_answer_does_not_fit() {
     let truncated = |change: fn(&mut Connection)| {

@@ -26,9 +26,9 @@ fn listening(mut seen: Observation, listener: Listener) -> Observation {
     seen
 }
 
-/// 50,000 polls a second, in which nothing is ready.
+/// 50,000 polls a second, in which nothing is ready, on a slow machine: 4 us each.
 fn empty_polls(timeouts: Timeouts) -> PollLoop {
-    PollLoop { returns: 20_000, empty: 20_000, timeouts, ..PollLoop::default() }
+    PollLoop { returns: 20_000, empty: 20_000, timeouts, inside_us: 80_000, ..PollLoop::default() }
 }
 
 /// 50,000 polls a second that return this.
@@ -195,6 +195,26 @@ fn clients_that_connect_to_a_server_far_from_its_limit() {
         }
     }));
     assert!(closed.advisories.iter().all(|finding| finding.verdict.cause != Cause::FdLeak), "{closed:#?}");
+}
+
+/// Clients come one after another, and stay, to a server whose limit is near: a leak, or the limit is too low for them.
+#[test]
+fn clients_that_come_near_the_limit() {
+    let comes = |state, since_before| {
+        let mut seen = idle();
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open) = (256, rising(109, 3));
+        fds.by_kind = vec![kind("tcp", 103, 160)];
+        let client = TcpSocket { state, since_before, in_state_us: 900_000, ..inbound(1, "10.0.0.9:50000") };
+        seen.tcp((1..=57).map(|cookie| TcpSocket { cookie, ..client.clone() }))
+    };
+    let finding = only(&comes(TcpState::Established, false), Cause::FdLeak);
+    assert_eq!(finding.verdict.confidence, Confidence::Medium);
+    assert!(finding.verdict.fix.contains("limit"), "{finding:#?}");
+    // Others have come, and something else grows; or their clients have gone.
+    for seen in [comes(TcpState::Established, true), comes(TcpState::CloseWait, false)] {
+        assert_eq!(only(&seen, Cause::FdLeak).verdict.confidence, Confidence::High);
+    }
 }
 
 /// Five more a second, and an hour until the limit.

@@ -290,6 +290,20 @@ fn goroutines_of_clients_that_come() {
     );
 }
 
+/// Connections that are opened and left, with a goroutine each; and goroutines that wait for each other with a file each.
+#[test]
+fn goroutines_of_descriptors_that_leak() {
+    let leaks = |reason| {
+        let mut seen = goroutines([1, 26, 51, 76, 101], reason, (0, 100));
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open, fds.by_kind) = (256, rising(10, 5), vec![kind("file", 5, 100)]);
+        seen
+    };
+    let finding = only(&leaks("IO wait"), Cause::FdLeak);
+    assert_eq!(finding.effects[0].verdict.cause, Cause::TaskLeak);
+    assert_eq!(causes(&judge(&leaks("chan send"))), ["task-leak", "fd-leak"]);
+}
+
 #[test]
 fn goroutines_of_a_batch() {
     nothing(&goroutines([1, 201, 201, 201, 201], "chan receive", (0, 200)));
