@@ -3,6 +3,7 @@
 mod before;
 mod calls;
 mod healthy;
+mod kernel;
 mod look_alikes;
 mod misread;
 mod names;
