@@ -1,6 +1,10 @@
 //! What the kernel tells, where it is no verdict, as it was recorded; and the one that is ill beside it.
 
-use super::{calls::connected, *};
+use super::{
+    calls::connected,
+    unanswered::{threads, with},
+    *,
+};
 use crate::observation::Call;
 
 /// A host without a way to IPv6: who sorts the addresses of a name asks the kernel for it.
@@ -22,4 +26,23 @@ fn addresses_that_are_only_sorted() {
     only(&refused(calls(), "10.9.0.1:80"), Cause::Unreachable);
     let failed = connected(|connection| connection.established = None);
     assert_eq!(causes(&judge(&refused(failed, "[2001:db8::7]:80"))), ["unreachable", "syn-unanswered"]);
+}
+
+/// A download whose client was stopped: what it does not read follows from that.
+#[test]
+fn a_client_that_is_stopped() {
+    let mut download = outbound(9, "10.0.0.9:80");
+    (download.unread_bytes, download.unread_for_us) = (130_560, WINDOW);
+    let tcp = download.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (7_560, 5_104);
+    let mut seen = with([]).tcp([download]);
+    only(&seen, Cause::ReaderSlow);
+    seen.process.stopped = true;
+    threads(&mut seen).iter_mut().for_each(|thread| thread.state = ThreadState::Stopped);
+    let finding = only(&seen, Cause::LocalStall);
+    assert!(finding.verdict.summary.contains("what came on 1 connection lies unread, the longest for 5s"));
+    assert_eq!(finding.effects.iter().map(|it| it.verdict.cause).collect::<Vec<_>>(), [Cause::ReaderSlow]);
+    // Nothing came.
+    seen.sockets.as_mut().unwrap().tcp[0].unread_bytes = 0;
+    nothing(&seen);
 }
