@@ -5,7 +5,7 @@ use super::{
     unanswered::{threads, with},
     *,
 };
-use crate::observation::Call;
+use crate::observation::{BlockedIn, Call};
 
 /// A host without a way to IPv6: who sorts the addresses of a name asks the kernel for it.
 #[test]
@@ -45,4 +45,24 @@ fn a_client_that_is_stopped() {
     // Nothing came.
     seen.sockets.as_mut().unwrap().tcp[0].unread_bytes = 0;
     nothing(&seen);
+}
+
+/// A wait for work, in memory that looks like a mutex which the thread itself holds.
+#[test]
+fn a_parker_is_no_lock() {
+    let waits = |frames: Option<&[&str]>| {
+        idle().thread(|thread| {
+            let futex = BlockedIn { call: "futex".to_owned(), timeout_us: Some(None), ..BlockedIn::default() };
+            thread.blocked_in = Some(BlockedIn { held_by: Some(PID), ..futex });
+            (thread.blocked_us, thread.since_before) = (WINDOW, true);
+            thread.stack = frames.map(stack);
+        })
+    };
+    assert_eq!(judge(&waits(Some(&["syscall", "parker"]))), Judgement::default());
+    let relocked = only(&waits(Some(&["pthread_mutex_lock", "transfer"])), Cause::WaitUnlimited);
+    assert_eq!((relocked.verdict.confidence, relocked.proven), (Confidence::High, true));
+    for unknown in [None, Some(&[][..])] {
+        let finding = only(&waits(unknown), Cause::WaitUnlimited);
+        assert_eq!((finding.verdict.confidence, finding.proven), (Confidence::Medium, false));
+    }
 }
