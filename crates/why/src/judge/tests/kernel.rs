@@ -5,7 +5,7 @@ use super::{
     unanswered::{threads, with},
     *,
 };
-use crate::observation::{BlockedIn, Call};
+use crate::observation::{BlockedIn, Call, HttpHead, Moment, TlsHandshake};
 
 /// A host without a way to IPv6: who sorts the addresses of a name asks the kernel for it.
 #[test]
@@ -65,4 +65,41 @@ fn a_parker_is_no_lock() {
         let finding = only(&waits(unknown), Cause::WaitUnlimited);
         assert_eq!((finding.verdict.confidence, finding.proven), (Confidence::Medium, false));
     }
+}
+
+/// Calls that were given up after 400 ms: the FIN that is on its way is no part of the request.
+#[test]
+fn the_fin_of_the_own_close() {
+    let given_up = |state, change: &dyn Fn(&mut Connection, &mut TcpSocket)| {
+        let mut socket = TcpSocket { state, fd: None, since_before: false, ..outbound(9, "10.0.0.9:80") };
+        (socket.peer_unread_bytes, socket.peer_unsent_bytes) = (Some(0), Some(0));
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.bytes_acked, tcp.bytes_received) = (Some(28), Some(0));
+        let mut seen = connected(|connection| {
+            (connection.closed, connection.closed_by_us) = (Some(Moment::At(400_600)), true);
+            (connection.written_bytes, connection.last_write) = (27, Some(Moment::At(500)));
+            change(connection, &mut socket);
+        });
+        seen = seen.tcp([socket]);
+        only(&seen, if state == TcpState::FinWait1 { Cause::TlsPeerSilent } else { Cause::ServerSlow }).verdict.summary
+    };
+    let asked = |unread: u32| {
+        given_up(TcpState::FinWait2, &|connection, socket| {
+            let requested = Some(Moment::At(500));
+            connection.http = Some(HttpHead { request: "GET /".to_owned(), requested, ..HttpHead::default() });
+            socket.peer_unread_bytes = Some(unread);
+        })
+    };
+    assert!(asked(1).contains("has the whole request and did not answer"), "{}", asked(1));
+    assert!(asked(28).contains("27 bytes of the request lie unread"), "{}", asked(28));
+    let hello = |unsent: u32| {
+        given_up(TcpState::FinWait1, &|connection, socket| {
+            connection.tls =
+                Some(TlsHandshake { client: true, hello: Some(Moment::At(500)), ..TlsHandshake::default() });
+            socket.unsent_bytes = unsent;
+            socket.last.as_mut().unwrap().unacked = 1;
+        })
+    };
+    assert!(hello(1).contains("took our ClientHello and said nothing"), "{}", hello(1));
+    assert!(hello(518).contains("has not acknowledged our ClientHello"), "{}", hello(518));
 }
