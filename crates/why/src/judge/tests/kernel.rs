@@ -2,6 +2,7 @@
 
 use super::{
     calls::connected,
+    threads::threads as ramp,
     unanswered::{threads, with},
     *,
 };
@@ -102,4 +103,35 @@ fn the_fin_of_the_own_close() {
     };
     assert!(hello(1).contains("took our ClientHello and said nothing"), "{}", hello(1));
     assert!(hello(518).contains("has not acknowledged our ClientHello"), "{}", hello(518));
+}
+
+/// A thread for each client of a unix socket, for each sensor, for each connection of a load generator: as many of them as
+/// those, and each waits for its own.
+#[test]
+fn threads_that_wait_for_their_own() {
+    let ramp = |call: &'static str, what: Option<&'static str>, fd: fn(u32) -> Option<u32>| {
+        ramp([5, 13, 22, 31, 46], move |tid| BlockedIn {
+            call: call.to_owned(),
+            what: what.map(str::to_owned),
+            fd: fd(tid),
+            ..BlockedIn::default()
+        })
+    };
+    nothing(&ramp("recvfrom", Some("unix"), |tid| Some(3 + tid)));
+    nothing(&ramp("read", Some("pipe"), |tid| Some(3 + 2 * tid)));
+    nothing(&ramp("clock_nanosleep", None, |_| None));
+    // One pipe; one server, to which each has a connection; a server that accepts none.
+    only(&ramp("read", Some("pipe"), |_| Some(3)), Cause::TaskBacklog);
+    only(&ramp("recvfrom", Some("unix /run/docker.sock"), |tid| Some(3 + tid)), Cause::TaskBacklog);
+    only(&ramp("connect", Some("unix"), |tid| Some(3 + tid)), Cause::TaskBacklog);
+    // Each was answered, or waits for an answer.
+    let call = |sent_ms| {
+        let mut seen = ramp("recvfrom", Some("tcp 10.0.0.9:80"), |tid| Some(3 + tid));
+        seen = seen.tcp((3..=46).map(|cookie| TcpSocket { since_before: false, ..outbound(cookie, "10.0.0.9:80") }));
+        let tcp = seen.sockets.as_mut().unwrap().tcp.iter_mut();
+        tcp.for_each(|it| it.last.as_mut().unwrap().last_data_sent_ms = sent_ms);
+        seen
+    };
+    nothing(&call(300));
+    only(&call(50), Cause::TaskBacklog);
 }
