@@ -2,6 +2,7 @@
 
 use super::{
     calls::connected,
+    process::{listener, listening},
     threads::threads as ramp,
     unanswered::{threads, with},
     *,
@@ -134,4 +135,27 @@ fn threads_that_wait_for_their_own() {
     };
     nothing(&call(300));
     only(&call(50), Cause::TaskBacklog);
+}
+
+/// A worker that lowered its limit to what it has open, or below, and opens nothing.
+#[test]
+fn a_limit_that_was_lowered_on_purpose() {
+    let sandbox = |soft_limit, refused: u64| {
+        let mut seen = idle();
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.hard_limit, fds.open) = (soft_limit, soft_limit, readings(&[25; 20]));
+        fds.by_kind = vec![kind("file", 22, 22), kind("device", 2, 2), kind("pipe", 1, 1)];
+        let open = CallCount { call: Call::Open, errno: 24, count: refused, ..CallCount::default() };
+        seen.calls.as_mut().unwrap().counts = if refused > 0 { vec![open] } else { Vec::new() };
+        seen
+    };
+    advisory(&sandbox(25, 0), Cause::FdLeak);
+    assert_eq!(judge(&sandbox(9, 0)), Judgement::default());
+    // It would open more; or nobody looked whether it would.
+    only(&sandbox(25, 3), Cause::FdLeak);
+    let lowered = only(&sandbox(9, 3), Cause::FdExhausted);
+    assert!(lowered.verdict.summary.contains("(25 open, limit 9)"), "{}", lowered.verdict.summary);
+    only(&Observation { calls: None, ..sandbox(25, 0) }, Cause::FdLeak);
+    // As memcached, which stops accepting before it is refused.
+    only(&listening(sandbox(25, 0), listener()), Cause::FdLeak);
 }
