@@ -244,6 +244,13 @@ pub fn judge(seen: &Observation) -> Judgement {
         b.severity.cmp(&a.severity).then(by_share).then(b.verdict.confidence.cmp(&a.verdict.confidence))
     });
     let (mut advisories, mut verdicts): (Vec<_>, Vec<_>) = roots.into_iter().partition(|finding| finding.advisory);
+    // Nothing else can be mended in a process that does not run.
+    if let Some(mut stop) = unanswered::stopped(seen) {
+        let follows = |finding: &Finding| unanswered::HELD_UP.contains(&finding.verdict.cause);
+        let (below, rest) = verdicts.into_iter().partition(follows);
+        stop.effects = below;
+        verdicts = std::iter::once(stop).chain::<Vec<_>>(rest).collect();
+    }
     // A wait without limit is what explains the stall where nothing else does; otherwise it is a remark on it, unless it
     // is a deadlock.
     if !verdicts.is_empty() {

@@ -76,10 +76,15 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     {
         return vec![far.share(ShareOf::Limit, part)];
     }
-    if is_full && fds.soft_limit > 0 {
-        return vec![full(seen, fds, refused, part)];
+    // More than the limit allows were there before it was set.
+    if is_full && last.value <= fds.soft_limit && fds.soft_limit > 0 {
+        let mut finding = full(seen, fds, refused, part);
+        // A worker may have set the limit to what it has, to open nothing more. Who listens means to.
+        let listens = seen.sockets.as_ref().is_none_or(|sockets| !sockets.listeners.is_empty());
+        finding.advisory = nothing_refused && seen.calls.is_some() && !listens;
+        return vec![finding];
     }
-    // Somebody else's descriptors are used up (ENFILE), or it was full only for moments.
+    // Somebody else's descriptors are used up (ENFILE), it was full only for moments, or the limit was lowered.
     refused
         .map(|evidence| {
             Finding::new(

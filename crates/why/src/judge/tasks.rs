@@ -95,8 +95,8 @@ pub(super) fn threads(seen: &Observation) -> Vec<Finding> {
     }
     let Some(threads) = &seen.threads else { return Vec::new() };
     let grown = threads.last.saturating_sub(threads.first);
-    // A server may have one for each client that is there.
-    if grown.saturating_sub(clients_that_came(seen)) < PILE_OF_THREADS
+    // A server may have one for each client that is there, and who loads one for each of its connections.
+    if grown.saturating_sub(clients_that_came(seen)).saturating_sub(answers_that_came(seen)) < PILE_OF_THREADS
         || (grown as f64) < GROWN * threads.first as f64
         || !grows_on(seen)
     {
@@ -114,10 +114,7 @@ pub(super) fn threads(seen: &Observation) -> Vec<Finding> {
     }
     let blocked = held.iter().filter_map(|thread| thread.blocked_in.as_ref());
     let of_held = held.len() as u64;
-    let crowd = super::sockets::most_frequent(blocked.map(|blocked| match &blocked.what {
-        Some(what) => format!("{} on {what}", blocked.call),
-        None => blocked.call.clone(),
-    }));
+    let crowd = super::sockets::most_frequent(blocked.filter_map(waits_for));
     // Who waits for another thread is no effect of descriptors that leak.
     let on_descriptors = crowd.as_ref().is_some_and(|(what, _)| !what.starts_with("futex"));
     let together = crowd.as_ref().is_some_and(|(_, many)| many.saturating_mul(2) >= of_held);
@@ -189,6 +186,34 @@ fn clients_that_came(seen: &Observation) -> u64 {
     let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
     let came = |it: &&TcpSocket| it.inbound && it.fd.is_some() && !it.since_before && !super::calls::owes_an_answer(it);
     sockets.filter(came).count() as u64
+}
+
+/// Connections to others that were made in the window, are still there and on which the other had the last word.
+fn answers_that_came(seen: &Observation) -> u64 {
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let answered = |it: &TcpSocket| it.last.is_some_and(|tcp| tcp.last_data_recv_ms <= tcp.last_data_sent_ms);
+    sockets.filter(|it| !it.inbound && it.fd.is_some() && !it.since_before && answered(it)).count() as u64
+}
+
+/// The call that a thread is in, and on what: those who wait for the same thing have the same text. `None` where it waits for
+/// nothing: it sleeps, or has no work.
+fn waits_for(blocked: &BlockedIn) -> Option<String> {
+    let call = &blocked.call;
+    // A name tells which it is; that it is a pipe does not. Whoever connects has a socket of its own for that.
+    let which = |fd: Option<u32>, what: &Option<String>| match (what, fd) {
+        (Some(what), Some(fd)) if !what.contains([' ', '/']) && call != "connect" => {
+            Some(format!("{what} (descriptor {fd})"))
+        }
+        (None, Some(fd)) => Some(format!("descriptor {fd}")),
+        (what, _) => what.clone(),
+    };
+    let members = blocked.waits_for.iter().filter_map(|member| which(Some(member.fd), &member.what));
+    let all: Vec<String> = which(blocked.fd, &blocked.what).into_iter().chain(members).collect();
+    let polls_none = all.is_empty() && (call.contains("poll") || call.contains("select"));
+    if polls_none || call.ends_with("nanosleep") || call.starts_with("accept") {
+        return None;
+    }
+    Some(if all.is_empty() { call.clone() } else { format!("{call} on {}", all.join(", ")) })
 }
 
 /// Whether it waits for a while only, for something in the process itself; or for work, as workers of Python's executors

@@ -4,6 +4,7 @@ mod asked;
 mod before;
 mod calls;
 mod healthy;
+mod kernel;
 mod look_alikes;
 mod misread;
 mod names;

@@ -6,6 +6,7 @@ use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
     ALWAYS, BUSY, CROWD, Finding, SETTLED_US, Severity, ShareOf, bpf, count, diag, place, proc, share, time, total,
+    unanswered::{LOCKS, is_in},
 };
 use crate::{
     Observation,
@@ -698,8 +699,11 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
 pub(super) fn deadlock(seen: &Observation) -> Vec<Finding> {
     let Some(threads) = &seen.threads else { return Vec::new() };
     let waits = threads.threads.iter().filter(|thread| thread.blocked_us >= SETTLED_US);
+    let waits = waits.filter_map(|thread| Some((thread, thread.blocked_in.as_ref()?.held_by?)));
+    // Who waits for work may have written its own number beside the word that it waits for.
+    let is_own = |&(thread, holder): &(&Thread, u32)| holder == thread.tid && takes_a_lock(thread) == Some(false);
     let waits: HashMap<u32, (&Thread, u32)> =
-        waits.filter_map(|thread| Some((thread.tid, (thread, thread.blocked_in.as_ref()?.held_by?)))).collect();
+        waits.filter(|it| !is_own(it)).map(|(thread, holder)| (thread.tid, (thread, holder))).collect();
     let next = |tid: u32| waits.get(&tid).map(|&(_, holder)| holder);
     let reaches =
         |from: u32, to: u32| std::iter::successors(next(from), |&tid| next(tid)).take(waits.len()).any(|tid| tid == to);
@@ -729,10 +733,11 @@ pub(super) fn deadlock(seen: &Observation) -> Vec<Finding> {
         .with("held_by", *holder)
         .with("blocked_us", thread.blocked_us)
     });
+    let proven = circle.len() > 1 || circle.iter().all(|(thread, _)| takes_a_lock(thread).is_some());
     let mut finding = Finding::new(
         Cause::WaitUnlimited,
         Severity::Waiting,
-        Confidence::High,
+        if proven { Confidence::High } else { Confidence::Medium },
         format!("deadlock: {who}, for {}{longer}{also}; none of them will ever go on", time(shortest)),
     )
     .and(evidence)
@@ -742,8 +747,14 @@ pub(super) fn deadlock(seen: &Observation) -> Vec<Finding> {
          one at a time.",
     )
     .share(ShareOf::StalledTime, share((circle.len() as u64).saturating_add(behind), threads.last));
-    (finding.advisory, finding.proven) = (false, true);
+    (finding.advisory, finding.proven) = (false, proven);
     vec![finding]
+}
+
+/// Whether a function that takes a lock is in its stack; `None` where no function of it is known.
+fn takes_a_lock(thread: &Thread) -> Option<bool> {
+    thread.stack.as_ref()?.functions().next()?;
+    Some(is_in(thread, &LOCKS))
 }
 
 /// Threads of a circle that are named.

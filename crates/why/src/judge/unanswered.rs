@@ -29,18 +29,15 @@ pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding
     // Who computes, or is not let run, is late for that; and who has children compute.
     let explains = |finding: &Finding| matches!(finding.verdict.cause, Cause::CpuBusy | Cause::CpuThrottled);
     let process = &seen.process;
-    let runs = process.ended_at_us.is_none() && !process.only_waits_for_children;
+    let runs = process.ended_at_us.is_none() && !process.only_waits_for_children && !process.stopped;
     let children_us = total(process.busiest_children.iter().map(|child| child.cpu_us));
     let computes = advisories.iter().any(explains) || share(children_us, seen.window_us) >= MOST.0;
-    if !runs || !process.stopped && computes {
+    if !runs || computes {
         return None;
     }
     let waits = Waits::of(seen);
     let longest_us = waits.longest_us()?;
     let who = waits.who();
-    if process.stopped {
-        return Some(stopped(seen, &waits, &who, longest_us));
-    }
     let places = places(seen, &waits);
     let at = places.first().map(|it| format!(", while {}", it.text)).unwrap_or_default();
     let used_us = seen.cpu.as_ref().map(crate::observation::Cpu::used_us);
@@ -72,14 +69,17 @@ pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding
     Some(finding)
 }
 
-/// It does not run at all.
-fn stopped(seen: &Observation, waits: &Waits<'_>, who: &str, longest_us: u64) -> Finding {
-    Finding::new(
+/// It does not run at all, and somebody waits for it.
+pub(super) fn stopped(seen: &Observation) -> Option<Finding> {
+    let waits = seen.process.stopped.then(|| Waits::of(seen))?;
+    let longest_us = waits.longest_us()?;
+    let finding = Finding::new(
         Cause::LocalStall,
         Severity::Waiting,
         Confidence::High,
         format!(
-            "it is stopped, by a signal or a debugger, and nothing of it runs: {who}, the longest for {}",
+            "it is stopped, by a signal or a debugger, and nothing of it runs: {}, the longest for {}",
+            waits.who(),
             time(longest_us)
         ),
     )
@@ -90,8 +90,13 @@ fn stopped(seen: &Observation, waits: &Waits<'_>, who: &str, longest_us: u64) ->
         "Continue it: `kill -CONT PID`. If it stops again, look for who stops it: a shell's job control, a debugger, a \
          supervisor.",
     )
-    .share(super::ShareOf::StalledTime, 1.0)
+    .share(super::ShareOf::StalledTime, 1.0);
+    Some(finding)
 }
+
+/// What follows where nothing runs.
+pub(super) const HELD_UP: [Cause; 4] =
+    [Cause::LocalStall, Cause::ReaderSlow, Cause::AcceptQueueOverflow, Cause::CloseWaitPileup];
 
 /// Connections on which callers wait, where [`rule`] told of them as of `cause`.
 pub(super) fn stalls(seen: &Observation, cause: Cause) -> Vec<Stall> {
@@ -129,6 +134,8 @@ struct Waits<'a> {
     unanswered: Vec<&'a TcpSocket>,
     /// Listeners from which nobody accepts.
     queues: Vec<&'a Listener>,
+    /// Connections to others whose answers nobody reads, where nothing runs.
+    answers: Vec<&'a TcpSocket>,
     /// Whether threads were found that wait for a lock.
     locked: bool,
     /// Whether its runtime listens to all connections, always.
@@ -144,12 +151,14 @@ impl<'a> Waits<'a> {
         let is_there = |it: &TcpSocket| it.fd.is_some() && seen.window_us.saturating_sub(it.last_seen_us) < rounds_us;
         let clients = || sockets.tcp.iter().filter(|socket| socket.inbound && is_there(socket));
         let alive = |socket: &&TcpSocket| matches!(socket.state, TcpState::Established | TcpState::CloseWait);
-        let unread = clients().filter(alive).filter(|socket| {
+        let lies_unread = |socket: &&TcpSocket| socket.unread_bytes > 0 && socket.unread_for_us >= most_us;
+        let unread = clients().filter(alive).filter(lies_unread).filter(|socket| {
             // Who is being answered may ask for more before the answer ends.
-            let answered = socket.last.is_some_and(|tcp| u64::from(tcp.last_data_sent_ms) * 1_000 < most_us);
-            socket.unread_bytes > 0 && socket.unread_for_us >= most_us && !answered
+            socket.last.is_none_or(|tcp| u64::from(tcp.last_data_sent_ms) * 1_000 >= most_us)
         });
         let unread: Vec<&TcpSocket> = unread.collect();
+        let own = |socket: &&TcpSocket| seen.process.stopped && !socket.inbound && socket.fd.is_some();
+        let answers = sockets.tcp.iter().filter(own).filter(lies_unread).collect();
         let owed = clients().filter(|socket| {
             owes_an_answer(socket)
                 && asked_us(socket) >= most_us
@@ -171,13 +180,15 @@ impl<'a> Waits<'a> {
         let nobody_accepts = seen.process.children.is_empty() && nobody_accepts(seen, most_us);
         let queues = sockets.listeners.iter().filter(|it| it.queued_last > 0 && it.waiting_us >= most_us);
         let queues: Vec<&Listener> = queues.filter(|_| nobody_accepts).collect();
-        Self { locked: held && !(unread.is_empty() && unanswered.is_empty()), unread, unanswered, queues, anyhow }
+        let locked = held && !(unread.is_empty() && unanswered.is_empty());
+        Self { unread, unanswered, queues, answers, locked, anyhow }
     }
 
     fn who(&self) -> String {
         let callers = (self.unread.len() + self.unanswered.len()) as u64;
         let queued: u64 = self.queues.iter().map(|listener| u64::from(listener.queued_last)).sum();
         match (callers, queued) {
+            (0, 0) => format!("what came on {} lies unread", count(self.answers.len() as u64, "connection")),
             (0, queued) => format!("{} to be accepted", waiting(queued, "connection")),
             (callers, 0) => format!("{} for an answer", waiting(callers, "caller")),
             (callers, queued) => format!("{} for an answer and {queued} to be accepted", waiting(callers, "caller")),
@@ -185,20 +196,21 @@ impl<'a> Waits<'a> {
     }
 
     fn longest_us(&self) -> Option<u64> {
-        let unread = self.unread.iter().map(|socket| socket.unread_for_us);
+        let unread = self.unread.iter().chain(&self.answers).map(|socket| socket.unread_for_us);
         let unanswered = self.unanswered.iter().map(|socket| asked_us(socket));
         unread.chain(unanswered).chain(self.queues.iter().map(|listener| listener.waiting_us)).max()
     }
 
     /// The longest waits of each kind.
     fn evidence(&self, seen: &Observation) -> Vec<Evidence> {
-        let mut unread = self.unread.clone();
+        let mut unread = [&self.unread[..], &self.answers].concat();
         unread.sort_by_key(|socket| std::cmp::Reverse(socket.unread_for_us));
         let unread = unread.iter().take(NAMED).map(|socket| {
             diag(format!(
-                "{}: {} of its caller lie unread, for {}",
+                "{}: {} of its {} lie unread, for {}",
                 socket.remote,
                 count(socket.unread_bytes, "byte"),
+                if socket.inbound { "caller" } else { "peer" },
                 time(socket.unread_for_us)
             ))
             .with("unread_bytes", socket.unread_bytes)
@@ -361,7 +373,7 @@ fn pool_used_up(seen: &Observation, most_us: u64) -> bool {
 /// Functions in which threads without work wait, too.
 const IDLE: [&str; 4] = ["cond_wait", "cond_timedwait", "Condvar", "park"];
 /// Functions that take a lock: of the GNU C library and musl, of Rust's std, of `parking_lot`, of Python.
-const LOCKS: [&str; 8] = [
+pub(super) const LOCKS: [&str; 8] = [
     "mutex_lock",
     "rwlock_",
     "lll_lock",
@@ -381,7 +393,7 @@ fn takes_a_lock(thread: &Thread) -> bool {
     enters || is_in(thread, &LOCKS) || is_in(thread, &MONITORS)
 }
 
-fn is_in(thread: &Thread, functions: &[&str]) -> bool {
+pub(super) fn is_in(thread: &Thread, functions: &[&str]) -> bool {
     let named = |name: &str| functions.iter().any(|word| name.contains(word));
     thread.stack.iter().flat_map(|stack| stack.functions()).any(named)
 }

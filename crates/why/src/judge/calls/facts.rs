@@ -108,15 +108,15 @@ fn socket_facts(known: &Known<'_>) -> Option<SocketFacts> {
     let socket = known.socket;
     Some(SocketFacts {
         peer,
-        tcp: socket.and_then(|socket| socket.last.or_else(|| of_table(socket))).or_else(|| syn_sent(known.connection?)),
+        tcp: socket.and_then(|it| without_fin(it).or_else(|| of_table(it))).or_else(|| syn_sent(known.connection?)),
         unread_bytes: socket.map(|socket| socket.unread_bytes),
-        unsent_bytes: socket.map(|socket| socket.unsent_bytes),
+        unsent_bytes: socket.map(|socket| socket.unsent_bytes.saturating_sub(own_fin(socket))),
         cookie: socket.map(|socket| socket.cookie),
         listener: socket
             .and_then(|socket| socket.peer_listener)
             .map(|queue| ListenerFacts { queued: queue.queued, backlog: queue.backlog }),
         peer_socket: socket.and_then(|socket| {
-            let unread_bytes = socket.peer_unread_bytes?;
+            let unread_bytes = socket.peer_unread_bytes?.saturating_sub(own_fin(socket));
             Some(PeerSocketFacts { unread_bytes, unacked_bytes: socket.peer_unsent_bytes? })
         }),
         peer_unasked: false,
@@ -137,6 +137,20 @@ pub(super) fn unread(known: &Known<'_>) -> u64 {
     let received = socket.last.and_then(|tcp| tcp.bytes_received).filter(|_| counted).unwrap_or(0);
     let fin = u64::from(connection.fin_received.is_some());
     lay.max(received.saturating_sub(fin).saturating_sub(connection.read_bytes))
+}
+
+/// The FIN of the own close, which the kernel counts as a byte, here and at the other end.
+fn own_fin(socket: &TcpSocket) -> u32 {
+    let closed =
+        matches!(socket.state, TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck);
+    u32::from(closed)
+}
+
+/// `TCP_INFO`, without the segment of the own FIN where that alone is under way for the first time.
+fn without_fin(socket: &TcpSocket) -> Option<TcpInfo> {
+    let tcp = socket.last?;
+    let is_fin = own_fin(socket) > 0 && socket.unsent_bytes == 1 && tcp.retransmits == 0;
+    Some(TcpInfo { unacked: if is_fin { 0 } else { tcp.unacked }, ..tcp })
 }
 
 /// What the kernel's table says of a handshake, where it gives no `TCP_INFO`.

@@ -1,5 +1,7 @@
 //! Calls that failed, and calls that their callers gave up.
 
+use std::net::SocketAddr;
+
 use overdue_core::{
     Cause, Confidence, Source, Stage,
     facts::{Failure, H2Facts, SocketFacts, Untrusted},
@@ -143,19 +145,23 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     None
 }
 
+/// Connections that came up at the same port of other addresses.
+fn elsewhere(seen: &Observation, remote: SocketAddr) -> impl Iterator<Item = &Connection> {
+    let all = seen.connections.iter().flat_map(|connections| &connections.connections);
+    all.filter(move |other| {
+        other.established.is_some()
+            && other.side == Side::Client
+            && other.remote.is_some_and(|it| it.port() == remote.port() && it.ip() != remote.ip())
+    })
+}
+
 /// Whether the thread whose connect failed, or was given up, got on with another address at the same port meanwhile or
 /// right after.
 pub(super) fn went_elsewhere(seen: &Observation, failed: &Connection) -> bool {
-    let mut all = seen.connections.iter().flat_map(|connections| &connections.connections);
     let span = failed.opened.and_then(at).zip(failed.closed.and_then(at));
     let (Some(remote), Some((opened, ended))) = (failed.remote, span) else { return false };
-    all.any(|other| {
-        let meanwhile = |at: u64| (opened..ended.saturating_add(GIVEN_UP_US)).contains(&at);
-        other.established.is_some()
-            && other.tid == failed.tid
-            && other.remote.is_some_and(|it| it.port() == remote.port() && it.ip() != remote.ip())
-            && other.opened.and_then(at).is_some_and(meanwhile)
-    })
+    let meanwhile = |at: u64| (opened..ended.saturating_add(GIVEN_UP_US)).contains(&at);
+    elsewhere(seen, remote).any(|other| other.tid == failed.tid && other.opened.and_then(at).is_some_and(meanwhile))
 }
 
 /// The client's own alert ended the handshake.
@@ -372,6 +378,7 @@ pub(super) fn refused_by_the_kernel(seen: &Observation) -> Vec<Trouble> {
         call.call == Call::Connect && matches!(call.errno, libc_errno::EADDRNOTAVAIL | libc_errno::ENETUNREACH)
     });
     failed
+        .filter(|call| !call.peer.as_ref().is_some_and(|peer| is_no_loss(seen, peer)))
         .map(|call| {
             let mut facts = facts(&Known::default(), Stage::Connect, 0, os("connect", call.errno));
             let peer = call.peer.clone().unwrap_or_else(|| "the peer".to_owned());
@@ -384,3 +391,15 @@ pub(super) fn refused_by_the_kernel(seen: &Observation) -> Vec<Trouble> {
         })
         .collect()
 }
+
+/// Whether a resolver only asked the kernel for the way to each address of a name, to sort them; or the calls went by the
+/// other protocol, as they do where a name has an address of IPv6 and the host has no way there.
+fn is_no_loss(seen: &Observation, peer: &str) -> bool {
+    let Ok(remote) = peer.parse::<SocketAddr>() else { return false };
+    let is_v4 = |address: SocketAddr| address.ip().to_canonical().is_ipv4();
+    PROBED.contains(&remote.port())
+        || elsewhere(seen, remote).any(|other| other.remote.is_some_and(|it| is_v4(it) != is_v4(remote)))
+}
+
+/// Ports at which resolvers ask for the way: of the GNU C library where no service is named, of Go, of musl.
+const PROBED: [u16; 3] = [0, 9, 65_535];

@@ -6,7 +6,7 @@ use crate::observation::{
     SourceHandshakes, Throttling,
 };
 
-fn listener() -> Listener {
+pub(super) fn listener() -> Listener {
     Listener {
         cookie: 5,
         fd: Some(4),
@@ -21,7 +21,7 @@ fn listener() -> Listener {
     }
 }
 
-fn listening(mut seen: Observation, listener: Listener) -> Observation {
+pub(super) fn listening(mut seen: Observation, listener: Listener) -> Observation {
     seen.sockets.as_mut().unwrap().listeners.push(listener);
     seen
 }

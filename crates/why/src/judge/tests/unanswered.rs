@@ -37,7 +37,7 @@ fn locked(number: u32) -> Observation {
     with((0..number).map(|at| sits(5_000 + at, "futex", None, &lock)))
 }
 
-fn with(threads: impl IntoIterator<Item = Thread>) -> Observation {
+pub(super) fn with(threads: impl IntoIterator<Item = Thread>) -> Observation {
     let mut seen = idle();
     let all: Vec<Thread> = std::iter::once(sits(PID, "accept", None, &[])).chain(threads).collect();
     let number = all.len() as u64;
@@ -45,7 +45,7 @@ fn with(threads: impl IntoIterator<Item = Thread>) -> Observation {
     seen
 }
 
-fn threads(seen: &mut Observation) -> &mut Vec<Thread> {
+pub(super) fn threads(seen: &mut Observation) -> &mut Vec<Thread> {
     &mut seen.threads.as_mut().unwrap().threads
 }
 
