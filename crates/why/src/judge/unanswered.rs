@@ -342,8 +342,8 @@ fn held_up(seen: &Observation, most_us: u64, callers: usize) -> bool {
         || callers == 0 && !stuck.iter().all(|thread| may_idle(thread))
 }
 
-/// The threads whose waits are waits of the program's own. Go's runtime hands work to any of its threads, and those that
-/// wait have none; Java's virtual machine has threads for itself.
+/// The threads whose waits are waits of the program's own. Go's runtime hands work to any of its threads, and those
+/// that wait have none; Java's virtual machine has threads for itself.
 fn own_threads(seen: &Observation) -> impl Iterator<Item = &Thread> {
     let is_own = |thread: &&Thread| match seen.process.runtime {
         Runtime::Go { .. } => false,
@@ -361,8 +361,8 @@ fn is_java(thread: &Thread) -> bool {
     !by_futex || is_in(thread, &WAITS) && !OF_THE_MACHINE.contains(&thread.name.as_str())
 }
 
-/// Whether the threads on which Node opens, reads and looks up all sit in one call for most of the watch: what is handed
-/// to them waits, though the loop turns.
+/// Whether the threads on which Node opens, reads and looks up all sit in one call for most of the watch: what is
+/// handed to them waits, though the loop turns.
 fn pool_used_up(seen: &Observation, most_us: u64) -> bool {
     let works = |thread: &&Thread| thread.stack.iter().flat_map(|stack| stack.functions()).any(|name| name == "worker");
     let mut workers = own_threads(seen).filter(works).peekable();
