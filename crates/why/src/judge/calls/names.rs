@@ -265,11 +265,18 @@ pub(in crate::judge) fn asked_lately(seen: &Observation) -> bool {
 /// The threads that wait for a name server now, in which call, and for which.
 fn waiting_for_names(seen: &Observation) -> impl Iterator<Item = (&Thread, &BlockedIn, &str)> {
     seen.threads.iter().flat_map(|threads| &threads.threads).filter_map(|thread| {
-        let blocked = thread.blocked_in.as_ref()?;
+        let blocked = thread.blocked_in.as_ref().filter(|blocked| may_resolve(blocked))?;
         let polled = blocked.waits_for.iter().filter_map(|member| member.what.as_deref());
         let server = polled.chain(blocked.what.as_deref()).find_map(name_server)?;
         Some((thread, blocked, server))
     })
+}
+
+/// Whether it may be the wait of a resolver, which always has a limit. Who has asked nothing and waits for questions, a
+/// forwarder, waits without one, or for a socket that is connected to nobody, too; or for all it has, in an epoll set.
+fn may_resolve(blocked: &BlockedIn) -> bool {
+    let takes_questions = blocked.waits_for.iter().any(|member| member.what.as_deref() == Some("socket"));
+    !blocked.call.starts_with("epoll") && blocked.timeout_us != Some(None) && !takes_questions
 }
 
 /// The address of a name server, of the text that names a socket.

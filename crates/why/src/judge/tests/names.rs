@@ -45,6 +45,26 @@ fn a_thread_that_waits_for_a_name_server() {
     nothing(&polls_a_name_server(itself, 3_000_000));
 }
 
+/// A forwarder keeps its socket to the server open while nobody asks it.
+#[test]
+fn who_waits_for_questions_has_asked_none() {
+    let waits = |call: &str, timeout_us, others: &[&str]| {
+        let blind = Observation { connections: None, ..idle() };
+        polls_a_name_server(blind, 3_000_000).thread(|thread| {
+            let blocked = thread.blocked_in.as_mut().unwrap();
+            (blocked.call, blocked.timeout_us) = (call.to_owned(), timeout_us);
+            let other = |what: &&str| WaitsFor { fd: 4, events: 1, what: Some((*what).to_owned()), cookie: None };
+            blocked.waits_for.extend(others.iter().map(other));
+        })
+    };
+    nothing(&waits("poll", Some(None), &["socket"]));
+    nothing(&waits("poll", Some(Some(60_000_000)), &["socket"]));
+    nothing(&waits("poll", Some(None), &[]));
+    nothing(&waits("epoll_wait", Some(None), &["socket"]));
+    only(&waits("poll", Some(Some(5_000_000)), &[]), Cause::DnsNoAnswer);
+    only(&waits("poll", Some(Some(5_000_000)), &["eventfd", "udp 10.0.0.2:53"]), Cause::DnsNoAnswer);
+}
+
 #[test]
 fn names() {
     only(&query(|_| {}), Cause::DnsNoAnswer);
