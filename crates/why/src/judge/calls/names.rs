@@ -8,7 +8,7 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Trouble,
+    Known, Meant, Trouble, WORTH,
     facts::{at, facts, passed},
 };
 use crate::{
@@ -40,6 +40,17 @@ fn over_tcp<'a>(connections: &'a Connections, server: &'a str) -> impl Iterator<
 fn is_refused(connections: &Connections, query: &DnsExchange) -> bool {
     let mut same = connections.dns.iter().filter(|other| other.name == query.name && other.server == query.server);
     same.clone().all(|other| other.answered_us.is_none()) && same.any(|other| other.refused)
+}
+
+/// Whether its thread asked for another name meanwhile, and nearly all that it asked for was answered at once.
+fn is_one_of_many(connections: &Connections, query: &DnsExchange) -> bool {
+    let same = || connections.dns.iter().filter(|other| other.tid == query.tid);
+    let is_answered = |other: &DnsExchange| other.answered_us.is_some_and(|took| took < SETTLED_US);
+    let meanwhile = query.sent_us..query.sent_us.saturating_add(SETTLED_US);
+    let goes_on =
+        |other: &DnsExchange| other.name != query.name && is_answered(other) && meanwhile.contains(&other.sent_us);
+    let open = same().filter(|other| !is_answered(other)).count();
+    same().any(goes_on) && (open as f64) < WORTH * same().count() as f64
 }
 
 /// Names that were not resolved.
@@ -112,8 +123,9 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
             truncated: query.truncated,
         });
         let waits = matches!(failure, Failure::DeadlinePassed(_));
+        let meant = if waits && is_one_of_many(connections, query) { Meant::OneOfMany } else { Meant::No };
         let mut trouble =
-            Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) };
+            Trouble { peer: query.server.clone(), waits, meant, ..Trouble::of(&Known::default(), &facts, waited) };
         if nobody && !waits {
             let verdict = &mut trouble.verdict;
             verdict.summary = format!("no name server listens at {}: each query is refused at once", query.server);
@@ -221,7 +233,7 @@ fn eai(error: i32) -> String {
 
 /// Threads that wait for a name server, where the query was before the watch or nobody saw it.
 pub(super) fn lookups(seen: &Observation) -> Vec<Trouble> {
-    if !names(seen).is_empty() {
+    if names(seen).iter().any(|trouble| trouble.meant == Meant::No) {
         return Vec::new();
     }
     // What a thread asked in the watch tells more than that it waits.

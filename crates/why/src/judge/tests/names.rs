@@ -94,6 +94,29 @@ fn names() {
     nothing(&query(|query| (query.answered_us, query.rcode, query.answers) = (Some(900), Some(0), Some(1))));
 }
 
+/// A resolver for others: one name, or one of the servers that it asks, is dead.
+#[test]
+fn a_dead_name_among_many_that_are_answered() {
+    let asked = |each_us: u64, answered: u64| {
+        let mut seen = query(|query| query.name = "dead.test".to_owned());
+        let dns = &mut seen.connections.as_mut().unwrap().dns;
+        let good = DnsExchange { answered_us: Some(90), rcode: Some(0), answers: Some(1), sent: 1, ..dns[0].clone() };
+        let name = |number: u64| (format!("a{number}.test"), 400_000 + number * each_us);
+        dns.extend((0..answered).map(name).map(|(name, sent_us)| DnsExchange { name, sent_us, ..good.clone() }));
+        seen
+    };
+    advisory(&asked(20_000, 50), Cause::DnsNoAnswer);
+    // Every seventh is no exception.
+    only(&asked(20_000, 6), Cause::DnsNoAnswer);
+    // They were asked when the dead one was given up, or by another thread.
+    let mut held_up = asked(20_000, 50);
+    held_up.connections.as_mut().unwrap().dns[1..].iter_mut().for_each(|query| query.sent_us += 2_000_000);
+    only(&held_up, Cause::DnsNoAnswer);
+    let mut others = asked(20_000, 50);
+    others.connections.as_mut().unwrap().dns[1..].iter_mut().for_each(|query| query.tid = 7);
+    only(&others, Cause::DnsNoAnswer);
+}
+
 #[test]
 fn a_name_whose_answer_does_not_fit() {
     let truncated = |change: fn(&mut Connection)| {
