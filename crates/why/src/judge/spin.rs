@@ -31,6 +31,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for poll in &polling.loops {
         let finding = empty(seen, poll, polling.looked_us)
+            .filter(|_| !is_sleep(seen, poll))
             .or_else(|| same_again(seen, poll, polling.looked_us))
             .or_else(|| failing(seen, poll, polling.looked_us));
         let Some(finding) = finding else { continue };
@@ -101,6 +102,17 @@ fn empty(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding>
         );
     }
     Some(finding.share(ShareOf::Cpu, of_cpu(seen, poll)))
+}
+
+/// Whether its polls are without a descriptor, all that a look met: one that only sleeps so looks for nothing.
+fn is_sleep(seen: &Observation, poll: &PollLoop) -> bool {
+    let Some(thread) = thread(seen, poll) else { return false };
+    let met = thread.calls.iter().filter(|(call, _)| PollCall::is_given_descriptors(call)).map(|(_, looks)| *looks);
+    let met = total(met.map(u64::from));
+    met > 0
+        && u64::from(thread.sleeps) == met
+        && PollCall::is_given_descriptors(poll.call.as_str())
+        && share(poll.timeouts.zero, poll.returns) < BETWEEN
 }
 
 /// Processor time of the thread for each of its polls, that within the poll left out where it does not sleep there.

@@ -50,6 +50,24 @@ fn room_to_write_for_who_has_nothing_to_write() {
     nothing(&idle().used(4_900_000).poll(asks));
 }
 
+/// A control loop: it works in memory, and sleeps by a poll of nothing.
+#[test]
+fn a_poll_without_descriptors_is_a_sleep() {
+    let sleeps = |sleeps, zero| {
+        let timeouts = Timeouts { zero, short: 377 - zero, ..Timeouts::default() };
+        let poll = PollLoop { call: PollCall::Poll, empty: 377, timeouts, ..turns(377, Vec::new()) };
+        idle()
+            .used(280_000)
+            .thread(|thread| (thread.calls, thread.sleeps) = (vec![("poll".to_owned(), 15)], sleeps))
+            .poll(poll)
+    };
+    nothing(&sleeps(15, 0));
+    // It had descriptors, some of the time; or it asks for some between two sleeps.
+    only(&sleeps(0, 0), Cause::SpinShortTimer);
+    only(&sleeps(9, 0), Cause::SpinShortTimer);
+    only(&sleeps(15, 188), Cause::SpinShortTimer);
+}
+
 #[test]
 fn a_descriptor_that_was_closed_stays_in_the_poll() {
     let closed = ReadyFd { what: None, ..ready(3, "", 65_000, 0x20) };
