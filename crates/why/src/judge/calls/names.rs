@@ -285,10 +285,10 @@ fn waiting_for_names(seen: &Observation) -> impl Iterator<Item = (&Thread, &Bloc
 }
 
 /// Whether it may be the wait of a resolver, which always has a limit. Who has asked nothing and waits for questions, a
-/// forwarder, waits without one, or for a socket that is connected to nobody, too; or for all it has, in an epoll set.
+/// forwarder, waits without one, or for a socket that is connected to nobody, too.
 fn may_resolve(blocked: &BlockedIn) -> bool {
     let takes_questions = blocked.waits_for.iter().any(|member| member.what.as_deref() == Some("socket"));
-    !blocked.call.starts_with("epoll") && blocked.timeout_us != Some(None) && !takes_questions
+    blocked.timeout_us != Some(None) && !takes_questions
 }
 
 /// The address of a name server, of the text that names a socket.

@@ -61,6 +61,8 @@ fn who_waits_for_questions_has_asked_none() {
     nothing(&waits("poll", Some(Some(60_000_000)), &["socket"]));
     nothing(&waits("poll", Some(None), &[]));
     nothing(&waits("epoll_wait", Some(None), &["socket"]));
+    // The runtime of Go.
+    only(&waits("epoll_wait", Some(Some(4_999_000)), &["eventfd"]), Cause::DnsNoAnswer);
     only(&waits("poll", Some(Some(5_000_000)), &[]), Cause::DnsNoAnswer);
     only(&waits("poll", Some(Some(5_000_000)), &["eventfd", "udp 10.0.0.2:53"]), Cause::DnsNoAnswer);
 }
