@@ -12,7 +12,7 @@ use std::{
 
 use self::sample::{Changed, Counts, Look, Waiter};
 use super::{Target, clock::Pace, patience::patiently, tiers, window::Overlap};
-use crate::observation::{Hidden, Thread, ThreadCounts, ThreadState, Threads};
+use crate::observation::{Hidden, PollCall, Thread, ThreadCounts, ThreadState, Threads};
 
 /// Threads that are looked at, half of them the oldest and half the newest; the others are counted.
 const THREADS: usize = 2_000;
@@ -59,6 +59,7 @@ struct Window {
     looks: u32,
     calls: Vec<(String, u32)>,
     epolls: Vec<(u32, u32)>,
+    sleeps: u32,
 }
 
 impl Collector {
@@ -295,6 +296,7 @@ impl Record {
                 Some((_, looks)) => *looks += 1,
                 None => window.calls.push((blocked.call.clone(), 1)),
             }
+            window.sleeps += u32::from(PollCall::is_given_descriptors(&blocked.call) && blocked.waits_for.is_empty());
             let Some(fd) = blocked.fd.filter(|_| blocked.call.starts_with("epoll")) else { continue };
             if let Some((_, looks)) = window.epolls.iter_mut().find(|(known, _)| *known == fd) {
                 *looks += 1;
@@ -312,6 +314,7 @@ impl Record {
             looks_in_state: self.thread.looks_in_state.min(window.looks),
             calls: window.calls.clone(),
             epolls: window.epolls.clone(),
+            sleeps: window.sleeps,
             cpu_us: self.counts.cpu_us.saturating_sub(window.counts.cpu_us),
             runqueue_us: self.counts.runqueue_us.map(waited_us),
             voluntary_switches: self.switches.0.saturating_sub(window.switches.0),

@@ -100,6 +100,8 @@ enum Meant {
     OwnDecision,
     /// A client does not take its own answer, and others are served meanwhile.
     OwnAffair,
+    /// One name, or one server, of many that are asked meanwhile and answer.
+    OneOfMany,
     /// An answer may have been whole when its connection ended.
     Whole,
     /// Nothing was sent, and nothing came.
@@ -399,7 +401,7 @@ pub(super) fn is_for_callers(seen: &Observation, cookie: u64) -> bool {
     let tcp = sockets.find(|socket| socket.cookie == cookie).and_then(|socket| Some((socket, socket.last?)));
     tcp.is_some_and(|(socket, tcp)| {
         let asks = tcp.bytes_received == Some(0) || waits::wrote_last(socket, &tcp);
-        !meant && asks && is_asked_for(seen, tcp.last_data_sent_ms)
+        !meant && asks && !is_relayed(seen, socket) && is_asked_for(seen, tcp.last_data_sent_ms)
     })
 }
 
@@ -474,6 +476,12 @@ impl Meant {
                 fix: "A player that is paused looks like this and is well. What waits for it takes memory: set a limit to the \
                       time that a client may take nothing (nginx: send_timeout).",
                 instead: "possible: the client may want no more for now, and then it is no fault at all",
+            },
+            Self::OneOfMany => Doubt {
+                why: "it asks for other names meanwhile, and nearly all of them are answered",
+                fix: "A resolver and a crawler meet dead names and servers, and are well. If that name should be found, ask \
+                      for it: `dig @SERVER NAME`.",
+                instead: "possible: the name or its server may be dead for everybody, and then it is no fault here",
             },
             Self::Whole => Doubt {
                 why: "an answer had come, nothing was asked since, and whether it was whole cannot be told of this protocol",

@@ -8,12 +8,14 @@ use super::{
 };
 use crate::{
     Observation,
-    observation::{PollLoop, ReadyFd, TcpSocket, Thread},
+    observation::{PollCall, PollLoop, ReadyFd, TcpSocket, Thread},
 };
 
 const EPOLLIN: u32 = 0x1;
+const EPOLLOUT: u32 = 0x4;
 const EPOLLERR: u32 = 0x8;
 const EPOLLHUP: u32 = 0x10;
+const POLLNVAL: u32 = 0x20;
 const EPOLLRDHUP: u32 = 0x2000;
 
 /// The share of its polls in which a loop sleeps that polls up to three times a turn, for what a timer leads to.
@@ -34,7 +36,10 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     let Some(polling) = &seen.polling else { return Vec::new() };
     let mut found: Vec<Finding> = Vec::new();
     for poll in &polling.loops {
-        let finding = empty(seen, poll, polling.looked_us).or_else(|| same_again(seen, poll, polling.looked_us));
+        let finding = empty(seen, poll, polling.looked_us)
+            .filter(|_| !is_sleep(seen, poll))
+            .or_else(|| same_again(seen, poll, polling.looked_us))
+            .or_else(|| failing(seen, poll, polling.looked_us));
         let Some(finding) = finding else { continue };
         match found.iter_mut().find(|other| other.verdict.cause == finding.verdict.cause) {
             Some(other) if finding.verdict.share > other.verdict.share => *other = finding,
@@ -130,6 +135,17 @@ fn polling(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<f64> {
     (awake_us > 0).then(|| share(poll.inside_us, looked_us) / share(awake_us, seen.window_us))
 }
 
+/// Whether its polls are without a descriptor, all that a look met: one that only sleeps so looks for nothing.
+fn is_sleep(seen: &Observation, poll: &PollLoop) -> bool {
+    let Some(thread) = thread(seen, poll) else { return false };
+    let met = thread.calls.iter().filter(|(call, _)| PollCall::is_given_descriptors(call)).map(|(_, looks)| *looks);
+    let met = total(met.map(u64::from));
+    met > 0
+        && u64::from(thread.sleeps) == met
+        && PollCall::is_given_descriptors(poll.call.as_str())
+        && share(poll.timeouts.zero, poll.returns) < BETWEEN
+}
+
 /// Processor time of the thread for each of its polls, that within the poll left out where it does not sleep there.
 fn turn_us(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<u64> {
     let used_us = u128::from(thread(seen, poll)?.cpu_us) * u128::from(looked_us) / u128::from(seen.window_us.max(1));
@@ -144,16 +160,61 @@ fn sleeps(poll: &PollLoop) -> bool {
     share(total(sleeps.map(|(_, calls)| *calls)), poll.returns) >= ALWAYS
 }
 
+/// Whether it sleeps in many of its polls. With a descriptor that is always ready none does.
+fn sleeps_inside(seen: &Observation, poll: &PollLoop, looked_us: u64) -> bool {
+    let rate = per_second(poll.returns, looked_us);
+    let switches = |thread: &Thread| per_second(thread.voluntary_switches, seen.window_us);
+    share(poll.inside_us, looked_us) > BETWEEN
+        && thread(seen, poll).is_none_or(|thread| switches(thread) > TURN_SLEEPS * rate)
+}
+
+/// What a ready descriptor asks for, and nobody does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Neglect {
+    Error,
+    End,
+    Read,
+    Write,
+}
+
+impl Neglect {
+    fn of(seen: &Observation, ready: &ReadyFd, poll: &PollLoop, looked_us: u64) -> Option<Self> {
+        let socket = ready.cookie.and_then(|cookie| socket(seen, cookie));
+        let half_closed = is_half_closed(ready, socket);
+        if is_used(ready, poll) || sleeps_inside(seen, poll, looked_us) {
+            None
+        } else if ready.events & (EPOLLERR | POLLNVAL) != 0 || (ready.events & EPOLLHUP != 0 && !half_closed) {
+            Some(Self::Error)
+        } else if half_closed {
+            Some(Self::End)
+        } else if is_handled_uncounted(poll) || turn_us(seen, poll, looked_us).is_some_and(|us| us >= TURN_US.0) {
+            None
+        } else if ready.events & EPOLLIN != 0 {
+            Some(Self::Read)
+        } else {
+            (ready.events & EPOLLOUT != 0).then_some(Self::Write)
+        }
+    }
+}
+
 /// Polls that find the same descriptor over and over, which nobody handles.
 fn same_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding> {
     let rate = per_second(poll.returns, looked_us);
     let top = poll.ready.iter().max_by_key(|ready| ready.times)?;
-    if rate < SPIN_PER_SECOND || share(top.times, poll.returns) < ALWAYS {
+    let neglect = |ready: &ReadyFd| Neglect::of(seen, ready, poll, looked_us);
+    let neglected = neglect(top);
+    // Where each poll returns but one of several, they take turns.
+    let takes_turns = total(poll.ready.iter().map(|ready| ready.times)) <= poll.returns;
+    let alike = poll.ready.iter().filter(|ready| takes_turns && neglected.is_some() && neglect(ready) == neglected);
+    let (alike, times) = alike.fold((0, 0), |(alike, times), ready| (alike + 1, times + ready.times));
+    let (alike, times) = if alike > 1 { (alike, times) } else { (1, top.times) };
+    if rate < SPIN_PER_SECOND || share(times, poll.returns) < ALWAYS {
         return None;
     }
     let socket = top.cookie.and_then(|cookie| socket(seen, cookie));
     let fd = top.fd.map_or_else(|| "a descriptor".to_owned(), |fd| format!("fd {fd}"));
     let what = top.what.as_ref().map_or(fd.clone(), |what| format!("{fd} ({what})"));
+    let who = if alike > 1 { format!("{what} and {} like it, in turn,", alike - 1) } else { what.clone() };
     let accepts = failed_accepts(poll);
     // A listener that is ready and whose accept succeeds is load.
     let (cause, confidence, does, rejected) = if let Some((errno, times)) = accepts
@@ -175,34 +236,38 @@ fn same_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Fin
                 (Cause::SpinAcceptEmfile, "the error is not EMFILE: descriptors are left"),
             )
         }
-    } else if is_used(top, poll) {
-        return None;
-    } else if top.events & EPOLLERR != 0 || (top.events & EPOLLHUP != 0 && !is_half_closed(top, socket)) {
-        (
-            Cause::SpinErrorFd,
-            Confidence::High,
-            format!("{what} reports an error or a hang-up ({}) that nobody handles", events(top.events)),
-            (
-                Cause::SpinHalfClosed,
-                "the kernel reports ERR or HUP, which need not be asked for, and not only the peer's FIN",
-            ),
-        )
-    } else if is_half_closed(top, socket) {
-        (
-            Cause::SpinHalfClosed,
-            Confidence::High,
-            format!("the peer of {what} has closed its side, and the end of the stream is never consumed"),
-            (Cause::SpinErrorFd, "no EPOLLERR and no lone EPOLLHUP was reported"),
-        )
-    } else if top.events & EPOLLIN != 0 {
-        (
-            Cause::Unknown,
-            Confidence::Low,
-            format!("{what} is ready ({}) over and over, and nothing is read from it", events(top.events)),
-            (Cause::SpinHalfClosed, "possible: the state of the descriptor is not known"),
-        )
     } else {
-        return None;
+        let (cause, does, rejected) = match neglected? {
+            Neglect::Error if top.events & POLLNVAL != 0 => (
+                Cause::SpinErrorFd,
+                format!("{what} is not open ({}), and nobody takes it out of the poll", events(top.events)),
+                (Cause::SpinHalfClosed, "the kernel reports NVAL: there is no stream that could end"),
+            ),
+            Neglect::Error => (
+                Cause::SpinErrorFd,
+                format!("{what} reports an error or a hang-up ({}) that nobody handles", events(top.events)),
+                (
+                    Cause::SpinHalfClosed,
+                    "the kernel reports ERR or HUP, which need not be asked for, and not only the peer's FIN",
+                ),
+            ),
+            Neglect::End => (
+                Cause::SpinHalfClosed,
+                format!("the peer of {what} has closed its side, and the end of the stream is never consumed"),
+                (Cause::SpinErrorFd, "no EPOLLERR and no lone EPOLLHUP was reported"),
+            ),
+            Neglect::Read => (
+                Cause::Unknown,
+                format!("{what} is ready ({}) over and over, and nothing is read from it", events(top.events)),
+                (Cause::SpinHalfClosed, "possible: the state of the descriptor is not known"),
+            ),
+            Neglect::Write => (
+                Cause::Unknown,
+                format!("{what} is ready ({}) over and over, and nothing is written to it", events(top.events)),
+                (Cause::SpinHalfClosed, "neither an end of the stream nor an error was reported, only room to write"),
+            ),
+        };
+        (cause, if cause == Cause::Unknown { Confidence::Low } else { Confidence::High }, does, rejected)
     };
     let mut finding = Finding::new(
         cause,
@@ -212,14 +277,20 @@ fn same_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Fin
     )
     .because(rates(poll, looked_us))
     .because(
-        bpf(format!("{what} was ready in {} of {} polls, with {}", top.times, poll.returns, events(top.events)))
-            .with("ready", top.times)
+        bpf(format!("{who} was ready in {times} of {} polls, with {}", poll.returns, events(top.events)))
+            .with("ready", times)
             .with("events", top.events),
     )
     .and(processor(seen, poll))
     .and(between(poll));
     if matches!(cause, Cause::SpinAcceptEmfile | Cause::SpinAcceptError) {
         finding.severity = Severity::Refusing;
+    }
+    if neglected == Some(Neglect::Write) {
+        finding = finding.fix(
+            "Ask for OUT only while something is left to write, and take it out after the last byte. A socket that \
+             takes more is always ready to be written to.",
+        );
     }
     if let Some(socket) = socket.filter(|socket| socket.state == TcpState::CloseWait) {
         finding = finding.because(super::diag(format!(
@@ -230,6 +301,42 @@ fn same_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Fin
         )));
     }
     Some(finding.rejected(rejected.0, rejected.1).share(ShareOf::Cpu, of_cpu(seen, poll)))
+}
+
+/// Polls that fail, each at once.
+fn failing(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding> {
+    let rate = per_second(poll.returns, looked_us);
+    // That of io_uring fails for reasons that are none, when its time is over or the queue is full.
+    if rate < SPIN_PER_SECOND
+        || share(poll.failed, poll.returns) < ALWAYS
+        || poll.call == PollCall::IoUringEnter
+        || is_working(poll)
+        || sleeps_inside(seen, poll, looked_us)
+    {
+        return None;
+    }
+    let call = poll.call.as_str();
+    let finding = Finding::new(
+        Cause::Unknown,
+        Severity::Wasting,
+        Confidence::Low,
+        format!(
+            "thread {} ({}) calls {call} {rate:.0} times a second, and it fails at once{}",
+            poll.tid,
+            poll.thread,
+            from(poll)
+        ),
+    )
+    .because(rates(poll, looked_us))
+    .and(processor(seen, poll))
+    .and(between(poll))
+    .rejected(Cause::SpinErrorFd, "it is the call that fails: no descriptor was reported")
+    .fix(format!(
+        "`strace -p {} -e {call}` shows the error; EBADF says that its descriptor is closed. End the loop, or make its \
+         descriptors anew, where the poll itself fails.",
+        poll.tid
+    ));
+    Some(finding.share(ShareOf::Cpu, of_cpu(seen, poll)))
 }
 
 /// Whether real work happens between the polls.
@@ -258,6 +365,13 @@ fn is_used(ready: &ReadyFd, poll: &PollLoop) -> bool {
         Some(used) => share(used, ready.times) > BETWEEN,
         None => is_working(poll),
     }
+}
+
+/// Whether what is ready may be handled between the polls by calls that are not counted for each descriptor.
+fn is_handled_uncounted(poll: &PollLoop) -> bool {
+    const CALLS: [&str; 4] = ["mq_timed", "ioctl", "timerfd_settime", "epoll_ctl"];
+    let calls = poll.other_calls.iter().filter(|(call, _)| CALLS.iter().any(|it| call.starts_with(it)));
+    share(total(calls.map(|(_, calls)| *calls)), poll.returns) > BETWEEN
 }
 
 fn is_half_closed(ready: &ReadyFd, socket: Option<&TcpSocket>) -> bool {
@@ -329,8 +443,15 @@ fn of_cpu(seen: &Observation, poll: &PollLoop) -> f64 {
 }
 
 fn events(bits: u32) -> String {
-    const NAMES: [(u32, &str); 6] =
-        [(0x1, "IN"), (0x2, "PRI"), (0x4, "OUT"), (EPOLLERR, "ERR"), (EPOLLHUP, "HUP"), (EPOLLRDHUP, "RDHUP")];
+    const NAMES: [(u32, &str); 7] = [
+        (EPOLLIN, "IN"),
+        (0x2, "PRI"),
+        (EPOLLOUT, "OUT"),
+        (EPOLLERR, "ERR"),
+        (EPOLLHUP, "HUP"),
+        (POLLNVAL, "NVAL"),
+        (EPOLLRDHUP, "RDHUP"),
+    ];
     let names: Vec<_> = NAMES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
     if names.is_empty() { "no event".to_owned() } else { names.join("|") }
 }

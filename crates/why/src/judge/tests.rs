@@ -9,6 +9,7 @@ mod look_alikes;
 mod misread;
 mod names;
 mod process;
+mod spins;
 mod threads;
 mod ties;
 mod unanswered;

@@ -64,6 +64,11 @@ impl PollCall {
             Self::IoUringEnter => "io_uring_enter",
         }
     }
+
+    /// Whether a call is one that is given its descriptors each time, by its name.
+    pub(crate) fn is_given_descriptors(call: &str) -> bool {
+        matches!(call, "poll" | "ppoll" | "select" | "pselect6")
+    }
 }
 
 /// How often a loop polled with which limit.

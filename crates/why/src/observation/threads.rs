@@ -40,6 +40,9 @@ pub struct Thread {
     /// The epoll sets (their descriptors) that the looks found it waiting for, with the number of looks. Bounded.
     #[serde(default)]
     pub epolls: Vec<(u32, u32)>,
+    /// The looks that found it in a `poll` or `select` without any descriptor, which is a sleep.
+    #[serde(default)]
+    pub sleeps: u32,
     /// For how long it is known not to have left that call: no switch was counted meanwhile.
     pub blocked_us: u64,
     /// Whether that is all of the watch: it may have been longer.

@@ -8,7 +8,7 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Trouble,
+    Known, Meant, Trouble, WORTH,
     facts::{at, facts, passed},
 };
 use crate::{
@@ -67,6 +67,17 @@ fn are_different<'a>(asked: impl Iterator<Item = (&'a str, u16, u64)> + Clone) -
     let (first, last) = (asked.clone().map(|(.., at)| at).min(), asked.map(|(.., at)| at).max());
     let took = last.zip(first).map_or(0, |(last, first)| last - first);
     hosts.len() >= DIFFERENT && again * 4 <= questions.len() && took >= SETTLED_US
+}
+
+/// Whether its thread asked for another name meanwhile, and nearly all that it asked for was answered at once.
+fn is_one_of_many(connections: &Connections, query: &DnsExchange) -> bool {
+    let same = || connections.dns.iter().filter(|other| other.tid == query.tid);
+    let is_answered = |other: &DnsExchange| other.answered_us.is_some_and(|took| took < SETTLED_US);
+    let meanwhile = query.sent_us..query.sent_us.saturating_add(SETTLED_US);
+    let goes_on =
+        |other: &DnsExchange| other.name != query.name && is_answered(other) && meanwhile.contains(&other.sent_us);
+    let open = same().filter(|other| !is_answered(other)).count();
+    same().any(goes_on) && (open as f64) < WORTH * same().count() as f64
 }
 
 /// Names that were not resolved.
@@ -144,8 +155,9 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
             truncated: query.truncated,
         });
         let waits = matches!(failure, Failure::DeadlinePassed(_));
+        let meant = if waits && is_one_of_many(connections, query) { Meant::OneOfMany } else { Meant::No };
         let mut trouble =
-            Trouble { peer: query.server.clone(), waits, ..Trouble::of(&Known::default(), &facts, waited) };
+            Trouble { peer: query.server.clone(), waits, meant, ..Trouble::of(&Known::default(), &facts, waited) };
         if let Some((silent, times)) = silent(connections, query) {
             let verdict = &mut trouble.verdict;
             let text = format!("{silent} answered none of {times} queries; then {} was asked", query.server);
@@ -265,7 +277,7 @@ fn eai(error: i32) -> String {
 
 /// Threads that wait for a name server, where the query was before the watch or nobody saw it.
 pub(super) fn lookups(seen: &Observation) -> Vec<Trouble> {
-    if !names(seen).is_empty() {
+    if names(seen).iter().any(|trouble| trouble.meant == Meant::No) {
         return Vec::new();
     }
     // What a thread asked in the watch tells more than that it waits.
@@ -309,11 +321,18 @@ pub(in crate::judge) fn asked_lately(seen: &Observation) -> bool {
 /// The threads that wait for a name server now, in which call, and for which.
 fn waiting_for_names(seen: &Observation) -> impl Iterator<Item = (&Thread, &BlockedIn, &str)> {
     seen.threads.iter().flat_map(|threads| &threads.threads).filter_map(|thread| {
-        let blocked = thread.blocked_in.as_ref()?;
+        let blocked = thread.blocked_in.as_ref().filter(|blocked| may_resolve(blocked))?;
         let polled = blocked.waits_for.iter().filter_map(|member| member.what.as_deref());
         let server = polled.chain(blocked.what.as_deref()).find_map(name_server)?;
         Some((thread, blocked, server))
     })
+}
+
+/// Whether it may be the wait of a resolver, which always has a limit. Who has asked nothing and waits for questions, a
+/// forwarder, waits without one, or for a socket that is connected to nobody, too.
+fn may_resolve(blocked: &BlockedIn) -> bool {
+    let takes_questions = blocked.waits_for.iter().any(|member| member.what.as_deref() == Some("socket"));
+    blocked.timeout_us != Some(None) && !takes_questions
 }
 
 /// The address of a name server, of the text that names a socket.

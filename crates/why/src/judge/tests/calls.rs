@@ -619,6 +619,7 @@ fn answers_that_do_not_arrive() {
     only(&seen(6_040, 1), Cause::MtuBlackhole);
 }
 
+/// What a subscriber, a long poll and a worker that waits for jobs look like, and what makes the same wait a fault.
 #[test]
 fn waits_that_may_be_meant() {
     let mut socket = outbound(9, "10.0.0.9:6379");

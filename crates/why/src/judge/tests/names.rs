@@ -45,6 +45,28 @@ fn a_thread_that_waits_for_a_name_server() {
     nothing(&polls_a_name_server(itself, 3_000_000));
 }
 
+/// A forwarder keeps its socket to the server open while nobody asks it.
+#[test]
+fn who_waits_for_questions_has_asked_none() {
+    let waits = |call: &str, timeout_us, others: &[&str]| {
+        let blind = Observation { connections: None, ..idle() };
+        polls_a_name_server(blind, 3_000_000).thread(|thread| {
+            let blocked = thread.blocked_in.as_mut().unwrap();
+            (blocked.call, blocked.timeout_us) = (call.to_owned(), timeout_us);
+            let other = |what: &&str| WaitsFor { fd: 4, events: 1, what: Some((*what).to_owned()), cookie: None };
+            blocked.waits_for.extend(others.iter().map(other));
+        })
+    };
+    nothing(&waits("poll", Some(None), &["socket"]));
+    nothing(&waits("poll", Some(Some(60_000_000)), &["socket"]));
+    nothing(&waits("poll", Some(None), &[]));
+    nothing(&waits("epoll_wait", Some(None), &["socket"]));
+    // The runtime of Go.
+    only(&waits("epoll_wait", Some(Some(4_999_000)), &["eventfd"]), Cause::DnsNoAnswer);
+    only(&waits("poll", Some(Some(5_000_000)), &[]), Cause::DnsNoAnswer);
+    only(&waits("poll", Some(Some(5_000_000)), &["eventfd", "udp 10.0.0.2:53"]), Cause::DnsNoAnswer);
+}
+
 #[test]
 fn names() {
     only(&query(|_| {}), Cause::DnsNoAnswer);
@@ -100,6 +122,29 @@ fn the_server_that_does_not_answer_is_named() {
     assert!(!names(&only(&late(|query| query.in_vain.clear()), Cause::DnsSlow)));
 }
 
+/// A resolver for others: one name, or one of the servers that it asks, is dead.
+#[test]
+fn a_dead_name_among_many_that_are_answered() {
+    let asked = |each_us: u64, answered: u64| {
+        let mut seen = query(|query| query.name = "dead.test".to_owned());
+        let dns = &mut seen.connections.as_mut().unwrap().dns;
+        let good = DnsExchange { answered_us: Some(90), rcode: Some(0), answers: Some(1), sent: 1, ..dns[0].clone() };
+        let name = |number: u64| (format!("a{number}.test"), 400_000 + number * each_us);
+        dns.extend((0..answered).map(name).map(|(name, sent_us)| DnsExchange { name, sent_us, ..good.clone() }));
+        seen
+    };
+    advisory(&asked(20_000, 50), Cause::DnsNoAnswer);
+    // Every seventh is no exception.
+    only(&asked(20_000, 6), Cause::DnsNoAnswer);
+    // They were asked when the dead one was given up, or by another thread.
+    let mut held_up = asked(20_000, 50);
+    held_up.connections.as_mut().unwrap().dns[1..].iter_mut().for_each(|query| query.sent_us += 2_000_000);
+    only(&held_up, Cause::DnsNoAnswer);
+    let mut others = asked(20_000, 50);
+    others.connections.as_mut().unwrap().dns[1..].iter_mut().for_each(|query| query.tid = 7);
+    only(&others, Cause::DnsNoAnswer);
+}
+
 #[test]
 fn a_name_whose_answer_does_not_fit() {
     let truncated = |change: fn(&mut Connection)| {
@@ -131,7 +176,6 @@ fn a_name_whose_answer_does_not_fit() {
     nothing(&truncated(answered));
 }
 
-/// What a subscriber, a long poll and a worker that waits for jobs look like, and what makes the same wait a fault.
 #[test]
 fn lookups_that_were_probed() {
     let lookup = |took_us: u64, result: Option<i32>| {

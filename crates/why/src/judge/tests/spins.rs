@@ -1,0 +1,100 @@
+//! Loops that are woken over and over: those that do nothing for it, and those that look alike.
+
+use super::*;
+use crate::observation::PollCall;
+
+/// A loop of a thread that was watched for 400 ms.
+fn turns(returns: u64, ready: Vec<ReadyFd>) -> PollLoop {
+    let timeouts = Timeouts { unlimited: returns, ..Timeouts::default() };
+    PollLoop { returns, inside_us: returns * 36 / 100, timeouts, ready, ..PollLoop::default() }
+}
+
+fn ready(fd: u32, what: &str, times: u64, events: u32) -> ReadyFd {
+    ReadyFd { fd: Some(fd), what: Some(what.to_owned()), times, events, used: Some(0), ..ReadyFd::default() }
+}
+
+/// Doorbells: an edge-triggered eventfd, a ring of packets in memory, a queue of POSIX, empty datagrams. They are
+/// not read, or not by a call that is counted for them, and each time they ring the loop has slept.
+#[test]
+fn a_loop_that_sleeps_until_it_is_woken_does_not_spin() {
+    let rung = |inside_us, switches| {
+        let poll = PollLoop { inside_us, ..turns(1_293, vec![ready(3, "eventfd", 1_293, 1)]) };
+        idle().used(424_000).thread(|thread| thread.voluntary_switches = switches).poll(poll)
+    };
+    nothing(&rung(365_000, 16_191));
+    // One that has work for most of its time.
+    nothing(&rung(80_000, 9_000));
+    // It does not sleep: each look at its many descriptors takes long.
+    only(&rung(365_000, 40), Cause::Unknown);
+    // It sleeps, and not in its polls.
+    only(&rung(800, 16_191), Cause::Unknown);
+}
+
+/// Who takes what came by a call that is not counted for each descriptor, and never sleeps for all there is to do.
+#[test]
+fn a_queue_that_is_never_empty_is_no_spin() {
+    let queue = |other_calls| PollLoop { other_calls, ..turns(8_000, vec![ready(3, "/queue", 8_000, 1)]) };
+    nothing(&idle().used(4_900_000).poll(queue(vec![("mq_timedreceive".to_owned(), 8_000)])));
+    only(&idle().used(4_900_000).poll(queue(Vec::new())), Cause::Unknown);
+}
+
+#[test]
+fn room_to_write_for_who_has_nothing_to_write() {
+    let left_on = |used| ReadyFd { used: Some(used), ..ready(3, "tcp 127.0.0.1:7000", 36_000, 4) };
+    let finding = only(&idle().used(1_437_000).poll(turns(36_000, vec![left_on(0)])), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("nothing is written to it"), "{finding:#?}");
+    assert!(finding.verdict.fix.contains("OUT"), "{finding:#?}");
+    nothing(&idle().used(1_437_000).poll(turns(36_000, vec![left_on(36_000)])));
+    // One that computes, and asks now and then whether its client is still there.
+    let asks = turns(2_000, vec![ready(3, "tcp 127.0.0.1:7000", 2_000, 4)]);
+    nothing(&idle().used(4_900_000).poll(asks));
+}
+
+/// A control loop: it works in memory, and sleeps by a poll of nothing.
+#[test]
+fn a_poll_without_descriptors_is_a_sleep() {
+    let sleeps = |sleeps, zero| {
+        let timeouts = Timeouts { zero, short: 377 - zero, ..Timeouts::default() };
+        let poll = PollLoop { call: PollCall::Poll, empty: 377, timeouts, ..turns(377, Vec::new()) };
+        idle()
+            .used(280_000)
+            .thread(|thread| (thread.calls, thread.sleeps) = (vec![("poll".to_owned(), 15)], sleeps))
+            .poll(poll)
+    };
+    nothing(&sleeps(15, 0));
+    // It had descriptors, some of the time; or it asks for some between two sleeps.
+    only(&sleeps(0, 0), Cause::SpinShortTimer);
+    only(&sleeps(9, 0), Cause::SpinShortTimer);
+    only(&sleeps(15, 188), Cause::SpinShortTimer);
+}
+
+#[test]
+fn a_descriptor_that_was_closed_stays_in_the_poll() {
+    let closed = ReadyFd { what: None, ..ready(3, "", 65_000, 0x20) };
+    let finding = only(&idle().used(3_389_000).poll(turns(65_000, vec![closed])), Cause::SpinErrorFd);
+    assert!(finding.verdict.summary.contains("NVAL"), "{finding:#?}");
+}
+
+#[test]
+fn polls_that_fail_at_once() {
+    let fails = PollLoop { failed: 116_000, ..turns(116_000, Vec::new()) };
+    let finding = only(&idle().used(2_800_000).poll(fails.clone()), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("fails at once"), "{finding:#?}");
+    // A profiler's signal ends each sleep.
+    let signals = PollLoop { failed: 1_000, inside_us: 390_000, ..turns(1_000, Vec::new()) };
+    nothing(&idle().used(60_000).thread(|thread| thread.voluntary_switches = 12_500).poll(signals));
+    // Its limit is over.
+    nothing(&idle().used(2_800_000).poll(PollLoop { call: PollCall::IoUringEnter, ..fails }));
+}
+
+/// A poll that returns one of them only.
+#[test]
+fn half_closed_connections_that_take_turns() {
+    let half_closed = |fd| ready(fd, "tcp 10.0.0.9:50000", 297_000, 0x2001);
+    let both = vec![half_closed(5), half_closed(6)];
+    let finding = only(&idle().used(4_260_000).poll(turns(594_000, both)), Cause::SpinHalfClosed);
+    assert!(finding.verdict.evidence.iter().any(|it| it.text.contains("594000 of 594000")), "{finding:#?}");
+    // The other is read.
+    let read = ReadyFd { used: Some(297_000), ..half_closed(6) };
+    nothing(&idle().used(4_260_000).poll(turns(594_000, vec![half_closed(5), read])));
+}
