@@ -32,6 +32,7 @@
 //! | [`TASKS`] | 64 | tasks at the same place before they are called a crowd |
 
 mod calls;
+mod deadlock;
 mod descriptors;
 mod edge;
 mod processor;
@@ -223,7 +224,7 @@ const RULES: &[Rule] = &[
     tasks::threads,
     calls::rule,
     calls::deadline_ignored,
-    threads::deadlock,
+    deadlock::rule,
     threads::wait_unlimited,
 ];
 
