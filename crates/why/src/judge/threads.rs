@@ -692,9 +692,6 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     vec![finding]
 }
 
-/// Threads of a circle that are named.
-const DEADLOCKED: usize = 4;
-
 fn blocked_evidence(thread: &Thread, call: &BlockedIn, many: usize) -> Evidence {
     proc(format!(
         "{} without a limit, {} switches of the thread in the window{}",
