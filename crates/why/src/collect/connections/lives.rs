@@ -725,6 +725,35 @@ mod tests {
         assert_eq!((http.request.as_str(), http.requested, later.read_bytes), ("GET /", Some(Moment::Before), 9));
     }
 
+    /// The kernel counts what came, and the FIN; the process may have read but a part of it.
+    #[test]
+    fn an_answer_that_was_not_watched_to_its_end_is_not_known_to_be_cut() {
+        const CHUNKS: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nxxx";
+        let mut lives = Lives::default();
+        lives.take(Event::Piece(told(Way::Write, 2_000_000, REQUEST)));
+        lives.take(Event::Piece(told(Way::Read, 3_000_000, CHUNKS)));
+        let raw = RawConnection {
+            cookie: 7,
+            opened: 1_000_000,
+            established: 1_000_000,
+            fin: 5_000_000,
+            flags: OPENED | CHUNKED,
+            tail: *b"\nxxx",
+            read: RawWay { first: 3_000_000, last: 3_000_000, bytes: CHUNKS.len() as u64, turns: 1, ..RawWay::default() },
+            total_read: CHUNKS.len() as u64 + 8,
+            ..RawConnection::default()
+        };
+        let seen = |raw: RawConnection, all_transfers| {
+            let seen = lives.observed(vec![raw], 9_000_000, Epoch(0), |_| false, all_transfers);
+            let [connection] = &seen.connections[..] else { panic!("{seen:?}") };
+            (connection.read_bytes - CHUNKS.len() as u64, connection.http.as_ref().unwrap().chunks_ended)
+        };
+        assert_eq!(seen(raw, true), (0, Some(false)));
+        assert_eq!(seen(raw, false), (7, None));
+        // Nothing but the FIN came meanwhile.
+        assert_eq!(seen(RawConnection { total_read: CHUNKS.len() as u64 + 1, ..raw }, false), (0, Some(false)));
+    }
+
     /// One thread writes, another reads: the event of the write may be the later one.
     #[test]
     fn an_answer_may_be_told_before_its_request() {

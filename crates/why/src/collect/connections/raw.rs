@@ -173,10 +173,15 @@ impl RawConnection {
     }
 
     /// Where reads and writes were watched only now and then, the kernel's own counts know better: how much there was,
-    /// and when the last of it passed. What began then is not known.
+    /// and when the last of it passed. What began then is not known, nor with which bytes an answer ended.
     pub(crate) fn complete(&mut self, now: u64) {
+        // The peer's FIN counts as a byte.
+        let came = self.total_read.saturating_sub(u64::from(self.fin > 0));
+        if came > self.read.bytes {
+            self.flags &= !CHUNKED;
+        }
         for (way, total, silent) in [
-            (&mut self.read, self.total_read, self.read_silent),
+            (&mut self.read, came, self.read_silent),
             (&mut self.write, self.total_written, self.write_silent),
         ] {
             way.bytes = way.bytes.max(total);
