@@ -24,7 +24,8 @@ use overdue_why::{
 };
 
 fn watch(pid: u32, ms: u64) -> Observation {
-    let mut watch = Watch::attach(pid, Options { for_: Duration::from_millis(ms), ..Options::default() }).unwrap();
+    let mut watch =
+        Watch::attach(pid, Options { for_: Duration::from_millis(ms), budget: None, ..Options::default() }).unwrap();
     assert_eq!(watch.run(&Interrupt::new().unwrap()), Ended::Time);
     watch.finish()
 }

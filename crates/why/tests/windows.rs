@@ -32,6 +32,11 @@ for line in sys.stdin:
     print('done', flush=True)
 ";
 
+/// Other tests load the machine meanwhile, and what they cost the watch in the kernel is no subject here.
+fn without_budget() -> Options {
+    Options { budget: None, ..Options::default() }
+}
+
 struct Client {
     child: Child,
     said: BufReader<std::process::ChildStdout>,
@@ -94,7 +99,7 @@ fn grown(seen: &Observation) -> u64 {
 #[test]
 fn what_is_told_is_of_the_last_seconds_and_nothing_is_lost() {
     let mut client = Client::new(server());
-    let mut watch = Watch::attach(client.child.id(), Options::default()).unwrap();
+    let mut watch = Watch::attach(client.child.id(), without_budget()).unwrap();
     let interrupt = Interrupt::new().unwrap();
     let mut next = |for_ms: u64| {
         let (ended, seen) = watch.next(Duration::from_millis(for_ms), &interrupt);
@@ -165,7 +170,7 @@ print('ready', flush=True); sys.stdin.readline()
 time.sleep(60)
 ";
     let parent = Client::run(PARENT, &[]);
-    let mut watch = Watch::attach(parent.child.id(), Options::default()).unwrap();
+    let mut watch = Watch::attach(parent.child.id(), without_budget()).unwrap();
     let interrupt = Interrupt::new().unwrap();
     let mut used = Vec::new();
     for _ in 0..17 {
@@ -211,7 +216,7 @@ fn a_server_that_was_quick_once_is_slow_in_every_window() {
         }
     });
     let client = Client::run(READER, &[&port.to_string(), "21", "1000", "0"]);
-    let mut watch = Watch::attach(client.child.id(), Options::default()).unwrap();
+    let mut watch = Watch::attach(client.child.id(), without_budget()).unwrap();
     let interrupt = Interrupt::new().unwrap();
     writeln!(client.child.stdin.as_ref().unwrap()).unwrap();
     let mut last = Observation::default();
@@ -243,7 +248,7 @@ fn a_reader_that_takes_its_time_is_not_cut_short() {
         stream.write_all(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes()).unwrap();
     });
     let client = Client::run(READER, &[&port.to_string(), "1", "300", "0.1"]);
-    let mut watch = Watch::attach(client.child.id(), Options::default()).unwrap();
+    let mut watch = Watch::attach(client.child.id(), without_budget()).unwrap();
     let interrupt = Interrupt::new().unwrap();
     writeln!(client.child.stdin.as_ref().unwrap()).unwrap();
     // About four seconds of reading, and one after them.

@@ -739,7 +739,13 @@ mod tests {
             fin: 5_000_000,
             flags: OPENED | CHUNKED,
             tail: *b"\nxxx",
-            read: RawWay { first: 3_000_000, last: 3_000_000, bytes: CHUNKS.len() as u64, turns: 1, ..RawWay::default() },
+            read: RawWay {
+                first: 3_000_000,
+                last: 3_000_000,
+                bytes: CHUNKS.len() as u64,
+                turns: 1,
+                ..RawWay::default()
+            },
             total_read: CHUNKS.len() as u64 + 8,
             ..RawConnection::default()
         };

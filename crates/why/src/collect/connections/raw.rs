@@ -180,10 +180,9 @@ impl RawConnection {
         if came > self.read.bytes {
             self.flags &= !CHUNKED;
         }
-        for (way, total, silent) in [
-            (&mut self.read, came, self.read_silent),
-            (&mut self.write, self.total_written, self.write_silent),
-        ] {
+        for (way, total, silent) in
+            [(&mut self.read, came, self.read_silent), (&mut self.write, self.total_written, self.write_silent)]
+        {
             way.bytes = way.bytes.max(total);
             if self.ended == 0 && silent > 0 && total > 0 {
                 let last = now.saturating_sub(silent);
