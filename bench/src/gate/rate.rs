@@ -1,7 +1,7 @@
 //! Requests at fixed rates, by a timetable that waits for nobody: what they cost, and how much later the answer is
 //! than without a proxy.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Measured, load::output, proxies::Proxy};
 use crate::{
     cases::{Rounds, Samples},
-    child::{Core, program},
+    child::{Core, Server, pinned, program},
     interrupt::Interrupted,
     peer::Behind,
     table::Column,
@@ -45,6 +45,7 @@ pub(super) fn run(
     rounds: Rounds,
     interrupted: &Interrupted,
 ) -> anyhow::Result<Vec<Measured>> {
+    let _awake = [awake(Core::Load)?, awake(Core::Peer)?];
     let mut measured = Vec::new();
     for share in SHARES {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "fewer than 2^32 a second")]
@@ -75,6 +76,13 @@ pub(super) fn run(
         measured.push((title, COLUMNS, rows));
     }
     Ok(measured)
+}
+
+/// Keeps a processor from sleeping: to wake one takes a virtual machine longer than a proxy takes for a request, and is
+/// no fault of either the generator or the proxy. Whoever has work takes its place at once (`SCHED_IDLE`).
+fn awake(core: Core) -> anyhow::Result<Server> {
+    let mut command = pinned(Path::new("chrt"), core)?;
+    Server::start(command.args(["--idle", "0", "sh", "-c", "while :; do :; done"]))
 }
 
 /// The numbers of a run that kept its timetable; `None` when none did.

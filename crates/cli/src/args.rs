@@ -263,7 +263,7 @@ pub(crate) struct Why {
     #[arg(long, value_name = "FILE")]
     pub(crate) replay: Option<PathBuf>,
 
-    /// Watch for so long; a second longer where a name server was asked in the last one, so that it can be told whether it answers
+    /// Watch for so long, from 1s to 1h; a second longer where a name server was asked in the last one, so that it can be told whether it answers
     #[arg(long = "for", value_name = "DUR", default_value = "5s", value_parser = window, conflicts_with = "replay")]
     pub(crate) window: Duration,
 
@@ -351,7 +351,7 @@ pub(crate) struct Flame {
     #[arg(long)]
     pub(crate) wait: bool,
 
-    /// Watch for so long
+    /// Watch for so long, from 1s to 1h
     #[arg(long = "for", value_name = "DUR", default_value = "5s", value_parser = window, conflicts_with = "diff")]
     pub(crate) window: Duration,
 

@@ -126,7 +126,8 @@ fn watch(pid: u32, flags: &args::Why, go: Option<Box<dyn FnOnce() + Send>>) -> a
             tracer.map_or(Ok(()), |tracer| tracer.join().unwrap_or_else(|_| Err(anyhow!("the trace broke"))))
         });
         let target = watch.target().clone();
-        let observation = watch.finish_settled(judge::is_settled, Duration::from_micros(judge::SETTLED_US), stop);
+        let observation =
+            watch.finish_settled(judge::is_settled, Duration::from_micros(judge::thresholds::SETTLED_US), stop);
         ended.map(|()| (observation, target))
     });
     watched.map(|((observation, target), interrupted)| Seen { observation, target: Some(target), interrupted })

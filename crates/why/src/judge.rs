@@ -4,32 +4,7 @@
 //! zero. Then findings that follow from others are put beneath them ([`EFFECTS`]), advisories are set apart, and the
 //! rest is ranked: by severity first, then by the share of stalled time, processor or limit that it explains.
 //!
-//! # Thresholds
-//!
-//! | what | value | why |
-//! |---|---|---|
-//! | [`SETTLED_US`] | 1 s | a state shorter than this may be on its way to the next |
-//! | [`PILE`] | 8 | connections in the same dead end before it is called a pile |
-//! | [`SPIN_PER_SECOND`] | 1,000 | polls a second of a thread that does nothing else |
-//! | [`SHORT_SPIN_PER_SECOND`] | 200 | the same with a limit of about 1 ms, which cannot be faster |
-//! | [`TURN_US`] | 100 us, 400 us where it sleeps in between | processor time for each empty poll from which on a loop computes; one that spins needs far less |
-//! | [`ALWAYS`] | 0.9 | the share of polls, of threads, of looks that is called "nearly all" |
-//! | [`BETWEEN`] | 0.1 | other calls for each poll: a loop that does less between its polls does nothing |
-//! | [`NEAR_LIMIT`] | half of the limit, or the limit within 10 minutes | descriptors that grow and end there; below half, sockets in use are a remark |
-//! | [`FAR`] | 16 more, the limit within a day | the same, as a remark, where it is farther away |
-//! | [`STORM_PER_SECOND`] | 5 | failed handshakes a second |
-//! | [`CHURN_PER_SECOND`] | 50 | connections a second that end without work |
-//! | [`THROTTLED`] | 0.1 | the share of periods in which a quota was used up |
-//! | [`STARVED`] | 0.3 | the share of its waiting and running that a process waited for a processor |
-//! | [`STARVED_EACH_US`] | 50 ms | a wait for a processor that is felt; shorter ones are an advisory |
-//! | [`BUSY`] | 0.8 | processors in use at which a process is called busy |
-//! | [`IDLE_MS`] | 10 s | silence of a connection that nothing will ever close |
-//! | [`GIVEN_UP_US`] | 250 ms | a caller that closes sooner after its call began changed its mind, or asked elsewhere at the same time |
-//! | [`TRICKLE_PER_SECOND`] | 1,000 | bytes a second of a body below which it is no transfer: no link is so slow |
-//! | [`USUAL_ANSWERS`] | 3, each within a tenth | answers on the same connection that make a longer wait one that is not meant |
-//! | [`MOST`] | half of the watch, 2 s at least | a caller that has waited for so long, with nothing that explains it, is told of |
-//! | [`CROWD`] | 3 | requests that wait for the same peer at once, or clients that do not read: no single case |
-//! | [`TASKS`] | 64 | tasks at the same place before they are called a crowd |
+//! What counts as long, many or full is in [`thresholds`], all of it.
 
 mod calls;
 mod deadlock;
@@ -42,6 +17,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod threads;
+pub mod thresholds;
 mod unanswered;
 
 use std::{borrow::Cow, fmt, time::Duration};
@@ -54,51 +30,6 @@ use crate::{Observation, observation::Hidden};
 pub use calls::Stall;
 pub(crate) use calls::stalls as stalled_calls;
 pub(crate) use sockets::in_state;
-
-/// See the table of thresholds.
-pub const SETTLED_US: u64 = 1_000_000;
-/// See the table of thresholds.
-pub const PILE: usize = 8;
-/// See the table of thresholds.
-pub const SPIN_PER_SECOND: f64 = 1_000.0;
-/// See the table of thresholds.
-pub const SHORT_SPIN_PER_SECOND: f64 = 200.0;
-/// See the table of thresholds.
-pub const TURN_US: (u64, u64) = (100, 400);
-/// See the table of thresholds.
-pub const ALWAYS: f64 = 0.9;
-/// See the table of thresholds.
-pub const BETWEEN: f64 = 0.1;
-/// See the table of thresholds.
-pub const NEAR_LIMIT: (f64, Duration) = (0.5, Duration::from_secs(600));
-/// See the table of thresholds.
-pub const FAR: (u64, Duration) = (16, Duration::from_secs(86_400));
-/// See the table of thresholds.
-pub const STORM_PER_SECOND: f64 = 5.0;
-/// See the table of thresholds.
-pub const CHURN_PER_SECOND: f64 = 50.0;
-/// See the table of thresholds.
-pub const THROTTLED: f64 = 0.1;
-/// See the table of thresholds.
-pub const STARVED: f64 = 0.3;
-/// See the table of thresholds.
-pub const STARVED_EACH_US: u64 = 50_000;
-/// See the table of thresholds.
-pub const BUSY: f64 = 0.8;
-/// See the table of thresholds.
-pub const IDLE_MS: u32 = 10_000;
-/// See the table of thresholds.
-pub const GIVEN_UP_US: u64 = 250_000;
-/// See the table of thresholds.
-pub const TRICKLE_PER_SECOND: u64 = 1_000;
-/// See the table of thresholds.
-pub const USUAL_ANSWERS: u64 = 3;
-/// See the table of thresholds.
-pub const MOST: (f64, u64) = (0.5, 2_000_000);
-/// See the table of thresholds.
-pub const CROWD: u64 = 3;
-/// See the table of thresholds.
-pub const TASKS: u64 = 64;
 
 /// What follows from what: the second is listed beneath the first when both are found.
 pub const EFFECTS: &[(Cause, Cause)] = &[
@@ -228,7 +159,7 @@ const RULES: &[Rule] = &[
     threads::wait_unlimited,
 ];
 
-/// Whether a watch of [`SETTLED_US`] more would tell nothing new of what has only just begun: a question to a name server
+/// Whether a watch of [`thresholds::SETTLED_US`] more would tell nothing new of what has only just begun: a question to a name server
 /// that a resolver asks again every few seconds, and that is the only trace of a long wait.
 #[must_use]
 pub fn is_settled(seen: &Observation) -> bool {

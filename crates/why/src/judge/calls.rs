@@ -27,23 +27,19 @@ pub(super) use names::asked_lately;
 
 use facts::libc_errno;
 
-use super::{CROWD, Finding, SETTLED_US, Severity, ShareOf, count, diag, share, sockets::peer_of, time, total};
+use super::{
+    Finding, Severity, ShareOf, count, diag, share,
+    sockets::peer_of,
+    thresholds::{CROWD, HANDED_ON_MS, PILE, SETTLED_US, TICK_MS, WORTH},
+    time, total,
+};
 use crate::{
     Observation,
     observation::{BlockedIn, Connection, Connections, Cpu, Side, TcpSocket, Thread, WaitsFor},
 };
 
-/// The share of a process's calls that must fail before single failures are more than noise.
-const WORTH: f64 = 0.1;
-
 /// POLLIN.
 const READABLE: u32 = 1;
-
-/// The kernel's times are of its ticks, at most so long.
-const TICK_MS: u32 = 10;
-
-/// A request is handed on within so long, where nothing else is done for it first.
-const HANDED_ON_MS: u32 = 100;
 
 /// A connection that does not get on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -187,8 +183,12 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         let mut finding = Finding::new(worst.verdict.cause, severity, worst.verdict.confidence, "");
         finding.verdict = worst.verdict;
         if number > 1 {
+            // Of very many connections the worst alone are looked at.
+            let some =
+                seen.connections.as_ref().is_some_and(|all| all.opened + all.accepted > all.connections.len() as u64);
+            let least = if some { "at least " } else { "" };
             finding = finding.because(
-                diag(format!("{} like it with {peer}", count(number, "connection"))).with("connections", number),
+                diag(format!("{least}{} like it with {peer}", count(number, "connection"))).with("connections", number),
             );
         }
         finding = finding.share(ShareOf::StalledTime, part);
@@ -247,7 +247,7 @@ fn crowd_us(seen: &Observation) -> u64 {
     let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
     let waits = threads.filter(|thread| thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex"));
     let waits: Vec<u64> = waits.map(|thread| thread.blocked_us).collect();
-    if waits.len() < super::PILE { 0 } else { total(waits.into_iter()) }
+    if waits.len() < PILE { 0 } else { total(waits.into_iter()) }
 }
 
 /// A server whose callers wait while it waits for this peer.

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use overdue_core::{Cause, Confidence};
 
 use super::{
-    Finding, SETTLED_US, Severity, ShareOf, proc, share,
+    Finding, Severity, ShareOf, proc, share,
     threads::blocked_at,
     time,
     unanswered::{LOCKS, is_in},
 };
+use crate::judge::thresholds::SETTLED_US;
 use crate::{Observation, observation::Thread};
 
 /// None of them will ever go on. That a thread has waited for a lock for long

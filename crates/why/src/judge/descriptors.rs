@@ -3,8 +3,9 @@
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    ALWAYS, FAR, Finding, NEAR_LIMIT, SETTLED_US, Severity, ShareOf, bpf, count, diag, in_looks, per_second, place,
-    proc, share, time, total,
+    Finding, Severity, ShareOf, bpf, count, diag, in_looks, per_second, place, proc, share,
+    thresholds::{ALWAYS, FAR, FDS_GROWN, NEAR_LIMIT, SETTLED_US},
+    time, total,
 };
 use crate::{
     Observation,
@@ -13,9 +14,6 @@ use crate::{
 
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
-/// Fewer than this in a whole window is nothing that grows.
-const GROWN: u64 = 4;
-
 /// A leak, or a limit that is too low for the load.
 pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     let Some(fds) = &seen.fds else { return Vec::new() };
@@ -363,7 +361,7 @@ impl Growth {
     /// `None` where it does not grow, or not until the end.
     fn of(readings: &[Reading], limit: u64) -> Option<Self> {
         let (first, last) = readings.first().zip(readings.last())?;
-        let grown = last.value.checked_sub(first.value).filter(|grown| *grown >= GROWN)?;
+        let grown = last.value.checked_sub(first.value).filter(|grown| *grown >= FDS_GROWN)?;
         let took = last.at_us.saturating_sub(first.at_us);
         if readings.len() < 4 || took == 0 {
             return None;

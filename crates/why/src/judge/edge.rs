@@ -3,12 +3,11 @@
 use overdue_core::{Cause, Confidence};
 
 use super::{
-    CHURN_PER_SECOND, Finding, STORM_PER_SECOND, Severity, ShareOf, bpf, count, per_second, proc, share, time, total,
+    Finding, Severity, ShareOf, bpf, count, per_second, proc, share,
+    thresholds::{CHURN_PER_SECOND, MOSTLY, STORM_PER_SECOND},
+    time, total,
 };
 use crate::Observation;
-
-/// Connections of which most must have ended without work.
-const MOSTLY: f64 = 0.8;
 
 /// TLS handshakes fail.
 pub(super) fn handshake_storm(seen: &Observation) -> Vec<Finding> {

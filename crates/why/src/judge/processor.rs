@@ -8,15 +8,14 @@ use std::{
 use overdue_core::{Cause, Confidence};
 
 use super::{
-    BUSY, Finding, SETTLED_US, STARVED, STARVED_EACH_US, Severity, ShareOf, THROTTLED, place, proc, share, time, total,
+    Finding, Severity, ShareOf, place, proc, share,
+    thresholds::{BUSY, PERIODS, SETTLED_US, STARVED, STARVED_EACH_US, THROTTLED},
+    time, total,
 };
 use crate::{
     Observation,
     observation::{Cpu, HotStack, Stack},
 };
-
-/// Fewer periods than these say nothing.
-const PERIODS: u64 = 10;
 
 /// A quota takes the processor away, or others do.
 pub(super) fn throttled(seen: &Observation) -> Vec<Finding> {

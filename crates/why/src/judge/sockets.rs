@@ -4,7 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
-use super::{ALWAYS, Finding, IDLE_MS, PILE, SETTLED_US, Severity, ShareOf, count, diag, place, proc, share, time};
+use super::{
+    Finding, Severity, ShareOf, count, diag, place, proc, share,
+    thresholds::{ALWAYS, IDLE_MS, PILE, SETTLED_US},
+    time,
+};
 use crate::{
     Observation,
     observation::{Listener, Sockets, TcpSocket, Thread, ThreadState, TimerKind},

@@ -3,8 +3,9 @@
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    ALWAYS, BETWEEN, Finding, SHORT_SPIN_PER_SECOND, SPIN_PER_SECOND, Severity, ShareOf, TURN_US, bpf, per_second,
-    place, proc, share, time, total,
+    Finding, Severity, ShareOf, bpf, per_second, place, proc, share,
+    thresholds::{ALWAYS, BETWEEN, POLLING, SHORT_SPIN_PER_SECOND, SMALL_WORK, SPIN_PER_SECOND, TURN_SLEEPS, TURN_US},
+    time, total,
 };
 use crate::{
     Observation,
@@ -17,15 +18,6 @@ const EPOLLERR: u32 = 0x8;
 const EPOLLHUP: u32 = 0x10;
 const POLLNVAL: u32 = 0x20;
 const EPOLLRDHUP: u32 = 0x2000;
-
-/// The share of its polls in which a loop sleeps that polls up to three times a turn, for what a timer leads to.
-const TURN_SLEEPS: f64 = 0.25;
-/// The share of its time that a loop without work spends in its polls with limit 0. From the first on it does nothing
-/// else. From the second on it does little else: an interpreter needs ten times as long for its turn as for the poll, and
-/// so does work that is as small. Below, it may well compute: nobody can tell that from outside.
-const POLLING: (f64, f64) = (0.1, 0.025);
-/// Calls that do work for each poll, from which on a loop that spends little of its time in its polls does some.
-const SMALL_WORK: f64 = 0.001;
 
 const EAGAIN: i32 = 11;
 const EMFILE: i32 = 24;

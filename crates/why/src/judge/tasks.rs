@@ -2,16 +2,15 @@
 
 use overdue_core::{Cause, Confidence, Evidence, Source};
 
-use super::{Finding, PILE, Severity, ShareOf, TASKS, place, proc, share, time};
+use super::{
+    Finding, Severity, ShareOf, place, proc, share,
+    thresholds::{BYTES_OF_A_THREAD, HEAP_GROWN, PILE, PILE_OF_THREADS, TASKS, TASKS_GROWN},
+    time,
+};
 use crate::{
     Observation,
     observation::{BlockedIn, Go, GoroutineGroup, Reading, Runtime, TcpSocket, Thread, ThreadCounts},
 };
-
-/// Growth below this share of what was there at first is the ordinary coming and going.
-const GROWN: f64 = 0.1;
-/// Growth of the heap that counts as growing with the tasks.
-const HEAP_GROWN: (f64, u64) = (0.2, 1 << 20);
 
 /// Goroutines: a leak grows with its heap, a backlog waits for one thing.
 pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
@@ -21,12 +20,12 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
     let Some(crowd) = go.groups.iter().filter(waiting).max_by_key(|group| group.last) else { return Vec::new() };
     let grown = last.saturating_sub(first);
     let counts: Vec<(u64, u64)> = go.goroutines.iter().map(|reading| (reading.at_us, reading.value)).collect();
-    if crowd.last < TASKS || (grown as f64) < GROWN * first as f64 || !grows_through(&counts, seen.window_us) {
+    if crowd.last < TASKS || (grown as f64) < TASKS_GROWN * first as f64 || !grows_through(&counts, seen.window_us) {
         return Vec::new();
     }
     // A server has one or two for each client that is there.
     let more = crowd.last.saturating_sub(crowd.first).saturating_sub(clients_that_came(seen));
-    if more < PILE as u64 || (more as f64) < GROWN * crowd.first as f64 {
+    if more < PILE as u64 || (more as f64) < TASKS_GROWN * crowd.first as f64 {
         return Vec::new();
     }
     // What survived a collection, where there was one at each end; the heap in use grows between two of them anyway.
@@ -97,7 +96,7 @@ pub(super) fn threads(seen: &Observation) -> Vec<Finding> {
     let grown = threads.last.saturating_sub(threads.first);
     // A server may have one for each client that is there, and who loads one for each of its connections.
     if grown.saturating_sub(clients_that_came(seen)).saturating_sub(answers_that_came(seen)) < PILE_OF_THREADS
-        || (grown as f64) < GROWN * threads.first as f64
+        || (grown as f64) < TASKS_GROWN * threads.first as f64
         || !grows_on(seen)
     {
         return Vec::new();
@@ -223,11 +222,6 @@ fn is_idle(thread: &Thread) -> bool {
     let mut functions = thread.stack.iter().flat_map(|stack| stack.functions());
     thread.blocked_in.as_ref().is_some_and(limited) || functions.any(|name| name == "_queue_SimpleQueue_get")
 }
-
-/// New threads of one window that are no pool being filled.
-const PILE_OF_THREADS: u64 = 16;
-/// What a thread that waits costs by itself: the pages of its stack that it touched.
-const BYTES_OF_A_THREAD: u64 = 56 * 1024;
 
 fn ends(readings: &[Reading]) -> Option<(u64, u64)> {
     Some((readings.first()?.value, readings.last()?.value))

@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    ALWAYS, BUSY, CROWD, Finding, SETTLED_US, Severity, ShareOf, bpf, count, diag, place, proc, share, time, total,
+    Finding, Severity, ShareOf, bpf, count, diag, place, proc, share,
+    thresholds::{ALWAYS, BUSY, CROWD, LOOKUP_US, LOOP_AWAY_US, LOOP_BEAT_US, LOOP_BLOCKED, LOOP_TURN_US, SETTLED_US},
+    time, total,
 };
 use crate::{
     Observation,
@@ -160,7 +162,9 @@ fn sits(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
             Some((thread, call.as_str(), *looks))
         })
         .filter(|(thread, _, looks)| *looks >= 3 && share((*looks).into(), thread.looks.into()) >= LOOP_BLOCKED)
-        .filter(|(thread, _, looks)| seen.process.runtime != Runtime::Native || stays_away(seen, thread, *looks))
+        .filter(|(thread, call, looks)| {
+            seen.process.runtime != Runtime::Native || stays_away(seen, thread, call, *looks)
+        })
         .collect();
     blocked.sort_by_key(|(thread, _, looks)| std::cmp::Reverse((loops.surely(thread), *looks, thread.blocked_us)));
     let &(thread, call, looks) = blocked.first()?;
@@ -339,10 +343,12 @@ fn computes(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
 
 /// Whether a native program, which may poll for one client alone and work for it otherwise (a backend of PostgreSQL that
 /// reads from a disk), stays away from its loop for long at a time, and has more than that one connection.
-fn stays_away(seen: &Observation, thread: &Thread, looks: u32) -> bool {
+fn stays_away(seen: &Observation, thread: &Thread, call: &str, looks: u32) -> bool {
     let away_us = share(looks.into(), thread.looks.into()) * seen.window_us as f64;
     let stay_us = away_us / thread.voluntary_switches.max(1) as f64;
-    stay_us >= LOOP_AWAY_US && serves_several(seen)
+    // Whoever works in beats of its own, as a game does, sleeps for the rest of each.
+    let beats = if call.ends_with("nanosleep") { LOOP_BEAT_US } else { LOOP_AWAY_US };
+    stay_us >= beats && serves_several(seen)
 }
 
 /// Whether it may have more than one client: no backend of a database, which works for its own.
@@ -493,13 +499,6 @@ impl TokioThread {
     }
 }
 
-/// From this share of the looks on an event loop that sits in another call is blocked by it.
-const LOOP_BLOCKED: f64 = 0.3;
-/// A loop that computes for less than this in each turn, on the average, hears of its callers.
-const LOOP_TURN_US: u64 = 100_000;
-/// A shorter stay elsewhere is hardly felt by those who wait for the loop.
-const LOOP_AWAY_US: f64 = 50_000.0;
-
 /// Where a thread sits: by its own stack, else by the stacks in which threads of its name waited longest.
 pub(super) fn blocked_at(seen: &Observation, thread: &Thread) -> Option<String> {
     let waits = seen.threads.as_ref()?.waits.as_ref();
@@ -628,9 +627,6 @@ fn alone(seen: &Observation, tid: u32, queries: &[&DnsExchange], occupied: f64) 
         .share(ShareOf::StalledTime, occupied);
     Some(Finding { advisory: true, ..finding })
 }
-
-/// A name server that needs longer for each answer is slow.
-const LOOKUP_US: u64 = 200_000;
 
 /// A wait that nothing will ever end.
 pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {

@@ -10,9 +10,11 @@ use std::collections::HashSet;
 use overdue_core::{Cause, Confidence, Evidence, Source, facts::TcpState};
 
 use super::{
-    ALWAYS, CROWD, Finding, MOST, Severity, Stall,
+    Finding, Severity, Stall,
     calls::{may_wait, owes_an_answer},
-    count, diag, place, proc, share, time, total,
+    count, diag, place, proc, share,
+    thresholds::{ALWAYS, CROWD, MOST},
+    time, total,
 };
 use crate::{
     Observation,

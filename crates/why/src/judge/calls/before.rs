@@ -4,17 +4,19 @@ use overdue_core::{Cause, Confidence, LimitName, Rejected, Stage, facts::TcpStat
 
 use super::{
     Known, Meant, Trouble, callers,
-    facts::{facts, passed},
+    facts::{facts, passed, untaken},
     is_relayed, led_to,
 };
 use crate::{
     Observation,
-    judge::{SETTLED_US, count, diag, sockets::peer_of, time},
+    judge::{
+        count, diag,
+        sockets::peer_of,
+        thresholds::{REQUEST_MAX, SETTLED_US},
+        time,
+    },
     observation::{Hidden, Moment, TcpSocket},
 };
-
-/// Who has sent so much and never got a byte sends logs or metrics, and waits for no answer.
-const REQUEST_MAX: u64 = 64 * 1024;
 
 /// The last that passed was ours, a while ago, and has arrived.
 pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
@@ -53,7 +55,7 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     );
     // Logs and metrics are sent without an answer, and look like this. What shows that something is held up: a peer that
     // does not even take what was sent, or a caller that waits; but a log is written for a caller, too, again and again.
-    let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
+    let untaken = untaken(socket);
     let wrote_on = socket.first.and_then(|tcp| tcp.bytes_acked).is_some_and(|acked| acked.saturating_sub(1) < sent);
     let goes_one_way = received == 0 && (wrote_on || sent > REQUEST_MAX);
     let relayed = !untaken && is_relayed(seen, socket);

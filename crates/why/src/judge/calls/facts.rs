@@ -139,6 +139,11 @@ pub(super) fn unread(known: &Known<'_>) -> u64 {
     lay.max(received.saturating_sub(fin).saturating_sub(connection.read_bytes))
 }
 
+/// Whether the peer is on this host, and has not taken what lies in its socket.
+pub(super) fn untaken(socket: &TcpSocket) -> bool {
+    socket.peer_unread_bytes.is_some_and(|unread| unread > own_fin(socket))
+}
+
 /// The FIN of the own close, which the kernel counts as a byte, here and at the other end.
 fn own_fin(socket: &TcpSocket) -> u32 {
     let closed =

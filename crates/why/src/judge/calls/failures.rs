@@ -14,7 +14,11 @@ use super::{
 };
 use crate::{
     Observation,
-    judge::{GIVEN_UP_US, SETTLED_US, bpf, in_looks, time},
+    judge::{
+        bpf, in_looks,
+        thresholds::{GIVEN_UP_US, SETTLED_US},
+        time,
+    },
     observation::{Call, Connection, HttpHead, Side, TlsHandshake},
 };
 

@@ -8,12 +8,16 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Meant, Trouble, WORTH,
+    Known, Meant, Trouble,
     facts::{at, facts, passed},
 };
 use crate::{
     Observation,
-    judge::{GIVEN_UP_US, SETTLED_US, bpf, proc, time},
+    judge::{
+        bpf, proc,
+        thresholds::{GIVEN_UP_US, NAMES, SETTLED_US, WORTH},
+        time,
+    },
     observation::{BlockedIn, Connection, Connections, DnsExchange, Lookup, Thread},
 };
 
@@ -55,9 +59,6 @@ fn silent<'a>(connections: &'a Connections, query: &'a DnsExchange) -> Option<(&
     Some((silent, times(silent)))
 }
 
-/// Fewer different names than these may be those of a program that has a few peers.
-const DIFFERENT: usize = 4;
-
 /// Whether different names are asked for over a while, and hardly one again: lists of senders, domains that may exist. No
 /// is a good answer to that. Who looks for a peer asks again, and a search through domains changes the end of a name only.
 fn are_different<'a>(asked: impl Iterator<Item = (&'a str, u16, u64)> + Clone) -> bool {
@@ -66,7 +67,7 @@ fn are_different<'a>(asked: impl Iterator<Item = (&'a str, u16, u64)> + Clone) -
     let again = asked.clone().count() - questions.len();
     let (first, last) = (asked.clone().map(|(.., at)| at).min(), asked.map(|(.., at)| at).max());
     let took = last.zip(first).map_or(0, |(last, first)| last - first);
-    hosts.len() >= DIFFERENT && again * 4 <= questions.len() && took >= SETTLED_US
+    hosts.len() >= NAMES && again * 4 <= questions.len() && took >= SETTLED_US
 }
 
 /// Whether its thread asked for another name meanwhile, and nearly all that it asked for was answered at once.

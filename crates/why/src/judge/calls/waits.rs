@@ -1,6 +1,6 @@
 //! Connections that wait for something, and stages that took too long.
 
-use std::{cmp::Ordering, ops::Range, time::Duration};
+use std::{cmp::Ordering, time::Duration};
 
 use overdue_core::{
     Cause, Confidence, Evidence, LimitName, Rejected, Source, Stage,
@@ -8,29 +8,27 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Meant, TICK_MS, Trouble,
-    facts::{Stages, at, facts, given_up, passed, response_bytes, since, since_or_until, unread},
+    Known, Meant, Trouble,
+    facts::{Stages, at, facts, given_up, passed, response_bytes, since, since_or_until, unread, untaken},
     failures::{asked_in_tls, hidden_by_tls, went_elsewhere},
     is_relayed,
 };
 use crate::{
     Observation,
     judge::{
-        ALWAYS, Finding, GIVEN_UP_US, SETTLED_US, Severity, TRICKLE_PER_SECOND, USUAL_ANSWERS, bpf, diag, share, time,
+        Finding, Severity, bpf, diag, share,
+        thresholds::{
+            ACK_ALONE_MS, ALWAYS, GIVEN_UP_US, PROBES, QUEUE_FULL, SETTLED_US, TICK_MS, TRICKLE_PER_SECOND,
+            USUAL_ANSWERS,
+        },
+        time,
     },
     observation::{HttpHead, Moment, Side, TcpSocket, TimerKind, TlsHandshake, redis_waits},
 };
 
-/// Unread bytes from which on a receive queue is called full.
-const UNREAD: u32 = 16 * 1024;
-
-/// After so long a peer with nothing to send acknowledges what it received: the kernels' 40 to 200 ms, and the way. The
-/// answer to a keepalive probe comes after a second at least.
-const ACK_ALONE_MS: Range<u32> = 20..500;
-
 /// Our own side does not read.
 pub(super) fn not_read(known: &Known<'_>) -> Option<Trouble> {
-    let socket = known.socket.filter(|socket| socket.unread_bytes >= UNREAD)?;
+    let socket = known.socket.filter(|socket| socket.unread_bytes >= QUEUE_FULL)?;
     // It takes nothing; or so little that what lies there lasts for several windows like this one.
     let received = |tcp: Option<TcpInfo>| tcp.and_then(|tcp| tcp.bytes_received);
     let came = received(socket.last).zip(received(socket.first)).map(|(last, first)| last.saturating_sub(first));
@@ -107,9 +105,6 @@ pub(super) fn gone(known: &Known<'_>) -> Option<Trouble> {
     .rejected(Cause::ServerSlow, "the kernel of a slow server acknowledges each probe at once");
     Some(Trouble::told(known, finding.verdict, thread.blocked_us.min(silent_us)))
 }
-
-/// Probes without an answer after which it is no single loss.
-const PROBES: u8 = 2;
 
 /// No connection yet.
 pub(super) fn connecting(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
@@ -233,7 +228,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     }
     if received == 0 || wrote_last {
         let mut waits = waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
-        let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
+        let untaken = untaken(socket);
         if received == 0 && waits.unseen && !untaken {
             let why = "possible: what it asked was not seen, and may wait for something to happen".into();
             waits.verdict.confidence = waits.verdict.confidence.min(Confidence::Medium);
@@ -296,7 +291,7 @@ pub(super) fn wrote_last(socket: &TcpSocket, tcp: &TcpInfo) -> bool {
         Ordering::Less => true,
         Ordering::Greater => false,
         Ordering::Equal => {
-            let untaken = socket.peer_unread_bytes.is_some_and(|unread| unread > 0);
+            let untaken = untaken(socket);
             let later_ms = tcp.last_data_recv_ms.saturating_sub(tcp.last_ack_recv_ms);
             untaken || ACK_ALONE_MS.contains(&later_ms)
         }
@@ -413,7 +408,7 @@ pub(super) fn can_be_meant(seen: &Observation, known: &Known<'_>) -> bool {
 
 /// A peer that does not even take the request waits for nothing.
 fn is_taken(known: &Known<'_>) -> bool {
-    known.socket.and_then(|socket| socket.peer_unread_bytes).is_none_or(|unread| unread == 0)
+    !known.socket.is_some_and(untaken)
 }
 
 /// Whether the request is of a kind that waits for something to happen.

@@ -498,6 +498,19 @@ fn a_native_loop_that_stays_away() {
     assert_eq!(judge(&unread(polls_and_sits(2_000))), Judgement::default());
 }
 
+/// A game works in beats, and sleeps for the rest of each.
+#[test]
+fn a_loop_with_beats_of_its_own() {
+    let sleeps = |call: &str, switches| {
+        let mut seen = polls_and_sits(switches);
+        seen.sockets.as_mut().unwrap().tcp[1].unread_bytes = 29;
+        seen.thread(|thread| thread.calls[0].0 = call.to_owned())
+    };
+    nothing(&sleeps("clock_nanosleep", 60));
+    only(&sleeps("clock_nanosleep", 30), Cause::RuntimeBlocked);
+    only(&sleeps("pread64", 60), Cause::RuntimeBlocked);
+}
+
 /// A client whose request nobody has read.
 fn unread() -> TcpSocket {
     TcpSocket { unread_bytes: 29, unread_for_us: 200_000, ..inbound(2, "10.0.0.9:50001") }
