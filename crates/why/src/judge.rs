@@ -159,8 +159,8 @@ const RULES: &[Rule] = &[
     threads::wait_unlimited,
 ];
 
-/// Whether a watch of [`thresholds::SETTLED_US`] more would tell nothing new of what has only just begun: a question to a name server
-/// that a resolver asks again every few seconds, and that is the only trace of a long wait.
+/// Whether a watch of [`thresholds::SETTLED_US`] more would tell nothing new of what has only just begun: a question to a
+/// name server that a resolver asks again every few seconds, and that is the only trace of a long wait.
 #[must_use]
 pub fn is_settled(seen: &Observation) -> bool {
     !calls::asked_lately(seen)
