@@ -235,6 +235,8 @@ targets! {
     fd_exhausted_rust: "fd-exhausted-rust",
     tls_peer_silent_go: "tls-peer-silent-go",
     tls_peer_silent_python: "tls-peer-silent-python",
+    tls_peer_silent_before_go: "tls-peer-silent-before-go",
+    tls_peer_silent_before_python: "tls-peer-silent-before-python",
     server_slow: "server-slow",
     server_slow_python: "server-slow-python",
     body_stalled_go: "body-stalled-go",

@@ -1,16 +1,17 @@
-// A client whose TLS handshakes get no answer: it gives each 2.5 seconds, and tries again.
+// A client whose TLS handshakes get no answer: it gives each the time of its first argument, and tries again.
 package main
 
 import (
 	"crypto/tls"
 	"net"
+	"os"
 	"time"
 )
 
 func main() {
-	dialer := &net.Dialer{Timeout: 2500 * time.Millisecond}
+	dialer := &net.Dialer{Timeout: must(time.ParseDuration(os.Args[1]))}
 	for {
-		connection, err := tls.DialWithDialer(dialer, "tcp4", peer(), &tls.Config{ServerName: "lab.test"})
+		connection, err := tls.DialWithDialer(dialer, "tcp4", "127.0.0.1:"+os.Args[2], &tls.Config{ServerName: "lab.test"})
 		if err == nil {
 			connection.Close()
 		}

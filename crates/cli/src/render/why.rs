@@ -4,6 +4,7 @@ pub(crate) mod connections;
 
 use std::fmt::Write as _;
 
+use overdue_core::Cause;
 use overdue_why::{
     Report, by_remedy,
     judge::Finding,
@@ -53,9 +54,20 @@ pub(crate) fn nothing(report: &Report) -> (Ink, String) {
         (Ink::Yellow, "it only waits for its children, and of those nothing is known: they were not watched".to_owned())
     } else if is_blind {
         (Ink::Yellow, format!("{found}, of the little that could be seen: see NOT VISIBLE"))
+    } else if report.advisories.iter().any(is_doubted) {
+        let text = format!(
+            "nothing that is wrong for certain was found in {}: ALSO says what may be",
+            time(report.elapsed_us)
+        );
+        (Ink::Yellow, text)
     } else {
         (Ink::Green, found)
     }
+}
+
+/// Whether it is a fault or what the program is for, nobody can tell from outside.
+fn is_doubted(remark: &Finding) -> bool {
+    remark.verdict.rejected.iter().any(|other| other.cause == Cause::Unknown)
 }
 
 /// Where to look for the reason of an end that is not well.

@@ -276,6 +276,8 @@ checks! {
     };
     tls_peer_silent_go "tls-peer-silent-go" |seen| waits_for_peer(seen, 1);
     tls_peer_silent_python "tls-peer-silent-python" |seen| waits_for_peer(seen, 1);
+    tls_peer_silent_before_go "tls-peer-silent-before-go" |seen| waits_for_peer(seen, 1);
+    tls_peer_silent_before_python "tls-peer-silent-before-python" |seen| waits_for_peer(seen, 1);
     server_slow "server-slow" |seen| waits_for_peer(seen, 1);
     server_slow_python "server-slow-python" |seen| waits_for_peer(seen, 1);
     body_stalled_go "body-stalled-go" |seen| waits_for_peer(seen, 1);

@@ -613,6 +613,7 @@ fn worst(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         .or_else(|| failures::given_up_by_us(seen, known))
         .or_else(|| waits::gone(known))
         .or_else(|| waits::handshake(seen, known))
+        .or_else(|| before::handshake(seen, known))
         .or_else(|| waits::exchange(seen, known))
         .or_else(|| before::unanswered(seen, known))
 }

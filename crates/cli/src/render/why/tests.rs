@@ -186,3 +186,15 @@ fn whose_children_have_ended_was_not_watched_for_them() {
     let text = report(Screen::plain(80), &Report::of(&seen));
     assert!(text.contains("nothing wrong was found") && !text.contains("children"), "{text}");
 }
+
+/// A remark that may be a fault is not called well in the line above it.
+#[test]
+fn who_may_be_ill_is_not_called_well() {
+    let mut told = Report::of(&stalled());
+    told.advisories = std::mem::take(&mut told.verdicts);
+    let headline = |told: &Report| nothing(told).1;
+    assert!(headline(&told).starts_with("nothing wrong was found"), "{}", headline(&told));
+    let why = "possible: the wait may be meant".into();
+    told.advisories[0].verdict.rejected.push(overdue_core::Rejected { cause: Cause::Unknown, why });
+    assert!(headline(&told).contains("for certain") && headline(&told).contains("ALSO"), "{}", headline(&told));
+}

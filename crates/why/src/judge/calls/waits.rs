@@ -209,17 +209,23 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     let tcp = socket.last?;
     let (thread, call) = known.blocked?;
     let reads = ["read", "recv", "poll", "select"].iter().any(|word| call.call.contains(word));
-    if !reads || call.call.starts_with("epoll") || thread.blocked_us < SETTLED_US {
+    let received = tcp.bytes_received.unwrap_or(0);
+    // Some look again each second, for as long as nothing at all came.
+    let again = thread.calls.iter().any(|(name, looks)| {
+        received == 0 && *name == call.call && f64::from(*looks) >= ALWAYS * f64::from(thread.looks)
+    });
+    let again_us = if again { seen.window_us.min(socket.in_state_us) } else { 0 };
+    let blocked_us = thread.blocked_us.max(again_us);
+    if !reads || call.call.starts_with("epoll") || blocked_us < SETTLED_US {
         return None;
     }
-    let received = tcp.bytes_received.unwrap_or(0);
     // The kernel's times are of milliseconds, in which many an answer comes.
     let exact = known.connection.filter(|_| all_transfers(seen));
     let exact = exact.and_then(|connection| Some(at(connection.last_write?)? > at(connection.last_read?)?));
     let wrote_last = exact.unwrap_or_else(|| wrote_last(socket, &tcp));
     let sent_nothing = tcp.bytes_acked.is_some_and(|acked| acked <= 1) && socket.unsent_bytes == 0;
     if received == 0 && sent_nothing {
-        let waited = thread.blocked_us;
+        let waited = blocked_us;
         let mut quiet = waiting(seen, known, waited)?;
         quiet.meant = Meant::Quiet;
         quiet.verdict.summary =
@@ -227,7 +233,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         return Some(quiet);
     }
     if received == 0 || wrote_last {
-        let mut waits = waiting(seen, known, thread.blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
+        let mut waits = waiting(seen, known, blocked_us.max(u64::from(tcp.last_data_sent_ms) * 1_000))?;
         let untaken = untaken(socket);
         if received == 0 && waits.unseen && !untaken {
             let why = "possible: what it asked was not seen, and may wait for something to happen".into();
@@ -236,7 +242,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         }
         // One of several that a thread polls may be there for what it sends alone: logs, metrics. So may one on which
         // another thread sends while this one reads, to see its end.
-        let sends_on = u64::from(tcp.last_data_sent_ms.saturating_add(TICK_MS)) * 1_000 < thread.blocked_us;
+        let sends_on = u64::from(tcp.last_data_sent_ms.saturating_add(TICK_MS)) * 1_000 < blocked_us;
         let many = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1 || sends_on;
         let one_way = received == 0 && many && waits.unseen && !untaken;
         // After an answer it may send heartbeats, even in a program that was started to be watched.

@@ -1,7 +1,80 @@
 //! Calls that were on their way when the watch began: only the kernel's counters tell of them.
 
-use super::{calls::syn_sent, *};
-use crate::observation::{HalfOpen, Listener};
+use super::{
+    calls::{blocked, syn_sent},
+    *,
+};
+use crate::observation::{Go, GoroutineGroup, HalfOpen, Listener, Runtime};
+
+/// All that was sent has arrived, and nothing ever came back.
+fn sent_to(peer: &str) -> Observation {
+    let mut socket = outbound(9, peer);
+    let tcp = socket.last.as_mut().unwrap();
+    (tcp.bytes_acked, tcp.bytes_received) = (Some(518), Some(0));
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (31_000, 40_000);
+    idle().tcp([socket])
+}
+
+fn goroutine_in(function: &str, stayed: u64, mut seen: Observation) -> Observation {
+    let group = GoroutineGroup { stack: stack(&["runtime.gopark", function]), stayed, ..GoroutineGroup::default() };
+    seen.process.runtime = Runtime::Go { version: "go1.27".to_owned() };
+    seen.go = Some(Go { groups: vec![group], ..Go::default() });
+    seen
+}
+
+/// Nobody saw the ClientHello: a stack tells of it, or the port.
+#[test]
+fn handshakes_from_before_the_watch() {
+    let in_thread = |function: &str, seen: Observation| {
+        blocked(seen, "read", 9, 4_000_000).thread(|thread| thread.stack = Some(stack(&["read", function])))
+    };
+    let finding = only(&in_thread("SSL_do_handshake", sent_to("10.0.0.9:9000")), Cause::TlsPeerSilent);
+    assert!(finding.verdict.evidence[0].text.contains("waits in a TLS handshake"), "{finding:#?}");
+    only(&in_thread("SSL_read", sent_to("10.0.0.9:9000")), Cause::ServerSlow);
+    // A part of it came.
+    let mut part = sent_to("10.0.0.9:9000");
+    part.sockets.as_mut().unwrap().tcp[0].last.as_mut().unwrap().bytes_received = Some(90);
+    only(&in_thread("SSL_do_handshake", part), Cause::TlsSlow);
+
+    const IN_GO: &str = "crypto/tls.(*Conn).clientHandshake";
+    only(&goroutine_in(IN_GO, 1, sent_to("10.0.0.9:9000")), Cause::TlsPeerSilent);
+    // It came to that only now; or it may be of the other connection, which sends metrics.
+    advisory(&goroutine_in(IN_GO, 0, sent_to("10.0.0.9:9000")), Cause::ServerSlow);
+    let mut two = sent_to("10.0.0.9:9000");
+    let tcp = &mut two.sockets.as_mut().unwrap().tcp;
+    tcp.push(TcpSocket { cookie: 10, ..tcp[0].clone() });
+    advisory(&goroutine_in(IN_GO, 1, two), Cause::ServerSlow);
+
+    let by_port = only(&sent_to("10.0.0.9:443"), Cause::TlsPeerSilent);
+    assert_eq!(by_port.verdict.confidence, Confidence::Medium);
+    // It has spoken before, or there is nothing yet that it should answer.
+    for (acked, received) in [(518, 4_000), (1, 0)] {
+        let mut used = sent_to("10.0.0.9:443");
+        let tcp = used.sockets.as_mut().unwrap().tcp[0].last.as_mut().unwrap();
+        (tcp.bytes_acked, tcp.bytes_received) = (Some(acked), Some(received));
+        nothing(&used);
+    }
+}
+
+/// A goroutine that waits for the answer shows that one is due; so does a thread that looks for it each second.
+#[test]
+fn whoever_waits_for_an_answer_from_before_the_watch() {
+    only(&goroutine_in("net/http.(*persistConn).roundTrip", 1, sent_to("10.0.0.9:80")), Cause::ServerSlow);
+    advisory(&goroutine_in("main.idle", 1, sent_to("10.0.0.9:80")), Cause::ServerSlow);
+
+    let polls = |looks| {
+        blocked(sent_to("10.0.0.9:80"), "poll", 9, 400_000).thread(|thread| {
+            thread.calls = vec![("poll".to_owned(), looks)];
+        })
+    };
+    let finding = only(&polls(20), Cause::ServerSlow);
+    assert_eq!(finding.verdict.confidence, Confidence::Medium, "what it sent was not seen");
+    advisory(&polls(9), Cause::ServerSlow);
+    // It sends again and again, and never gets an answer.
+    let mut logs = polls(20);
+    logs.sockets.as_mut().unwrap().tcp[0].last.as_mut().unwrap().last_data_sent_ms = 2_000;
+    advisory(&logs, Cause::ServerSlow);
+}
 
 /// A body that stopped before the watch began looks like a connection that lies idle: nobody is blamed, and it is said.
 #[test]
