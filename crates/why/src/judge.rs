@@ -10,6 +10,7 @@ mod calls;
 mod deadlock;
 mod descriptors;
 mod edge;
+mod last_words;
 mod processor;
 mod sockets;
 mod spin;
@@ -20,7 +21,7 @@ mod threads;
 pub mod thresholds;
 mod unanswered;
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use overdue_core::{Cause, Confidence, DurationText, Evidence, Rejected, Source, Verdict, facts::TcpState};
 use serde::Serialize;
@@ -29,6 +30,7 @@ use crate::{Observation, observation::Hidden};
 
 pub use calls::Stall;
 pub(crate) use calls::stalls as stalled_calls;
+pub use last_words::{LastWords, Speaker, last_words};
 pub(crate) use sockets::in_state;
 
 /// What follows from what: the second is listed beneath the first when both are found.
@@ -210,39 +212,6 @@ pub fn stalls(seen: &Observation, judgement: &Judgement) -> Vec<Stall> {
         all.extend(unanswered::stalls(seen, told));
     }
     all
-}
-
-/// Clients that had the last word a while ago: each waits for an answer, or has said what it had to say.
-#[must_use]
-pub fn last_words(seen: &Observation) -> Option<LastWords> {
-    let clients = calls::callers(seen);
-    let ago_ms = clients.iter().filter_map(|client| Some(client.last?.last_data_recv_ms)).max()?;
-    Some(LastWords { clients: clients.len() as u64, longest_us: u64::from(ago_ms) * 1_000 })
-}
-
-/// See [`last_words`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct LastWords {
-    /// How many clients.
-    pub clients: u64,
-    /// How long ago the first of them said it.
-    pub longest_us: u64,
-}
-
-impl fmt::Display for LastWords {
-    /// A sentence for a reader.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (who, how) = match self.clients {
-            1 => ("One client".to_owned(), ""),
-            many => (format!("{many} clients"), ", the first of them"),
-        };
-        write!(
-            out,
-            "{who} had the last word{how} {} ago: a request that hangs looks like this, and so does a long poll, or a client \
-             that has said all.",
-            time(self.longest_us)
-        )
-    }
 }
 
 /// What nobody could tell of this process, where no verdict explains why its callers wait.

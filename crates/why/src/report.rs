@@ -40,9 +40,9 @@ pub struct Report {
     pub connections_not_listed: u64,
     /// How many of all connections stalled.
     pub connections_stalled: u64,
-    /// Clients that had the last word a while ago, where no verdict tells of them: a request that hangs looks like this, and
-    /// so does a long poll or a client that has said all.
-    pub last_words: Option<LastWords>,
+    /// Who had the last word on connections, a while ago, where there is no verdict: a request that hangs looks like this,
+    /// and so does a long poll or whoever has said all.
+    pub last_words: Vec<LastWords>,
     /// What could be done at once, from outside, and what of it was done.
     pub first_aid: Vec<FirstAid>,
     /// What could not be seen.
@@ -85,7 +85,7 @@ impl Report {
         let first_aid = aid::plan(seen, &judgement);
         let untold = judge::untold(seen, &judgement);
         let first = judgement.verdicts.first();
-        let last_words = judge::last_words(seen).filter(|_| first.is_none());
+        let last_words = if first.is_none() { judge::last_words(seen) } else { Vec::new() };
         let listed = connection::listed(seen, &judgement);
         Self {
             schema: SCHEMA,

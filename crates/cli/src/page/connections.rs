@@ -30,12 +30,12 @@ pub(super) fn section(report: &Report) -> Option<Element> {
     let mut rows: Vec<&ConnectionLine> = stalled.collect();
     rows.extend(others.take(ROWS.saturating_sub(rows.len())));
     let counted = match (all, report.connections_stalled) {
-        (1, 0) => "One connection, which has not stalled.".to_owned(),
+        (1, 0) => "One connection, which was not seen to stall.".to_owned(),
         (1, _) => "One connection, which stalled.".to_owned(),
-        (all, 0) => format!("{all} connections, none of which has stalled."),
+        (all, 0) => format!("{all} connections, none of which was seen to stall."),
         (all, stalled) => format!("{all} connections, of which {stalled} stalled; the longest first."),
     };
-    let last_words = report.last_words.map(|words| format!(" {words}")).unwrap_or_default();
+    let last_words: String = report.last_words.iter().map(|words| format!(" {words}")).collect();
     let mut note = format!(
         "{counted}{last_words} Shown is the current or last exchange of each and the longest silence before it, as far as they were \
          seen from outside; a stage that is very short is drawn wider than it was."

@@ -344,7 +344,7 @@ pub(super) fn callers(seen: &Observation) -> Vec<&TcpSocket> {
 
 /// The connections that a thread reads from, or waits for until it can, by a call that is given each of them. In an epoll
 /// set a connection often stays while its request is worked on.
-fn listens_alone(blocked: &BlockedIn) -> impl Iterator<Item = u64> {
+pub(super) fn listens_alone(blocked: &BlockedIn) -> impl Iterator<Item = u64> {
     let reads = blocked.call.contains("read") || blocked.call.contains("recv");
     let readable = |member: &&WaitsFor| !blocked.call.starts_with("epoll") && member.events & READABLE != 0;
     let polled = blocked.waits_for.iter().filter(readable).filter_map(|member| member.cookie);
@@ -538,6 +538,11 @@ fn worst_waits_for_peer(finding: &Finding) -> bool {
         finding.verdict.cause,
         Cause::ServerSlow | Cause::HeadStalled | Cause::BodyStalled | Cause::BodySlow | Cause::TlsPeerSilent
     )
+}
+
+/// Whether the process had the last word on it.
+pub(super) fn wrote_last(socket: &TcpSocket) -> bool {
+    socket.last.is_some_and(|tcp| waits::wrote_last(socket, &tcp))
 }
 
 /// Whether something came after the last that was sent, a while ago.

@@ -24,11 +24,11 @@ pub(super) fn connections(screen: Screen, report: &Report) -> String {
     if rows.is_empty() {
         let quiet = match all {
             0 => return String::new(),
-            1 => "Its one connection has not stalled.".to_owned(),
-            many => format!("Of its {many} connections none has stalled."),
+            1 => "Its one connection was not seen to stall.".to_owned(),
+            many => format!("Of its {many} connections none was seen to stall."),
         };
         let mut out = format!("\n{}\n", screen.ink(Ink::Dim, &quiet));
-        if let Some(last_words) = report.last_words {
+        for last_words in &report.last_words {
             out.push_str(&screen.ink(Ink::Dim, &screen.hanging("", &last_words.to_string())));
         }
         return out;

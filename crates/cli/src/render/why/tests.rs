@@ -110,7 +110,7 @@ fn on_a_narrow_screen_bars_have_lines_of_their_own() {
 fn connections_without_a_stall_are_counted_only() {
     let mut seen = stalled();
     seen.connections = None;
-    assert_eq!(shown(80, &seen), "\nOf its 3 connections none has stalled.\n");
+    assert_eq!(shown(80, &seen), "\nOf its 3 connections none was seen to stall.\n");
     seen.sockets = None;
     assert_eq!(shown(80, &seen), "");
 }

@@ -4,7 +4,10 @@ use super::{
     calls::{asked, blocked, closed_by_us, connected},
     *,
 };
-use crate::observation::{Listener, Moment, Side, TlsHandshake};
+use crate::{
+    judge::Speaker,
+    observation::{Listener, Moment, Side, TlsHandshake, WaitsFor},
+};
 
 /// A socket whose last bytes passed so long ago, and how many there were.
 fn talked(socket: TcpSocket, sent: (u64, u32), received: (u64, u32)) -> TcpSocket {
@@ -210,9 +213,35 @@ fn a_peer_that_answers_no_probe() {
 fn clients_that_had_the_last_word() {
     let client = |cookie, ms| talked(inbound(cookie, "10.0.0.20:50000"), (200, 9_500), (100, ms));
     let report = crate::Report::of(&idle().tcp([client(7, 8_000), client(8, 2_000), client(9, 200)]));
-    let words = report.last_words.unwrap();
+    let [words] = &report.last_words[..] else { panic!("{report:?}") };
     assert!(report.is_well());
-    assert_eq!((words.clients, words.longest_us), (2, 8_000_000));
+    assert_eq!((words.by, words.connections, words.longest_us), (Speaker::Clients, 2, 8_000_000));
     assert!(words.to_string().starts_with("2 clients had the last word, the first of them 8s ago"), "{words}");
-    assert_eq!(crate::Report::of(&idle().tcp([client(9, 200)])).last_words, None);
+    assert_eq!(crate::Report::of(&idle().tcp([client(9, 200)])).last_words, []);
+}
+
+/// The same of those whom the process asked: on a kept connection the second request, or an answer half of which has come.
+#[test]
+fn servers_that_said_nothing_more() {
+    let server = |sent_ms, recv_ms| talked(outbound(9, "10.0.0.9:80"), (80, sent_ms), (40, recv_ms));
+    let words = |seen: &Observation| {
+        let report = crate::Report::of(seen);
+        assert!(report.is_well(), "{report:?}");
+        report.last_words.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let itself = words(&idle().tcp([server(6_000, 9_000)]));
+    assert!(itself.starts_with("It had the last word itself to 10.0.0.9:80, 6s ago:"), "{itself}");
+    // It answered; nobody is known to wait for more.
+    assert_eq!(words(&idle().tcp([server(9_000, 6_000)])), "");
+    let polls = blocked(idle().tcp([server(9_000, 6_000)]), "poll", 9, 300_000);
+    let polls = |looks| {
+        polls.clone().thread(|thread| {
+            thread.calls = vec![("poll".to_owned(), looks)];
+            let member = WaitsFor { fd: 9, events: 1, what: None, cookie: Some(9) };
+            thread.blocked_in.as_mut().unwrap().waits_for = vec![member];
+        })
+    };
+    let servers = words(&polls(20));
+    assert!(servers.starts_with("A thread waits for more of 10.0.0.9:80, of which the last came 6s ago:"), "{servers}");
+    assert_eq!(words(&polls(9)), "");
 }
