@@ -135,10 +135,11 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     trouble.verdict.evidence.insert(
         0,
         diag(format!(
-            "{sent} bytes were sent and acknowledged, the last {} ago, and {}: before the watch began, so what they ask is \
+            "{sent} bytes were sent and acknowledged, the last {} ago, and {}: before the watch began, so what they ask{} is \
              not known",
             time(silent_us),
             if received == 0 { "none ever came back" } else { "none came back since" },
+            if received == 0 { ", and whether they are a ClientHello," } else { "" },
         ))
         .with("silent_us", silent_us),
     );
