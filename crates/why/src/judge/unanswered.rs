@@ -61,7 +61,7 @@ pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding
          `py-spy dump`, `jcmd PID Thread.print`, Go's /debug/pprof/goroutine?debug=2, or gdb's `thread apply all bt`, which \
          stops the process for a moment.",
     );
-    if waits.locked {
+    if waits.locked && !waits_to_be_told(seen, most_us(seen)) {
         finding = finding.rejected(
             Cause::WaitUnlimited,
             "no circle of locks was seen that their holders wait for; who holds them cannot be told",
@@ -324,7 +324,7 @@ fn listens(call: &str) -> bool {
 /// Whether threads wait for something in the program itself, or a lock of a file, that nothing but another thread ends;
 /// and so many of them that they may be those who should answer the callers.
 fn held_up(seen: &Observation, most_us: u64, callers: usize) -> bool {
-    if goroutines(seen).next().is_some() || pool_used_up(seen, most_us) {
+    if goroutines(seen).next().is_some() || pool_used_up(seen, most_us) || waits_to_be_told(seen, most_us) {
         return true;
     }
     let stuck: Vec<&Thread> = own_threads(seen).filter(|thread| is_stuck(thread, most_us)).collect();
@@ -342,6 +342,19 @@ fn held_up(seen: &Observation, most_us: u64, callers: usize) -> bool {
     locked > 0 && locked * 2 >= callers
         || !is_java && others < callers && (unlimited >= callers || callers as u64 >= CROWD && stuck.len() >= callers)
         || callers == 0 && !stuck.iter().all(|thread| may_idle(thread))
+}
+
+/// Whether its one thread waits, without a limit, to be told by somebody else than a connection: so a backend of PostgreSQL
+/// waits for another's lock. A child may answer the caller meanwhile.
+fn waits_to_be_told(seen: &Observation, most_us: u64) -> bool {
+    let Some([thread]) = seen.threads.as_ref().map(|threads| &threads.threads[..]) else { return false };
+    let Some(blocked) = &thread.blocked_in else { return false };
+    thread.blocked_us >= most_us
+        && blocked.timeout_us == Some(None)
+        && listens(&blocked.call)
+        && !blocked.waits_for.is_empty()
+        && blocked.waits_for.iter().all(|member| member.cookie.is_none())
+        && seen.process.children.is_empty()
 }
 
 /// The threads whose waits are waits of the program's own. Go's runtime hands work to any of its threads, and those
@@ -435,7 +448,8 @@ fn places(seen: &Observation, waits: &Waits<'_>) -> Vec<Evidence> {
     let stuck = |thread: &&Thread| is_stuck(thread, most_us);
     let sits = |thread: &&Thread| thread.blocked_us >= most_us;
     let all = || own_threads(seen);
-    let chosen: Vec<&Thread> = if waits.locked { all().filter(stuck).collect() } else { all().filter(sits).collect() };
+    let locked = waits.locked && all().any(|thread| stuck(&thread));
+    let chosen: Vec<&Thread> = if locked { all().filter(stuck).collect() } else { all().filter(sits).collect() };
     let mut groups: Vec<(String, Vec<&Thread>)> = Vec::new();
     for thread in chosen {
         let Some(blocked) = &thread.blocked_in else { continue };

@@ -1,7 +1,7 @@
 //! Calls that were on their way before the watch began: nobody saw what was said, and only the kernel's counters tell.
 
 use overdue_core::{
-    Cause, Confidence, LimitName, Rejected, Source, Stage,
+    Cause, Confidence, Evidence, LimitName, Rejected, Source, Stage,
     facts::{TcpInfo, TcpState},
 };
 
@@ -57,7 +57,7 @@ pub(super) fn handshake(seen: &Observation, known: &Known<'_>) -> Option<Trouble
     let told = if let Some(thread) = thread {
         proc(format!("thread {} ({}) waits in a TLS handshake", thread.tid, thread.name)).with("tid", thread.tid)
     } else if unanswered && all_wait_in(seen, &GO_HANDSHAKE) {
-        proc("a goroutine waits in a TLS handshake, since the watch began")
+        Evidence::new(Source::Memory, "a goroutine waits in a TLS handshake, since the watch began")
     } else if unanswered && TLS_PORTS.contains(&port) {
         diag(format!(
             "{sent} bytes were sent before the watch began: nobody saw them, but at port {port} they are a ClientHello"

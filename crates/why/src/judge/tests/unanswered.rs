@@ -74,6 +74,28 @@ fn handlers_that_wait_for_a_lock() {
     nothing(&seen);
 }
 
+/// A backend of PostgreSQL waits for the lock of another: for a signal, in an epoll set without its client.
+#[test]
+fn a_backend_that_waits_for_a_lock() {
+    let backend = |limit, cookie| {
+        let mut thread =
+            sits(PID, "epoll_wait", limit, &["epoll_wait", "WaitLatch", "ProcSleep", "LockAcquireExtended"]);
+        let member = WaitsFor { fd: 8, events: 25, what: Some("signalfd".to_owned()), cookie };
+        thread.blocked_in.as_mut().unwrap().waits_for = vec![member];
+        let mut seen = with([]);
+        *threads(&mut seen) = vec![thread];
+        seen.tcp([asked(1)])
+    };
+    let finding = only(&backend(None, None), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("WaitLatch < ProcSleep < LockAcquireExtended"), "{finding:#?}");
+    // `pg_sleep`; a server that listens to another client; a monitor whose child answers.
+    nothing(&backend(Some(60_000_000), None));
+    nothing(&backend(None, Some(2)));
+    let mut monitor = backend(None, None);
+    monitor.process.children = vec![7];
+    nothing(&monitor);
+}
+
 #[test]
 fn who_computes_or_has_ended_is_not_stuck() {
     nothing(&locked(4));
