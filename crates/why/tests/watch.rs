@@ -279,6 +279,7 @@ fn a_thread_in_a_read_and_one_at_a_lock() {
     assert_eq!((epoll.what.as_deref(), epoll.waits_for.first().unwrap().cookie), (Some("epoll"), Some(client.cookie)));
     let poll = waits.iter().find(|(_, wait)| wait.call == "poll").unwrap().1;
     assert_eq!((poll.timeout_us, poll.waits_for.first().unwrap().cookie), (Some(None), Some(server.cookie)));
+    assert_eq!((poll.fd, poll.cookie), (server.fd, Some(server.cookie)), "a poll of one");
     let accept = waits.iter().find(|(_, wait)| wait.call == "accept4").unwrap().1;
     assert!(accept.what.as_deref().unwrap().starts_with("listener 127.0.0.1:"));
     let pipe = waits.iter().find(|(_, wait)| wait.what.as_deref() == Some("pipe")).unwrap().1;

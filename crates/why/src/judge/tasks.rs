@@ -207,7 +207,9 @@ fn waits_for(blocked: &BlockedIn) -> Option<String> {
         (what, _) => what.clone(),
     };
     let members = blocked.waits_for.iter().filter_map(|member| which(Some(member.fd), &member.what));
-    let all: Vec<String> = which(blocked.fd, &blocked.what).into_iter().chain(members).collect();
+    let mut all: Vec<String> = which(blocked.fd, &blocked.what).into_iter().chain(members).collect();
+    // A poll of one has it twice.
+    all.dedup();
     let polls_none = all.is_empty() && (call.contains("poll") || call.contains("select"));
     if polls_none || call.ends_with("nanosleep") || call.starts_with("accept") {
         return None;

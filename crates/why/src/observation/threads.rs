@@ -83,7 +83,7 @@ pub enum ThreadState {
 pub struct BlockedIn {
     /// Its name: `epoll_wait`, `futex`.
     pub call: String,
-    /// The descriptor it was given, for calls that take one.
+    /// The descriptor it was given, for calls that take one, and for a `poll` of one.
     pub fd: Option<u32>,
     /// What that descriptor is: `tcp 10.0.0.1:5432`, `unix /run/docker.sock` by the name of the other end, `pipe`.
     pub what: Option<String>,

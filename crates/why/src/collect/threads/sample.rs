@@ -160,10 +160,14 @@ impl Reader<'_> {
             }
         };
         let Doing::Call(call) = call::parse(&text)? else { return None };
-        let fd = call.fd();
+        let members = self.members(&call);
+        let polled = match members[..] {
+            [(fd, _)] if call.known().is_some_and(|known| known.on == On::Poll) => Some(fd),
+            _ => None,
+        };
+        let fd = call.fd().or(polled);
         let what = fd.and_then(|fd| self.what(fd));
-        let waits_for: Vec<WaitsFor> = self
-            .members(&call)
+        let waits_for: Vec<WaitsFor> = members
             .into_iter()
             .map(|(fd, events)| WaitsFor { fd, events, what: self.what(fd), cookie: None })
             .collect();
