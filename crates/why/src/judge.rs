@@ -158,6 +158,7 @@ const RULES: &[Rule] = &[
     calls::rule,
     calls::deadline_ignored,
     deadlock::rule,
+    deadlock::held,
     threads::wait_unlimited,
 ];
 
@@ -215,9 +216,21 @@ pub fn stalls(seen: &Observation, judgement: &Judgement) -> Vec<Stall> {
 }
 
 /// What nobody could tell of this process, where no verdict explains why its callers wait.
-pub(crate) fn untold(seen: &Observation, judgement: &Judgement) -> Option<Hidden> {
+pub(crate) fn untold(seen: &Observation, judgement: &Judgement) -> Vec<Hidden> {
     let explained = judgement.verdicts.iter().any(|finding| finding.verdict.cause != Cause::Unknown);
-    (!explained).then(|| calls::stopped_or_idle(seen)).flatten()
+    if explained { Vec::new() } else { calls::stopped_or_idle(seen).into_iter().chain(streams(seen)).collect() }
+}
+
+/// A stream may hang while others on its connection get on.
+fn streams(seen: &Observation) -> Option<Hidden> {
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let number = connections.filter(|connection| connection.http2).count() as u64;
+    (number > 0).then(|| Hidden {
+        what: format!("calls over HTTP/2, gRPC among them, on {}", count(number, "connection")),
+        why: "many share a connection, and their frames are followed up to GOAWAY only".to_owned(),
+        how: "look at the program's own counts of calls by their status, or put `overdue gate` before the server"
+            .to_owned(),
+    })
 }
 
 /// Puts what follows from another finding beneath it.

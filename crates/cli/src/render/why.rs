@@ -44,7 +44,8 @@ pub(crate) fn report(screen: Screen, report: &Report) -> String {
 /// That no verdict was reached, and how much that is worth.
 pub(crate) fn nothing(report: &Report) -> (Ink, String) {
     let found = format!("nothing wrong was found in {}", time(report.elapsed_us));
-    let is_blind = report.not_visible.iter().any(|hidden| hidden.what.contains("descriptors"));
+    let blinds = ["descriptors", "reads and writes of connections"];
+    let is_blind = report.not_visible.iter().any(|hidden| blinds.iter().any(|what| hidden.what.contains(what)));
     if let Some(ended) = report.process.ended.filter(|ended| !ended.is_well()) {
         (Ink::Red, format!("nothing that was watched explains that end. {}", after(ended, report.process.pid)))
     } else if report.process.stopped {

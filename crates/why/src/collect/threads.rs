@@ -163,8 +163,9 @@ impl Collector {
             return HashMap::new();
         }
         let target = self.target.clone();
+        let all: Vec<u32> = self.threads.keys().copied().collect();
         match patiently("who holds the locks that threads wait for", LOOK_WITHIN, move || {
-            sample::holders(&target, &waiting)
+            sample::holders(&target, &waiting, &all)
         }) {
             Ok(held) => held.into_iter().collect(),
             Err(hidden) => {

@@ -5,13 +5,17 @@ use std::collections::{HashMap, HashSet};
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    Finding, Severity, ShareOf, bpf, count, diag, place, proc, share,
+    Finding, Severity, ShareOf, bpf, count,
+    deadlock::hears,
+    diag, place, proc, share,
     thresholds::{ALWAYS, BUSY, CROWD, LOOKUP_US, LOOP_AWAY_US, LOOP_BEAT_US, LOOP_BLOCKED, LOOP_TURN_US, SETTLED_US},
     time, total,
 };
 use crate::{
     Observation,
-    observation::{BlockedIn, DnsExchange, PollCall, PollLoop, Runtime, TcpSocket, Thread, ThreadState, TimerKind},
+    observation::{
+        BlockedIn, DnsExchange, PollCall, PollLoop, Runtime, TcpSocket, Thread, ThreadState, Threads, TimerKind,
+    },
 };
 
 /// Threads that sleep where an ordinary signal does not reach them.
@@ -172,7 +176,9 @@ fn sits(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
     let sure = waited_for && loops.surely(thread);
     let now = thread.blocked_in.as_ref().filter(|blocked| blocked.call == call);
     let what = now.and_then(|blocked| blocked.what.as_ref()).map(|what| format!(" on {what}")).unwrap_or_default();
-    let at = blocked_at(seen, thread).map(|place| format!(", from {place}")).unwrap_or_default();
+    // The stack is that of the last look, which found it in another call perhaps.
+    let at = now.and_then(|_| blocked_at(seen, thread)).or_else(|| seldom_at(seen, thread));
+    let at = at.map(|place| format!(", from {place}")).unwrap_or_default();
     let part = share(looks.into(), thread.looks.into());
     let sits = format!(
         "thread {} ({}) sits in {call}{what}{at} for {:.0} % of the time",
@@ -507,6 +513,14 @@ pub(super) fn blocked_at(seen: &Observation, thread: &Thread) -> Option<String> 
     thread.stack.as_ref().and_then(place).or_else(|| place(&longest?.stack))
 }
 
+/// Where it waited longest otherwise than for events.
+fn seldom_at(seen: &Observation, thread: &Thread) -> Option<String> {
+    let polls = |name: &str| ["poll", "select", "io_uring"].iter().any(|word| name.contains(word));
+    let waits = seen.threads.as_ref()?.waits.as_ref()?.iter();
+    let elsewhere = waits.filter(|wait| wait.thread == thread.name && !wait.stack.functions().any(polls));
+    place(&elsewhere.max_by_key(|wait| wait.waited_us)?.stack)
+}
+
 fn blocks_a_loop(call: &str) -> bool {
     let polls = call.starts_with("epoll") || call.contains("select") || call == "io_uring_enter";
     !polls && !call.is_empty()
@@ -635,7 +649,7 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
         return Vec::new();
     }
     let callers = super::calls::callers(seen).len();
-    let called = callers > 0;
+    let called = callers > 0 || nobody_accepts(seen);
     let stuck: Vec<(&Thread, &BlockedIn, Ends)> = threads
         .threads
         .iter()
@@ -653,9 +667,9 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     };
     // A wait for news is what a subscriber is for. It is more than a remark where callers wait meanwhile for what it
     // waits for; of what is no connection, where there is no other thread, or a crowd of callers and a thread for each.
-    let crowd = callers as u64 >= CROWD && stuck.len() >= callers;
+    let crowd = callers as u64 >= CROWD && (stuck.len() >= callers || is_all_of_a_pool(threads, &stuck));
     let sure = match call.cookie {
-        Some(cookie) => super::calls::is_for_callers(seen, cookie),
+        Some(cookie) => super::calls::is_for_callers(seen, cookie) || threads.last == 1 && nobody_accepts(seen),
         None => called && threads.last == 1,
     };
     let all = sure || crowd && call.cookie.is_none();
@@ -673,12 +687,13 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
         Severity::Waiting,
         if sure { Confidence::High } else { Confidence::Medium },
         format!(
-            "thread {} ({}) waits in {}{what}{holder}{at} for {}{}, {ended}",
+            "thread {} ({}) waits in {}{what}{holder}{at} for {}{}, {ended}{}",
             thread.tid,
             thread.name,
             call.call,
             time(thread.blocked_us),
             if thread.since_before { " or longer" } else { "" },
+            if nobody_accepts(seen) { "; connections wait to be accepted meanwhile" } else { "" },
         ),
     )
     .because(blocked_evidence(thread, call, stuck.len()))
@@ -686,6 +701,19 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     .share(ShareOf::StalledTime, share(stuck.len() as u64, threads.last));
     finding.advisory = !all;
     vec![finding]
+}
+
+/// Whether all threads but those that listen for work sit there.
+fn is_all_of_a_pool(threads: &Threads, stuck: &[(&Thread, &BlockedIn, Ends)]) -> bool {
+    let sits = |thread: &Thread| stuck.iter().any(|(it, ..)| it.tid == thread.tid);
+    let hears = |thread: &Thread| thread.blocked_in.as_ref().is_some_and(|blocked| hears(&blocked.call));
+    threads.left_out == 0 && stuck.len() > 1 && threads.threads.iter().all(|thread| sits(thread) || hears(thread))
+}
+
+/// Whether connections have waited for long to be accepted.
+fn nobody_accepts(seen: &Observation) -> bool {
+    let mut listeners = seen.sockets.iter().flat_map(|sockets| &sockets.listeners);
+    listeners.any(|listener| listener.queued_last > 0 && listener.waiting_us >= SETTLED_US)
 }
 
 fn blocked_evidence(thread: &Thread, call: &BlockedIn, many: usize) -> Evidence {
@@ -723,7 +751,8 @@ fn ends(seen: &Observation, blocked: &BlockedIn) -> Option<Ends> {
         return waits.then_some(Ends::Never);
     };
     let socket = seen.sockets.as_ref().and_then(|all| all.tcp.iter().find(|socket| socket.cookie == cookie));
-    match socket.filter(|socket| !socket.inbound)?.timer.kind {
+    // Of a client a server waits for the next request; but not while others wait to be accepted.
+    match socket.filter(|socket| !socket.inbound || nobody_accepts(seen))?.timer.kind {
         TimerKind::Off => Some(Ends::Never),
         TimerKind::Keepalive => Some(Ends::WithTheHost),
         TimerKind::Retransmit | TimerKind::TimeWait | TimerKind::ZeroWindowProbe => None,

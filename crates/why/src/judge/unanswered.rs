@@ -424,13 +424,15 @@ fn is_stuck(thread: &Thread, most_us: u64) -> bool {
         && !is_connection
 }
 
-/// Goroutines that have waited for a lock since the first look: also for that of a file, which its writer holds.
+/// Goroutines that have waited for a lock since the first look: also for that of a file, which its writer holds; and those
+/// that answer a caller, and have something to hand over that nobody takes.
 fn goroutines(seen: &Observation) -> impl Iterator<Item = &GoroutineGroup> {
     let locks = |group: &&GoroutineGroup| {
         let reason = group.wait_reason.as_deref().unwrap_or_default();
         let calls = |function: &str| group.stack.functions().any(|name| name == function);
         let to_write = calls("internal/poll.(*fdMutex).rwlock") && calls("os.(*File).Write");
-        group.stayed > 0 && (reason.starts_with("sync.") && reason.contains("Lock") || to_write)
+        let hands_over = reason == "chan send" && calls("net/http.(*conn).serve");
+        group.stayed > 0 && (reason.starts_with("sync.") && reason.contains("Lock") || to_write || hands_over)
     };
     seen.go.iter().flat_map(|go| &go.groups).filter(locks)
 }

@@ -160,7 +160,9 @@ fn now() -> Duration {
 }
 
 fn serve(requests: &Receiver<Request>) {
-    let symbolizer = |debug| Symbolizer::builder().enable_code_info(debug).enable_inlined_fns(debug).build();
+    // What C calls `b`, blazesym would call `bool`.
+    let plain = || Symbolizer::builder().enable_demangling(false);
+    let symbolizer = |debug| plain().enable_code_info(debug).enable_inlined_fns(debug).build();
     let symbolizers = [(false, symbolizer(false)), (true, symbolizer(true))];
     while let Ok(Request { work, detail, answers }) = requests.recv() {
         let symbolizers = symbolizers.iter().filter(|(debug, _)| !debug || detail == Detail::Lines);
@@ -205,12 +207,20 @@ fn named(symbol: &Symbolized<'_>) -> Option<Vec<Named>> {
         let path = info.to_path();
         Some(info.line.map_or_else(|| path.display().to_string(), |line| format!("{}:{line}", path.display())))
     };
-    let outer = Named { function: symbol.name.to_string(), at: line(symbol.code_info.as_deref()) };
+    let outer = Named { function: demangled(&symbol.name), at: line(symbol.code_info.as_deref()) };
     let inlined = symbol.inlined.iter();
-    let inlined = inlined.map(|it| Named { function: it.name.to_string(), at: line(it.code_info.as_ref()) });
+    let inlined = inlined.map(|it| Named { function: demangled(&it.name), at: line(it.code_info.as_ref()) });
     let mut all: Vec<Named> = std::iter::once(outer).chain(inlined).collect();
     all.reverse();
     Some(all)
+}
+
+/// As a function is written in its language, where its name says by its beginning that it was mangled.
+fn demangled(name: &str) -> String {
+    let rust = || rustc_demangle::try_demangle(name).map(|it| format!("{it:#}")).ok();
+    let cpp = || cpp_demangle::Symbol::new(name).ok()?.demangle().ok();
+    let known = (name.starts_with("_Z") || name.starts_with("_R")).then(|| rust().or_else(cpp)).flatten();
+    known.unwrap_or_else(|| name.to_owned())
 }
 
 /// Names of code that was made at run time, where the runtime writes them down (Node and Java do when asked).
@@ -245,6 +255,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn names_of_c_stay_as_they_are() {
+        for (name, shown) in [
+            ("b", "b"),
+            ("Pi", "Pi"),
+            ("_ZN4core3fmt5write17h0123456789abcdefE", "core::fmt::write"),
+            ("_RNvC6_123foo3bar", "123foo::bar"),
+            ("_ZNSt6thread4joinEv", "std::thread::join()"),
+            ("_Zurich", "_Zurich"),
+        ] {
+            assert_eq!(demangled(name), shown);
+        }
+    }
 
     #[test]
     fn a_runtime_says_where_its_code_lies() {

@@ -267,9 +267,9 @@ fn memory(target: &Target, address: u64, len: usize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Who holds the locks that these threads wait for, of those that are mutexes and are held by one of these threads: pairs
-/// of who waits and who holds. Each lock is read once, however many wait for it.
-pub(super) fn holders(target: &Target, waiting: &[Waiter]) -> Vec<(u32, u32)> {
+/// Who holds the locks that these threads wait for, of those that are mutexes and are held by one of `threads`: pairs of who
+/// waits and who holds. Each lock is read once, however many wait for it.
+pub(super) fn holders(target: &Target, waiting: &[Waiter], threads: &[u32]) -> Vec<(u32, u32)> {
     let mut owners: HashMap<u64, Option<u32>> = HashMap::new();
     let owner_of = |lock: u64| call::mutex_owner(&memory(target, lock, call::MUTEX_BYTES)?);
     for it in waiting {
@@ -288,14 +288,15 @@ pub(super) fn holders(target: &Target, waiting: &[Waiter]) -> Vec<(u32, u32)> {
     let is_nested = own_number("status".to_owned()).is_none_or(|(is_nested, _)| is_nested);
     let number =
         |tid: u32| if is_nested { own_number(format!("task/{tid}/status")).map(|(_, own)| own) } else { Some(tid) };
-    let by_own: HashMap<u32, u32> = waiting.iter().filter_map(|it| Some((number(it.tid)?, it.tid))).collect();
+    let by_own: HashMap<u32, u32> = threads.iter().filter_map(|&tid| Some((number(tid)?, tid))).collect();
     let held = |it: &Waiter| Some((it.tid, *by_own.get(&(*owners.get(&it.lock)?)?)?));
     let held: Vec<(u32, u32)> = waiting.iter().filter_map(held).collect();
-    // Who ran meanwhile may have got its lock, and given away others. Who did not holds what names it.
+    // Who ran meanwhile may have got its lock, and given away others. Who did not holds what names it. A holder that waits
+    // for no lock is judged by what it does.
     let told: HashSet<u32> = held.iter().flat_map(|(tid, holder)| [*tid, *holder]).collect();
     let told = waiting.iter().filter(|it| told.contains(&it.tid));
-    let asleep: HashSet<u32> = told.filter(|it| it.still_waits(target)).map(|it| it.tid).collect();
-    held.into_iter().filter(|(tid, holder)| asleep.contains(tid) && asleep.contains(holder)).collect()
+    let ran: HashSet<u32> = told.filter(|it| !it.still_waits(target)).map(|it| it.tid).collect();
+    held.into_iter().filter(|(tid, holder)| !ran.contains(tid) && !ran.contains(holder)).collect()
 }
 
 /// A thread that waits for a lock.

@@ -74,6 +74,77 @@ fn handlers_that_wait_for_a_lock() {
     nothing(&seen);
 }
 
+/// A pool of workers before a mutex, whose holder is one of them and sits elsewhere; a loop listens to all their callers.
+#[test]
+fn a_pool_behind_a_mutex_that_is_held() {
+    let pool = |holder: Thread| {
+        let lock = ["__lll_lock_wait", "pthread_mutex_lock", "log_line", "work"];
+        let mut workers: Vec<Thread> = (0..3).map(|at| sits(5_000 + at, "futex", None, &lock)).collect();
+        workers.iter_mut().for_each(|worker| worker.blocked_in.as_mut().unwrap().held_by = Some(holder.tid));
+        let mut listening = sits(5_100, "epoll_wait", None, &["epoll_wait", "main"]);
+        let member = |cookie| WaitsFor { fd: 8, events: 1, what: None, cookie: Some(cookie) };
+        listening.blocked_in.as_mut().unwrap().waits_for = (1..11).map(member).collect();
+        with(workers.into_iter().chain([holder, listening])).tcp((1..11).map(asked))
+    };
+    let seen = pool(sits(5_009, "clock_nanosleep", Some(3_600_000_000), &["clock_nanosleep", "sleep", "log_line"]));
+    let finding = only(&seen, Cause::WaitUnlimited);
+    let summary = &finding.verdict.summary;
+    assert!(summary.starts_with("3 threads wait in"), "{summary}");
+    assert!(summary.contains("thread 5009 (server) holds, which itself sits in clock_nanosleep, from"), "{summary}");
+    assert!(summary.contains("10 of its callers wait"), "{summary}");
+    // The leader of a pool listens for work with the lock in hand; and a holder that moves gives it back.
+    nothing(&pool(sits(5_009, "epoll_wait", None, &["epoll_wait"])));
+    nothing(&pool(sits(5_009, "accept4", None, &["accept4"])));
+    nothing(&pool(Thread { blocked_us: 10_000, ..sits(5_009, "clock_nanosleep", Some(50_000), &["sleep"]) }));
+    // Nobody asked.
+    let mut idle = seen;
+    idle.sockets.as_mut().unwrap().tcp.clear();
+    nothing(&idle);
+}
+
+/// All workers sit in a write to a log that nobody reads; there are more callers than workers.
+#[test]
+fn a_pool_that_is_stuck_in_a_pipe() {
+    let pool = |last: Thread| {
+        let mut workers: Vec<Thread> =
+            (0..3).map(|at| sits(5_000 + at, "write", None, &["write", "log_line"])).collect();
+        workers.iter_mut().for_each(|worker| worker.blocked_in.as_mut().unwrap().what = Some("pipe".to_owned()));
+        with(workers.into_iter().chain([last])).tcp((1..11).map(asked))
+    };
+    only(&pool(sits(5_100, "epoll_wait", None, &["epoll_wait"])), Cause::WaitUnlimited);
+    // One of them is free.
+    advisory(&pool(sits(5_003, "futex", None, &["pthread_cond_wait"])), Cause::WaitUnlimited);
+}
+
+/// The thread that accepts reads from a client that says nothing, while others wait to be accepted.
+#[test]
+fn one_silent_client_holds_up_those_who_come() {
+    let mut seen = with([]);
+    *threads(&mut seen) = vec![sits(PID, "recvfrom", None, &["recv", "serve"])];
+    seen.threads.as_mut().unwrap().last = 1;
+    threads(&mut seen)[0].blocked_in.as_mut().unwrap().cookie = Some(1);
+    threads(&mut seen)[0].blocked_in.as_mut().unwrap().timeout_us = None;
+    let mut client = inbound(1, "10.0.0.20:50000");
+    client.timer = TcpTimer { kind: TimerKind::Off, expires_ms: 0, fired: 0 };
+    let seen = seen.tcp([client]);
+    nothing(&seen);
+    let mut queue = seen;
+    queue.sockets.as_mut().unwrap().listeners = vec![Listener {
+        cookie: 9,
+        fd: Some(3),
+        local: "10.0.0.1:80".parse().unwrap(),
+        backlog: 128,
+        queued_max: 4,
+        queued_last: 4,
+        waiting_us: 3_000_000,
+        full_rounds: 0,
+        drops: Some(0),
+        half_open: HalfOpen::default(),
+    }];
+    let finding = only(&queue, Cause::WaitUnlimited);
+    assert!(finding.verdict.summary.ends_with("connections wait to be accepted meanwhile"), "{finding:#?}");
+}
+
 /// A backend of PostgreSQL waits for the lock of another: for a signal, in an epoll set without its client.
 #[test]
 fn a_backend_that_waits_for_a_lock() {
