@@ -175,6 +175,7 @@ impl Collector {
         let round = self.round;
         self.connections.retain(|_, connection| {
             connection.first.turn(connection.socket.last);
+            connection.unread_longest_us.turn(0);
             connection.round + 1 >= round || connection.socket.last_seen_us >= begin_us
         });
         self.listeners.retain(|_, listening| {
@@ -219,6 +220,7 @@ impl Collector {
             .map(|connection| TcpSocket {
                 inbound: connection.socket.inbound || ports.contains(&connection.socket.local.port()),
                 first: *connection.first.shown(),
+                unread_longest_us: *connection.unread_longest_us.shown(),
                 last_seen_us: connection.socket.last_seen_us.saturating_sub(begin_us),
                 peer_pid: connection.peer_inode.and_then(holder),
                 ..connection.socket.clone()

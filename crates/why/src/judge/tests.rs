@@ -86,6 +86,7 @@ fn outbound(cookie: u64, peer: &str) -> TcpSocket {
         unread_bytes: 0,
         fin_unread: false,
         unread_for_us: 0,
+        unread_longest_us: 0,
         unsent_bytes: 0,
         timer: TcpTimer { kind: TimerKind::Keepalive, expires_ms: 30_000, fired: 0 },
         first: None,

@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
+use overdue_core::{
+    Cause, Confidence, Evidence,
+    facts::{TcpInfo, TcpState},
+};
 
 use super::{
     Finding, Severity, ShareOf, bpf, count,
@@ -275,14 +278,19 @@ fn computes(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
     let polls = total(polling.loops.iter().filter(|poll| poll.tid == thread.tid).map(|poll| poll.returns));
     let turns = polls.saturating_mul(seen.window_us).checked_div(polling.looked_us)?.saturating_add(1);
     let turn_us = thread.cpu_us / turns;
+    let clients = || sockets.tcp.iter().filter(|socket| socket.inbound);
+    // It may compute for long now and then, and turn often in between: then most of those who asked were left for as long.
+    // Who does not take answers is not read for a while, and neither is a body that goes nowhere.
+    let unread = |it: &&TcpSocket| it.unread_longest_us.max(it.unread_for_us) >= SETTLED_US && it.unsent_bytes == 0;
+    let unread: Vec<&TcpSocket> = clients().filter(unread).collect();
     let is_felt = wanted_us >= SETTLED_US && part >= LOOP_BLOCKED && serves_several(seen);
-    if !is_felt || turn_us < LOOP_TURN_US || super::processor::is_throttled(seen) {
+    let received = |tcp: Option<TcpInfo>| tcp.and_then(|tcp| tcp.bytes_received);
+    let asked = clients().filter(|it| it.unread_bytes > 0 || received(it.first) < received(it.last)).count();
+    let is_late = turn_us >= LOOP_TURN_US || unread.len() as u64 >= CROWD && unread.len() * 2 >= asked;
+    if !is_felt || !is_late || super::processor::is_throttled(seen) {
         return None;
     }
     let asked_us = |socket: &&TcpSocket| socket.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
-    let clients = || sockets.tcp.iter().filter(|socket| socket.inbound);
-    let unread = |it: &&TcpSocket| it.unread_bytes > 0 && it.unread_for_us >= SETTLED_US;
-    let unread: Vec<&TcpSocket> = clients().filter(unread).collect();
     // Requests that were read, all at once, and are worked on one after the other.
     let owed: Vec<&TcpSocket> = clients().filter(|it| super::calls::owes_an_answer(it)).collect();
     // Node has no thread but this one that answers: where it never left its code, a single caller tells as much.
@@ -292,7 +300,7 @@ fn computes(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
     let owed = if tells && part >= BUSY { owed } else { Vec::new() };
     let queues: Vec<_> =
         sockets.listeners.iter().filter(|it| it.queued_last > 0 && it.waiting_us >= SETTLED_US).collect();
-    let unread_us = unread.iter().map(|socket| socket.unread_for_us).max();
+    let unread_us = unread.iter().map(|socket| socket.unread_longest_us.max(socket.unread_for_us)).max();
     let queued_us = queues.iter().map(|listener| listener.waiting_us).max();
     let longest_us = unread_us.max(queued_us).max(owed.iter().map(asked_us).max())?;
     let queued = total(queues.iter().map(|listener| u64::from(listener.queued_last)));
@@ -328,7 +336,7 @@ fn computes(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
     )
     .because(
         diag(format!(
-            "clients for {} or more: {} with a request that nobody has read, {} whose request was read and not answered, \
+            "clients for {} or more: {} with a request that nobody read, {} whose request was read and not answered, \
              {queued} to be accepted",
             time(SETTLED_US),
             unread.len(),

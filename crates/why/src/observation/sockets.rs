@@ -44,6 +44,9 @@ pub struct TcpSocket {
     pub fin_unread: bool,
     /// For how long there were such bytes without the reader taking any.
     pub unread_for_us: u64,
+    /// The longest such time in the window.
+    #[serde(default)]
+    pub unread_longest_us: u64,
     /// Bytes written that the peer has not acknowledged (sent or not).
     pub unsent_bytes: u32,
     /// The timer that the kernel has armed.
@@ -82,6 +85,7 @@ impl TcpSocket {
             unread_bytes: 0,
             fin_unread: false,
             unread_for_us: 0,
+            unread_longest_us: 0,
             unsent_bytes: 0,
             timer: TcpTimer { kind: TimerKind::Off, expires_ms: 0, fired: 0 },
             first: None,

@@ -13,9 +13,10 @@ use crate::{
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// But for `first`, which is another one in each window.
+    /// But for `first` and the longest time unread, which are others in each window.
     pub(super) socket: TcpSocket,
     pub(super) first: Overlap<Option<TcpInfo>>,
+    pub(super) unread_longest_us: Overlap<u64>,
     /// When it was first seen in its state.
     state_since_us: u64,
     /// Since when there are unread bytes of which the reader took none.
@@ -41,6 +42,7 @@ impl Connection {
                 ..TcpSocket::new(seen.cookie, seen.local, seen.remote, seen.state)
             },
             first: Overlap::new(seen.info),
+            unread_longest_us: Overlap::new(0),
             state_since_us: at_us,
             unread_since_us: None,
             taken: None,
@@ -83,6 +85,8 @@ impl Connection {
         }
         self.taken = taken;
         socket.unread_for_us = self.unread_since_us.map_or(0, |since| at_us.saturating_sub(since));
+        let now_us = socket.unread_for_us;
+        self.unread_longest_us.both().for_each(|longest_us| *longest_us = now_us.max(*longest_us));
         if seen.info.is_some() {
             socket.last = seen.info;
             self.first.both().filter(|first| first.is_none()).for_each(|first| *first = seen.info);
@@ -222,7 +226,7 @@ mod tests {
         let mut connection = Connection::new(&first, 0, 0);
         connection.see(&first, None, 0, 0);
         connection.see(&seen(TcpState::Established, 20, 20), None, 100, 1);
-        assert_eq!(connection.socket.unread_for_us, 100);
+        assert_eq!((connection.socket.unread_for_us, *connection.unread_longest_us.shown()), (100, 100));
         // As many bytes as before, and yet others.
         connection.see(&seen(TcpState::Established, 20, 40), None, 200, 2);
         assert_eq!(connection.socket.unread_for_us, 0);

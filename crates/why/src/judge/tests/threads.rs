@@ -91,6 +91,30 @@ fn a_loop_that_computes_while_callers_wait() {
     nothing(&python);
 }
 
+/// It computes for two seconds at a time, and turns often in between: at the end all have been read.
+#[test]
+fn a_loop_that_computes_for_long_now_and_then() {
+    let seen = |late: usize, of: u64| {
+        let mut seen = node_that_computes();
+        seen.polling.as_mut().unwrap().loops[0].returns = 90;
+        let client = |cookie| {
+            let mut socket = inbound(cookie, "10.0.0.9:50000");
+            socket.first = Some(TcpInfo { bytes_received: Some(100), ..socket.last.unwrap() });
+            socket.last.as_mut().unwrap().bytes_received = Some(500);
+            socket
+        };
+        let mut clients: Vec<TcpSocket> = (1..=of).map(client).collect();
+        clients.iter_mut().take(late).for_each(|socket| socket.unread_longest_us = 1_750_000);
+        seen.sockets.as_mut().unwrap().tcp = clients;
+        seen
+    };
+    let finding = only(&seen(10, 10), Cause::RuntimeBlocked);
+    assert!(finding.verdict.summary.contains("the longest for 1.75s"), "{finding:#?}");
+    // Some uploads are paused while the others are served.
+    assert!(judge(&seen(3, 10)).verdicts.is_empty());
+    assert!(judge(&seen(2, 2)).verdicts.is_empty());
+}
+
 #[test]
 fn a_loop_that_computes_and_holds_up_nobody() {
     let quiet: [fn(&mut Observation); 8] = [
