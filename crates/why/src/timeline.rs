@@ -81,12 +81,20 @@ pub fn stages(connection: &Connection, window_us: u64) -> Vec<Phase> {
         if first_read.is_some() && last_write.is_some() {
             phases.add(Stage::Wait, last_write, first_read);
         }
-        phases.add(Stage::Receive, first_read, last_read);
+        // Of an answer that is not whole more is due.
+        phases.add(Stage::Receive, first_read, last_read.filter(|_| !is_due(connection)));
     } else if last_write.is_some() {
         phases.add(Stage::Send, first_write, last_write);
         phases.add(Stage::Wait, last_write, None);
     }
     phases.all
+}
+
+/// Whether a part of the answer has not come.
+fn is_due(connection: &Connection) -> bool {
+    connection.http.as_ref().is_some_and(|http| {
+        http.half_head || http.missing_bytes.is_some_and(|missing| missing > 0) || http.chunks_ended == Some(false)
+    })
 }
 
 struct Phases {
@@ -149,7 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::observation::{Gaps, Resolved, TlsHandshake};
+    use crate::observation::{Gaps, HttpHead, Resolved, TlsHandshake};
 
     fn at(us: u64) -> Option<Moment> {
         Some(Moment::At(us))
@@ -158,6 +166,22 @@ mod tests {
     fn shown(connection: &Connection) -> Vec<(&'static str, u64, u64, bool, bool)> {
         let phases = stages(connection, 10_000);
         phases.iter().map(|p| (p.stage.as_str(), p.start_us, p.duration_us, p.partial, p.inferred)).collect()
+    }
+
+    #[test]
+    fn an_answer_that_stopped_is_still_due() {
+        let with = |missing_bytes| Connection {
+            side: Side::Client,
+            first_write: at(100),
+            last_write: at(100),
+            first_read: at(300),
+            last_read: at(400),
+            http: Some(HttpHead { missing_bytes, ..HttpHead::default() }),
+            ..Connection::default()
+        };
+        let before = [("send", 100, 0, false, false), ("wait", 100, 200, false, false)];
+        assert_eq!(shown(&with(Some(0))), [&before[..], &[("receive", 300, 100, false, false)]].concat());
+        assert_eq!(shown(&with(Some(9))), [&before[..], &[("receive", 300, 9_700, true, false)]].concat());
     }
 
     #[test]

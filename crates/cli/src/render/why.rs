@@ -47,7 +47,8 @@ pub(crate) fn nothing(report: &Report) -> (Ink, String) {
     let blinds = ["descriptors", "reads and writes of connections"];
     let is_blind = report.not_visible.iter().any(|hidden| blinds.iter().any(|what| hidden.what.contains(what)));
     if let Some(ended) = report.process.ended.filter(|ended| !ended.is_well()) {
-        (Ink::Red, format!("nothing that was watched explains that end. {}", after(ended, report.process.pid)))
+        let also = if report.advisories.is_empty() { "" } else { " for certain: ALSO says what may" };
+        (Ink::Red, format!("nothing that was watched explains that end{also}. {}", after(ended, report.process.pid)))
     } else if report.process.stopped {
         let stopped = "it is stopped, by a signal or a debugger: nothing of it runs until it is continued (SIGCONT)";
         (Ink::Yellow, stopped.to_owned())
