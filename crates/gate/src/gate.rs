@@ -37,7 +37,8 @@ use crate::{
 pub struct Gate {
     config: Arc<Config>,
     workers: Vec<mpsc::UnboundedSender<Order>>,
-    ended: blocking::Receiver<()>,
+    /// One message a worker that has ended: whether all of its requests were served.
+    ended: blocking::Receiver<bool>,
     written: blocking::Receiver<()>,
     addresses: Vec<SocketAddr>,
     lookout: Lookout,
@@ -53,8 +54,8 @@ pub(crate) enum Order {
     Follow(Arc<Outlook>),
     /// Take no more connections, and end those that there are when they are done.
     Drain,
-    /// Tell what is in flight: it is cut.
-    Cut,
+    /// End now. What is in flight is cut, for this reason, and told.
+    Cut(&'static str),
     /// Look at what is there.
     Look(Box<dyn FnOnce(&Worker) + Send>),
 }
@@ -122,6 +123,9 @@ const BACKLOG: u32 = 4096;
 const LAST_MAX: u32 = BACKLOG;
 /// From one look at what has to be done now and then to the next.
 const TICK: Duration = Duration::from_millis(100);
+/// How long workers may take to cut what is in flight.
+const CUTTING: Duration = Duration::from_secs(1);
+const DRAINED: &str = "cut: the gateway was to end, and the limit for draining passed";
 
 impl Gate {
     /// Starts to listen and to serve.
@@ -162,9 +166,10 @@ impl Gate {
             let work = move || {
                 let lines = Lines::new(&config.log, config.workers, writer);
                 let worker = Worker::new(number, outlook, lines, began);
-                LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
+                // What is in flight then ends with it, before that is told.
+                let whole = LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
                 // Whoever waits may be gone.
-                let _ = ends.send(());
+                let _ = ends.send(whole);
             };
             let thread = thread::Builder::new().name(format!("overdue-gate-{number}"));
             thread.spawn(work).map_err(GateError::Worker)?;
@@ -252,20 +257,23 @@ impl Gate {
     pub fn drain(mut self) -> bool {
         // The last handles are those of the workers, who know when nobody waits in them any more.
         self.held.clear();
-        let until = clock::now() + self.config.drain.value;
-        for worker in &self.workers {
-            let _ = worker.send(Order::Drain);
-        }
-        let mut whole = true;
-        for _ in &self.workers {
-            let left = until.saturating_duration_since(clock::now());
-            whole &= self.ended.recv_timeout(left).is_ok();
-        }
-        if !whole {
+        let (mut running, mut whole) = (self.workers.len(), true);
+        let orders: [(fn() -> Order, Duration); 2] =
+            [(|| Order::Drain, self.config.drain.value), (|| Order::Cut(DRAINED), CUTTING)];
+        for (order, within) in orders {
+            let began = clock::now();
             for worker in &self.workers {
-                let _ = worker.send(Order::Cut);
+                let _ = worker.send(order());
+            }
+            while running > 0
+                && let Ok(served) =
+                    self.ended.recv_timeout(within.saturating_sub(clock::now().saturating_duration_since(began)))
+            {
+                running -= 1;
+                whole &= served;
             }
         }
+        whole &= running == 0;
         let Self { workers, writer, written, lookout, .. } = self;
         drop((workers, writer, lookout));
         // The last lines; a reader that takes none holds up the end no longer than that.
@@ -382,8 +390,8 @@ struct Bound {
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// One worker, until it is drained.
-async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::UnboundedReceiver<Order>) {
+/// One worker, until it is drained. False when requests are cut.
+async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::UnboundedReceiver<Order>) -> bool {
     let mut accepting = JoinSet::new();
     for Bound { name, socket, door, doorstep } in sockets {
         worker.listening.borrow_mut().push((name, socket.stats()));
@@ -391,26 +399,27 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
         drop(accepting.spawn_local(accept(Rc::clone(&worker), name, socket, door)));
     }
     let ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
+    let mut cut = None;
     while let Some(order) = orders.recv().await {
         match order {
             Order::Follow(outlook) => worker.follow(&outlook),
             Order::Look(look) => look(&worker),
-            Order::Cut => {}
+            Order::Cut(why) => {
+                cut = Some(why);
+                break;
+            }
             Order::Drain => break,
         }
     }
     worker.drain();
     // They end by themselves once they have taken those who wait already.
     while accepting.join_next().await.is_some() {}
-    while worker.open() > 0 {
+    while cut.is_none() && worker.open() > 0 {
         // Somebody may still look at what is left.
         tokio::select! {
             order = orders.recv() => match order {
                 Some(Order::Look(look)) => look(&worker),
-                Some(Order::Cut) => {
-                    worker.tell_cut();
-                    break;
-                }
+                Some(Order::Cut(why)) => cut = Some(why),
                 Some(_) => {}
                 None => break,
             },
@@ -418,8 +427,10 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
         }
     }
     ticking.abort();
+    let whole = cut.is_none_or(|why| !worker.tell_cut(why));
     worker.tell_counted();
     worker.lines.borrow_mut().tick();
+    whole
 }
 
 async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener, door: Option<Door>) {

@@ -180,6 +180,17 @@ enum End {
     Http2,
 }
 
+/// A connection that may be dropped while it is served, at the end of the gateway.
+struct Cuttable<'c, S: Client>(&'c mut Connection<S>);
+
+impl<S: Client> Drop for Cuttable<'_, S> {
+    fn drop(&mut self) {
+        if self.0.live().is_answered() {
+            self.0.client.io.abort();
+        }
+    }
+}
+
 /// What is to become of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
@@ -217,7 +228,8 @@ pub(crate) async fn serve<S: Client + 'static>(io: S, arrival: Arrival, worker: 
     let listener = arrival.listener;
     let listed = begin(&io, arrival, &worker).await;
     let mut connection = Connection::new(io, listed, listener, worker);
-    if connection.run().await == End::Http2 {
+    let end = Cuttable(&mut connection).0.run().await;
+    if end == End::Http2 {
         let Connection { client, listed, worker, .. } = connection;
         let (io, first) = client.into_parts();
         // Boxed: a connection of HTTP/1 has no room for it.
@@ -228,7 +240,7 @@ pub(crate) async fn serve<S: Client + 'static>(io: S, arrival: Arrival, worker: 
 /// Serves the one request of a stream of this connection.
 pub(crate) async fn serve_stream<S: Client>(io: S, of: Rc<Live>, listener: SocketAddr, worker: Rc<Worker>) {
     let listed = worker.list_stream(&of);
-    Connection::new(io, listed, listener, worker).run().await;
+    Cuttable(&mut Connection::new(io, listed, listener, worker)).0.run().await;
 }
 
 /// Lists a connection that was accepted, and counts it.
