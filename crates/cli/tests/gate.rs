@@ -206,7 +206,25 @@ fn a_second_signal_ends_it_at_once() {
     running.signal(Signal::INT);
     assert!(running.line().starts_with("draining"));
     running.signal(Signal::INT);
+    assert_eq!(running.line(), "told to end at once: requests were cut\n");
     assert_eq!(running.child.wait().unwrap().code(), Some(1));
+    let log = fs::read_to_string(running.folder.path().join("log")).unwrap();
+    assert!(log.contains("told to end at once"), "{log}");
+}
+
+/// Who is told twice and has nothing to do has cut nothing. The connection is there for a moment longer: it was just used.
+#[test]
+fn a_second_signal_that_cuts_nothing_is_no_failure() {
+    let mut running = Running::start("");
+    let mut client = TcpStream::connect(running.front).unwrap();
+    running.answer.send(()).unwrap();
+    client.write_all(GET.replace("Connection: close\r\n", "").as_bytes()).unwrap();
+    assert!(client.read(&mut [0; 1024]).unwrap() > 0);
+    running.signal(Signal::TERM);
+    assert!(running.line().starts_with("draining"));
+    running.signal(Signal::TERM);
+    assert_eq!(running.line(), "every request was served\n");
+    assert_eq!(running.child.wait().unwrap().code(), Some(0));
 }
 
 /// A start that takes long, for names that are not found, hears that it is to end.
