@@ -275,6 +275,8 @@ impl Gate {
         }
         whole &= running == 0;
         let Self { workers, writer, written, lookout, .. } = self;
+        // Its operator may still look at what it knew.
+        lookout.end();
         drop((workers, writer, lookout));
         // The last lines; a reader that takes none holds up the end no longer than that.
         let _ = written.recv_timeout(Duration::from_secs(1));
@@ -565,6 +567,24 @@ mod tests {
         let Some(Order::Follow(outlook)) = told.blocking_recv() else { panic!("workers are told") };
         assert!(Arc::ptr_eq(&outlook.config, &next) && gate.lookout().names().is_empty());
         assert!(gate.drain());
+    }
+
+    /// Who still looks at what is known of servers does not hold up the end of the log.
+    #[test]
+    fn the_log_ends_with_the_last_worker() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "workers = 1\n[log]\nfile = {:?}\n[[listener]]\nlisten = \"127.0.0.1:0\"\n[cluster.a]\n\
+             servers = [\"127.0.0.1:1\"]\n[[route]]\ncluster = \"a\"\n",
+            folder.path().join("log")
+        );
+        let mut gate = Gate::start(Config::parse(&text, "gate.toml").unwrap()).unwrap();
+        let looks = gate.lookout().clone();
+        let (_, never) = blocking::channel();
+        let written = std::mem::replace(&mut gate.written, never);
+        assert!(gate.drain());
+        written.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(looks.names().is_empty());
     }
 
     /// Where something stands in a file is no matter of how clients are served.
