@@ -409,7 +409,7 @@ impl<S: Client> Connection<S> {
 
     /// A head that did not come in time.
     async fn late(&mut self, plan: &Plan, limit: Limit, began: Instant, late_by: Duration) -> Then {
-        let marks = Marks::at(began);
+        let marks = Marks { bytes_in: self.client.bytes().len() as u64, ..Marks::at(began) };
         let trouble = Trouble {
             stage: HEAD,
             party: Party::Client,
@@ -491,9 +491,10 @@ impl<S: Client> Connection<S> {
         let trouble = &trouble;
         let now = clock::now();
         let known = Known::of(trouble);
+        let answers = matches!(trouble.stage, Stage::Receive | Stage::Named("tunnel"));
         // Of a client that is to blame, its own connection is the evidence; of one that does not read, what waits for it.
         let socket = match trouble.party {
-            Party::Client if trouble.stage != Stage::Receive || matches!(trouble.failure, Failure::Protocol(_)) => {
+            Party::Client if !answers || matches!(trouble.failure, Failure::Protocol(_)) => {
                 let facts = self.client.io.observe(self.live().peer);
                 Some(SocketFacts { peer: format!("the client {}", self.live().peer_text), ..facts })
             }
@@ -503,17 +504,13 @@ impl<S: Client> Connection<S> {
         let exchange = ExchangeFacts {
             request_started: started,
             request_bytes: marks.bytes_in,
-            waiting_for_request_body: trouble.party == Party::Client && matches!(trouble.stage, Stage::Send),
+            waiting_for_request_body: trouble.party == Party::Client && matches!(trouble.stage, Stage::Send | HEAD),
             response_bytes: marks.answer_bytes,
             body_bytes: marks.body,
             body_expected: marks.expected,
             since_write: None,
             last_read: marks.read_at,
-            reader_away: if trouble.party == Party::Client && trouble.stage == Stage::Receive {
-                trouble.silent
-            } else {
-                Duration::ZERO
-            },
+            reader_away: if trouble.party == Party::Client && answers { trouble.silent } else { Duration::ZERO },
             reused_after: marks.idle.filter(|_| marks.reused),
         };
         let queued_at = whom.filter(|_| trouble.stage == Stage::Queue).and_then(|(_, server)| server);
@@ -532,8 +529,14 @@ impl<S: Client> Connection<S> {
             exchange,
         };
         let judgement = overdue_core::judge::judge(&facts);
-        let cause = judgement.verdicts.first().map(|verdict| verdict.cause);
-        let summary = judgement.verdicts.first().map(|verdict| verdict.summary.clone());
+        // A body that turns out to be longer than allowed is refused, as one that says so at once.
+        let refused = match &trouble.failure {
+            Failure::RequestBody(why) => Some((trouble.stage, why.as_str())),
+            _ => None,
+        };
+        let verdict = judgement.verdicts.first().filter(|_| refused.is_none());
+        let cause = verdict.map(|verdict| verdict.cause);
+        let summary = refused.map(|(_, why)| why).or_else(|| verdict.map(|verdict| verdict.summary.as_str()));
         let is_head = whom.is_some_and(|(prepared, ..)| prepared.is_head);
         let keep = keep && known.status != 0 && !self.worker.is_draining();
         let mut own_bytes = 0;
@@ -544,7 +547,7 @@ impl<S: Client> Connection<S> {
             status = known.status;
             if known.status != 0 {
                 let trusted = self.trusts(plan);
-                let detail = summary.as_deref().filter(|_| trusted);
+                let detail = summary.filter(|_| trusted);
                 let grpc = whom.is_some_and(|(prepared, ..)| prepared.is_grpc);
                 code = grpc.then(|| answer::grpc_code(known.status));
                 let told = Told { cause, stage: trouble.stage.as_str(), detail, grpc };
@@ -560,7 +563,8 @@ impl<S: Client> Connection<S> {
             known: Known { status, ..known },
             route: whom.map(|(prepared, ..)| &prepared.route),
             server: whom.and_then(|(_, server)| server.map(Rc::as_ref)),
-            failed: Some((&facts, &judgement)),
+            refused,
+            failed: refused.is_none().then_some((&facts, &judgement)),
             ..Entry::new(marks, self.since)
         };
         self.log(&entry);
