@@ -87,6 +87,16 @@ pub(super) fn found(
                 fix: "write the path without its dots".to_owned(),
             });
         }
+        if let Some(path) = route.get_ref().path.as_ref().filter(|path| path.get_ref().contains('*')) {
+            doubts.push(Doubt {
+                place: at(path.span()),
+                text: format!(
+                    "a path is no pattern: {:?} is asked for with a `*` in it, and hardly by anybody",
+                    path.get_ref()
+                ),
+                fix: "write the path up to a slash: what is below it belongs to it".to_owned(),
+            });
+        }
     }
     doubts
 }

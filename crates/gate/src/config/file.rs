@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Display,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     ops::{Range, RangeInclusive},
     path::PathBuf,
     sync::Arc,
@@ -172,7 +172,7 @@ pub(super) struct RouteTable {
 #[serde(deny_unknown_fields)]
 struct HeaderTable {
     name: Spanned<String>,
-    value: String,
+    value: Spanned<String>,
 }
 
 /// `none` leaves a limit out on purpose.
@@ -609,17 +609,24 @@ impl Source<'_> {
         let mut matches = Matches::default();
         if let Some(host) = &table.host {
             let text = host.get_ref().to_ascii_lowercase();
-            let name = text.strip_prefix("*.").unwrap_or(&text);
-            if name.is_empty() || name.contains(['*', '/', ' ']) || name.contains(':') && !name.starts_with('[') {
-                let message = format!("{text:?} is no host without a port, such as example.com or *.example.com");
+            // The dot of the root is no part of a name: requests come with it and without.
+            let text = text.strip_suffix('.').unwrap_or(&text);
+            let below = text.strip_prefix("*.");
+            if !is_host(below.unwrap_or(text)) || below.is_some_and(|name| name.starts_with('[')) {
+                let message = format!(
+                    "{:?} is no host without a port, such as example.com or *.example.com{}",
+                    host.get_ref(),
+                    if text.is_ascii() { "" } else { "; write it as it is asked for: xn--..." }
+                );
                 return Err(self.error(host.span(), message));
             }
-            matches.host = Some(text);
+            matches.host = Some(text.to_owned());
         }
         if let Some(path) = &table.path {
             let text = path.get_ref();
-            if !text.starts_with('/') || text.contains(['?', '#', ' ']) {
-                return Err(self.error(path.span(), format!("{text:?} is no path, such as / or /v1")));
+            if !is_path(text) || text.contains('?') {
+                let hint = if text.is_ascii() { "" } else { "; write it as it is asked for: /%C3%BC" };
+                return Err(self.error(path.span(), format!("{text:?} is no path, such as / or /v1{hint}")));
             }
             matches.path = Some(text.clone());
         }
@@ -628,6 +635,10 @@ impl Source<'_> {
             if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
                 return Err(self.error(method.span(), format!("{text:?} is no method, such as GET")));
             }
+            if text == "CONNECT" {
+                let message = "no request comes with CONNECT: it is refused, and a WebSocket of HTTP/2 counts as a GET";
+                return Err(self.error(method.span(), message));
+            }
             matches.methods.push(text.clone());
         }
         if let Some(header) = &table.header {
@@ -635,7 +646,13 @@ impl Source<'_> {
             if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
                 return Err(self.error(header.name.span(), format!("{name:?} is no name of a header field")));
             }
-            matches.header = Some((name.to_ascii_lowercase(), header.value.clone()));
+            let value = header.value.get_ref();
+            if value.trim_ascii() != value || value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+                let message =
+                    format!("no field has the value {value:?}: without control characters, and blanks around it");
+                return Err(self.error(header.value.span(), message));
+            }
+            matches.header = Some((name.to_ascii_lowercase(), value.clone()));
         }
         Ok(matches)
     }
@@ -739,6 +756,21 @@ fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
     (200 <= first && first <= last && last <= 599).then_some(first..=last)
+}
+
+/// Whether a request could name such a host, port aside: a name, or an address.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => text.split('.').all(|label| {
+            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_~%".contains(&byte))
+        }),
+    }
+}
+
+/// Whether a request could ask for it: visible ASCII, of which `#` is never sent.
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
 }
 
 /// Whether it could be the name of a host. One whose last label is a number is an address gone wrong.

@@ -39,6 +39,10 @@ fn limits_remember_their_lines() {
     assert_eq!(reserves("20ms", "reserve = \"none\"").unwrap(), Duration::ZERO);
     assert!(reserves("20", "").unwrap_err().to_string().starts_with("g.toml:2: reserve: "));
     assert!(config.conflicts().is_empty());
+    for (written, meant) in [("api.test.", "api.test"), ("*.Api.test.", "*.api.test"), ("[::1]", "[::1]")] {
+        let config = Config::parse(&GOOD.replace("api.test", written), "g.toml").unwrap();
+        assert_eq!(config.routes[0].matches.host.as_deref(), Some(meant));
+    }
 }
 
 #[test]
@@ -60,6 +64,18 @@ fn what_is_wrong_is_said_with_its_line() {
         ("[\"10.0.0.0/8\"]", "[]\nforwarded = \"y\"", 7, "\"rfc7239\""),
         ("host = \"api.test\"", "host = \"api.test:80\"", 12, "without a port"),
         ("path = \"/v1\"", "path = \"v1\"", 13, "no path"),
+        // What no request has.
+        ("host = \"api.test\"", "host = \"api..test\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"*.\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"a\\nb\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"a\\\"b\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"[zz]\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"bücher.test\"", 12, "xn--"),
+        ("path = \"/v1\"", "path = \"/v1\\n\"", 13, "no path"),
+        ("path = \"/v1\"", "path = \"/ü\"", 13, "/%C3%BC"),
+        ("path = \"/v1\"", "path = \"/v1\"\nmethods = [\"CONNECT\"]", 14, "refused"),
+        ("path = \"/v1\"", "path = \"/v1\"\nheader = { name = \"x\", value = \"a\\nb\" }", 14, "no field"),
+        ("path = \"/v1\"", "path = \"/v1\"\nheader = { name = \"x\", value = \" a\" }", 14, "no field"),
         ("127.0.0.1:8080", "127.0.0.1", 5, "no address with a port"),
         ("[[route]]", "[[rout]]", 11, "rout"),
     ] {
@@ -262,6 +278,7 @@ fn what_is_hardly_meant_is_told_with_its_line() {
         ),
         ("[[route]]", "[cluster.api.health]\nevery = \"1s\"\n[[route]]", 12, "may take 2s"),
         ("path = \"/v1\"", "path = \"/v1/../x\"", 13, "climbs"),
+        ("path = \"/v1\"", "path = \"/v1/**\"", 13, "no pattern"),
         ("[[listener]]", "[[listener]]\nbody_rate = \"10/40s\"", 5, "rate 40s can never fire: send 30s (default)"),
     ] {
         let found = with(from, to);
