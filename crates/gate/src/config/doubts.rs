@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::{
     Admin, Config, Listener, Route,
-    file::{File, Source},
+    file::{File, Source, canonical},
 };
 use crate::http1::climbs;
 
@@ -144,6 +144,7 @@ impl Own {
 
 /// Which of these is reached by who connects to that address.
 fn reached(server: SocketAddr, listeners: impl Iterator<Item = SocketAddr>, admin: Option<&Admin>) -> Option<Own> {
+    let server = canonical(server);
     let takes = |own: &SocketAddr| {
         let ip = server.ip();
         own.port() == server.port()

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Display,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::{Range, RangeInclusive},
     path::PathBuf,
     sync::Arc,
@@ -294,7 +294,7 @@ impl Source<'_> {
     }
 
     fn address(&self, text: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
-        text.get_ref().parse().map_err(|_| {
+        text.get_ref().parse().map(canonical).map_err(|_| {
             let text_of = text.get_ref();
             self.error(
                 text.span(),
@@ -308,7 +308,7 @@ impl Source<'_> {
         if let Ok(address) = text.get_ref().parse::<SocketAddr>()
             && address.port() > 0
         {
-            return Ok(ServerAt::Address(address));
+            return Ok(ServerAt::Address(canonical(address)));
         }
         let split = text.get_ref().rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));
         match split {
@@ -666,8 +666,8 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     let mut listeners: Vec<Listener> = Vec::new();
     for table in &file.listener {
         let listener = source.listener(table.get_ref())?;
-        if listeners.iter().any(|other| other.address == listener.address) {
-            return Err(source.error(table.span(), format!("two listeners are at {}", listener.address)));
+        if let Some(other) = listeners.iter().find(|other| overlap(other.address, listener.address)) {
+            return Err(source.error(table.span(), both_at(listener.address, other.address)));
         }
         listeners.push(listener);
     }
@@ -719,9 +719,14 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     let admin = file.admin.as_ref().map(|admin| source.admin(admin)).transpose()?;
     if let (Some(table), Some(admin)) = (&file.admin, &admin)
         && admin.address.port() != 0
-        && listeners.iter().any(|listener| listener.address == admin.address)
+        && let Some(other) = listeners.iter().find(|listener| {
+            // The operator's address `[::]` is that of IPv4, too.
+            let both = (admin.address.ip() == Ipv6Addr::UNSPECIFIED)
+                .then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), admin.address.port()));
+            [Some(admin.address), both].into_iter().flatten().any(|own| overlap(own, listener.address))
+        })
     {
-        return Err(source.error(table.listen.span(), format!("a listener is at {}, too", admin.address)));
+        return Err(source.error(table.listen.span(), both_at(admin.address, other.address)));
     }
     let format = match &file.log.format {
         None => Format::Json,
@@ -756,6 +761,27 @@ fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
     (200 <= first && first <= last && last <= 599).then_some(first..=last)
+}
+
+/// An address of IPv4 that is written as one of IPv6 is one of IPv4.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
+    }
+}
+
+/// Whether only one of them can be listened on: no address in particular is each of its family.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = one.is_ipv4() == other.is_ipv4() && (one.ip().is_unspecified() || other.ip().is_unspecified());
+    one == other || all && one.port() == other.port() && one.port() != 0
+}
+
+fn both_at(address: SocketAddr, other: SocketAddr) -> String {
+    match address == other {
+        true => format!("a listener is at {address} already"),
+        false => format!("{address} cannot be listened on: a listener is at {other}, and one takes in the other"),
+    }
 }
 
 /// Whether a request could name such a host, port aside: a name, or an address.

@@ -183,6 +183,27 @@ fn a_route_that_nothing_reaches_is_an_error() {
     assert!(error.line == 18 && error.message.contains("\"api.test/v1\" above"), "{error}");
 }
 
+/// Of two addresses of which one takes in the other, only one can be listened on.
+#[test]
+fn addresses_that_overlap_are_refused() {
+    let with = |more: &str| Config::parse(&GOOD.replace("[cluster.api]", &format!("{more}\n[cluster.api]")), "g.toml");
+    for listen in ["127.0.0.1:8080", "0.0.0.0:8080", "[::ffff:127.0.0.1]:8080", "[::ffff:0.0.0.0]:8080"] {
+        let second = with(&format!("[[listener]]\nlisten = {listen:?}")).unwrap_err();
+        assert!(second.line == 8 && second.message.contains("127.0.0.1:8080"), "{listen}: {second}");
+        let admin = with(&format!("[admin]\nlisten = {listen:?}")).unwrap_err();
+        assert!(admin.line == 9 && admin.message.contains("127.0.0.1:8080"), "{listen}: {admin}");
+    }
+    // Listeners are of one family.
+    assert!(with("[[listener]]\nlisten = \"[::]:8080\"").is_ok());
+    assert!(with("[admin]\nlisten = \"[::]:8080\"").is_err());
+    for listen in ["0.0.0.0:8081", "127.0.0.2:8080", "[::1]:8080", "0.0.0.0:0"] {
+        assert!(with(&format!("[[listener]]\nlisten = {listen:?}")).is_ok(), "{listen}");
+        assert!(with(&format!("[admin]\nlisten = {listen:?}")).is_ok(), "{listen}");
+    }
+    let twice = GOOD.replace("[\"127.0.0.1:9001\"]", "[\"127.0.0.1:9001\", \"[::ffff:127.0.0.1]:9001\"]");
+    assert!(Config::parse(&twice, "g.toml").unwrap_err().message.contains("there twice"));
+}
+
 #[test]
 fn connections_that_the_workers_cannot_share_are_refused() {
     let with = |text: &str| Config::parse(&GOOD.replace("[[route]]", &format!("{text}\n[[route]]")), "g.toml");
@@ -269,6 +290,7 @@ fn what_is_hardly_meant_is_told_with_its_line() {
         ("127.0.0.1:9001", "127.0.0.1:8080", 9, "in a circle"),
         ("\"127.0.0.1:8080\"", "\"0.0.0.0:9001\"", 9, "listens itself (0.0.0.0:9001)"),
         ("127.0.0.1:9001", "0.0.0.0:8080", 9, "in a circle"),
+        ("127.0.0.1:9001", "[::ffff:127.0.0.1]:8080", 9, "in a circle"),
         (servers, admin, 10, "the operator's address"),
         (
             "[[route]]",
