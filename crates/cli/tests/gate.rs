@@ -435,10 +435,10 @@ fn a_check_reads_what_a_start_reads() {
         (behind("ca = \"/nowhere.pem\"".to_owned()), 2, 12, "/nowhere.pem cannot be read"),
         (behind(format!("chain = {chain:?}\nkey = {other:?}")), 2, 12, "key"),
         (unused, 1, 15, "no route leads to cluster \"spare\""),
-        (log, 2, 0, "cannot write the log /nowhere"),
+        (log, 2, 6, "cannot write the log /nowhere"),
     ] {
         let (exit, said) = with(text.clone());
-        let place = if line == 0 { String::new() } else { format!("gate.toml:{line}: ") };
+        let place = format!("gate.toml:{line}: ");
         assert!(exit == code && said.contains(&place) && said.contains(why), "{why}: {exit} {said}");
         if code == 2 {
             let started = run(&["gate", "--config", &file]);

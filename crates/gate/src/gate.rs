@@ -75,8 +75,10 @@ pub enum GateError {
         source: io::Error,
     },
     /// The log cannot be written.
-    #[error("cannot write the log{}: {source}", log_file(to))]
+    #[error("{place}cannot write the log{}: {source}", log_file(to))]
     Log {
+        /// The file and line that name it, and a colon; empty for standard output.
+        place: String,
         /// Where it was to go.
         to: To,
         /// Why.
@@ -88,6 +90,17 @@ pub enum GateError {
     /// A thread or a runtime cannot be started.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),
+}
+
+impl GateError {
+    /// The log of this configuration cannot be written.
+    pub(crate) fn log(config: &Config, source: io::Error) -> Self {
+        let place = match config.log_line {
+            0 => String::new(),
+            line => format!("{}:{line}: ", config.path),
+        };
+        Self::Log { place, to: config.log.to.clone(), source }
+    }
 }
 
 fn hint(err: &io::Error) -> &'static str {
@@ -144,8 +157,7 @@ impl Gate {
     ) -> Result<Self, GateError> {
         let config = Arc::new(config);
         let doors = tls::doors(&config, &mut warn)?;
-        let (writer, written) =
-            Writer::start(&config.log.to).map_err(|source| GateError::Log { to: config.log.to.clone(), source })?;
+        let (writer, written) = Writer::start(&config.log.to).map_err(|source| GateError::log(&config, source))?;
         let mut runtimes = Runtimes(Vec::new());
         for _ in 0..config.workers {
             runtimes.0.push(Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?);

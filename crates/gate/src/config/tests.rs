@@ -51,7 +51,12 @@ fn what_is_wrong_is_said_with_its_line() {
         ("wait = \"2s\"", "wait = \"2\"", 16, "such as 250ms"),
         ("wait = \"2s\"", "wiat = \"2s\"", 16, "wiat"),
         ("wait = \"2s\"", "wait = \"0s\"", 16, "no time"),
-        ("wait = \"2s\"", "wait = 2", 16, "string"),
+        ("wait = \"2s\"", "wait = 2", 16, "a duration with its unit, such as \"30s\""),
+        // By the key that is wrong.
+        ("[limits]", "drain = \"0s\"\n[limits]", 1, "drain: nothing can be done in no time"),
+        ("[limits]", "drain = \"none\"\n[limits]", 1, "drain: there has to be a limit"),
+        ("[limits]", "[dns]\nrefresh_max = \"0s\"\n[limits]", 2, "refresh_max: nothing"),
+        ("[limits]", "[log]\nfile = \"\"\n[limits]", 2, "without a name"),
         ("cluster = \"api\"", "cluster = \"apii\"", 14, "did you mean \"api\"?"),
         ("cluster = \"api\"", "cluster = \"x\"", 14, "there are \"api\""),
         ("127.0.0.1:9001", "localhost", 9, "no address with a port"),
@@ -229,7 +234,9 @@ fn how_names_are_looked_up() {
     for (text, why) in [
         ("family = \"v5\"", "v4-first"),
         ("refresh_min = \"2m\"", "longer than"),
-        ("limit = \"none\"", "has to be a limit"),
+        ("limit = \"none\"", "limit: there has to be a limit"),
+        ("refresh_min = \"1ns\"", "refresh_min: 1ns is too often; the shortest is 100ms"),
+        ("refresh_max = \"99ms\"", "refresh_max: 99ms is too often"),
         ("servers = [\"dns.test\"]", "no address"),
     ] {
         let error = with(text).unwrap_err();
@@ -247,11 +254,19 @@ fn health_is_read_strictly() {
     assert_eq!((all.statuses, all.healthy, all.unhealthy), (vec![200..=299, 304..=304], 1, 3));
     assert_eq!(all.limit.to_string(), "total 1s (g.toml:15)");
     assert_eq!(of("").statuses, [200..=399]);
+    for host in ["a.test", "a.test:80", "[::1]", "[::1]:80", "10.0.0.1:80"] {
+        assert_eq!(of(&format!("path = \"/\"\nhost = {host:?}")).host.as_deref(), Some(host));
+    }
     for (text, why) in [
         ("path = \"up\"", "no path"),
         ("path = \"/up\\r\\nx: y\"", "no path"),
         ("host = \"a.test\"", "without a path"),
+        ("path = \"/up#x\"", "no path"),
         ("path = \"/\"\nhost = \"a\\nb\"", "no host"),
+        ("path = \"/\"\nhost = \"a/b@c\"", "no host"),
+        ("path = \"/\"\nhost = \"a:x\"", "no host"),
+        ("every = \"1ns\"", "every: 1ns is too often"),
+        ("path = \"/\"\nstatus = [200]", "write it in quotes"),
         ("path = \"/\"\nstatus = [\"100\"]", "no status"),
         ("path = \"/\"\nstatus = [\"300-200\"]", "no status"),
         ("limit = \"none\"", "has to be a limit"),
