@@ -255,6 +255,12 @@ async fn begin<S: Client>(io: &S, arrival: Arrival, worker: &Rc<Worker>) -> List
     listed
 }
 
+/// Whether a request may begin with this byte: that of a token, or of an empty line before it. What cannot become one is not
+/// waited for.
+fn may_begin(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"\r\n!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 impl<S: Client> Connection<S> {
     fn new(io: S, listed: Listed, listener: SocketAddr, worker: Rc<Worker>) -> Self {
         let since = listed.live.since;
@@ -313,6 +319,14 @@ impl<S: Client> Connection<S> {
                     // Read with the request before it, or just now.
                     began = Some(clock::now());
                     listed.live.line.borrow_mut().clear();
+                }
+                if let Some(first) = bytes.first().filter(|first| !may_begin(**first)) {
+                    let why = match first {
+                        0x16 => "it begins with a TLS handshake, and this listener speaks none".to_owned(),
+                        other => format!("no request begins with the byte {other:#04x}"),
+                    };
+                    let refused = NotServed { status: 400, why, length: None, is_head: false, is_grpc: false };
+                    return Poll::Ready(Next::NotServed(refused, began.unwrap_or(*since)));
                 }
                 let new = bytes.get(parsed..).unwrap_or_default();
                 let preface = if *served == 0 && listener.http2 { http2::is_preface(bytes) } else { Some(false) };
