@@ -629,7 +629,7 @@ fn what_is_wrong_is_said_with_what_was_probably_meant() {
         (
             "drain = \"10m\"",
             "drain = 600",
-            ":2: invalid type: integer `600`, expected a string, such as \"30s\" for a duration",
+            ":2: invalid type: integer `600`, expected a string: write it in quotes, and a duration with its unit, such as \"30s\"",
         ),
         ("[route.limits]", "[route.limits]\ntoal = \"1s\"", "; did you mean `total`?"),
         ("\"127.0.0.1:0\"\n[cluster", "\"127.0.0.1:7\"\n[cluster", "a listener is at 127.0.0.1:7, too"),

@@ -666,7 +666,7 @@ impl Source<'_> {
             let value = header.value.get_ref();
             if value.trim_ascii() != value || value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
                 let message =
-                    format!("no field has the value {value:?}: without control characters, and blanks around it");
+                    format!("no field has the value {value:?}: it has no control characters, and no blanks around it");
                 return Err(self.error(header.value.span(), message));
             }
             matches.header = Some((name.to_ascii_lowercase(), value.clone()));
