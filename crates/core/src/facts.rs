@@ -321,7 +321,8 @@ pub struct ExchangeFacts {
     pub request_started: bool,
     /// Bytes of the request handed to the kernel.
     pub request_bytes: u64,
-    /// Whether `send` waited for the caller's own body to give bytes when it ended.
+    /// Whether `send` waited for the caller's own body to give bytes when it ended; of a server, whether it waited for the
+    /// rest of a request.
     pub waiting_for_request_body: bool,
     /// Bytes of the response, head included; in `tls`, bytes of the handshake.
     pub response_bytes: u64,

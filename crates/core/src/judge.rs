@@ -30,7 +30,7 @@ mod tests;
 use std::{borrow::Cow, time::Duration};
 
 use crate::{
-    Cause, Confidence, DurationText, Evidence, Limit, Rejected, Source, Stage, Verdict,
+    Cause, Confidence, DurationText, Evidence, Limit, LimitName, Rejected, Source, Stage, Verdict,
     facts::{CallFacts, Failure, OsFailure, TcpInfo},
 };
 
@@ -112,6 +112,8 @@ fn in_its_stage(facts: &CallFacts, limit: &Limit) -> Finding {
         Stage::Send => exchange::send(facts),
         Stage::Wait => exchange::wait(facts),
         Stage::Receive => exchange::receive(facts, limit),
+        Stage::Named(_) if facts.exchange.waiting_for_request_body => exchange::request_comes_slowly(facts),
+        Stage::Named(_) if limit.name == LimitName::Gap => exchange::silent(facts, limit),
         Stage::Handle | Stage::Stall | Stage::Named(_) => Finding::new(
             Cause::Unknown,
             facts.stage,

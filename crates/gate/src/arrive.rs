@@ -123,7 +123,12 @@ async fn through_proxy(worker: &Worker, stream: &TcpStream, listener: &Listener,
                 Some(limit) => format!("no PROXY header within {limit}: {} bytes of it had come", header.length),
                 None => format!("no PROXY header: {error}"),
             };
-            direct.no_header(worker, WhyNoHeader::Late, &why, Some(error.cause()), error.limit());
+            let cause = match error.cause() {
+                // It is the client who is to send it.
+                Cause::Unknown => Cause::SenderSlow,
+                known => known,
+            };
+            direct.no_header(worker, WhyNoHeader::Late, &why, Some(cause), error.limit());
             return None;
         }
     };

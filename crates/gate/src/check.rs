@@ -38,7 +38,7 @@ pub fn check(path: &Path) -> Result<Checked, GateError> {
     let config = Config::read(path)?;
     let mut certificates = Vec::new();
     let _doors = tls::doors(&config, |warning| certificates.push(warning))?;
-    can_write(&config.log.to).map_err(|source| GateError::Log { to: config.log.to.clone(), source })?;
+    can_write(&config.log.to).map_err(|source| GateError::log(&config, source))?;
     let mut doubts = config.doubts();
     let mut unresolved = Vec::new();
     for (name, looked) in look_up_all(&config).map_err(GateError::Worker)? {

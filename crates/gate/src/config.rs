@@ -48,6 +48,8 @@ pub struct Config {
     pub trace: Trace,
     /// How long requests in flight may go on once it is told to stop.
     pub drain: Limit,
+    /// Where the file of the log is named; 0 where it is not. What is written where is a matter of its own.
+    pub(crate) log_line: u32,
     /// What of it is hardly what was meant, as far as the limits of routes are no part of it.
     pub(crate) doubtful: Vec<Doubt>,
 }

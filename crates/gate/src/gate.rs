@@ -37,7 +37,8 @@ use crate::{
 pub struct Gate {
     config: Arc<Config>,
     workers: Vec<mpsc::UnboundedSender<Order>>,
-    ended: blocking::Receiver<()>,
+    /// One message a worker that has ended: whether all of its requests were served.
+    ended: blocking::Receiver<bool>,
     written: blocking::Receiver<()>,
     addresses: Vec<SocketAddr>,
     lookout: Lookout,
@@ -53,8 +54,8 @@ pub(crate) enum Order {
     Follow(Arc<Outlook>),
     /// Take no more connections, and end those that there are when they are done.
     Drain,
-    /// Tell what is in flight: it is cut.
-    Cut,
+    /// End now. What is in flight is cut, for this reason, and told.
+    Cut(&'static str),
     /// Look at what is there.
     Look(Box<dyn FnOnce(&Worker) + Send>),
 }
@@ -74,8 +75,10 @@ pub enum GateError {
         source: io::Error,
     },
     /// The log cannot be written.
-    #[error("cannot write the log{}: {source}", log_file(to))]
+    #[error("{place}cannot write the log{}: {source}", log_file(to))]
     Log {
+        /// The file and line that name it, and a colon; empty for standard output.
+        place: String,
         /// Where it was to go.
         to: To,
         /// Why.
@@ -87,6 +90,17 @@ pub enum GateError {
     /// A thread or a runtime cannot be started.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),
+}
+
+impl GateError {
+    /// The log of this configuration cannot be written.
+    pub(crate) fn log(config: &Config, source: io::Error) -> Self {
+        let place = match config.log_line {
+            0 => String::new(),
+            line => format!("{}:{line}: ", config.path),
+        };
+        Self::Log { place, to: config.log.to.clone(), source }
+    }
 }
 
 fn hint(err: &io::Error) -> &'static str {
@@ -122,6 +136,9 @@ const BACKLOG: u32 = 4096;
 const LAST_MAX: u32 = BACKLOG;
 /// From one look at what has to be done now and then to the next.
 const TICK: Duration = Duration::from_millis(100);
+/// How long workers may take to cut what is in flight.
+const CUTTING: Duration = Duration::from_secs(1);
+const DRAINED: &str = "cut: the gateway was to end, and the limit for draining passed";
 
 impl Gate {
     /// Starts to listen and to serve.
@@ -140,8 +157,7 @@ impl Gate {
     ) -> Result<Self, GateError> {
         let config = Arc::new(config);
         let doors = tls::doors(&config, &mut warn)?;
-        let (writer, written) =
-            Writer::start(&config.log.to).map_err(|source| GateError::Log { to: config.log.to.clone(), source })?;
+        let (writer, written) = Writer::start(&config.log.to).map_err(|source| GateError::log(&config, source))?;
         let mut runtimes = Runtimes(Vec::new());
         for _ in 0..config.workers {
             runtimes.0.push(Builder::new_current_thread().enable_all().build().map_err(GateError::Worker)?);
@@ -162,9 +178,10 @@ impl Gate {
             let work = move || {
                 let lines = Lines::new(&config.log, config.workers, writer);
                 let worker = Worker::new(number, outlook, lines, began);
-                LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
+                // What is in flight then ends with it, before that is told.
+                let whole = LocalSet::new().block_on(&runtime, serve(worker, sockets, receiver));
                 // Whoever waits may be gone.
-                let _ = ends.send(());
+                let _ = ends.send(whole);
             };
             let thread = thread::Builder::new().name(format!("overdue-gate-{number}"));
             thread.spawn(work).map_err(GateError::Worker)?;
@@ -252,21 +269,26 @@ impl Gate {
     pub fn drain(mut self) -> bool {
         // The last handles are those of the workers, who know when nobody waits in them any more.
         self.held.clear();
-        let until = clock::now() + self.config.drain.value;
-        for worker in &self.workers {
-            let _ = worker.send(Order::Drain);
-        }
-        let mut whole = true;
-        for _ in &self.workers {
-            let left = until.saturating_duration_since(clock::now());
-            whole &= self.ended.recv_timeout(left).is_ok();
-        }
-        if !whole {
+        let (mut running, mut whole) = (self.workers.len(), true);
+        let orders: [(fn() -> Order, Duration); 2] =
+            [(|| Order::Drain, self.config.drain.value), (|| Order::Cut(DRAINED), CUTTING)];
+        for (order, within) in orders {
+            let began = clock::now();
             for worker in &self.workers {
-                let _ = worker.send(Order::Cut);
+                let _ = worker.send(order());
+            }
+            while running > 0
+                && let Ok(served) =
+                    self.ended.recv_timeout(within.saturating_sub(clock::now().saturating_duration_since(began)))
+            {
+                running -= 1;
+                whole &= served;
             }
         }
+        whole &= running == 0;
         let Self { workers, writer, written, lookout, .. } = self;
+        // Its operator may still look at what it knew.
+        lookout.end();
         drop((workers, writer, lookout));
         // The last lines; a reader that takes none holds up the end no longer than that.
         let _ = written.recv_timeout(Duration::from_secs(1));
@@ -382,8 +404,8 @@ struct Bound {
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// One worker, until it is drained.
-async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::UnboundedReceiver<Order>) {
+/// One worker, until it is drained. False when requests are cut.
+async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::UnboundedReceiver<Order>) -> bool {
     let mut accepting = JoinSet::new();
     for Bound { name, socket, door, doorstep } in sockets {
         worker.listening.borrow_mut().push((name, socket.stats()));
@@ -391,26 +413,27 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
         drop(accepting.spawn_local(accept(Rc::clone(&worker), name, socket, door)));
     }
     let ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
+    let mut cut = None;
     while let Some(order) = orders.recv().await {
         match order {
             Order::Follow(outlook) => worker.follow(&outlook),
             Order::Look(look) => look(&worker),
-            Order::Cut => {}
+            Order::Cut(why) => {
+                cut = Some(why);
+                break;
+            }
             Order::Drain => break,
         }
     }
     worker.drain();
     // They end by themselves once they have taken those who wait already.
     while accepting.join_next().await.is_some() {}
-    while worker.open() > 0 {
+    while cut.is_none() && worker.open() > 0 {
         // Somebody may still look at what is left.
         tokio::select! {
             order = orders.recv() => match order {
                 Some(Order::Look(look)) => look(&worker),
-                Some(Order::Cut) => {
-                    worker.tell_cut();
-                    break;
-                }
+                Some(Order::Cut(why)) => cut = Some(why),
                 Some(_) => {}
                 None => break,
             },
@@ -418,8 +441,10 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
         }
     }
     ticking.abort();
+    let whole = cut.is_none_or(|why| !worker.tell_cut(why));
     worker.tell_counted();
     worker.lines.borrow_mut().tick();
+    whole
 }
 
 async fn accept(worker: Rc<Worker>, address: SocketAddr, mut listener: Listener, door: Option<Door>) {
@@ -554,6 +579,24 @@ mod tests {
         let Some(Order::Follow(outlook)) = told.blocking_recv() else { panic!("workers are told") };
         assert!(Arc::ptr_eq(&outlook.config, &next) && gate.lookout().names().is_empty());
         assert!(gate.drain());
+    }
+
+    /// Who still looks at what is known of servers does not hold up the end of the log.
+    #[test]
+    fn the_log_ends_with_the_last_worker() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "workers = 1\n[log]\nfile = {:?}\n[[listener]]\nlisten = \"127.0.0.1:0\"\n[cluster.a]\n\
+             servers = [\"127.0.0.1:1\"]\n[[route]]\ncluster = \"a\"\n",
+            folder.path().join("log")
+        );
+        let mut gate = Gate::start(Config::parse(&text, "gate.toml").unwrap()).unwrap();
+        let looks = gate.lookout().clone();
+        let (_, never) = blocking::channel();
+        let written = std::mem::replace(&mut gate.written, never);
+        assert!(gate.drain());
+        written.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(looks.names().is_empty());
     }
 
     /// Where something stands in a file is no matter of how clients are served.

@@ -109,6 +109,8 @@ enum Told {
     Looked(Arc<str>, Looked),
     /// A probe of this server of this cluster is done.
     Probed(Arc<str>, SocketAddr, Probed),
+    /// No worker is left.
+    End,
 }
 
 type Done = Box<dyn FnOnce(&Arc<Outlook>) + Send>;
@@ -127,7 +129,7 @@ impl Followed {
     }
 }
 
-/// The handle. The thread ends with the last of them.
+/// The handle. The thread ends with the last of them, or when it is told to.
 #[derive(Clone)]
 pub(crate) struct Lookout {
     to: mpsc::UnboundedSender<Told>,
@@ -205,8 +207,11 @@ impl Lookout {
                 let outlook = Arc::new(Outlook::blank(Arc::clone(&config)));
                 let mut thread = Thread { outlook, workers: Vec::new(), known, looking: Vec::new(), back, writer };
                 thread.take(Told::Follow(config, begins, done)).await;
-                while let Some(told) = told.recv().await {
-                    thread.take(told).await;
+                loop {
+                    match told.recv().await {
+                        None | Some(Told::End) => return,
+                        Some(told) => thread.take(told).await,
+                    }
                 }
             });
         };
@@ -226,6 +231,11 @@ impl Lookout {
     /// Who is told from now on, and what they know.
     pub(crate) fn tell(&self, workers: Vec<mpsc::UnboundedSender<Order>>, known: Arc<Outlook>) {
         let _ = self.to.send(Told::Workers(workers, known));
+    }
+
+    /// Looks out no more, whoever still has a handle: what was known last can be read.
+    pub(crate) fn end(&self) {
+        let _ = self.to.send(Told::End);
     }
 
     /// Names that have no address now, for a reader.
@@ -342,6 +352,7 @@ impl Thread {
                 self.probed(&(cluster, address), probed);
                 self.look_again();
             }
+            Told::End => {}
         }
     }
 

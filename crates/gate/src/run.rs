@@ -29,7 +29,7 @@ use crate::{
     admin::{self, Command, Desk},
     clock,
     config::Config,
-    gate::{Gate, GateError},
+    gate::{Gate, GateError, Order},
     handover::{Handover, Inherited, Named, Predecessor, Program, Role, Successor, notify},
     lookout::Followed,
     tls,
@@ -40,6 +40,10 @@ const READING: Duration = Duration::from_secs(10);
 
 /// How long a process that was to take over may hold up the end.
 const STOPPING: Duration = Duration::from_secs(3);
+
+/// How long an end at once may take.
+const AT_ONCE: Duration = Duration::from_secs(2);
+const TOLD_TWICE: &str = "cut: the gateway was told to end at once";
 
 /// Serves what the file says until it is told to stop: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
 /// the file again; SIGUSR2 hands over to a new process. Before it serves, SIGTERM and SIGINT end it at once. What happens is
@@ -73,8 +77,7 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
     let started = runtime.block_on(async {
         tokio::select! {
             started = starts => Some(started),
-            _ = signals.term.recv() => None,
-            _ = signals.int.recv() => None,
+            () = signals.end() => None,
         }
     });
     let Some(started) = started else {
@@ -200,7 +203,8 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
             }
         }
         // A thread of its own, for which nobody has to wait: one of the runtime's would hold up its end.
-        let (drains, drained) = oneshot::channel();
+        let (drains, mut drained) = oneshot::channel();
+        let workers = gate.workers().to_vec();
         let drain = move || {
             // Whoever waits may have been told to end at once.
             let _ = drains.send(gate.drain());
@@ -208,20 +212,24 @@ pub fn run(path: &Path, tell: fn(&str)) -> Result<bool, GateError> {
         thread::Builder::new().name("overdue-drain".to_owned()).spawn(drain).map_err(GateError::Worker)?;
         let own = handed.map_or(String::new(), |_| format!("process {}: ", std::process::id()));
         let ended = tokio::select! {
-            whole = drained => {
-                let whole = whole.unwrap_or(false);
-                let how = if whole { "every request was served" } else { "the limit for draining passed: requests were cut" };
-                tell(&format!("{own}{how}"));
-                Ok(whole)
+            whole = &mut drained => (whole.unwrap_or(false), "the limit for draining passed"),
+            () = signals.end() => {
+                for worker in &workers {
+                    let _ = worker.send(Order::Cut(TOLD_TWICE));
+                }
+                (timeout(AT_ONCE, drained).await.is_ok_and(|whole| whole.unwrap_or(false)), "told to end at once")
             }
-            _ = signals.term.recv() => Ok(false),
-            _ = signals.int.recv() => Ok(false),
         };
+        let (whole, why) = ended;
+        match whole {
+            true => tell(&format!("{own}every request was served")),
+            false => tell(&format!("{own}{why}: requests were cut")),
+        }
         if let Some(handover) = &mut handover {
             // Its end is nobody's but ours to see to.
             let _ = timeout(STOPPING, handover.serves()).await;
         }
-        ended
+        Ok(whole)
     })
 }
 
@@ -249,6 +257,14 @@ impl Signals {
             int: signal(SignalKind::interrupt())?,
             usr2: signal(SignalKind::user_defined2())?,
         })
+    }
+
+    /// It is to end. Cancel safe.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
     }
 }
 

@@ -131,6 +131,12 @@ impl Live {
     pub(crate) fn stage(&self) -> (Stage, Instant) {
         self.stage.get()
     }
+
+    /// Whether it carries a request whose answer may have begun.
+    pub(crate) fn is_answered(&self) -> bool {
+        let answers = matches!(self.stage.get().0, Stage::Receive | Stage::Named("tunnel"));
+        answers && self.request.borrow().is_some()
+    }
 }
 
 /// Its place in the list of the worker.
@@ -285,13 +291,14 @@ impl Worker {
         self.lines.borrow_mut().put(entry, &line, live.whom());
     }
 
-    /// Writes a line for each request that is being served: nobody will do so later.
-    pub(crate) fn tell_cut(&self) {
+    /// Writes a line for each request that is being served: nobody will do so later. False when there is none.
+    pub(crate) fn tell_cut(&self, why: &str) -> bool {
         let now = clock::now();
+        let mut any = false;
         self.each_live(|live| {
             let Some(request) = &*live.request.borrow() else { return };
+            any = true;
             let marks = Marks::at(request.began);
-            let why = "cut: the gateway was to end, and the limit for draining passed";
             let entry = Entry {
                 known: Known::CUT,
                 route: Some(&request.route),
@@ -300,7 +307,7 @@ impl Worker {
             };
             self.ended(&entry, live);
         });
-        self.lines.borrow_mut().tick();
+        any
     }
 
     /// A listener can accept nothing any more. That does not pass by itself, so that standard error has it, too.

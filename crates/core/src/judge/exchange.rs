@@ -124,6 +124,50 @@ pub(super) fn send(facts: &CallFacts) -> Finding {
     .rejected(Cause::PeerNotReading, "the peer's window is open, as far as the socket shows")
 }
 
+/// The peer is the caller, and has not sent the whole of what it asks for.
+pub(super) fn request_comes_slowly(facts: &CallFacts) -> Finding {
+    let (took, bytes) = (DurationText(in_stage(facts)), facts.exchange.request_bytes);
+    Finding::new(
+        Cause::SenderSlow,
+        facts.stage,
+        Confidence::Medium,
+        format!("{} sent {bytes} bytes of its request in {took}, and the {} had no end", peer(facts), facts.stage),
+    )
+    .because(Evidence::new(Source::Http, format!("{bytes} bytes of the request had come")).with("request_bytes", bytes))
+    .because(ran(facts, facts.stage))
+    .fix("Look at what sends the request: it has to come whole within this limit.")
+    .rejected(Cause::PathLost, "possible: what was lost on the way looks the same from here")
+}
+
+/// A stage that has no end but silence. Who was to speak is known only where something waited to be taken.
+pub(super) fn silent(facts: &CallFacts, limit: &Limit) -> Finding {
+    let (stage, quiet, away) = (facts.stage, DurationText(limit.value), facts.exchange.reader_away);
+    if !away.is_zero() {
+        return Finding::new(
+            Cause::ReaderSlow,
+            stage,
+            Confidence::Medium,
+            format!("nothing moved in the {stage} for {quiet}: what waits for {} is not taken", peer(facts)),
+        )
+        .explains(away)
+        .because(away_evidence(facts))
+        .rejected(Cause::BodyStalled, "there is something to be taken");
+    }
+    Finding::new(
+        Cause::BodyStalled,
+        stage,
+        if facts.socket.is_some() { Confidence::Medium } else { Confidence::Low },
+        format!("nothing moved in the {stage} for {quiet}, in either direction"),
+    )
+    .explains(limit.value)
+    .because(exchange_evidence(facts))
+    .fix(
+        "If both sides may be silent for so long, let them exchange something now and then (pings), or allow a longer gap; \
+         else look at whoever was to speak.",
+    )
+    .rejected(Cause::SenderSlow, "possible: whose turn it was only their own protocol says")
+}
+
 pub(super) fn wait(facts: &CallFacts) -> Finding {
     if let Some(finding) = local::unread(facts).or_else(|| path::blocked(facts)) {
         return finding;

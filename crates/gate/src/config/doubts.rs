@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::{
     Admin, Config, Listener, Route,
-    file::{File, Source},
+    file::{File, Source, canonical},
 };
 use crate::http1::climbs;
 
@@ -87,6 +87,16 @@ pub(super) fn found(
                 fix: "write the path without its dots".to_owned(),
             });
         }
+        if let Some(path) = route.get_ref().path.as_ref().filter(|path| path.get_ref().contains('*')) {
+            doubts.push(Doubt {
+                place: at(path.span()),
+                text: format!(
+                    "a path is no pattern: {:?} is asked for with a `*` in it, and hardly by anybody",
+                    path.get_ref()
+                ),
+                fix: "write the path up to a slash: what is below it belongs to it".to_owned(),
+            });
+        }
     }
     doubts
 }
@@ -134,6 +144,7 @@ impl Own {
 
 /// Which of these is reached by who connects to that address.
 fn reached(server: SocketAddr, listeners: impl Iterator<Item = SocketAddr>, admin: Option<&Admin>) -> Option<Own> {
+    let server = canonical(server);
     let takes = |own: &SocketAddr| {
         let ip = server.ip();
         own.port() == server.port()

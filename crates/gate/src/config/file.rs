@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Display,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::{Range, RangeInclusive},
     path::PathBuf,
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use overdue::server::{TrustedPeers, certificates::CertificateFiles, hello::HelloPolicy};
-use overdue_core::{Limit, LimitName, Limits, Origin, Stage, parse_duration};
+use overdue_core::{DurationText, Limit, LimitName, Limits, Origin, Stage, parse_duration};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -68,7 +68,7 @@ struct AdminTable {
 #[serde(deny_unknown_fields)]
 struct LogTable {
     format: Option<Spanned<String>>,
-    file: Option<PathBuf>,
+    file: Option<Spanned<PathBuf>>,
     off: Option<bool>,
     rate: Option<Spanned<String>>,
 }
@@ -172,7 +172,7 @@ pub(super) struct RouteTable {
 #[serde(deny_unknown_fields)]
 struct HeaderTable {
     name: Spanned<String>,
-    value: String,
+    value: Spanned<String>,
 }
 
 /// `none` leaves a limit out on purpose.
@@ -205,6 +205,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBE: Duration = Duration::from_secs(2);
 const HEALTHY: usize = 2;
 const UNHEALTHY: usize = 3;
+/// Between two probes, or lookups of one name.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PROBES_MAX: usize = 1000;
 const LOOKUP: Duration = Duration::from_secs(5);
 const REFRESH_MIN: Duration = Duration::from_secs(5);
@@ -231,14 +233,17 @@ impl Source<'_> {
         if text.get_ref() == "none" {
             return Ok(None);
         }
-        let value = parse_duration(text.get_ref()).map_err(|err| self.error(text.span(), format!("{name}: {err}")))?;
+        self.limit_of(&name.to_string(), name, text, "; write \"none\" for no limit").map(Some)
+    }
+
+    /// The limit that is written here under this key.
+    fn limit_of(&self, key: &str, name: LimitName, text: &Spanned<String>, hint: &str) -> Result<Limit, ConfigError> {
+        let value = parse_duration(text.get_ref()).map_err(|err| self.error(text.span(), format!("{key}: {err}")))?;
         if value.is_zero() {
-            return Err(
-                self.error(text.span(), format!("{name}: nothing can be done in no time; write \"none\" for no limit"))
-            );
+            return Err(self.error(text.span(), format!("{key}: nothing can be done in no time{hint}")));
         }
         let origin = Origin::File { path: Arc::clone(&self.path), line: self.line(text.span()) };
-        Ok(Some(Limit { name, value, origin }))
+        Ok(Limit { name, value, origin })
     }
 
     fn limit_or(
@@ -250,16 +255,32 @@ impl Source<'_> {
         text.map_or(Ok(Some(Limit { name, value: default, origin: Origin::Default })), |text| self.limit(name, text))
     }
 
-    /// One that has to be there: what has no end would hold up the end of everything.
+    /// One under this key that has to be there: what has no end would hold up the end of everything.
     fn some_limit(
         &self,
+        key: &str,
         name: LimitName,
         text: Option<&Spanned<String>>,
         default: Duration,
     ) -> Result<Limit, ConfigError> {
-        let default = Limit { name, value: default, origin: Origin::Default };
-        let Some(text) = text else { return Ok(default) };
-        self.limit(name, text)?.ok_or_else(|| self.error(text.span(), format!("{name}: there has to be a limit here")))
+        let Some(text) = text else { return Ok(Limit { name, value: default, origin: Origin::Default }) };
+        if text.get_ref() == "none" {
+            return Err(self.error(text.span(), format!("{key}: there has to be a limit here")));
+        }
+        self.limit_of(key, name, text, "")
+    }
+
+    /// How long it is from one thing to the next of its kind: done more often, it would be a burden.
+    fn pause(&self, key: &str, text: Option<&Spanned<String>>, default: Duration) -> Result<Duration, ConfigError> {
+        let value = self.some_limit(key, LimitName::Idle, text, default)?.value;
+        match text {
+            Some(text) if value < PAUSE_MIN => {
+                let message =
+                    format!("{key}: {} is too often; the shortest is {}", text.get_ref(), DurationText(PAUSE_MIN));
+                Err(self.error(text.span(), message))
+            }
+            _ => Ok(value),
+        }
     }
 
     fn limits(&self, table: &LimitsTable, base: &Limits) -> Result<Limits, ConfigError> {
@@ -294,7 +315,7 @@ impl Source<'_> {
     }
 
     fn address(&self, text: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
-        text.get_ref().parse().map_err(|_| {
+        text.get_ref().parse().map(canonical).map_err(|_| {
             let text_of = text.get_ref();
             self.error(
                 text.span(),
@@ -308,7 +329,7 @@ impl Source<'_> {
         if let Ok(address) = text.get_ref().parse::<SocketAddr>()
             && address.port() > 0
         {
-            return Ok(ServerAt::Address(address));
+            return Ok(ServerAt::Address(canonical(address)));
         }
         let split = text.get_ref().rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));
         match split {
@@ -330,15 +351,12 @@ impl Source<'_> {
 
     fn dns(&self, table: &DnsTable) -> Result<Dns, ConfigError> {
         let DnsTable { servers, hosts, limit, refresh_min, refresh_max, family } = table;
-        let pause = |text: &Option<Spanned<String>>, default: Duration| {
-            Ok(self.some_limit(LimitName::Idle, text.as_ref(), default)?.value)
-        };
         let dns = Dns {
             servers: servers.iter().map(|server| self.address(server)).collect::<Result<_, _>>()?,
             hosts: hosts.clone(),
-            limit: self.some_limit(LimitName::Stage(Stage::Resolve), limit.as_ref(), LOOKUP)?,
-            refresh_min: pause(refresh_min, REFRESH_MIN)?,
-            refresh_max: pause(refresh_max, REFRESH_MAX)?,
+            limit: self.some_limit("limit", LimitName::Stage(Stage::Resolve), limit.as_ref(), LOOKUP)?,
+            refresh_min: self.pause("refresh_min", refresh_min.as_ref(), REFRESH_MIN)?,
+            refresh_max: self.pause("refresh_max", refresh_max.as_ref(), REFRESH_MAX)?,
             family: match family.as_ref().map(|family| (family.get_ref().as_str(), family.span())) {
                 None | Some(("v4-first", _)) => Family::V4First,
                 Some(("v6-first", _)) => Family::V6First,
@@ -434,7 +452,7 @@ impl Source<'_> {
         Ok(Tls {
             certificates: certificates.iter().map(files).collect(),
             named: named.map(|file| (file.get_ref().clone(), self.line(file.span()))).collect(),
-            limit: self.some_limit(LimitName::Stage(Stage::Tls), limit.as_ref(), HANDSHAKE)?,
+            limit: self.some_limit("limit", LimitName::Stage(Stage::Tls), limit.as_ref(), HANDSHAKE)?,
             only_1_3,
             names: names.iter().map(|name| name.get_ref().clone()).collect(),
             rate: rate.as_ref().map(|rate| self.rate(rate)).transpose()?,
@@ -487,11 +505,10 @@ impl Source<'_> {
     fn health(&self, table: &HealthTable) -> Result<Health, ConfigError> {
         let HealthTable { path, host, every, limit, healthy, unhealthy, status } = table;
         // Both are written into a request.
-        let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        if let Some(path) = path.as_ref().filter(|path| !path.get_ref().starts_with('/') || !is_plain(path.get_ref())) {
+        if let Some(path) = path.as_ref().filter(|path| !is_path(path.get_ref())) {
             return Err(self.error(path.span(), format!("{:?} is no path, such as /healthz", path.get_ref())));
         }
-        if let Some(host) = host.as_ref().filter(|host| host.get_ref().is_empty() || !is_plain(host.get_ref())) {
+        if let Some(host) = host.as_ref().filter(|host| !is_authority(host.get_ref())) {
             return Err(self.error(host.span(), format!("{:?} is no host, such as api.internal", host.get_ref())));
         }
         if let (None, Some(given)) = (path, host.as_ref().map(Spanned::span).or(status.first().map(Spanned::span))) {
@@ -510,8 +527,8 @@ impl Source<'_> {
         Ok(Health {
             path: path.as_ref().map(|path| path.get_ref().clone()),
             host: host.as_ref().map(|host| host.get_ref().clone()),
-            every: self.some_limit(LimitName::Idle, every.as_ref(), PROBE_EVERY)?.value,
-            limit: self.some_limit(LimitName::Total, limit.as_ref(), PROBE)?,
+            every: self.pause("every", every.as_ref(), PROBE_EVERY)?,
+            limit: self.some_limit("limit", LimitName::Total, limit.as_ref(), PROBE)?,
             healthy: runs(healthy, HEALTHY)?,
             unhealthy: runs(unhealthy, UNHEALTHY)?,
             statuses: if statuses.is_empty() { vec![200..=399] } else { statuses },
@@ -592,7 +609,7 @@ impl Source<'_> {
             name: name.into(),
             servers: all,
             connections: most,
-            idle: self.some_limit(LimitName::Idle, idle.as_ref(), SERVER_IDLE)?,
+            idle: self.some_limit("idle", LimitName::Idle, idle.as_ref(), SERVER_IDLE)?,
             http2,
             tls: tls.as_ref().map(|table| self.server_tls(table, http2)).transpose()?,
             health: health.as_ref().map(|table| self.health(table)).transpose()?,
@@ -609,17 +626,24 @@ impl Source<'_> {
         let mut matches = Matches::default();
         if let Some(host) = &table.host {
             let text = host.get_ref().to_ascii_lowercase();
-            let name = text.strip_prefix("*.").unwrap_or(&text);
-            if name.is_empty() || name.contains(['*', '/', ' ']) || name.contains(':') && !name.starts_with('[') {
-                let message = format!("{text:?} is no host without a port, such as example.com or *.example.com");
+            // The dot of the root is no part of a name: requests come with it and without.
+            let text = text.strip_suffix('.').unwrap_or(&text);
+            let below = text.strip_prefix("*.");
+            if !is_host(below.unwrap_or(text)) || below.is_some_and(|name| name.starts_with('[')) {
+                let message = format!(
+                    "{:?} is no host without a port, such as example.com or *.example.com{}",
+                    host.get_ref(),
+                    if text.is_ascii() { "" } else { "; write it as it is asked for: xn--..." }
+                );
                 return Err(self.error(host.span(), message));
             }
-            matches.host = Some(text);
+            matches.host = Some(text.to_owned());
         }
         if let Some(path) = &table.path {
             let text = path.get_ref();
-            if !text.starts_with('/') || text.contains(['?', '#', ' ']) {
-                return Err(self.error(path.span(), format!("{text:?} is no path, such as / or /v1")));
+            if !is_path(text) || text.contains('?') {
+                let hint = if text.is_ascii() { "" } else { "; write it as it is asked for: /%C3%BC" };
+                return Err(self.error(path.span(), format!("{text:?} is no path, such as / or /v1{hint}")));
             }
             matches.path = Some(text.clone());
         }
@@ -628,6 +652,10 @@ impl Source<'_> {
             if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
                 return Err(self.error(method.span(), format!("{text:?} is no method, such as GET")));
             }
+            if text == "CONNECT" {
+                let message = "no request comes with CONNECT: it is refused, and a WebSocket of HTTP/2 counts as a GET";
+                return Err(self.error(method.span(), message));
+            }
             matches.methods.push(text.clone());
         }
         if let Some(header) = &table.header {
@@ -635,7 +663,13 @@ impl Source<'_> {
             if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
                 return Err(self.error(header.name.span(), format!("{name:?} is no name of a header field")));
             }
-            matches.header = Some((name.to_ascii_lowercase(), header.value.clone()));
+            let value = header.value.get_ref();
+            if value.trim_ascii() != value || value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+                let message =
+                    format!("no field has the value {value:?}: it has no control characters, and no blanks around it");
+                return Err(self.error(header.value.span(), message));
+            }
+            matches.header = Some((name.to_ascii_lowercase(), value.clone()));
         }
         Ok(matches)
     }
@@ -649,8 +683,8 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     let mut listeners: Vec<Listener> = Vec::new();
     for table in &file.listener {
         let listener = source.listener(table.get_ref())?;
-        if listeners.iter().any(|other| other.address == listener.address) {
-            return Err(source.error(table.span(), format!("two listeners are at {}", listener.address)));
+        if let Some(other) = listeners.iter().find(|other| overlap(other.address, listener.address)) {
+            return Err(source.error(table.span(), both_at(listener.address, other.address)));
         }
         listeners.push(listener);
     }
@@ -702,9 +736,14 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     let admin = file.admin.as_ref().map(|admin| source.admin(admin)).transpose()?;
     if let (Some(table), Some(admin)) = (&file.admin, &admin)
         && admin.address.port() != 0
-        && listeners.iter().any(|listener| listener.address == admin.address)
+        && let Some(other) = listeners.iter().find(|listener| {
+            // The operator's address `[::]` is that of IPv4, too.
+            let both = (admin.address.ip() == Ipv6Addr::UNSPECIFIED)
+                .then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), admin.address.port()));
+            [Some(admin.address), both].into_iter().flatten().any(|own| overlap(own, listener.address))
+        })
     {
-        return Err(source.error(table.listen.span(), format!("a listener is at {}, too", admin.address)));
+        return Err(source.error(table.listen.span(), both_at(admin.address, other.address)));
     }
     let format = match &file.log.format {
         None => Format::Json,
@@ -714,23 +753,29 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
             other => return Err(source.error(format.span(), format!("{other:?} is no format: json or text"))),
         },
     };
-    let to = match (file.log.off, file.log.file.clone()) {
-        (Some(true), _) => To::Off,
-        (_, Some(path)) => To::File(path),
-        _ => To::Stdout,
+    let (to, log_line) = match (file.log.off, &file.log.file) {
+        (Some(true), _) => (To::Off, 0),
+        (_, Some(path)) if path.get_ref().as_os_str().is_empty() => {
+            return Err(
+                source.error(path.span(), "the log has no file without a name; left out, it goes to standard output")
+            );
+        }
+        (_, Some(path)) => (To::File(path.get_ref().clone()), source.line(path.span())),
+        _ => (To::Stdout, 0),
     };
     let doubtful = doubts::found(&source, &file, &listeners, admin.as_ref(), &routes);
     Ok(Config {
         path: Arc::clone(&source.path),
         workers,
         doubtful,
+        log_line,
         dns: source.dns(&file.dns)?,
         listeners,
         routes,
         admin,
         log: Log { format, to, rate: file.log.rate.as_ref().map(|rate| source.rate(rate)).transpose()? },
         trace: source.trace(&file.trace)?,
-        drain: source.some_limit(LimitName::Total, file.drain.as_ref(), DRAIN)?,
+        drain: source.some_limit("drain", LimitName::Total, file.drain.as_ref(), DRAIN)?,
     })
 }
 
@@ -739,6 +784,50 @@ fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
     (200 <= first && first <= last && last <= 599).then_some(first..=last)
+}
+
+/// An address of IPv4 that is written as one of IPv6 is one of IPv4.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
+    }
+}
+
+/// Whether only one of them can be listened on: no address in particular is each of its family.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = one.is_ipv4() == other.is_ipv4() && (one.ip().is_unspecified() || other.ip().is_unspecified());
+    one == other || all && one.port() == other.port() && one.port() != 0
+}
+
+fn both_at(address: SocketAddr, other: SocketAddr) -> String {
+    match address == other {
+        true => format!("a listener is at {address} already"),
+        false => format!("{address} cannot be listened on: a listener is at {other}, and one takes in the other"),
+    }
+}
+
+/// Whether a request could name such a host, port aside: a name, or an address.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => text.split('.').all(|label| {
+            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_~%".contains(&byte))
+        }),
+    }
+}
+
+/// The same with a port, or without.
+fn is_authority(text: &str) -> bool {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => is_host(host) && port.parse::<u16>().is_ok(),
+        _ => is_host(text),
+    }
+}
+
+/// Whether a request could ask for it: visible ASCII, of which `#` is never sent.
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
 }
 
 /// Whether it could be the name of a host. One whose last label is a number is an address gone wrong.
@@ -768,7 +857,7 @@ fn plainly(message: &str) -> String {
         };
     }
     if message.ends_with("expected a string") && message.contains(" integer ") {
-        return format!("{message}, such as \"30s\" for a duration");
+        return format!("{message}: write it in quotes, and a duration with its unit, such as \"30s\"");
     }
     message.replace("expected usize", "expected a whole number").replace("expected u64", "expected a whole number")
 }

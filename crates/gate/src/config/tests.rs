@@ -39,6 +39,10 @@ fn limits_remember_their_lines() {
     assert_eq!(reserves("20ms", "reserve = \"none\"").unwrap(), Duration::ZERO);
     assert!(reserves("20", "").unwrap_err().to_string().starts_with("g.toml:2: reserve: "));
     assert!(config.conflicts().is_empty());
+    for (written, meant) in [("api.test.", "api.test"), ("*.Api.test.", "*.api.test"), ("[::1]", "[::1]")] {
+        let config = Config::parse(&GOOD.replace("api.test", written), "g.toml").unwrap();
+        assert_eq!(config.routes[0].matches.host.as_deref(), Some(meant));
+    }
 }
 
 #[test]
@@ -47,7 +51,12 @@ fn what_is_wrong_is_said_with_its_line() {
         ("wait = \"2s\"", "wait = \"2\"", 16, "such as 250ms"),
         ("wait = \"2s\"", "wiat = \"2s\"", 16, "wiat"),
         ("wait = \"2s\"", "wait = \"0s\"", 16, "no time"),
-        ("wait = \"2s\"", "wait = 2", 16, "string"),
+        ("wait = \"2s\"", "wait = 2", 16, "a duration with its unit, such as \"30s\""),
+        // By the key that is wrong.
+        ("[limits]", "drain = \"0s\"\n[limits]", 1, "drain: nothing can be done in no time"),
+        ("[limits]", "drain = \"none\"\n[limits]", 1, "drain: there has to be a limit"),
+        ("[limits]", "[dns]\nrefresh_max = \"0s\"\n[limits]", 2, "refresh_max: nothing"),
+        ("[limits]", "[log]\nfile = \"\"\n[limits]", 2, "without a name"),
         ("cluster = \"api\"", "cluster = \"apii\"", 14, "did you mean \"api\"?"),
         ("cluster = \"api\"", "cluster = \"x\"", 14, "there are \"api\""),
         ("127.0.0.1:9001", "localhost", 9, "no address with a port"),
@@ -60,6 +69,18 @@ fn what_is_wrong_is_said_with_its_line() {
         ("[\"10.0.0.0/8\"]", "[]\nforwarded = \"y\"", 7, "\"rfc7239\""),
         ("host = \"api.test\"", "host = \"api.test:80\"", 12, "without a port"),
         ("path = \"/v1\"", "path = \"v1\"", 13, "no path"),
+        // What no request has.
+        ("host = \"api.test\"", "host = \"api..test\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"*.\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"a\\nb\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"a\\\"b\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"[zz]\"", 12, "without a port"),
+        ("host = \"api.test\"", "host = \"bücher.test\"", 12, "xn--"),
+        ("path = \"/v1\"", "path = \"/v1\\n\"", 13, "no path"),
+        ("path = \"/v1\"", "path = \"/ü\"", 13, "/%C3%BC"),
+        ("path = \"/v1\"", "path = \"/v1\"\nmethods = [\"CONNECT\"]", 14, "refused"),
+        ("path = \"/v1\"", "path = \"/v1\"\nheader = { name = \"x\", value = \"a\\nb\" }", 14, "no field"),
+        ("path = \"/v1\"", "path = \"/v1\"\nheader = { name = \"x\", value = \" a\" }", 14, "no field"),
         ("127.0.0.1:8080", "127.0.0.1", 5, "no address with a port"),
         ("[[route]]", "[[rout]]", 11, "rout"),
     ] {
@@ -167,6 +188,27 @@ fn a_route_that_nothing_reaches_is_an_error() {
     assert!(error.line == 18 && error.message.contains("\"api.test/v1\" above"), "{error}");
 }
 
+/// Of two addresses of which one takes in the other, only one can be listened on.
+#[test]
+fn addresses_that_overlap_are_refused() {
+    let with = |more: &str| Config::parse(&GOOD.replace("[cluster.api]", &format!("{more}\n[cluster.api]")), "g.toml");
+    for listen in ["127.0.0.1:8080", "0.0.0.0:8080", "[::ffff:127.0.0.1]:8080", "[::ffff:0.0.0.0]:8080"] {
+        let second = with(&format!("[[listener]]\nlisten = {listen:?}")).unwrap_err();
+        assert!(second.line == 8 && second.message.contains("127.0.0.1:8080"), "{listen}: {second}");
+        let admin = with(&format!("[admin]\nlisten = {listen:?}")).unwrap_err();
+        assert!(admin.line == 9 && admin.message.contains("127.0.0.1:8080"), "{listen}: {admin}");
+    }
+    // Listeners are of one family.
+    assert!(with("[[listener]]\nlisten = \"[::]:8080\"").is_ok());
+    assert!(with("[admin]\nlisten = \"[::]:8080\"").is_err());
+    for listen in ["0.0.0.0:8081", "127.0.0.2:8080", "[::1]:8080", "0.0.0.0:0"] {
+        assert!(with(&format!("[[listener]]\nlisten = {listen:?}")).is_ok(), "{listen}");
+        assert!(with(&format!("[admin]\nlisten = {listen:?}")).is_ok(), "{listen}");
+    }
+    let twice = GOOD.replace("[\"127.0.0.1:9001\"]", "[\"127.0.0.1:9001\", \"[::ffff:127.0.0.1]:9001\"]");
+    assert!(Config::parse(&twice, "g.toml").unwrap_err().message.contains("there twice"));
+}
+
 #[test]
 fn connections_that_the_workers_cannot_share_are_refused() {
     let with = |text: &str| Config::parse(&GOOD.replace("[[route]]", &format!("{text}\n[[route]]")), "g.toml");
@@ -192,7 +234,9 @@ fn how_names_are_looked_up() {
     for (text, why) in [
         ("family = \"v5\"", "v4-first"),
         ("refresh_min = \"2m\"", "longer than"),
-        ("limit = \"none\"", "has to be a limit"),
+        ("limit = \"none\"", "limit: there has to be a limit"),
+        ("refresh_min = \"1ns\"", "refresh_min: 1ns is too often; the shortest is 100ms"),
+        ("refresh_max = \"99ms\"", "refresh_max: 99ms is too often"),
         ("servers = [\"dns.test\"]", "no address"),
     ] {
         let error = with(text).unwrap_err();
@@ -210,11 +254,19 @@ fn health_is_read_strictly() {
     assert_eq!((all.statuses, all.healthy, all.unhealthy), (vec![200..=299, 304..=304], 1, 3));
     assert_eq!(all.limit.to_string(), "total 1s (g.toml:15)");
     assert_eq!(of("").statuses, [200..=399]);
+    for host in ["a.test", "a.test:80", "[::1]", "[::1]:80", "10.0.0.1:80"] {
+        assert_eq!(of(&format!("path = \"/\"\nhost = {host:?}")).host.as_deref(), Some(host));
+    }
     for (text, why) in [
         ("path = \"up\"", "no path"),
         ("path = \"/up\\r\\nx: y\"", "no path"),
         ("host = \"a.test\"", "without a path"),
+        ("path = \"/up#x\"", "no path"),
         ("path = \"/\"\nhost = \"a\\nb\"", "no host"),
+        ("path = \"/\"\nhost = \"a/b@c\"", "no host"),
+        ("path = \"/\"\nhost = \"a:x\"", "no host"),
+        ("every = \"1ns\"", "every: 1ns is too often"),
+        ("path = \"/\"\nstatus = [200]", "write it in quotes"),
         ("path = \"/\"\nstatus = [\"100\"]", "no status"),
         ("path = \"/\"\nstatus = [\"300-200\"]", "no status"),
         ("limit = \"none\"", "has to be a limit"),
@@ -253,6 +305,7 @@ fn what_is_hardly_meant_is_told_with_its_line() {
         ("127.0.0.1:9001", "127.0.0.1:8080", 9, "in a circle"),
         ("\"127.0.0.1:8080\"", "\"0.0.0.0:9001\"", 9, "listens itself (0.0.0.0:9001)"),
         ("127.0.0.1:9001", "0.0.0.0:8080", 9, "in a circle"),
+        ("127.0.0.1:9001", "[::ffff:127.0.0.1]:8080", 9, "in a circle"),
         (servers, admin, 10, "the operator's address"),
         (
             "[[route]]",
@@ -262,6 +315,7 @@ fn what_is_hardly_meant_is_told_with_its_line() {
         ),
         ("[[route]]", "[cluster.api.health]\nevery = \"1s\"\n[[route]]", 12, "may take 2s"),
         ("path = \"/v1\"", "path = \"/v1/../x\"", 13, "climbs"),
+        ("path = \"/v1\"", "path = \"/v1/**\"", 13, "no pattern"),
         ("[[listener]]", "[[listener]]\nbody_rate = \"10/40s\"", 5, "rate 40s can never fire: send 30s (default)"),
     ] {
         let found = with(from, to);

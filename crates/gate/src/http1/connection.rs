@@ -180,6 +180,17 @@ enum End {
     Http2,
 }
 
+/// A connection that may be dropped while it is served, at the end of the gateway.
+struct Cuttable<'c, S: Client>(&'c mut Connection<S>);
+
+impl<S: Client> Drop for Cuttable<'_, S> {
+    fn drop(&mut self) {
+        if self.0.live().is_answered() {
+            self.0.client.io.abort();
+        }
+    }
+}
+
 /// What is to become of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
@@ -217,7 +228,8 @@ pub(crate) async fn serve<S: Client + 'static>(io: S, arrival: Arrival, worker: 
     let listener = arrival.listener;
     let listed = begin(&io, arrival, &worker).await;
     let mut connection = Connection::new(io, listed, listener, worker);
-    if connection.run().await == End::Http2 {
+    let end = Cuttable(&mut connection).0.run().await;
+    if end == End::Http2 {
         let Connection { client, listed, worker, .. } = connection;
         let (io, first) = client.into_parts();
         // Boxed: a connection of HTTP/1 has no room for it.
@@ -228,7 +240,7 @@ pub(crate) async fn serve<S: Client + 'static>(io: S, arrival: Arrival, worker: 
 /// Serves the one request of a stream of this connection.
 pub(crate) async fn serve_stream<S: Client>(io: S, of: Rc<Live>, listener: SocketAddr, worker: Rc<Worker>) {
     let listed = worker.list_stream(&of);
-    Connection::new(io, listed, listener, worker).run().await;
+    Cuttable(&mut Connection::new(io, listed, listener, worker)).0.run().await;
 }
 
 /// Lists a connection that was accepted, and counts it.
@@ -241,6 +253,12 @@ async fn begin<S: Client>(io: &S, arrival: Arrival, worker: &Rc<Worker>) -> List
     .await;
     crate::counts::add(Some(&worker.counts.connections), 1);
     listed
+}
+
+/// Whether a request may begin with this byte: that of a token, or of an empty line before it. What cannot become one is not
+/// waited for.
+fn may_begin(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"\r\n!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 impl<S: Client> Connection<S> {
@@ -301,6 +319,14 @@ impl<S: Client> Connection<S> {
                     // Read with the request before it, or just now.
                     began = Some(clock::now());
                     listed.live.line.borrow_mut().clear();
+                }
+                if let Some(first) = bytes.first().filter(|first| !may_begin(**first)) {
+                    let why = match first {
+                        0x16 => "it begins with a TLS handshake, and this listener speaks none".to_owned(),
+                        other => format!("no request begins with the byte {other:#04x}"),
+                    };
+                    let refused = NotServed { status: 400, why, length: None, is_head: false, is_grpc: false };
+                    return Poll::Ready(Next::NotServed(refused, began.unwrap_or(*since)));
                 }
                 let new = bytes.get(parsed..).unwrap_or_default();
                 let preface = if *served == 0 && listener.http2 { http2::is_preface(bytes) } else { Some(false) };
@@ -397,7 +423,7 @@ impl<S: Client> Connection<S> {
 
     /// A head that did not come in time.
     async fn late(&mut self, plan: &Plan, limit: Limit, began: Instant, late_by: Duration) -> Then {
-        let marks = Marks::at(began);
+        let marks = Marks { bytes_in: self.client.bytes().len() as u64, ..Marks::at(began) };
         let trouble = Trouble {
             stage: HEAD,
             party: Party::Client,
@@ -479,9 +505,10 @@ impl<S: Client> Connection<S> {
         let trouble = &trouble;
         let now = clock::now();
         let known = Known::of(trouble);
+        let answers = matches!(trouble.stage, Stage::Receive | Stage::Named("tunnel"));
         // Of a client that is to blame, its own connection is the evidence; of one that does not read, what waits for it.
         let socket = match trouble.party {
-            Party::Client if trouble.stage != Stage::Receive || matches!(trouble.failure, Failure::Protocol(_)) => {
+            Party::Client if !answers || matches!(trouble.failure, Failure::Protocol(_)) => {
                 let facts = self.client.io.observe(self.live().peer);
                 Some(SocketFacts { peer: format!("the client {}", self.live().peer_text), ..facts })
             }
@@ -491,17 +518,13 @@ impl<S: Client> Connection<S> {
         let exchange = ExchangeFacts {
             request_started: started,
             request_bytes: marks.bytes_in,
-            waiting_for_request_body: trouble.party == Party::Client && matches!(trouble.stage, Stage::Send),
+            waiting_for_request_body: trouble.party == Party::Client && matches!(trouble.stage, Stage::Send | HEAD),
             response_bytes: marks.answer_bytes,
             body_bytes: marks.body,
             body_expected: marks.expected,
             since_write: None,
             last_read: marks.read_at,
-            reader_away: if trouble.party == Party::Client && trouble.stage == Stage::Receive {
-                trouble.silent
-            } else {
-                Duration::ZERO
-            },
+            reader_away: if trouble.party == Party::Client && answers { trouble.silent } else { Duration::ZERO },
             reused_after: marks.idle.filter(|_| marks.reused),
         };
         let queued_at = whom.filter(|_| trouble.stage == Stage::Queue).and_then(|(_, server)| server);
@@ -520,8 +543,14 @@ impl<S: Client> Connection<S> {
             exchange,
         };
         let judgement = overdue_core::judge::judge(&facts);
-        let cause = judgement.verdicts.first().map(|verdict| verdict.cause);
-        let summary = judgement.verdicts.first().map(|verdict| verdict.summary.clone());
+        // A body that turns out to be longer than allowed is refused, as one that says so at once.
+        let refused = match &trouble.failure {
+            Failure::RequestBody(why) => Some((trouble.stage, why.as_str())),
+            _ => None,
+        };
+        let verdict = judgement.verdicts.first().filter(|_| refused.is_none());
+        let cause = verdict.map(|verdict| verdict.cause);
+        let summary = refused.map(|(_, why)| why).or_else(|| verdict.map(|verdict| verdict.summary.as_str()));
         let is_head = whom.is_some_and(|(prepared, ..)| prepared.is_head);
         let keep = keep && known.status != 0 && !self.worker.is_draining();
         let mut own_bytes = 0;
@@ -532,7 +561,7 @@ impl<S: Client> Connection<S> {
             status = known.status;
             if known.status != 0 {
                 let trusted = self.trusts(plan);
-                let detail = summary.as_deref().filter(|_| trusted);
+                let detail = summary.filter(|_| trusted);
                 let grpc = whom.is_some_and(|(prepared, ..)| prepared.is_grpc);
                 code = grpc.then(|| answer::grpc_code(known.status));
                 let told = Told { cause, stage: trouble.stage.as_str(), detail, grpc };
@@ -548,7 +577,8 @@ impl<S: Client> Connection<S> {
             known: Known { status, ..known },
             route: whom.map(|(prepared, ..)| &prepared.route),
             server: whom.and_then(|(_, server)| server.map(Rc::as_ref)),
-            failed: Some((&facts, &judgement)),
+            refused,
+            failed: refused.is_none().then_some((&facts, &judgement)),
             ..Entry::new(marks, self.since)
         };
         self.log(&entry);

@@ -244,14 +244,17 @@ fn asks_for_another(fields: &[Field<'_>]) -> bool {
     named.peek().is_some() && !named.flat_map(|field| tokens(field.value)).any(carries_requests)
 }
 
-/// Whether a path climbs, which some servers follow and routes do not.
+/// Whether a path climbs, which some servers follow and routes do not; in whatever way one of them may read it.
 pub(crate) fn climbs(path: &str) -> bool {
     let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let is_dots = |segment: &str| {
-        let dots = segment.to_ascii_lowercase().replace("%2e", ".");
-        dots == "." || dots == ".."
-    };
-    (path.contains("/.") || path.contains('%')) && path.split('/').any(is_dots)
+    // Nearly no path has any of these.
+    if !(path.contains("/.") || path.contains(['%', '\\'])) {
+        return false;
+    }
+    let read = [("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/"), ("%3b", ";")];
+    let read = read.into_iter().fold(path.to_ascii_lowercase(), |path, (code, plain)| path.replace(code, plain));
+    // What is behind a semicolon are parameters, which some cut off.
+    read.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
 }
 
 fn inherited(headers: &TimeoutHeaders, fields: &[Field<'_>]) -> Result<Option<Limit>, String> {

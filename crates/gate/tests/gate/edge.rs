@@ -126,7 +126,7 @@ fn a_connection_without_a_header_that_counts_is_closed_and_told() {
         .collect();
     assert_eq!(
         said,
-        [("failed", "protocol-error", "PR"), ("timed-out", "unknown", "cR"), ("failed", "closed-early", "PR")],
+        [("failed", "protocol-error", "PR"), ("timed-out", "sender-slow", "cR"), ("failed", "closed-early", "PR")],
         "{lines:#?}"
     );
     assert!(lines[0]["gate"]["refused"].as_str().unwrap().contains("begins with \"G\""), "{:#}", lines[0]);
@@ -201,7 +201,7 @@ fn a_header_and_a_handshake_have_one_limit() {
     // What the header took was not there for the hello.
     assert!(lines[1]["elapsed_us"].as_u64().unwrap() < 2_000_000, "{:#}", lines[1]);
     for (line, stage, cause, client) in
-        [(&lines[0], "proxy", "unknown", "127.0.0.1:"), (&lines[1], "tls", "tls-peer-silent", "192.0.2.7:4660")]
+        [(&lines[0], "proxy", "sender-slow", "127.0.0.1:"), (&lines[1], "tls", "tls-peer-silent", "192.0.2.7:4660")]
     {
         assert_eq!((&line["stage"], &line["cause"]), (&stage.into(), &cause.into()), "{line:#}");
         assert_eq!((&line["limit"]["name"], &line["outcome"]), (&"tls".into(), &"timed-out".into()), "{line:#}");

@@ -168,15 +168,18 @@ fn a_body_that_is_longer_than_its_route_takes() {
     });
     let bed = Bed::new(&[server.address], &[("route", "body_max = 10")]);
     let mut client = bed.connect();
-    assert_eq!(client.call("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n").status, 413);
+    let told = client.call("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n");
+    assert_eq!((told.status, &told.problem()["cause"]), (413, &serde_json::Value::Null));
     assert_eq!(server.connections(), 0);
     let mut client = bed.connect();
-    assert_eq!(
-        client
-            .call("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n")
-            .status,
-        413
-    );
+    let found =
+        client.call("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n");
+    assert_eq!((found.status, &found.problem()["cause"]), (413, &serde_json::Value::Null));
+    // Both are refusals, by the same rule.
+    for line in bed.lines() {
+        assert_eq!((&line["outcome"], &line["cause"]), (&"failed".into(), &serde_json::Value::Null), "{line:#}");
+        assert!(line["gate"]["refused"].as_str().unwrap().contains("that its route takes"), "{line:#}");
+    }
 }
 
 /// The rest of a request that its server did not want is not sent ahead of another's.

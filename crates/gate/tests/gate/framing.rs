@@ -1,5 +1,7 @@
 //! What goes through, and how it is told to the other side.
 
+use std::io::Write as _;
+
 use crate::bed::{Bed, Client, GET, OK, Server, field};
 
 #[test]
@@ -307,18 +309,52 @@ fn routes_are_taken_by_host_path_and_method() {
     gate.drain();
 }
 
+/// What cannot become a request is not waited for: TLS on a port without, or anything else.
+#[test]
+fn bytes_that_begin_no_request_are_refused_at_once() {
+    let server = Server::answering(OK);
+    let bed = Bed::new(&[server.address], &[("listener", "head = \"10m\"\nidle = \"10m\"")]);
+    for first in [&[0x16, 3, 1, 2, 0][..], b"\0", b" GET", b"{", b"\r\n<", b"\x80"] {
+        let mut client = bed.connect();
+        client.stream.write_all(first).unwrap();
+        assert_eq!(client.answer().status, 400, "{}", first.escape_ascii());
+    }
+    // Behind a request, too.
+    let mut client = bed.connect();
+    assert_eq!(client.call(GET).status, 200);
+    client.send("\x16");
+    assert_eq!(client.answer().status, 400);
+    let lines = bed.lines();
+    assert!(lines[0]["gate"]["refused"].as_str().unwrap().contains("TLS handshake"), "{:#}", lines[0]);
+}
+
 /// A path that climbs is read differently by routes and by servers.
 #[test]
 fn paths_that_climb_and_protocols_that_carry_requests() {
     let server = Server::answering(OK);
     let bed = Bed::new(&[server.address], &[]);
     let mut client = bed.connect();
-    for path in ["/v1/../admin", "/v1/%2e%2E/admin", "/.", "/a/./b"] {
+    for path in [
+        "/v1/../admin",
+        "/v1/%2e%2E/admin",
+        "/.",
+        "/a/./b",
+        "/public/..%2fadmin",
+        "/public%2F.%2e/admin",
+        "/public/..\\admin",
+        "/public\\..",
+        "/public/..%5Cadmin",
+        "/public/..;/admin",
+        "/public/..%3bx=1/admin",
+        "/public/..;",
+    ] {
         assert_eq!(client.call(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).status, 400, "{path}");
     }
     assert_eq!(server.connections(), 0);
-    assert_eq!(client.call("GET /a..b/.well-known?x=/../y HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
-    server.saw();
+    for path in ["/a..b/.well-known?x=/../y", "/a%2fb/c\\d/...", "/a/b;..", "/..a/a.%2e", "/%2e%2ea;.."] {
+        assert_eq!(client.call(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).status, 200, "{path}");
+        assert!(server.saw().starts_with(&format!("GET {path} ")));
+    }
     // Requests in HTTP/2 would go past routes and limits.
     let answer = client.call(
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",

@@ -620,7 +620,7 @@ fn a_server_of_http_2_is_probed_in_its_own_words() {
     let ill = Http2Server::new(h2::server::Builder::new(), |(_, mut respond)| async move {
         let _ = respond.send_response(Response::builder().status(500).body(()).unwrap(), true);
     });
-    let probed = "http2 = true\nhealth = { path = \"/healthz\", every = \"20ms\", unhealthy = 1 }";
+    let probed = "http2 = true\nhealth = { path = \"/healthz\", every = \"100ms\", unhealthy = 1 }";
     let bed = Bed::new(&[well.address, ill.address], &[("cluster", probed)]);
     for server in [&well, &ill] {
         assert_eq!(server.seen.recv_timeout(PATIENCE).unwrap().uri().path(), "/healthz");

@@ -99,6 +99,7 @@ fn a_client_whose_head_does_not_come() {
     assert_eq!(silent.rest().0, b"");
     let answer = drips.answer();
     assert_eq!((answer.status, answer.field("connection")), (408, Some("close")));
+    assert_eq!(answer.problem()["cause"], "sender-slow");
     drop(drips);
     dripping.join().unwrap();
     assert_eq!(server.connections(), 0);

@@ -97,6 +97,24 @@ fn what_the_end_cuts_is_told() {
     assert!(line["gate"]["refused"].as_str().unwrap().contains("draining passed"));
 }
 
+/// An answer without a length and without chunks ends with its connection: cut, it must not end in the same way.
+#[test]
+fn an_answer_that_the_end_cuts_does_not_look_whole() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.client.send("HTTP/1.1 200 OK\r\n\r\nabc");
+        while !peer.ends() {}
+    });
+    let bed = Bed::new(&[server.address], &[("drain", "200ms")]);
+    let mut client = bed.connect();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert!(!client.head().contains("transfer-encoding"));
+    assert_eq!(client.exactly(3), b"abc");
+    let line = bed.line();
+    assert_eq!((&line["stage"], &line["gate"]["termination"]), (&"receive".into(), &"KD".into()), "{line:#}");
+    assert_eq!(client.rest().1.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 /// Whoever rotates the log moves the file, and reloads.
 #[test]
 fn the_log_is_opened_anew_on_a_reload() {

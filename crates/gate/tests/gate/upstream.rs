@@ -396,7 +396,7 @@ fn a_header_comes_before_tls_and_probes_have_their_own() {
     assert_eq!(bed.connect().call(GET).status, 200);
     assert_eq!(server.saw(), "[33, 17, 0, 12, 127, 0, 0, 1]");
     drop(bed);
-    let bed = Bed::new(&[server.address], &[("cluster", &with("health = { path = \"/\", every = \"10ms\" }"))]);
+    let bed = Bed::new(&[server.address], &[("cluster", &with("health = { path = \"/\", every = \"100ms\" }"))]);
     assert!((0..3).all(|_| server.saw() == "[32, 0, 0, 0]"));
     let lines = bed.lines();
     assert!(lines.is_empty(), "a probe failed: {lines:#?}");
@@ -463,7 +463,7 @@ impl Dns {
     /// The table that has the gateway ask it, often.
     fn table(&self) -> String {
         let address = self.address;
-        format!("[dns]\nservers = [\"{address}\"]\nlimit = \"500ms\"\nrefresh_min = \"20ms\"\nrefresh_max = \"40ms\"")
+        format!("[dns]\nservers = [\"{address}\"]\nlimit = \"500ms\"\nrefresh_min = \"100ms\"\nrefresh_max = \"200ms\"")
     }
 }
 
@@ -609,7 +609,7 @@ fn a_server_whose_probes_fail_is_asked_no_more_until_they_succeed() {
     let (one_says, other_says) = (Arc::new(AtomicUsize::new(200)), Arc::new(AtomicUsize::new(500)));
     let one = Server::new(probed("one", &one_says));
     let other = Server::new(probed("other", &other_says));
-    let health = "health = { path = \"/up\", every = \"10ms\", healthy = 2, unhealthy = 3 }";
+    let health = "health = { path = \"/up\", every = \"100ms\", healthy = 2, unhealthy = 3 }";
     let bed = Bed::new(&[one.address, other.address], &[("cluster", health)]);
     let log = bed.log();
     let told = |what: &str, count: usize| {
@@ -647,8 +647,8 @@ fn the_cause_of_a_failed_probe_is_told() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let refusing = closed.local_addr().unwrap();
     drop(closed);
-    let asks = "health = { path = \"/up\", every = \"10ms\", limit = \"200ms\" }".to_owned();
-    let connects = "health = { every = \"10ms\" }".to_owned();
+    let asks = "health = { path = \"/up\", every = \"100ms\", limit = \"200ms\" }".to_owned();
+    let connects = "health = { every = \"100ms\" }".to_owned();
     for (server, table, stage, cause) in [
         (refusing, connects.clone(), "connect", "connect-refused"),
         (silent.address, asks, "wait", "server-slow"),
@@ -671,7 +671,7 @@ fn the_cause_of_a_failed_probe_is_told() {
 fn what_is_known_of_health_outlives_a_reload() {
     let (well, ill) = (Arc::new(AtomicUsize::new(200)), Arc::new(AtomicUsize::new(500)));
     let (one, other) = (Server::new(probed("one", &well)), Server::new(probed("other", &ill)));
-    let health = |more: &str| format!("health = {{ path = \"/up\", every = \"10ms\"{more} }}");
+    let health = |more: &str| format!("health = {{ path = \"/up\", every = \"100ms\"{more} }}");
     let mut bed = Bed::new(&[one.address, other.address], &[("cluster", &health(""))]);
     let log = bed.log();
     until("the other is ill", || !events(&fs::read_to_string(&log).unwrap()).is_empty());

@@ -220,6 +220,10 @@ fn silence_ends_it_and_so_does_either_side() {
             ("server", ("ok", None)),
         ];
         assert!(expected.contains(&(how, (outcome, stage))), "{how}: {line:#}");
+        if how == "gap" {
+            let summary = line["verdicts"][0]["summary"].as_str().unwrap();
+            assert_eq!((&line["cause"], summary.contains("for 700ms")), (&"body-stalled".into(), true), "{line:#}");
+        }
     }
 }
 

@@ -36,7 +36,8 @@ pub(in crate::cause) static SENDER_SLOW: Entry = Entry {
     title: "Our own request body gives no bytes",
     meaning: "The connection could take more, but the request body that the caller supplies had nothing to send. \
               The source of the body is the slow part: a file, another connection that is copied through, or code \
-              that makes the data. Neither the peer nor the path is at fault.",
+              that makes the data. Neither the peer nor the path is at fault. A server or a proxy says the same of a \
+              client that does not send its request, head or body, in time.",
     look_alikes: "`peer-not-reading`: Send-Q is not 0, the peer's window is closed. `h2-window-blocked`: the body \
                   has bytes and HTTP/2 may not send them. `local-stall`: the whole process was late, not just \
                   this body.",

@@ -322,6 +322,24 @@ fn where_nothing_was_observed_the_answer_is_unknown() {
     }
 }
 
+/// A stage that is none of a call's own may still be told: by the rest of a request that does not come, or by silence.
+#[test]
+fn a_stage_of_ones_own_that_waited_for_somebody() {
+    let (head, tunnel) = (Stage::Named("head"), Stage::Named("tunnel"));
+    let late = verdict(&call(&[(head, 150)]).exchange(|exchange| {
+        exchange.waiting_for_request_body = true;
+        exchange.request_bytes = 18;
+    }));
+    assert_eq!((late.cause, late.stage), (Cause::SenderSlow, "head"));
+    assert!(late.summary.contains("18 bytes of its request in 150ms, and the head had no end"), "{late:?}");
+    let gap = || Failure::DeadlinePassed(Limit::new(crate::LimitName::Gap, ms(1000)));
+    let silent = verdict(&failed(&[(tunnel, 60_000)], gap()));
+    assert_eq!(silent.cause, Cause::BodyStalled);
+    assert_eq!(silent.summary, "nothing moved in the tunnel for 1s, in either direction");
+    let away = failed(&[(tunnel, 60_000)], gap()).exchange(|exchange| exchange.reader_away = ms(1000));
+    assert_eq!(found(&away), (Cause::ReaderSlow, Medium));
+}
+
 #[test]
 fn what_the_caller_did_wrong_is_not_put_on_the_network() {
     for failure in [Failure::Usage("no host".to_owned()), Failure::RequestBody("disk full".to_owned())] {
