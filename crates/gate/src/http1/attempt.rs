@@ -112,7 +112,7 @@ impl<S: Client> Connection<S> {
                 began: now,
                 to_server: Flow::new(head, prepared.framing, prepared.framing == Framing::Chunked),
                 to_client: None,
-                seen: Seen::default(),
+                seen: Seen::after(read_before),
             };
             let alarm = &mut self.alarm;
             let result = poll_fn(|cx| exchange.poll(cx, alarm)).await;

@@ -128,6 +128,7 @@ pub(crate) struct Seen {
     pub(crate) tunnel: bool,
     /// When something of the answer last came, as far as it did not end it.
     pub(crate) read_at: Option<Instant>,
+    /// What had been read of the connection by then, with what came before this request.
     read: u64,
     informational: usize,
     /// Heads before the final one that are to be written to the client.
@@ -143,6 +144,13 @@ pub(crate) struct Seen {
     moved_at: Option<Instant>,
     /// So much of the request's body had come, and when: as much again has to come in time.
     paced: Option<(u64, Instant)>,
+}
+
+impl Seen {
+    /// Nothing yet, on a connection of which so much was read before.
+    pub(crate) fn after(read: u64) -> Self {
+        Self { read, ..Self::default() }
+    }
 }
 
 impl<'a, S: Client> Exchange<'a, S> {

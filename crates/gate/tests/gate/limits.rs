@@ -37,6 +37,44 @@ fn a_server_that_does_not_answer() {
     );
 }
 
+/// What came for the request before it is no word about this one.
+#[test]
+fn a_server_that_does_not_answer_on_a_connection_that_was_kept() {
+    for (limits, request, stage, cause) in [
+        ("wait = \"200ms\"", GET.to_owned(), "wait", "server-slow"),
+        // Nor where it takes nothing.
+        (
+            "send = \"600ms\"",
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 16000000\r\n\r\n{}", "x".repeat(16_000_000)),
+            "send",
+            "peer-not-reading",
+        ),
+    ] {
+        let (go, goes) = std::sync::mpsc::channel::<()>();
+        let goes = std::sync::Arc::new(std::sync::Mutex::new(goes));
+        let server = Server::new(move |peer| {
+            peer.request().unwrap();
+            peer.client.send(OK);
+            let _ = goes.lock().unwrap().recv();
+        });
+        let bed = Bed::new(&[server.address], &[("limits", limits)]);
+        let mut client = bed.connect();
+        assert_eq!(client.call(GET).status, 200);
+        // Longer than any limit of the next request: that is what would be taken for time in which its bytes lay here.
+        thread::park_timeout(Duration::from_millis(700));
+        let mut writes = client.stream.try_clone().unwrap();
+        let writing = thread::spawn(move || std::io::Write::write_all(&mut writes, request.as_bytes()));
+        assert_eq!(client.answer().status, 504);
+        drop(client);
+        drop(go);
+        let _ = writing.join();
+        assert_eq!(server.connections(), 1);
+        let lines = bed.lines();
+        let line = &lines[1];
+        assert_eq!((&line["stage"], &line["cause"]), (&stage.into(), &cause.into()), "{line:#}");
+    }
+}
+
 #[test]
 fn the_whole_ends_at_its_limit_in_whatever_stage() {
     let server = Server::new(|peer| {
