@@ -198,8 +198,11 @@ impl<'a, S: Client> Exchange<'a, S> {
                     }
                 }
                 Ok(waits) => self.seen.request_waits = Some(waits),
-                // A server that answers and closes makes our write fail; its answer may be on its way.
-                Err(Broken::Receiver(err)) => self.seen.write_failed = Some(err),
+                Err(Broken::Receiver(err)) => match http2::unsayable(&err) {
+                    Some(why) => return Err(Box::new(self.trouble(Party::Client, Failure::Protocol(why)))),
+                    // A server that answers and closes makes our write fail; its answer may be on its way.
+                    None => self.seen.write_failed = Some(err),
+                },
                 Err(Broken::SenderClosed) => return Err(self.client_left("it closed before the end of its request")),
                 Err(Broken::Sender(err)) => return Err(self.client_left(&err.to_string())),
                 Err(Broken::Framing(text)) => {

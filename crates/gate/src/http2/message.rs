@@ -354,7 +354,24 @@ impl fmt::Display for Ended {
 
 impl std::error::Error for Ended {}
 
-/// The same for who reads and writes.
+/// What of a request has no place in HTTP/2: nothing of it was sent, and it is its client's.
+#[derive(Debug)]
+pub(super) struct Unsayable(pub(super) String);
+
+impl fmt::Display for Unsayable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "what it asks for cannot be said in HTTP/2: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unsayable {}
+
+/// Why a request could not be sent that its client has to put otherwise.
+pub(crate) fn unsayable(err: &io::Error) -> Option<String> {
+    Some(err.get_ref()?.downcast_ref::<Unsayable>()?.to_string())
+}
+
+/// An end of HTTP/2, for who reads and writes.
 pub(super) fn into_io(err: h2::Error) -> io::Error {
     if err.is_io() {
         return err.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
