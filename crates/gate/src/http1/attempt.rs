@@ -99,7 +99,7 @@ impl<S: Client> Connection<S> {
         self.live().enter(Stage::Send, now);
         let (read_before, written_before) = (upstream.side.read, upstream.side.written);
         let client_before = self.client.written;
-        let (result, seen, flow) = {
+        let (result, seen, flow, owes_a_word) = {
             let mut exchange = Exchange {
                 client: &mut self.client,
                 server: &mut upstream.side,
@@ -122,12 +122,13 @@ impl<S: Client> Connection<S> {
                 marks.grpc = exchange.seen.grpc.or(flow.grpc).filter(|_| prepared.is_grpc);
                 self.worker.buffers.take_back(flow.into_buffer());
             }
-            (result, exchange.seen, exchange.to_server)
+            let owes_a_word = result.is_err() && exchange.owes_a_word();
+            (result, exchange.seen, exchange.to_server, owes_a_word)
         };
         let now = clock::now();
         self.since = now;
         // An early answer ends `send`, too.
-        marks.sent = seen.sent.unwrap_or(now).min(seen.head.unwrap_or(now));
+        marks.sent = seen.sent.or(seen.asked).unwrap_or(now).min(seen.head.unwrap_or(now));
         marks.answered = seen.head;
         marks.status = seen.status;
         marks.bytes_in = prepared.length as u64 + flow.moved;
@@ -162,11 +163,14 @@ impl<S: Client> Connection<S> {
             whole: bodyless || flow.moved == 0 && (refused || upstream.side.written == written_before),
             harmless: refused || prepared.is_idempotent || upstream.side.written == written_before,
         };
-        if trouble.is_servers() && !tried.unheard && seen.head.is_none() {
+        let late = matches!(trouble.failure, Failure::DeadlinePassed(_));
+        // There are servers that know no such word: for them, nobody is to have a server left alone who asks for it.
+        let is_word = late && owes_a_word;
+        if trouble.is_servers() && !is_word && !tried.unheard && seen.head.is_none() {
             server.failed(now.saturating_duration_since(marks.send));
         }
         // Whoever's limit it was.
-        if trouble.party == Party::Server && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
+        if trouble.party == Party::Server && late {
             upstream.unanswered(marks.send);
         }
         let begun = seen.told.is_some() && !seen.held_back;

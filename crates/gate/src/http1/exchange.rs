@@ -115,6 +115,8 @@ pub(crate) struct Exchange<'a, S> {
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) sent: Option<Instant>,
+    /// When the server had all but the body, if it owes a word for that.
+    pub(crate) asked: Option<Instant>,
     pub(crate) head: Option<Instant>,
     pub(crate) status: u16,
     pub(crate) told: Option<Told>,
@@ -387,7 +389,7 @@ impl<'a, S: Client> Exchange<'a, S> {
         let (stage, party) = if self.to_client.is_some() {
             let moved_at = self.moved_at();
             (Due::after(moved_at, limits.gap.as_ref()), self.who_is_waited_for())
-        } else if let Some(sent) = self.seen.sent {
+        } else if let Some(sent) = self.seen.sent.or_else(|| self.asked()) {
             (Due::after(sent, limits.wait.as_ref()), Party::Server)
         } else {
             let moved_at = self.moved_at();
@@ -439,11 +441,34 @@ impl<'a, S: Client> Exchange<'a, S> {
         if waits == Some(Flowing::NeedsReceiver) { receiver } else { sender }
     }
 
+    /// Whether the server has not said yet that it wants the body, for which the client waits (RFC 9110, 10.1.1).
+    pub(crate) fn owes_a_word(&self) -> bool {
+        self.to_client.is_none()
+            && self.request.is_1_1
+            && self.seen.informational == 0
+            && self.seen.request_waits == Some(Flowing::NeedsSender)
+            && self.to_server.expects_a_word()
+    }
+
+    /// Since when that is so. Until it is said, the request is one that waits for its server.
+    fn asked(&mut self) -> Option<Instant> {
+        let owes = self.owes_a_word();
+        if owes != self.seen.asked.is_some() {
+            let now = clock::now();
+            self.live.enter(if owes { Stage::Wait } else { Stage::Send }, now);
+            self.seen.asked = owes.then_some(now);
+            // What the client sends now, it could not send before.
+            self.began = now;
+        }
+        self.seen.asked
+    }
+
     fn stage(&self) -> Stage {
         match (&self.to_client, self.seen.sent) {
             _ if self.seen.tunnel => TUNNEL,
             (Some(_), _) => Stage::Receive,
             (None, Some(_)) => Stage::Wait,
+            (None, None) if self.owes_a_word() => Stage::Wait,
             (None, None) => Stage::Send,
         }
     }
