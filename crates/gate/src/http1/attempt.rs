@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     connection::{Client, Connection, Failed, Then},
-    exchange::{Due, Exchange, Party, Seen, Trouble},
+    exchange::{Due, Exchange, Party, Seen, Trouble, left, why_ended},
     flow::Flow,
     head::{Prepared, finish_request},
 };
@@ -65,7 +65,10 @@ impl<S: Client> Connection<S> {
         let mut head = head;
         let unsent = |failed: Failed<'a>, head: BytesMut| {
             let keep = bodyless && prepared.keep_alive;
-            Err(Box::new(Missed { failed: Failed { keep, answerable: true, ..failed }, head, tried: Tried::default() }))
+            // A client that broke its stream hears nothing any more.
+            let Trouble { party, failure, .. } = &failed.trouble;
+            let answerable = (*party, matches!(failure, Failure::Protocol(_))) != (Party::Client, true);
+            Err(Box::new(Missed { failed: Failed { keep, answerable, ..failed }, head, tried: Tried::default() }))
         };
         let Some(server) = prepared.route.servers.choose() else {
             let trouble = self.at_gate(Stage::Resolve, prepared.route.servers.none().failure());
@@ -187,7 +190,7 @@ impl<S: Client> Connection<S> {
             socket: Some(upstream.side.io.observe(server.address)),
             h2: upstream.side.io.h2_facts(),
             keep: !begun && bodyless && prepared.keep_alive,
-            answerable: !begun,
+            answerable: !begun && !seen.broken,
             trouble,
         };
         // Closed before the client hears of it: nobody waits for what the server still does.
@@ -376,12 +379,11 @@ impl<S: Client> Connection<S> {
         let bodyless = prepared.framing == Framing::Empty;
         upstream::or(work, |cx: &mut task::Context<'_>| {
             let left = if bodyless {
-                client.poll_end(cx, &worker.buffers)
+                client.poll_end(cx, &worker.buffers).map(|how| left(&how))
             } else {
-                client.io.poll_gone(cx).map(|err| err.to_string())
+                client.io.poll_gone(cx).map(|err| why_ended(err, client.io.cut_off().is_some()))
             };
-            if let Poll::Ready(how) = left {
-                let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
+            if let Poll::Ready(failure) = left {
                 let party = Party::Client;
                 return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });
             }

@@ -122,6 +122,8 @@ pub(crate) struct Seen {
     pub(crate) told: Option<Told>,
     /// It ended while the answer was held back: nothing of that was written.
     pub(crate) held_back: bool,
+    /// The client broke its stream: nothing can be said on it any more.
+    pub(crate) broken: bool,
     /// Of a gRPC call, where its outcome is in the head.
     pub(crate) grpc: Option<u8>,
     /// What the answer said its body has.
@@ -206,7 +208,7 @@ impl<'a, S: Client> Exchange<'a, S> {
                     None => self.seen.write_failed = Some(err),
                 },
                 Err(Broken::SenderClosed) => return Err(self.client_left("it closed before the end of its request")),
-                Err(Broken::Sender(err)) => return Err(self.client_left(&err.to_string())),
+                Err(Broken::Sender(err)) => return Err(self.client_ended(err)),
                 Err(Broken::Framing(text)) => {
                     return Err(Box::new(self.trouble(Party::Client, Failure::Protocol(text))));
                 }
@@ -249,12 +251,13 @@ impl<'a, S: Client> Exchange<'a, S> {
     /// A client that closes while it waits has no use for the answer.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
         // Until the request is sent, its body is what is read. What comes behind it is the next request.
-        let left = if self.seen.sent.is_none() || self.seen.tunnel {
-            self.client.io.poll_gone(cx).map(|err| err.to_string())
-        } else {
-            self.client.poll_end(cx, &self.worker.buffers)
-        };
-        match left {
+        if self.seen.sent.is_none() || self.seen.tunnel {
+            return match self.client.io.poll_gone(cx) {
+                Poll::Ready(err) => Err(self.client_ended(err)),
+                Poll::Pending => Ok(Poll::Pending),
+            };
+        }
+        match self.client.poll_end(cx, &self.worker.buffers) {
             Poll::Ready(how) => Err(self.client_left(&how)),
             Poll::Pending => Ok(Poll::Pending),
         }
@@ -484,8 +487,28 @@ impl<'a, S: Client> Exchange<'a, S> {
         self.trouble(Party::Server, failure)
     }
 
-    fn client_left(&self, how: &str) -> Box<Trouble> {
-        let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
+    /// The end of the client's connection, or stream, where more was due.
+    fn client_ended(&mut self, err: io::Error) -> Box<Trouble> {
+        let failure = why_ended(err, self.client.io.cut_off().is_some());
+        self.seen.broken = matches!(failure, Failure::Protocol(_));
         Box::new(self.trouble(Party::Client, failure))
+    }
+
+    fn client_left(&self, how: &str) -> Box<Trouble> {
+        Box::new(self.trouble(Party::Client, left(how)))
+    }
+}
+
+pub(super) fn left(how: &str) -> Failure {
+    Failure::Cancelled { reason: format!("the client left: {how}"), at: None }
+}
+
+/// Why a client's connection, or stream, ended. One that breaks HTTP/2 has not left. Where that took the whole connection,
+/// who cut it off says why.
+pub(super) fn why_ended(err: io::Error, is_cut_off: bool) -> Failure {
+    let how = err.to_string();
+    match http2::failure("read", err) {
+        Failure::Protocol(text) if !is_cut_off => Failure::Protocol(text),
+        _ => left(&how),
     }
 }

@@ -92,6 +92,18 @@ impl Reading {
         Poll::Ready(Ok(trailers))
     }
 
+    /// With which error the stream ended, if one is known. What came before that is of no use any more.
+    pub(super) fn broke(&mut self, cx: &mut Context<'_>) -> Option<h2::Error> {
+        let stream = self.stream.as_mut()?;
+        loop {
+            match stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(err))) => return Some(err),
+                Poll::Ready(None) | Poll::Pending => return None,
+            }
+        }
+    }
+
     /// Ready with false when there is no more.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Result<Poll<bool>, h2::Error> {
         let Some(stream) = &mut self.stream else { return Ok(Poll::Ready(false)) };
