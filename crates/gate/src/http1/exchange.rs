@@ -306,7 +306,15 @@ impl<'a, S: Client> Exchange<'a, S> {
     /// True once the final head was taken. What comes before it goes on as it came.
     fn take_head(&mut self) -> Result<bool, Box<Trouble>> {
         let mut room = response::room();
+        if matches!(self.server.bytes(), [b'\r' | b'\n', ..]) {
+            let text = "its answer begins with an empty line".to_owned();
+            return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text))));
+        }
         let head = match response::parse(self.server.bytes(), self.request.is_head, &mut room) {
+            Ok(Some(head)) if head.said.lengths > 1 => {
+                let text = "it sent Content-Length twice".to_owned();
+                return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text))));
+            }
             Ok(Some(head)) => head,
             Ok(None) => {
                 self.seen.parsed = self.server.bytes().len();
