@@ -17,6 +17,6 @@ mod websocket;
 
 pub(crate) use self::{
     client::{is_preface, serve},
-    message::failure,
+    message::{failure, unsayable},
     outbound::{Carrier, Outbound, begin, is_spoken},
 };

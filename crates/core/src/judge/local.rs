@@ -125,6 +125,9 @@ pub(super) fn stalled(facts: &CallFacts) -> Option<Finding> {
 /// What the peer sent had long been here when this process read it: it was stopped, or its runtime was blocked, and no
 /// limit of ours had fired meanwhile that could have been late.
 fn read_late(facts: &CallFacts) -> Option<Finding> {
+    if facts.exchange.response_bytes == 0 {
+        return None;
+    }
     let arrived = millis(facts.socket.as_ref()?.tcp.as_ref()?.last_data_recv_ms);
     // What was read before this began has delayed something else.
     let last_read = facts.exchange.last_read.filter(|at| *at >= facts.timeline.start())?;
@@ -132,7 +135,8 @@ fn read_late(facts: &CallFacts) -> Option<Finding> {
     // A caller who does not ask for more is no stall of the process.
     let lay = arrived.checked_sub(read)?.checked_sub(facts.exchange.reader_away)?;
     let total = facts.timeline.total(facts.now);
-    if share(lay, total) < STALL_SHARE {
+    // What lay here before this began was for somebody else.
+    if lay > total || share(lay, total) < STALL_SHARE {
         return None;
     }
     Some(

@@ -53,7 +53,7 @@ impl Known {
     /// | the client left | none | `C` | `DC` |
     /// | the client did not send, or take, in time | 408 | `c` | `SI` |
     /// | the client broke the protocol; its body is too long | 400; 413 | `P` | `DPE` |
-    /// | its connection of HTTP/2 was cut off | none: there is nobody to answer | `P` | `DPE` |
+    /// | its connection, or stream, of HTTP/2 was cut off | none: there is nobody to answer | `P` | `DPE` |
     /// | all connections to the server are in use | 503 | `sQ` | `UO` |
     /// | no server has an address: its name does not resolve | 503 | `SC` | `UH` |
     /// | no descriptor, no local port is left | 503 | `R` | `LR` |

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     connection::{Client, Connection, Failed, Then},
-    exchange::{Due, Exchange, Party, Seen, Trouble},
+    exchange::{Due, Exchange, Party, Seen, Trouble, left, why_ended},
     flow::Flow,
     head::{Prepared, finish_request},
 };
@@ -65,7 +65,10 @@ impl<S: Client> Connection<S> {
         let mut head = head;
         let unsent = |failed: Failed<'a>, head: BytesMut| {
             let keep = bodyless && prepared.keep_alive;
-            Err(Box::new(Missed { failed: Failed { keep, answerable: true, ..failed }, head, tried: Tried::default() }))
+            // A client that broke its stream hears nothing any more.
+            let Trouble { party, failure, .. } = &failed.trouble;
+            let answerable = (*party, matches!(failure, Failure::Protocol(_))) != (Party::Client, true);
+            Err(Box::new(Missed { failed: Failed { keep, answerable, ..failed }, head, tried: Tried::default() }))
         };
         let Some(server) = prepared.route.servers.choose() else {
             let trouble = self.at_gate(Stage::Resolve, prepared.route.servers.none().failure());
@@ -99,7 +102,7 @@ impl<S: Client> Connection<S> {
         self.live().enter(Stage::Send, now);
         let (read_before, written_before) = (upstream.side.read, upstream.side.written);
         let client_before = self.client.written;
-        let (result, seen, flow) = {
+        let (result, seen, flow, owes_a_word) = {
             let mut exchange = Exchange {
                 client: &mut self.client,
                 server: &mut upstream.side,
@@ -112,7 +115,7 @@ impl<S: Client> Connection<S> {
                 began: now,
                 to_server: Flow::new(head, prepared.framing, prepared.framing == Framing::Chunked),
                 to_client: None,
-                seen: Seen::default(),
+                seen: Seen::after(read_before),
             };
             let alarm = &mut self.alarm;
             let result = poll_fn(|cx| exchange.poll(cx, alarm)).await;
@@ -122,12 +125,13 @@ impl<S: Client> Connection<S> {
                 marks.grpc = exchange.seen.grpc.or(flow.grpc).filter(|_| prepared.is_grpc);
                 self.worker.buffers.take_back(flow.into_buffer());
             }
-            (result, exchange.seen, exchange.to_server)
+            let owes_a_word = result.is_err() && exchange.owes_a_word();
+            (result, exchange.seen, exchange.to_server, owes_a_word)
         };
         let now = clock::now();
         self.since = now;
         // An early answer ends `send`, too.
-        marks.sent = seen.sent.unwrap_or(now).min(seen.head.unwrap_or(now));
+        marks.sent = seen.sent.or(seen.asked).unwrap_or(now).min(seen.head.unwrap_or(now));
         marks.answered = seen.head;
         marks.status = seen.status;
         marks.bytes_in = prepared.length as u64 + flow.moved;
@@ -162,11 +166,14 @@ impl<S: Client> Connection<S> {
             whole: bodyless || flow.moved == 0 && (refused || upstream.side.written == written_before),
             harmless: refused || prepared.is_idempotent || upstream.side.written == written_before,
         };
-        if trouble.is_servers() && !tried.unheard && seen.head.is_none() {
+        let late = matches!(trouble.failure, Failure::DeadlinePassed(_));
+        // There are servers that know no such word: for them, nobody is to have a server left alone who asks for it.
+        let is_word = late && owes_a_word;
+        if trouble.is_servers() && !is_word && !tried.unheard && seen.head.is_none() {
             server.failed(now.saturating_duration_since(marks.send));
         }
         // Whoever's limit it was.
-        if trouble.party == Party::Server && matches!(trouble.failure, Failure::DeadlinePassed(_)) {
+        if trouble.party == Party::Server && late {
             upstream.unanswered(marks.send);
         }
         let begun = seen.told.is_some() && !seen.held_back;
@@ -183,7 +190,7 @@ impl<S: Client> Connection<S> {
             socket: Some(upstream.side.io.observe(server.address)),
             h2: upstream.side.io.h2_facts(),
             keep: !begun && bodyless && prepared.keep_alive,
-            answerable: !begun,
+            answerable: !begun && !seen.broken,
             trouble,
         };
         // Closed before the client hears of it: nobody waits for what the server still does.
@@ -372,12 +379,11 @@ impl<S: Client> Connection<S> {
         let bodyless = prepared.framing == Framing::Empty;
         upstream::or(work, |cx: &mut task::Context<'_>| {
             let left = if bodyless {
-                client.poll_end(cx, &worker.buffers)
+                client.poll_end(cx, &worker.buffers).map(|how| left(&how))
             } else {
-                client.io.poll_gone(cx).map(|err| err.to_string())
+                client.io.poll_gone(cx).map(|err| why_ended(err, client.io.cut_off().is_some()))
             };
-            if let Poll::Ready(how) = left {
-                let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
+            if let Poll::Ready(failure) = left {
                 let party = Party::Client;
                 return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });
             }

@@ -115,11 +115,15 @@ pub(crate) struct Exchange<'a, S> {
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) sent: Option<Instant>,
+    /// When the server had all but the body, if it owes a word for that.
+    pub(crate) asked: Option<Instant>,
     pub(crate) head: Option<Instant>,
     pub(crate) status: u16,
     pub(crate) told: Option<Told>,
     /// It ended while the answer was held back: nothing of that was written.
     pub(crate) held_back: bool,
+    /// The client broke its stream: nothing can be said on it any more.
+    pub(crate) broken: bool,
     /// Of a gRPC call, where its outcome is in the head.
     pub(crate) grpc: Option<u8>,
     /// What the answer said its body has.
@@ -128,6 +132,7 @@ pub(crate) struct Seen {
     pub(crate) tunnel: bool,
     /// When something of the answer last came, as far as it did not end it.
     pub(crate) read_at: Option<Instant>,
+    /// What had been read of the connection by then, with what came before this request.
     read: u64,
     informational: usize,
     /// Heads before the final one that are to be written to the client.
@@ -143,6 +148,13 @@ pub(crate) struct Seen {
     moved_at: Option<Instant>,
     /// So much of the request's body had come, and when: as much again has to come in time.
     paced: Option<(u64, Instant)>,
+}
+
+impl Seen {
+    /// Nothing yet, on a connection of which so much was read before.
+    pub(crate) fn after(read: u64) -> Self {
+        Self { read, ..Self::default() }
+    }
 }
 
 impl<'a, S: Client> Exchange<'a, S> {
@@ -190,10 +202,13 @@ impl<'a, S: Client> Exchange<'a, S> {
                     }
                 }
                 Ok(waits) => self.seen.request_waits = Some(waits),
-                // A server that answers and closes makes our write fail; its answer may be on its way.
-                Err(Broken::Receiver(err)) => self.seen.write_failed = Some(err),
+                Err(Broken::Receiver(err)) => match http2::unsayable(&err) {
+                    Some(why) => return Err(Box::new(self.trouble(Party::Client, Failure::Protocol(why)))),
+                    // A server that answers and closes makes our write fail; its answer may be on its way.
+                    None => self.seen.write_failed = Some(err),
+                },
                 Err(Broken::SenderClosed) => return Err(self.client_left("it closed before the end of its request")),
-                Err(Broken::Sender(err)) => return Err(self.client_left(&err.to_string())),
+                Err(Broken::Sender(err)) => return Err(self.client_ended(err)),
                 Err(Broken::Framing(text)) => {
                     return Err(Box::new(self.trouble(Party::Client, Failure::Protocol(text))));
                 }
@@ -236,12 +251,13 @@ impl<'a, S: Client> Exchange<'a, S> {
     /// A client that closes while it waits has no use for the answer.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
         // Until the request is sent, its body is what is read. What comes behind it is the next request.
-        let left = if self.seen.sent.is_none() || self.seen.tunnel {
-            self.client.io.poll_gone(cx).map(|err| err.to_string())
-        } else {
-            self.client.poll_end(cx, &self.worker.buffers)
-        };
-        match left {
+        if self.seen.sent.is_none() || self.seen.tunnel {
+            return match self.client.io.poll_gone(cx) {
+                Poll::Ready(err) => Err(self.client_ended(err)),
+                Poll::Pending => Ok(Poll::Pending),
+            };
+        }
+        match self.client.poll_end(cx, &self.worker.buffers) {
             Poll::Ready(how) => Err(self.client_left(&how)),
             Poll::Pending => Ok(Poll::Pending),
         }
@@ -290,7 +306,15 @@ impl<'a, S: Client> Exchange<'a, S> {
     /// True once the final head was taken. What comes before it goes on as it came.
     fn take_head(&mut self) -> Result<bool, Box<Trouble>> {
         let mut room = response::room();
+        if matches!(self.server.bytes(), [b'\r' | b'\n', ..]) {
+            let text = "its answer begins with an empty line".to_owned();
+            return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text))));
+        }
         let head = match response::parse(self.server.bytes(), self.request.is_head, &mut room) {
+            Ok(Some(head)) if head.said.lengths > 1 => {
+                let text = "it sent Content-Length twice".to_owned();
+                return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text))));
+            }
             Ok(Some(head)) => head,
             Ok(None) => {
                 self.seen.parsed = self.server.bytes().len();
@@ -376,7 +400,7 @@ impl<'a, S: Client> Exchange<'a, S> {
         let (stage, party) = if self.to_client.is_some() {
             let moved_at = self.moved_at();
             (Due::after(moved_at, limits.gap.as_ref()), self.who_is_waited_for())
-        } else if let Some(sent) = self.seen.sent {
+        } else if let Some(sent) = self.seen.sent.or_else(|| self.asked()) {
             (Due::after(sent, limits.wait.as_ref()), Party::Server)
         } else {
             let moved_at = self.moved_at();
@@ -428,11 +452,34 @@ impl<'a, S: Client> Exchange<'a, S> {
         if waits == Some(Flowing::NeedsReceiver) { receiver } else { sender }
     }
 
+    /// Whether the server has not said yet that it wants the body, for which the client waits (RFC 9110, 10.1.1).
+    pub(crate) fn owes_a_word(&self) -> bool {
+        self.to_client.is_none()
+            && self.request.is_1_1
+            && self.seen.informational == 0
+            && self.seen.request_waits == Some(Flowing::NeedsSender)
+            && self.to_server.expects_a_word()
+    }
+
+    /// Since when that is so. Until it is said, the request is one that waits for its server.
+    fn asked(&mut self) -> Option<Instant> {
+        let owes = self.owes_a_word();
+        if owes != self.seen.asked.is_some() {
+            let now = clock::now();
+            self.live.enter(if owes { Stage::Wait } else { Stage::Send }, now);
+            self.seen.asked = owes.then_some(now);
+            // What the client sends now, it could not send before.
+            self.began = now;
+        }
+        self.seen.asked
+    }
+
     fn stage(&self) -> Stage {
         match (&self.to_client, self.seen.sent) {
             _ if self.seen.tunnel => TUNNEL,
             (Some(_), _) => Stage::Receive,
             (None, Some(_)) => Stage::Wait,
+            (None, None) if self.owes_a_word() => Stage::Wait,
             (None, None) => Stage::Send,
         }
     }
@@ -448,8 +495,28 @@ impl<'a, S: Client> Exchange<'a, S> {
         self.trouble(Party::Server, failure)
     }
 
-    fn client_left(&self, how: &str) -> Box<Trouble> {
-        let failure = Failure::Cancelled { reason: format!("the client left: {how}"), at: None };
+    /// The end of the client's connection, or stream, where more was due.
+    fn client_ended(&mut self, err: io::Error) -> Box<Trouble> {
+        let failure = why_ended(err, self.client.io.cut_off().is_some());
+        self.seen.broken = matches!(failure, Failure::Protocol(_));
         Box::new(self.trouble(Party::Client, failure))
+    }
+
+    fn client_left(&self, how: &str) -> Box<Trouble> {
+        Box::new(self.trouble(Party::Client, left(how)))
+    }
+}
+
+pub(super) fn left(how: &str) -> Failure {
+    Failure::Cancelled { reason: format!("the client left: {how}"), at: None }
+}
+
+/// Why a client's connection, or stream, ended. One that breaks HTTP/2 has not left. Where that took the whole connection,
+/// who cut it off says why.
+pub(super) fn why_ended(err: io::Error, is_cut_off: bool) -> Failure {
+    let how = err.to_string();
+    match http2::failure("read", err) {
+        Failure::Protocol(text) if !is_cut_off => Failure::Protocol(text),
+        _ => left(&how),
     }
 }

@@ -144,6 +144,12 @@ impl Flow {
         self.ended && self.behind != Behind::Awaited
     }
 
+    /// Whether its sender waits for a word before the first byte of the body: `Expect`, the only one that is let through.
+    pub(crate) fn expects_a_word(&self) -> bool {
+        let is_expect = |line: &[u8]| line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"expect:"));
+        self.moved == 0 && !self.ended && self.out[..].split(|byte| *byte == b'\n').any(is_expect)
+    }
+
     /// Where what is to be sent is put, behind what waits.
     fn out(&mut self) -> &mut BytesMut {
         if self.sent == self.out.len() {
@@ -260,7 +266,7 @@ impl Flow {
                 Ok(true)
             }
             Body::Chunked(decoder) => {
-                if self.sent == self.out.len() {
+                if self.sent == self.out.len() && !from.bytes().is_empty() {
                     // A head stays where it is until then: it may have to be sent again.
                     self.out.clear();
                     self.sent = 0;

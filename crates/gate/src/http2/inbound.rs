@@ -293,12 +293,15 @@ impl Client for Inbound {
             Some(stream) => stream.poll_reset(cx),
             None => self.respond.poll_reset(cx),
         };
-        Poll::Ready(match ready!(reset) {
-            Ok(reason) => {
+        let reset = ready!(reset);
+        // Who reset it, only reading tells.
+        let broke = self.reading.broke(cx).filter(h2::Error::is_library);
+        Poll::Ready(match (broke, reset) {
+            (Some(err), _) | (None, Err(err)) => into_io(err),
+            (None, Ok(reason)) => {
                 let text = format!("it reset the stream with {reason:?}");
                 io::Error::new(io::ErrorKind::ConnectionReset, text)
             }
-            Err(err) => into_io(err),
         })
     }
 

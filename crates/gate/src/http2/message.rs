@@ -92,6 +92,18 @@ impl Reading {
         Poll::Ready(Ok(trailers))
     }
 
+    /// With which error the stream ended, if one is known. What came before that is of no use any more.
+    pub(super) fn broke(&mut self, cx: &mut Context<'_>) -> Option<h2::Error> {
+        let stream = self.stream.as_mut()?;
+        loop {
+            match stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(err))) => return Some(err),
+                Poll::Ready(None) | Poll::Pending => return None,
+            }
+        }
+    }
+
     /// Ready with false when there is no more.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Result<Poll<bool>, h2::Error> {
         let Some(stream) = &mut self.stream else { return Ok(Poll::Ready(false)) };
@@ -354,7 +366,24 @@ impl fmt::Display for Ended {
 
 impl std::error::Error for Ended {}
 
-/// The same for who reads and writes.
+/// What of a request has no place in HTTP/2: nothing of it was sent, and it is its client's.
+#[derive(Debug)]
+pub(super) struct Unsayable(pub(super) String);
+
+impl fmt::Display for Unsayable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "what it asks for cannot be said in HTTP/2: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unsayable {}
+
+/// Why a request could not be sent that its client has to put otherwise.
+pub(crate) fn unsayable(err: &io::Error) -> Option<String> {
+    Some(err.get_ref()?.downcast_ref::<Unsayable>()?.to_string())
+}
+
+/// An end of HTTP/2, for who reads and writes.
 pub(super) fn into_io(err: h2::Error) -> io::Error {
     if err.is_io() {
         return err.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());

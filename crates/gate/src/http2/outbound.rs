@@ -15,7 +15,7 @@ use h2::{
     RecvStream,
     client::{Builder, Connection, ResponseFuture, SendRequest},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, uri::Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Scheme};
 use overdue::{
     client::h2_unprocessed,
     h1::{Framing, request, response},
@@ -29,7 +29,7 @@ use tokio::{
 
 use tokio_rustls::client::TlsStream;
 
-use super::message::{Reading, Sent, Writing, into_io, is_hop_by_hop, put_fields, to_map};
+use super::message::{Reading, Sent, Unsayable, Writing, into_io, is_hop_by_hop, put_fields, to_map};
 use crate::{
     clock,
     http1::{Trailing, put_field},
@@ -261,6 +261,30 @@ impl Drop for Outbound {
     }
 }
 
+/// The head at the front of `bytes`, if it is there, as HTTP/2 has it, with its length and what comes behind it.
+fn read_head(secure: bool, bytes: &[u8]) -> Result<Option<(Request<()>, usize, Framing)>, String> {
+    let mut room = response::room();
+    let head = request::parse(bytes, &mut room).map_err(|refused| refused.why)?;
+    let Some(head) = head else { return Ok(None) };
+    let mut fields = to_map(head.fields).map_err(|err| err.to_string())?;
+    fields.remove(header::HOST);
+    if is_of_grpc(&fields) {
+        // Servers of gRPC look for it, to know that whatever is between lets trailers through.
+        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let uri = Uri::builder()
+        .scheme(if secure { Scheme::HTTPS } else { Scheme::HTTP })
+        .authority(head.authority.unwrap_or_default())
+        .path_and_query(head.path)
+        .build()
+        .map_err(|err| err.to_string())?;
+    let mut request = Request::new(());
+    *request.method_mut() = head.method.parse().map_err(|_| "its method is none".to_owned())?;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = fields;
+    Ok(Some((request, head.length, head.framing)))
+}
+
 /// Sends the head at the front of `bytes`, if it is there.
 fn send_head(
     carrier: &Carrier,
@@ -268,35 +292,18 @@ fn send_head(
     is_head: &mut bool,
     bytes: &[u8],
 ) -> io::Result<Option<(usize, Sent)>> {
-    let mut room = response::room();
-    let head = request::parse(bytes, &mut room).map_err(|refused| io::Error::other(refused.why))?;
-    let Some(head) = head else { return Ok(None) };
-    let mut fields = to_map(head.fields)?;
-    fields.remove(header::HOST);
-    if is_of_grpc(&fields) {
-        // Servers of gRPC look for it, to know that whatever is between lets trailers through.
-        fields.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-    let uri = Uri::builder()
-        .scheme(if carrier.secure { Scheme::HTTPS } else { Scheme::HTTP })
-        .authority(head.authority.unwrap_or_default())
-        .path_and_query(head.path)
-        .build()
-        .map_err(|err| io::Error::other(format!("what it asks for cannot be said in HTTP/2: {err}")))?;
-    let mut request = Request::new(());
-    *request.method_mut() = head.method.parse().map_err(io::Error::other)?;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = fields;
-    *is_head = head.method == "HEAD";
+    let head = read_head(carrier.secure, bytes).map_err(|why| io::Error::other(Unsayable(why)))?;
+    let Some((request, length, framing)) = head else { return Ok(None) };
+    *is_head = request.method() == Method::HEAD;
     // A handle of its own for each request is what h2 wants.
-    let sent = carrier.send.clone().send_request(request, head.framing == Framing::Empty);
+    let sent = carrier.send.clone().send_request(request, framing == Framing::Empty);
     let (expected, stream) = sent.map_err(|err| {
         // It has ended, or is about to: the next request takes another.
         carrier.end();
         into_io(err)
     })?;
     *answer = Answer::Expected(expected);
-    Ok(Some((head.length, Sent::Message(stream, head.framing))))
+    Ok(Some((length, Sent::Message(stream, framing))))
 }
 
 /// The answer as HTTP/1.1 has it.

@@ -278,6 +278,48 @@ fn what_a_flood_takes_along_is_told_as_cut() {
     }
 }
 
+/// Who breaks one stream in the middle of a request has not left either.
+#[test]
+fn a_stream_that_its_client_breaks_is_told_as_such() {
+    let begun = request(1, "POST", &[("content-length", "5")], false);
+    // While the body is waited for, and while nobody reads it: there is no connection for it.
+    for connections in [2, 1] {
+        let server = Server::new(|peer| {
+            while let Some(head) = peer.request() {
+                peer.say(head);
+            }
+        });
+        let table = format!("connections = {connections}");
+        let bed = Bed::new(&[server.address], &[("cluster", &table)]);
+        let mut first = bed.connect();
+        first.send(GET);
+        assert!(server.saw().starts_with("GET"));
+        let mut wire = Wire::new(bed.gate.addresses()[0]);
+        wire.send(&begun);
+        wire.send(&frame(PING, 0, 0, &[7; 8]));
+        // By then it was accepted.
+        assert!(wire.find(|frame| frame.kind == PING).is_some());
+        if connections == 2 {
+            assert!(server.saw().starts_with("POST"));
+        }
+        wire.send(&frame(DATA, END_STREAM, 1, b"abc"));
+        let reset = wire.find(|frame| frame.kind == RST_STREAM).unwrap();
+        assert_eq!((reset.stream, reset.code()), (1, 1));
+        let log = bed.log();
+        until("it is told", || fs::read_to_string(&log).is_ok_and(|text| text.contains("POST")));
+        drop((first, wire));
+        let lines = bed.lines();
+        let line = lines.iter().find(|line| line["gate"]["method"] == "POST").unwrap();
+        assert_eq!((&line["cause"], &line["outcome"]), (&"protocol-error".into(), &"failed".into()), "{line:#}");
+        let told = &line["gate"];
+        let known = (&told["status"], &told["termination"], &told["flags"]);
+        let state = if connections == 2 { "PH" } else { "PQ" };
+        assert_eq!(known, (&0.into(), &state.into(), &"DPE".into()), "{line:#}");
+        let summary = line["verdicts"][0]["summary"].as_str().unwrap();
+        assert!(summary.starts_with("the client 127.0.0.1:") && summary.contains("broke HTTP/2"), "{summary}");
+    }
+}
+
 /// A short head that is long once it is read: one field, remembered and named again and again.
 #[test]
 fn a_head_that_grows() {

@@ -479,6 +479,27 @@ fn requests_of_either_version_share_a_connection_to_a_server_of_http_2() {
     assert_eq!(server.connections(), 1);
 }
 
+/// What HTTP/1.1 lets through and HTTP/2 has no place for is the fault of who asks: no server is left alone for it.
+#[test]
+fn what_cannot_be_said_in_http_2_is_refused() {
+    let strange = [("/a<b", "a.test"), ("/a>b", "a.test"), ("/a`b", "a.test"), ("/", "a%22")];
+    let server = Http2Server::answering(h2::server::Builder::new(), "hello");
+    let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+    let mut client = bed.connect();
+    for (path, host) in strange {
+        let answer = client.call(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!((answer.status, &answer.problem()["cause"]), (400, &"protocol-error".into()), "{path} {host}");
+    }
+    drop(client);
+    for (line, strange) in bed.lines().iter().zip(strange) {
+        let told = &line["gate"];
+        assert_eq!((&told["termination"], &told["flags"]), (&"PH".into(), &"DPE".into()), "{strange:?}: {line:#}");
+        let summary = line["verdicts"][0]["summary"].as_str().unwrap();
+        assert!(summary.starts_with("the client 127.0.0.1:") && summary.contains("HTTP/2"), "{summary}");
+    }
+    assert_eq!(server.seen.try_iter().count(), 0);
+}
+
 #[test]
 fn who_comes_while_a_connection_is_opened_waits_for_it() {
     let server = Http2Server::answering(h2::server::Builder::new(), "hello");

@@ -37,6 +37,44 @@ fn a_server_that_does_not_answer() {
     );
 }
 
+/// What came for the request before it is no word about this one.
+#[test]
+fn a_server_that_does_not_answer_on_a_connection_that_was_kept() {
+    for (limits, request, stage, cause) in [
+        ("wait = \"200ms\"", GET.to_owned(), "wait", "server-slow"),
+        // Nor where it takes nothing.
+        (
+            "send = \"600ms\"",
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 16000000\r\n\r\n{}", "x".repeat(16_000_000)),
+            "send",
+            "peer-not-reading",
+        ),
+    ] {
+        let (go, goes) = std::sync::mpsc::channel::<()>();
+        let goes = std::sync::Arc::new(std::sync::Mutex::new(goes));
+        let server = Server::new(move |peer| {
+            peer.request().unwrap();
+            peer.client.send(OK);
+            let _ = goes.lock().unwrap().recv();
+        });
+        let bed = Bed::new(&[server.address], &[("limits", limits)]);
+        let mut client = bed.connect();
+        assert_eq!(client.call(GET).status, 200);
+        // Longer than any limit of the next request: that is what would be taken for time in which its bytes lay here.
+        thread::park_timeout(Duration::from_millis(700));
+        let mut writes = client.stream.try_clone().unwrap();
+        let writing = thread::spawn(move || std::io::Write::write_all(&mut writes, request.as_bytes()));
+        assert_eq!(client.answer().status, 504);
+        drop(client);
+        drop(go);
+        let _ = writing.join();
+        assert_eq!(server.connections(), 1);
+        let lines = bed.lines();
+        let line = &lines[1];
+        assert_eq!((&line["stage"], &line["cause"]), (&stage.into(), &cause.into()), "{line:#}");
+    }
+}
+
 #[test]
 fn the_whole_ends_at_its_limit_in_whatever_stage() {
     let server = Server::new(|peer| {
@@ -123,6 +161,67 @@ fn a_client_whose_body_does_not_come() {
     let line = bed.line();
     assert_eq!((&line["stage"], &line["cause"]), (&"send".into(), &"sender-slow".into()), "{line:#}");
     assert_eq!((&line["gate"]["termination"], &line["gate"]["flags"]), (&"cH".into(), &"SI".into()));
+}
+
+/// Who expects a word waits for the server until that comes, or the body begins without it.
+#[test]
+fn a_word_that_does_not_come() {
+    let server = Server::new(|peer| {
+        while let Some(head) = peer.request() {
+            if head.starts_with("POST /go") {
+                peer.client.send("HTTP/1.1 100 Continue\r\n\r\n");
+            }
+        }
+    });
+    let bed = Bed::new(&[server.address], &[("limits", "wait = \"200ms\"\ngap = \"150ms\"")]);
+    let servers = (504, "wait", "server-slow", ["sH", "UT"]);
+    let clients = (408, "gap", "sender-slow", ["cH", "SI"]);
+    let cases = [
+        ("/stay", "Content-Length: 100", "", servers),
+        ("/stay", "Transfer-Encoding: chunked", "", servers),
+        ("/stay", "Content-Length: 100", "abc", clients),
+        ("/stay", "Transfer-Encoding: chunked", "64\r\n", clients),
+        ("/go", "Content-Length: 100", "", clients),
+        ("/go", "Transfer-Encoding: chunked", "", clients),
+    ];
+    for (path, framing, body, (status, ..)) in cases {
+        let mut client = bed.connect();
+        let fields = format!("Host: a\r\nExpect: 100-Continue\r\n{framing}");
+        client.send(&format!("POST {path} HTTP/1.1\r\n{fields}\r\n\r\n{body}"));
+        if path == "/go" {
+            assert!(client.head().starts_with("HTTP/1.1 100 "));
+        }
+        assert_eq!(client.answer().status, status, "{path} {framing} {body}");
+    }
+    for (line, (path, framing, body, (_, limit, cause, known))) in bed.lines().iter().zip(cases) {
+        let told = (&line["limit"]["name"], &line["cause"], &line["gate"]["termination"], &line["gate"]["flags"]);
+        let expected = (&limit.into(), &cause.into(), &known[0].into(), &known[1].into());
+        assert_eq!(told, expected, "{path} {framing} {body}: {line:#}");
+    }
+}
+
+/// One that knows no such word is not left alone for it.
+#[test]
+fn who_expects_a_word_takes_no_server_from_others() {
+    let quiet = Server::new(|peer| {
+        while let Some(head) = peer.request() {
+            peer.say(head.split(' ').next().unwrap());
+            if head.starts_with("GET") {
+                peer.client.send(OK);
+            }
+        }
+    });
+    let other = Server::answering(OK);
+    let bed = Bed::new(&[quiet.address, other.address], &[("limits", "wait = \"50ms\"")]);
+    let mut late = 0;
+    while late < 5 {
+        let mut client = bed.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+        late += usize::from(client.answer().status == 504);
+    }
+    let mut client = bed.connect();
+    (0..30).for_each(|_| assert_eq!(client.call(GET).status, 200));
+    assert!(quiet.seen.try_iter().any(|method| method == "GET"));
 }
 
 /// Something comes, so that no silence is ever long enough, but not as much as there has to be.

@@ -42,7 +42,8 @@ pub const fn room<'b>() -> Room<'b> {
 ///
 /// # Errors
 /// Words for what is wrong with it. Framing that two parsers could read differently is refused: a length beside
-/// `Transfer-Encoding`, two lengths, a coding other than `chunked`.
+/// `Transfer-Encoding`, two lengths that differ, a coding other than `chunked`. Whoever sends the head on looks at what it
+/// [said](Head::said), too: of two lengths that agree, the next may take neither.
 pub fn parse<'b, 'f>(buf: &'b [u8], to_head: bool, room: &'f mut Room<'b>) -> Result<Option<Head<'b, 'f>>, String> {
     let mut response = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, buf, room);

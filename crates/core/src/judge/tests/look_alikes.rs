@@ -691,6 +691,11 @@ fn an_answer_that_lay_here_before_it_was_read_is_our_own_stall() {
     assert_ne!(found(&away).0, Cause::LocalStall);
     // Nor is what was read late by something else, before this began.
     assert_ne!(found(&read_late(5_000, 3_300)).0, Cause::LocalStall);
+    // Nor is what came before it, however late it is said to have been read, or that of which nothing came.
+    assert_ne!(found(&read_late(5_000, 10)).0, Cause::LocalStall);
+    let mut silent = read_late(2_600, 10);
+    silent.exchange.response_bytes = 0;
+    assert_eq!(found(&silent).0, Cause::ServerSlow);
 }
 
 #[test]
