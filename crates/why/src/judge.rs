@@ -31,7 +31,7 @@ use crate::{Observation, observation::Hidden};
 pub use calls::Stall;
 pub(crate) use calls::stalls as stalled_calls;
 pub use last_words::{LastWords, Speaker, last_words};
-pub(crate) use sockets::in_state;
+pub(crate) use sockets::left;
 
 /// What follows from what: the second is listed beneath the first when both are found.
 pub const EFFECTS: &[(Cause, Cause)] = &[
