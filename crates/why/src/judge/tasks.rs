@@ -5,7 +5,7 @@ use overdue_core::{Cause, Confidence, Evidence, Source};
 use super::{
     Finding, Severity, ShareOf, place, proc, share,
     thresholds::{BYTES_OF_A_THREAD, HEAP_GROWN, PILE, PILE_OF_THREADS, TASKS, TASKS_GROWN},
-    time,
+    time, total,
 };
 use crate::{
     Observation,
@@ -24,7 +24,8 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
         return Vec::new();
     }
     // A server has one or two for each client that is there.
-    let more = crowd.last.saturating_sub(crowd.first).saturating_sub(clients_that_came(seen));
+    let came = clients_that_came(seen).saturating_add(unix_clients_that_came(seen, crowd));
+    let more = crowd.last.saturating_sub(crowd.first).saturating_sub(came);
     if more < PILE as u64 || (more as f64) < TASKS_GROWN * crowd.first as f64 {
         return Vec::new();
     }
@@ -185,6 +186,22 @@ fn clients_that_came(seen: &Observation) -> u64 {
     let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
     let came = |it: &&TcpSocket| it.inbound && it.fd.is_some() && !it.since_before && !super::calls::owes_an_answer(it);
     sockets.filter(came).count() as u64
+}
+
+/// The same of unix sockets, of which less is known: as many as there are more, where they are those that were accepted, and
+/// the goroutines wait until they can read.
+fn unix_clients_that_came(seen: &Observation, crowd: &GoroutineGroup) -> u64 {
+    let Some(fds) = &seen.fds else { return 0 };
+    if crowd.wait_reason.as_deref() != Some("IO wait") || !super::calls::callers(seen).is_empty() {
+        return 0;
+    }
+    let opened = |call: &str| {
+        let by_call = fds.openers.iter().flatten().filter(|opener| opener.call.starts_with(call));
+        total(by_call.map(|opener| opener.still_open))
+    };
+    let more =
+        fds.by_kind.iter().find(|kind| kind.kind == "unix").map_or(0, |kind| kind.last.saturating_sub(kind.first));
+    if opened("accept") > opened("socket") { more } else { 0 }
 }
 
 /// Connections to others that were made in the window, are still there and on which the other had the last word.

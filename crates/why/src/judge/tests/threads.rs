@@ -2,7 +2,7 @@
 
 use super::{calls::blocked, *};
 use crate::observation::{
-    BlockedIn, Go, GoroutineGroup, History, HotStack, Listener, Look, Runtime, TcpCounts, ThreadCounts,
+    BlockedIn, Go, GoroutineGroup, History, HotStack, Listener, Look, Opener, Runtime, TcpCounts, ThreadCounts,
 };
 
 /// A request that nobody has read for so long.
@@ -288,6 +288,30 @@ fn goroutines_of_clients_that_come() {
         &goroutines([1, 26, 51, 76, 101], "sync.Mutex.Lock", (0, 100)).tcp((1..=100).map(came_in_vain)),
         Cause::TaskLeak,
     );
+}
+
+/// Sidecars that connect to a unix socket while it starts, and stay.
+#[test]
+fn goroutines_of_clients_on_a_unix_socket() {
+    let grows = |reason, call: &str, sockets| {
+        let mut seen = goroutines([1, 26, 51, 76, 101], reason, (0, 100));
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open) = (1 << 20, rising(10, 5));
+        fds.by_kind = vec![kind("unix", 0, sockets)];
+        let opener = Opener { stack: stack(&["accept4", "main.serve"]), call: call.to_owned(), still_open: 40 };
+        fds.openers = Some(vec![opener]);
+        seen
+    };
+    nothing(&grows("IO wait", "accept4", 100));
+    // They wait for each other; for a server to which each has connected; they are more; or a caller waits for one.
+    for seen in [
+        grows("chan send", "accept4", 100),
+        grows("IO wait", "socket", 100),
+        grows("IO wait", "accept4", 50),
+        grows("IO wait", "accept4", 100).tcp([came_in_vain(1)]),
+    ] {
+        assert!(causes(&judge(&seen)).contains(&Cause::TaskLeak.id()), "{:#?}", judge(&seen));
+    }
 }
 
 /// Connections that are opened and left, with a goroutine each; and goroutines that wait for each other with a file each.
