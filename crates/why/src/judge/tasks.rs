@@ -1,10 +1,13 @@
 //! Tasks that become more and more: goroutines, threads.
 
-use overdue_core::{Cause, Confidence, Evidence, Source};
+use overdue_core::{
+    Cause, Confidence, Evidence, Source,
+    facts::{TcpInfo, TcpState},
+};
 
 use super::{
     Finding, Severity, ShareOf, place, proc, share,
-    thresholds::{BYTES_OF_A_THREAD, HEAP_GROWN, PILE, PILE_OF_THREADS, TASKS, TASKS_GROWN},
+    thresholds::{BYTES_OF_A_THREAD, HEAP_GROWN, PILE, PILE_OF_THREADS, SETTLED_US, TASKS, TASKS_GROWN},
     time, total,
 };
 use crate::{
@@ -23,9 +26,10 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
     if crowd.last < TASKS || (grown as f64) < TASKS_GROWN * first as f64 || !grows_through(&counts, seen.window_us) {
         return Vec::new();
     }
-    // A server has one or two for each client that is there.
-    let came = clients_that_came(seen).saturating_add(unix_clients_that_came(seen, crowd));
-    let more = crowd.last.saturating_sub(crowd.first).saturating_sub(came);
+    // A server has one or two for each client that is there, and so has a client for each connection: of those at one
+    // place each has one.
+    let came = [clients_that_came(seen), unix_clients_that_came(seen, crowd), calls_that_go_on(seen)];
+    let more = crowd.last.saturating_sub(crowd.first).saturating_sub(total(came.into_iter()));
     if more < PILE as u64 || (more as f64) < TASKS_GROWN * crowd.first as f64 {
         return Vec::new();
     }
@@ -209,6 +213,17 @@ fn answers_that_came(seen: &Observation) -> u64 {
     let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
     let answered = |it: &TcpSocket| it.last.is_some_and(|tcp| tcp.last_data_recv_ms <= tcp.last_data_sent_ms);
     sockets.filter(|it| !it.inbound && it.fd.is_some() && !it.since_before && answered(it)).count() as u64
+}
+
+/// Connections to others that were made in the window, are still there and were used a moment ago.
+fn calls_that_go_on(seen: &Observation) -> u64 {
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let lately = |tcp: TcpInfo| u64::from(tcp.last_data_recv_ms.min(tcp.last_data_sent_ms)) * 1_000 < SETTLED_US;
+    let goes_on = |it: &&TcpSocket| {
+        let is_new = !it.inbound && it.fd.is_some() && !it.since_before;
+        is_new && it.state == TcpState::Established && it.last.is_some_and(lately)
+    };
+    sockets.filter(goes_on).count() as u64
 }
 
 /// The call that a thread is in, and on what: those who wait for the same thing have the same text. `None` where it waits for

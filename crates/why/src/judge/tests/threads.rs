@@ -314,6 +314,27 @@ fn goroutines_of_clients_on_a_unix_socket() {
     }
 }
 
+/// A load generator that begins with a few users: each calls over a connection of its own, again and again, and the server
+/// takes its 300 ms.
+#[test]
+fn goroutines_of_calls_that_go_on() {
+    let calls = |sent_ms, recv_ms| {
+        let call = move |cookie| {
+            let mut socket = TcpSocket { since_before: false, ..outbound(cookie, "127.0.0.1:7200") };
+            let tcp = socket.last.as_mut().unwrap();
+            (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (sent_ms, recv_ms);
+            socket
+        };
+        let mut seen = goroutines([94, 165, 236, 307, 388], "select", (94, 188)).tcp((1..=96).map(call));
+        seen.connections.as_mut().unwrap().opened = 96;
+        seen
+    };
+    nothing(&calls(140, 440));
+    // Each was used once and left; its answer does not come.
+    only(&calls(2_440, 2_140), Cause::TaskLeak);
+    assert!(causes(&judge(&calls(2_440, 2_900))).contains(&Cause::TaskLeak.id()));
+}
+
 /// Connections that are opened and left, with a goroutine each; and goroutines that wait for each other with a file each.
 #[test]
 fn goroutines_of_descriptors_that_leak() {
