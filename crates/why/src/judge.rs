@@ -288,6 +288,13 @@ impl Finding {
     }
 }
 
+/// Whether it began so short a time ago that nothing that it began need have ended.
+fn is_young(seen: &Observation) -> bool {
+    let (windows, most_us) = thresholds::YOUNG;
+    let up_us = seen.process.age_us.map(|us| us.saturating_add(seen.window_us));
+    up_us.is_some_and(|us| us < windows.saturating_mul(seen.window_us).min(most_us))
+}
+
 /// Microseconds for a reader.
 fn time(us: u64) -> DurationText {
     DurationText(Duration::from_micros(us))

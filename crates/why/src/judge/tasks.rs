@@ -6,7 +6,7 @@ use overdue_core::{
 };
 
 use super::{
-    Finding, Severity, ShareOf, place, proc, share,
+    Finding, Severity, ShareOf, is_young, place, proc, share,
     thresholds::{BYTES_OF_A_THREAD, HEAP_GROWN, PILE, PILE_OF_THREADS, SETTLED_US, TASKS, TASKS_GROWN},
     time, total,
 };
@@ -81,6 +81,12 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
     .share(ShareOf::StalledTime, share(crowd.last, last));
     // Who waits for another goroutine is no effect of descriptors that leak.
     finding.proven = cause == Cause::TaskLeak && !matches!(wait, "IO wait" | "select");
+    if is_young(seen) && crowd.may_wait_for_a_time() {
+        finding.advisory = true;
+        finding.verdict.confidence = Confidence::Low;
+        let text = "it began a moment ago: jobs that wait for their time look the same until the first of them end";
+        finding = finding.because(memory(text.to_owned()));
+    }
     vec![finding]
 }
 
@@ -89,6 +95,11 @@ impl GoroutineGroup {
     fn is_idle(&self) -> bool {
         let reason = self.wait_reason.as_deref().unwrap_or_default();
         reason == "sleep" || reason.contains("idle") || reason.contains("finalizer wait") || reason.starts_with("GC ")
+    }
+
+    /// Whether a timer may end the wait: its channel looks like any other.
+    fn may_wait_for_a_time(&self) -> bool {
+        matches!(self.wait_reason.as_deref(), Some("select" | "chan receive"))
     }
 }
 

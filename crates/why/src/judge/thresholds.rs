@@ -40,6 +40,7 @@
 //! | [`HEAP_GROWN`] | 0.2, 1 MiB at least | growth of the heap that counts as growing with the tasks |
 //! | [`PILE_OF_THREADS`] | 16 | new threads of one window that are no pool being filled |
 //! | [`BYTES_OF_A_THREAD`] | 56 KiB | what a thread that waits costs by itself: the pages of its stack that it touched |
+//! | [`YOUNG`] | 3 windows, 30 s at most | a process that has been up for less may not have come to the end of what it began |
 //! | [`PERIODS`] | 10 | fewer periods of a quota say nothing |
 //! | [`LOOP_BLOCKED`] | 0.3 | the share of the looks from which on an event loop that sits in another call is blocked by it |
 //! | [`LOOP_TURN_US`] | 100 ms | a loop that computes for less in each turn, on the average, hears of its callers |
@@ -126,6 +127,8 @@ pub const HEAP_GROWN: (f64, u64) = (0.2, 1 << 20);
 pub const PILE_OF_THREADS: u64 = 16;
 /// See the table.
 pub const BYTES_OF_A_THREAD: u64 = 56 * 1024;
+/// See the table.
+pub const YOUNG: (u64, u64) = (3, 30_000_000);
 /// See the table.
 pub const PERIODS: u64 = 10;
 /// See the table.

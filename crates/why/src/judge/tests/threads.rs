@@ -356,6 +356,32 @@ fn goroutines_of_a_batch() {
     only(&goroutines([1, 51, 101, 151, 201], "chan receive", (0, 200)), Cause::TaskLeak);
 }
 
+/// Jobs that are put off by 8 s, in the first seconds of their program's life.
+#[test]
+fn goroutines_that_wait_for_their_time() {
+    let delayed = |age_us, reason| {
+        let mut seen = goroutines([71, 92, 113, 134, 160], reason, (71, 159));
+        seen.process.age_us = age_us;
+        seen
+    };
+    for reason in ["select", "chan receive"] {
+        let finding = advisory(&delayed(Some(3_027_000), reason), Cause::TaskLeak);
+        assert_eq!(finding.verdict.confidence, Confidence::Low);
+        only(&delayed(Some(20_000_000), reason), Cause::TaskLeak);
+        only(&delayed(None, reason), Cause::TaskLeak);
+    }
+    // No timer ends these.
+    only(&delayed(Some(3_027_000), "chan send"), Cause::TaskLeak);
+    only(&delayed(Some(3_027_000), "sync.Mutex.Lock"), Cause::TaskLeak);
+    // All of a long life was watched.
+    let mut all = delayed(Some(0), "select");
+    all.window_us = 40_000_000;
+    for (quarter, reading) in (0..).zip(&mut all.go.as_mut().unwrap().goroutines) {
+        reading.at_us = quarter * 10_000_000;
+    }
+    only(&all, Cause::TaskLeak);
+}
+
 /// Threads at each quarter of the watch, each in a call of its own.
 pub(super) fn threads(counts: [u64; 5], call: impl Fn(u32) -> BlockedIn) -> Observation {
     let mut seen = idle();
