@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::observation::{
-    BlockedIn, Call, DnsExchange, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, PeerFds, Runtime,
-    SourceHandshakes, Throttling,
+    BlockedIn, Call, DnsExchange, Ending, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, PeerFds,
+    Runtime, SourceHandshakes, Throttling,
 };
 
 pub(super) fn listener() -> Listener {
@@ -171,6 +171,36 @@ fn descriptors_that_grow_toward_the_limit() {
     let waves = [600, 640, 610, 660, 600, 650, 620, 670, 610, 640, 600, 660, 610, 650, 620, 660, 600, 650, 610, 640];
     seen.fds.as_mut().unwrap().open = readings(&waves);
     nothing(&seen);
+}
+
+/// A merge opens its 900 files one after the other, reads, and ends; or is watched while it opens them.
+#[test]
+fn descriptors_of_a_batch() {
+    let opens = |limit, age_us| {
+        let mut seen = idle();
+        seen.process.age_us = Some(age_us);
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open, fds.by_kind) = (limit, rising(225, 25), vec![kind("file", 222, 697)]);
+        seen
+    };
+    let ended = |limit, ended, errno| {
+        let mut seen = opens(limit, 2_019_000);
+        (seen.process.ended_at_us, seen.process.ended) = (Some(WINDOW), Some(ended));
+        let call = CallCount { call: Call::Open, errno, count: 9, ..CallCount::default() };
+        seen.calls.as_mut().unwrap().counts = vec![call];
+        seen
+    };
+    let (well, failed) = (Ending::Exited { code: 0 }, Ending::Exited { code: 1 });
+    for seen in [ended(20_000, well, 0), ended(20_000, failed, 0), ended(1_024, well, 0), ended(701, well, 0)] {
+        let finding = advisory(&seen, Cause::FdLeak);
+        assert!(!finding.verdict.summary.contains("is reached in"), "{finding:#?}");
+    }
+    only(&ended(1_024, well, 24), Cause::FdLeak);
+    only(&ended(701, failed, 0), Cause::FdLeak);
+    // It goes on, and is young.
+    advisory(&opens(20_000, 2_019_000), Cause::FdLeak);
+    only(&opens(20_000, 20_000_000), Cause::FdLeak);
+    only(&opens(9_000, 2_019_000), Cause::FdLeak);
 }
 
 /// Clients come back one after another, and stay: far from the limit that is a remark, whatever it is at this rate.
