@@ -3,7 +3,7 @@
 use super::*;
 use crate::observation::{
     BlockedIn, Call, DnsExchange, Ending, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, PeerFds,
-    Runtime, SourceHandshakes, Throttling,
+    Resolved, Runtime, SourceHandshakes, Throttling,
 };
 
 pub(super) fn listener() -> Listener {
@@ -701,10 +701,28 @@ fn names_that_are_resolved_one_after_the_other() {
         answers: Some(1),
         ..DnsExchange::default()
     };
-    let mut seen = idle();
-    seen.connections.as_mut().unwrap().dns = (0..20).map(query).collect();
-    let finding = only(&seen, Cause::DnsSerialised);
-    assert!(finding.verdict.summary.contains("4 threads"), "{}", finding.verdict.summary);
+    let beside = |call: &str, tid| {
+        let blocked_in = Some(BlockedIn { call: call.to_owned(), ..BlockedIn::default() });
+        let mut seen = idle().thread(|thread| (thread.tid, thread.blocked_in) = (tid, blocked_in));
+        seen.connections.as_mut().unwrap().dns = (0..20).map(query).collect();
+        seen
+    };
+    for mut seen in [beside("epoll_wait", PID), beside("select", PID), beside("futex", 4711)] {
+        let finding = only(&seen, Cause::DnsSerialised);
+        assert!(finding.verdict.summary.contains("4 threads"), "{}", finding.verdict.summary);
+        // Nothing is known of them.
+        seen.threads.as_mut().unwrap().threads.clear();
+        advisory(&seen, Cause::DnsSerialised);
+    }
+    // To resolve names is all that it does: its first thread waits for the others to end, or is one of them.
+    let mut seen = beside("futex", PID);
+    advisory(&seen, Cause::DnsSerialised);
+    advisory(&beside("epoll_wait", 101), Cause::DnsSerialised);
+    // It connects to what they found.
+    let found = Connection { cookie: 9, resolved: Some(Resolved::default()), ..Connection::default() };
+    seen.connections.as_mut().unwrap().connections = vec![found];
+    only(&seen, Cause::DnsSerialised);
+    seen = beside("epoll_wait", PID);
     // The same queries, by threads that do not wait for one answer before they ask for the next.
     let dns = (0..20).map(|place| DnsExchange { sent_us: place / 4 * 500_000, ..query(place) });
     seen.connections.as_mut().unwrap().dns = dns.collect();
