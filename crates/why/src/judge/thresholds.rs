@@ -7,6 +7,7 @@
 //! | [`SPIN_PER_SECOND`] | 1,000 | polls a second of a thread that does nothing else |
 //! | [`SHORT_SPIN_PER_SECOND`] | 200 | the same with a limit of about 1 ms, which cannot be faster |
 //! | [`TURN_US`] | 100 us, 400 us where it sleeps in between | processor time for each empty poll from which on a loop computes; one that spins needs far less |
+//! | [`SLICE_US`] | 50 us, 100 us | the same of one that sleeps: from the first on it may do tiny work, from the second on it is likely, but for what is interpreted, whose turn costs as much |
 //! | [`ALWAYS`] | 0.9 | the share of polls, of threads, of looks that is called "nearly all" |
 //! | [`BETWEEN`] | 0.1 | other calls for each poll: a loop that does less between its polls does nothing |
 //! | [`NEAR_LIMIT`] | half of the limit, or the limit within 10 minutes | descriptors that grow and end there; below half, sockets in use are a remark |
@@ -62,6 +63,8 @@ pub const SPIN_PER_SECOND: f64 = 1_000.0;
 pub const SHORT_SPIN_PER_SECOND: f64 = 200.0;
 /// See the table.
 pub const TURN_US: (u64, u64) = (100, 400);
+/// See the table.
+pub const SLICE_US: (u64, u64) = (50, 100);
 /// See the table.
 pub const ALWAYS: f64 = 0.9;
 /// See the table.
