@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Observation,
-    observation::{Call, Ending, FdKind, Fds, PeerFds, Reading, TcpSocket},
+    observation::{Call, Ending, FdKind, Fds, Listener, PeerFds, Reading, TcpSocket},
 };
 
 const EMFILE: i32 = 24;
@@ -82,9 +82,12 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     // More than the limit allows were there before it was set.
     if is_full && last.value <= fds.soft_limit && fds.soft_limit > 0 {
         let mut finding = full(seen, fds, refused, part);
-        // A worker may have set the limit to what it has, to open nothing more. Who listens means to.
-        let listens = seen.sockets.as_ref().is_none_or(|sockets| !sockets.listeners.is_empty());
-        finding.advisory = nothing_refused && seen.calls.is_some() && !listens;
+        // A worker may have set the limit to what it has, to open nothing more. Who listens means to, when somebody comes;
+        // and what leaked leaves no room for him.
+        let leaked = finding.verdict.cause == Cause::FdLeak;
+        let waits = |listener: &Listener| leaked || listener.queued_last > 0;
+        let is_asked = seen.sockets.as_ref().is_none_or(|sockets| sockets.listeners.iter().any(waits));
+        finding.advisory = nothing_refused && seen.calls.is_some() && !is_asked;
         return vec![finding];
     }
     // Somebody else's descriptors are used up (ENFILE), it was full only for moments, or the limit was lowered.
