@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::observation::{
-    BlockedIn, Call, DnsExchange, Ending, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, PeerFds,
-    Resolved, Runtime, SourceHandshakes, Throttling,
+    BlockedIn, Call, DnsExchange, Ending, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, HttpHead, Listener, Moment,
+    Opener, PeerFds, Resolved, Runtime, Side, SourceHandshakes, Throttling,
 };
 
 pub(super) fn listener() -> Listener {
@@ -399,6 +399,43 @@ fn connections_that_come_and_go() {
     // The same number of short calls that are answered.
     seen.connections.as_mut().unwrap().little_work = 10;
     nothing(&seen);
+}
+
+/// Each brings a line of metrics and is reset by its client, which says nothing of the line.
+#[test]
+fn connections_of_one_line() {
+    let seen = |with_bytes: u64, change: fn(&mut Connection)| {
+        let connection = |cookie| {
+            let mut connection = Connection {
+                cookie,
+                side: Side::Server,
+                closed: Some(Moment::At(900_000 + cookie)),
+                reset_received: true,
+                read_bytes: if cookie <= with_bytes { 13 } else { 0 },
+                ..Connection::default()
+            };
+            change(&mut connection);
+            connection
+        };
+        let mut seen = idle();
+        seen.connections = Some(Connections {
+            accepted: 662,
+            closed: 662,
+            reset_by_peer: 662,
+            little_work: 662,
+            life_median_us: Some(1_536),
+            connections: (1..=512).map(connection).collect(),
+            ..Connections::default()
+        });
+        seen
+    };
+    let finding = advisory(&seen(510, |_| {}), Cause::ConnectionChurn);
+    assert!(!finding.verdict.summary.contains("unstable"), "{finding:#?}");
+    // Many brought nothing; what they brought was a request; it is not known what they brought.
+    only(&seen(400, |_| {}), Cause::ConnectionChurn);
+    only(&seen(510, |it| it.http = Some(HttpHead::default())), Cause::ConnectionChurn);
+    only(&seen(510, |it| it.read_bytes = 0), Cause::ConnectionChurn);
+    only(&seen(510, |it| it.closed = None), Cause::ConnectionChurn);
 }
 
 #[test]
