@@ -77,7 +77,7 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
         if is_for_lines { Confidence::Low } else { Confidence::High },
         format!(
             "{rate:.0} connections a second are accepted and end without {without}{life}: {} of {} carried nothing, \
-                 or were reset before both sides had said something; {resets} were reset by the peer. {where_it_is}",
+             or were reset before both sides had said something; {resets} were reset by the peer. {where_it_is}",
             connections.little_work, connections.closed
         ),
     )
