@@ -92,10 +92,13 @@ pub(super) fn fin_wait2(seen: &Observation) -> Vec<Finding> {
     let Some(sockets) = &seen.sockets else { return Vec::new() };
     let Some((stuck, are_left)) = pile(seen, TcpState::FinWait2) else { return Vec::new() };
     let oldest = oldest(&stuck);
+    // Who listens was not seen.
+    let mut threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let may_be_heard = stuck.iter().any(|socket| !socket.inbound) && !threads.any(|thread| thread.blocked_in.is_some());
     let mut finding = Finding::new(
         Cause::FinWait2Pileup,
         Severity::Wasting,
-        Confidence::High,
+        if may_be_heard { Confidence::Medium } else { Confidence::High },
         format!(
             "{} are in FIN_WAIT2: this process shut down its writing side{} and waits for the peers to end, without \
              a limit ({})",

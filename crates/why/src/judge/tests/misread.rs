@@ -201,8 +201,9 @@ fn half_closed_subscribers_of_a_quiet_feed() {
     for call in ["select", "poll", "epoll_wait"] {
         advisory(&listens(client(|_| {}), call, 1), Cause::FinWait2Pileup);
     }
-    only(&client(|_| {}), Cause::FinWait2Pileup);
-    only(&listens(client(|_| {}), "poll", 4), Cause::FinWait2Pileup);
+    assert_eq!(only(&client(|_| {}), Cause::FinWait2Pileup).verdict.confidence, Confidence::Medium);
+    let writes = only(&listens(client(|_| {}), "poll", 4), Cause::FinWait2Pileup);
+    assert_eq!(writes.verdict.confidence, Confidence::High);
     only(&listens(client(|socket| socket.cookie += 20), "poll", 1), Cause::FinWait2Pileup);
     only(&listens(client(|socket| socket.inbound = true), "epoll_wait", 1), Cause::FinWait2Pileup);
 }
