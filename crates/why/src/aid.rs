@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     Observation,
-    judge::{Finding, Judgement, in_state, stalled_calls, state_text},
+    judge::{Finding, Judgement, left, stalled_calls, state_text},
     observation::{Fds, PollCall, TcpSocket, TimerKind},
 };
 
@@ -251,8 +251,8 @@ fn close(seen: &Observation, finding: &Finding) -> Option<FirstAid> {
     let cause = finding.verdict.cause;
     let sockets = seen.sockets.as_ref()?;
     let (stuck, what): (Vec<&TcpSocket>, &str) = match cause {
-        Cause::CloseWaitPileup => (in_state(sockets, TcpState::CloseWait), "whose peers have closed long ago"),
-        Cause::FinWait2Pileup => (in_state(sockets, TcpState::FinWait2), "whose peers do not close their side"),
+        Cause::CloseWaitPileup => (left(seen, TcpState::CloseWait), "whose peers have closed long ago"),
+        Cause::FinWait2Pileup => (left(seen, TcpState::FinWait2), "whose peers do not close their side"),
         Cause::PeerNotReading | Cause::PathLost => {
             let stalled: Vec<u64> =
                 stalled_calls(seen).iter().filter(|stall| stall.cause == cause).map(|stall| stall.cookie).collect();

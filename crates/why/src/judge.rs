@@ -31,7 +31,7 @@ use crate::{Observation, observation::Hidden};
 pub use calls::Stall;
 pub(crate) use calls::stalls as stalled_calls;
 pub use last_words::{LastWords, Speaker, last_words};
-pub(crate) use sockets::in_state;
+pub(crate) use sockets::left;
 
 /// What follows from what: the second is listed beneath the first when both are found.
 pub const EFFECTS: &[(Cause, Cause)] = &[
@@ -299,6 +299,13 @@ impl Finding {
         self.verdict.share = if part.is_finite() { part.clamp(0.0, 1.0) } else { 0.0 };
         self
     }
+}
+
+/// Whether it began so short a time ago that nothing that it began need have ended.
+fn is_young(seen: &Observation) -> bool {
+    let (windows, most_us) = thresholds::YOUNG;
+    let up_us = seen.process.age_us.map(|us| us.saturating_add(seen.window_us));
+    up_us.is_some_and(|us| us < windows.saturating_mul(seen.window_us).min(most_us))
 }
 
 /// Microseconds for a reader.

@@ -151,6 +151,8 @@ fn of_a_pile_only_what_nobody_can_miss_is_closed() {
     all[3].fd = None;
     all[4].last = None;
     all.push(socket(20, TcpState::Established));
+    // A client holds its end, and may read on.
+    all.push(TcpSocket { peer_pid: Some(9), ..socket(21, TcpState::CloseWait) });
     let aid = only(&holding(all));
     assert_eq!((aid.cause, closes(&aid)), (Cause::CloseWaitPileup, vec![6, 7, 8, 9]));
     assert!(aid.plan.contains("close 4 connections of pid 7 in CLOSE_WAIT"), "{}", aid.plan);

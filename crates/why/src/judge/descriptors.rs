@@ -3,13 +3,13 @@
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    Finding, Severity, ShareOf, bpf, count, diag, in_looks, per_second, place, proc, share,
-    thresholds::{ALWAYS, FAR, FDS_GROWN, NEAR_LIMIT, SETTLED_US},
+    Finding, Severity, ShareOf, bpf, count, diag, in_looks, is_young, per_second, place, proc, share,
+    thresholds::{ALWAYS, FAR, FDS_GROWN, FEW_FDS, NEAR_LIMIT, SETTLED_US},
     time, total,
 };
 use crate::{
     Observation,
-    observation::{Call, FdKind, Fds, PeerFds, Reading, TcpSocket},
+    observation::{Call, Ending, FdKind, Fds, Listener, PeerFds, Reading, TcpSocket},
 };
 
 const EMFILE: i32 = 24;
@@ -23,12 +23,15 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     let is_full = last.value >= fds.soft_limit.saturating_sub(1);
     let growth = Growth::of(&fds.open, fds.soft_limit);
     let nothing_refused = refused.is_none();
+    // One that ended without reaching its limit never will.
+    let is_over = seen.process.ended_at_us.is_some() && (!is_full || seen.process.ended.is_some_and(Ending::is_well));
 
     if let Some(growth) = &growth
         && (part >= NEAR_LIMIT.0 || growth.full_in_us.is_some_and(|us| u128::from(us) <= NEAR_LIMIT.1.as_micros()))
     {
         let when = match growth.full_in_us {
             _ if is_full => ", which is reached".to_owned(),
+            _ if is_over => ", and it ended before that".to_owned(),
             Some(us) => format!(", which is reached in {}", time(us)),
             None => String::new(),
         };
@@ -65,11 +68,13 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
                  them among more processes. If not, close idle ones after a time, and close on every path.",
             );
         }
-        finding.advisory = part < NEAR_LIMIT.0 && nothing_refused && may_be_load(seen, fds, growth);
+        let may_stop = part < FEW_FDS && is_young(seen) || part < NEAR_LIMIT.0 && may_be_load(seen, fds, growth);
+        finding.advisory = nothing_refused && (is_over || may_stop);
         return vec![finding];
     }
 
     if refused.is_none()
+        && !is_over
         && let Some(far) = growth.as_ref().and_then(|growth| far(seen, fds, growth))
     {
         return vec![far.share(ShareOf::Limit, part)];
@@ -77,9 +82,12 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     // More than the limit allows were there before it was set.
     if is_full && last.value <= fds.soft_limit && fds.soft_limit > 0 {
         let mut finding = full(seen, fds, refused, part);
-        // A worker may have set the limit to what it has, to open nothing more. Who listens means to.
-        let listens = seen.sockets.as_ref().is_none_or(|sockets| !sockets.listeners.is_empty());
-        finding.advisory = nothing_refused && seen.calls.is_some() && !listens;
+        // A worker may have set the limit to what it has, to open nothing more. Who listens means to, when somebody comes;
+        // and what leaked leaves no room for him.
+        let leaked = finding.verdict.cause == Cause::FdLeak;
+        let waits = |listener: &Listener| leaked || listener.queued_last > 0;
+        let is_asked = seen.sockets.as_ref().is_none_or(|sockets| sockets.listeners.iter().any(waits));
+        finding.advisory = nothing_refused && seen.calls.is_some() && !is_asked;
         return vec![finding];
     }
     // Somebody else's descriptors are used up (ENFILE), it was full only for moments, or the limit was lowered.

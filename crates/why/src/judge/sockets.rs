@@ -14,24 +14,28 @@ use crate::{
     observation::{Listener, Sockets, TcpSocket, Thread, ThreadState, TimerKind},
 };
 
+/// Of a list of descriptors no more are read.
+const MEMBERS: usize = 64;
+/// EPOLLIN, POLLIN.
+const READABLE: u32 = 1;
+
 /// The peers closed, the application never does.
 pub(super) fn close_wait(seen: &Observation) -> Vec<Finding> {
     let Some(sockets) = &seen.sockets else { return Vec::new() };
-    let stuck = in_state(sockets, TcpState::CloseWait);
-    if stuck.len() < PILE {
-        return Vec::new();
-    }
+    let Some((stuck, are_left)) = pile(seen, TcpState::CloseWait) else { return Vec::new() };
     let unread = stuck.iter().filter(|socket| socket.unread_bytes > 1).count();
     let unanswered = stuck.iter().filter(|socket| awaits_an_answer(socket)).count();
+    let may_read_on = stuck.iter().filter(|socket| may_read_on(socket)).count();
     let workers = workers(seen);
     let side = side(&stuck);
     let oldest = oldest(&stuck);
+    let closed = if are_left { "closed" } else { "closed, most of them their writing sides only" };
     let mut finding = Finding::new(
         Cause::CloseWaitPileup,
         Severity::Wasting,
-        if unanswered * 2 > stuck.len() { Confidence::Medium } else { Confidence::High },
+        if unanswered.max(may_read_on) * 2 > stuck.len() { Confidence::Medium } else { Confidence::High },
         format!(
-            "{} are in CLOSE_WAIT: the peers closed{}, this process did not ({side})",
+            "{} are in CLOSE_WAIT: the peers {closed}{}, this process did not ({side})",
             count(stuck.len() as u64, "connection"),
             oldest_text(oldest, "up to "),
         ),
@@ -58,6 +62,12 @@ pub(super) fn close_wait(seen: &Observation) -> Vec<Finding> {
         let text = format!("{} at work, and may still serve these connections", are(workers, "thread"));
         finding = finding.because(proc(text).with("threads_at_work", workers as u64));
     }
+    if !are_left {
+        finding.advisory = true;
+        finding.verdict.confidence = Confidence::Low;
+        let text = "processes of this host still hold the other ends, and may read what comes";
+        finding = finding.because(diag(text).with("held_by_peers", may_read_on as u64));
+    }
     vec![finding]
 }
 
@@ -80,17 +90,15 @@ fn workers(seen: &Observation) -> usize {
 /// Our side shut down its write half and waits for the peer's end.
 pub(super) fn fin_wait2(seen: &Observation) -> Vec<Finding> {
     let Some(sockets) = &seen.sockets else { return Vec::new() };
-    // One without a descriptor was closed: the kernel ends it after tcp_fin_timeout.
-    let mut stuck = in_state(sockets, TcpState::FinWait2);
-    stuck.retain(|socket| socket.fd.is_some());
-    if stuck.len() < PILE {
-        return Vec::new();
-    }
+    let Some((stuck, are_left)) = pile(seen, TcpState::FinWait2) else { return Vec::new() };
     let oldest = oldest(&stuck);
-    let finding = Finding::new(
+    // Who listens was not seen.
+    let mut threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let may_be_heard = stuck.iter().any(|socket| !socket.inbound) && !threads.any(|thread| thread.blocked_in.is_some());
+    let mut finding = Finding::new(
         Cause::FinWait2Pileup,
         Severity::Wasting,
-        Confidence::High,
+        if may_be_heard { Confidence::Medium } else { Confidence::High },
         format!(
             "{} are in FIN_WAIT2: this process shut down its writing side{} and waits for the peers to end, without \
              a limit ({})",
@@ -106,6 +114,11 @@ pub(super) fn fin_wait2(seen: &Observation) -> Vec<Finding> {
     )
     .rejected(Cause::CloseWaitPileup, "it is this side that closed first; the peers have not")
     .share(ShareOf::Connections, share(stuck.len() as u64, sockets.tcp.len() as u64));
+    if !are_left {
+        finding.advisory = true;
+        finding.verdict.confidence = Confidence::Low;
+        finding = finding.because(proc("a thread waits until it can read from them: it may have said all, and listen"));
+    }
     vec![finding]
 }
 
@@ -297,9 +310,62 @@ fn are(number: usize, what: &str) -> String {
     format!("{} {}", count(number as u64, what), if number == 1 { "is" } else { "are" })
 }
 
+/// Those that have been in a state for so long that it is no passage, that are not in use, and that nobody is known to
+/// need any more.
+pub(crate) fn left(seen: &Observation, state: TcpState) -> Vec<&TcpSocket> {
+    let heard = heard(seen);
+    let is_needed = |socket: &TcpSocket| match state {
+        TcpState::CloseWait => is_held_by_its_client(socket),
+        _ => !socket.inbound && heard.as_ref().is_none_or(|heard| heard.contains(&socket.cookie)),
+    };
+    let mut left = in_state(seen, state);
+    left.retain(|socket| !is_needed(socket));
+    left
+}
+
+/// Those that make a pile: of those that nobody needs, else of all. And whether it is these.
+fn pile(seen: &Observation, state: TcpState) -> Option<(Vec<&TcpSocket>, bool)> {
+    let left = left(seen, state);
+    let are_left = left.len() >= PILE;
+    let pile = if are_left { left } else { in_state(seen, state) };
+    (pile.len() >= PILE).then_some((pile, are_left))
+}
+
 /// Those that have been in a state for so long that it is no passage, and that are not in use.
-pub(crate) fn in_state(sockets: &Sockets, state: TcpState) -> Vec<&TcpSocket> {
-    settled(sockets, state).filter(|socket| !is_in_use(socket)).collect()
+fn in_state(seen: &Observation, state: TcpState) -> Vec<&TcpSocket> {
+    let all = seen.sockets.iter().flat_map(|sockets| settled(sockets, state));
+    // One in FIN_WAIT2 without a descriptor was closed: the kernel ends it after tcp_fin_timeout.
+    let is_ours = |socket: &&TcpSocket| state != TcpState::FinWait2 || socket.fd.is_some();
+    all.filter(|socket| !is_in_use(socket)).filter(is_ours).collect()
+}
+
+/// Whether a client on this host that has shut its writing side still has the other end. Who held it before the peer
+/// closed may have closed all of it; and of a server the peer may be no more than its listener.
+fn is_held_by_its_client(socket: &TcpSocket) -> bool {
+    socket.inbound && socket.since_before && socket.peer_pid.is_some()
+}
+
+/// Whether a client may have shut its writing side only, as far as can be seen from here.
+fn may_read_on(socket: &TcpSocket) -> bool {
+    let is_here = socket.remote.ip().is_loopback() || socket.remote.ip() == socket.local.ip();
+    socket.inbound && (socket.peer_pid.is_some() || !is_here)
+}
+
+/// The connections that threads read from, or wait for until they can. `None` where it may be any: of long lists a part is
+/// known only.
+fn heard(seen: &Observation) -> Option<HashSet<u64>> {
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let mut heard = HashSet::new();
+    for blocked in threads.filter_map(|thread| thread.blocked_in.as_ref()) {
+        if blocked.waits_for.len() >= MEMBERS {
+            return None;
+        }
+        let readable = blocked.waits_for.iter().filter(|member| member.events & READABLE != 0);
+        heard.extend(readable.filter_map(|member| member.cookie));
+        let reads = blocked.call.contains("read") || blocked.call.contains("recv");
+        heard.extend(blocked.cookie.filter(|_| reads));
+    }
+    Some(heard)
 }
 
 fn settled(sockets: &Sockets, state: TcpState) -> impl Iterator<Item = &TcpSocket> {

@@ -4,12 +4,14 @@ use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
     Finding, Severity, ShareOf, bpf, per_second, place, proc, share,
-    thresholds::{ALWAYS, BETWEEN, POLLING, SHORT_SPIN_PER_SECOND, SMALL_WORK, SPIN_PER_SECOND, TURN_SLEEPS, TURN_US},
+    thresholds::{
+        ALWAYS, BETWEEN, POLLING, SHORT_SPIN_PER_SECOND, SLICE_US, SMALL_WORK, SPIN_PER_SECOND, TURN_SLEEPS, TURN_US,
+    },
     time, total,
 };
 use crate::{
     Observation,
-    observation::{PollCall, PollLoop, ReadyFd, TcpSocket, Thread},
+    observation::{PollCall, PollLoop, ReadyFd, Runtime, TcpSocket, Thread},
 };
 
 const EPOLLIN: u32 = 0x1;
@@ -82,6 +84,8 @@ fn empty(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding>
         Some(part) if part < POLLING.1 => Confidence::Low,
         Some(part) if part < POLLING.0 && worked(poll) > SMALL_WORK => Confidence::Low,
         Some(part) if part < POLLING.0 => Confidence::Medium,
+        None if cause == Cause::SpinShortTimer && computes(SLICE_US.1) && !is_interpreted(seen) => Confidence::Low,
+        None if cause == Cause::SpinShortTimer && computes(SLICE_US.0) => Confidence::Medium,
         _ => Confidence::High,
     };
     let mut finding = Finding::new(
@@ -117,6 +121,10 @@ fn empty(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding>
     }
     finding.advisory |= confidence == Confidence::Low;
     Some(finding.share(ShareOf::Cpu, of_cpu(seen, poll)))
+}
+
+fn is_interpreted(seen: &Observation) -> bool {
+    matches!(seen.process.runtime, Runtime::Python | Runtime::Node | Runtime::Java)
 }
 
 /// The share of the thread's time that is in its polls, of that in which it had a processor or waited for one: polls that

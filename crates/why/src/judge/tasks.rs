@@ -1,11 +1,14 @@
 //! Tasks that become more and more: goroutines, threads.
 
-use overdue_core::{Cause, Confidence, Evidence, Source};
+use overdue_core::{
+    Cause, Confidence, Evidence, Source,
+    facts::{TcpInfo, TcpState},
+};
 
 use super::{
-    Finding, Severity, ShareOf, place, proc, share,
-    thresholds::{BYTES_OF_A_THREAD, HEAP_GROWN, PILE, PILE_OF_THREADS, TASKS, TASKS_GROWN},
-    time,
+    Finding, Severity, ShareOf, is_young, place, proc, share,
+    thresholds::{BYTES_OF_A_THREAD, HEAP_GROWN, PILE, PILE_OF_THREADS, SETTLED_US, TASKS, TASKS_GROWN},
+    time, total,
 };
 use crate::{
     Observation,
@@ -23,8 +26,10 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
     if crowd.last < TASKS || (grown as f64) < TASKS_GROWN * first as f64 || !grows_through(&counts, seen.window_us) {
         return Vec::new();
     }
-    // A server has one or two for each client that is there.
-    let more = crowd.last.saturating_sub(crowd.first).saturating_sub(clients_that_came(seen));
+    // A server has one or two for each client that is there, and so has a client for each connection: of those at one
+    // place each has one.
+    let came = [clients_that_came(seen), unix_clients_that_came(seen, crowd), calls_that_go_on(seen)];
+    let more = crowd.last.saturating_sub(crowd.first).saturating_sub(total(came.into_iter()));
     if more < PILE as u64 || (more as f64) < TASKS_GROWN * crowd.first as f64 {
         return Vec::new();
     }
@@ -76,6 +81,12 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
     .share(ShareOf::StalledTime, share(crowd.last, last));
     // Who waits for another goroutine is no effect of descriptors that leak.
     finding.proven = cause == Cause::TaskLeak && !matches!(wait, "IO wait" | "select");
+    if is_young(seen) && crowd.may_wait_for_a_time() {
+        finding.advisory = true;
+        finding.verdict.confidence = Confidence::Low;
+        let text = "it began a moment ago: jobs that wait for their time look the same until the first of them end";
+        finding = finding.because(memory(text.to_owned()));
+    }
     vec![finding]
 }
 
@@ -84,6 +95,11 @@ impl GoroutineGroup {
     fn is_idle(&self) -> bool {
         let reason = self.wait_reason.as_deref().unwrap_or_default();
         reason == "sleep" || reason.contains("idle") || reason.contains("finalizer wait") || reason.starts_with("GC ")
+    }
+
+    /// Whether a timer may end the wait: its channel looks like any other.
+    fn may_wait_for_a_time(&self) -> bool {
+        matches!(self.wait_reason.as_deref(), Some("select" | "chan receive"))
     }
 }
 
@@ -187,11 +203,38 @@ fn clients_that_came(seen: &Observation) -> u64 {
     sockets.filter(came).count() as u64
 }
 
+/// The same of unix sockets, of which less is known: as many as there are more, where they are those that were accepted, and
+/// the goroutines wait until they can read.
+fn unix_clients_that_came(seen: &Observation, crowd: &GoroutineGroup) -> u64 {
+    let Some(fds) = &seen.fds else { return 0 };
+    if crowd.wait_reason.as_deref() != Some("IO wait") || !super::calls::callers(seen).is_empty() {
+        return 0;
+    }
+    let opened = |call: &str| {
+        let by_call = fds.openers.iter().flatten().filter(|opener| opener.call.starts_with(call));
+        total(by_call.map(|opener| opener.still_open))
+    };
+    let more =
+        fds.by_kind.iter().find(|kind| kind.kind == "unix").map_or(0, |kind| kind.last.saturating_sub(kind.first));
+    if opened("accept") > opened("socket") { more } else { 0 }
+}
+
 /// Connections to others that were made in the window, are still there and on which the other had the last word.
 fn answers_that_came(seen: &Observation) -> u64 {
     let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
     let answered = |it: &TcpSocket| it.last.is_some_and(|tcp| tcp.last_data_recv_ms <= tcp.last_data_sent_ms);
     sockets.filter(|it| !it.inbound && it.fd.is_some() && !it.since_before && answered(it)).count() as u64
+}
+
+/// Connections to others that were made in the window, are still there and were used a moment ago.
+fn calls_that_go_on(seen: &Observation) -> u64 {
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let lately = |tcp: TcpInfo| u64::from(tcp.last_data_recv_ms.min(tcp.last_data_sent_ms)) * 1_000 < SETTLED_US;
+    let goes_on = |it: &&TcpSocket| {
+        let is_new = !it.inbound && it.fd.is_some() && !it.since_before;
+        is_new && it.state == TcpState::Established && it.last.is_some_and(lately)
+    };
+    sockets.filter(goes_on).count() as u64
 }
 
 /// The call that a thread is in, and on what: those who wait for the same thing have the same text. `None` where it waits for

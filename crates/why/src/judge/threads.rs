@@ -567,33 +567,58 @@ pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
     if let [tid] = by_thread.keys().copied().collect::<Vec<_>>()[..] {
         return alone(seen, tid, &queries, occupied).into_iter().collect();
     }
-    vec![
-        Finding::new(
-            Cause::DnsSerialised,
-            Severity::Waiting,
-            if occupied >= ALWAYS { Confidence::High } else { Confidence::Medium },
-            format!(
-                "names are resolved by {}, {:.0} % of their time is spent waiting for answers: every further call queues \
-                 behind them",
-                count(threads, "thread"),
-                occupied * 100.0
-            ),
-        )
-        .because(
-            bpf(format!(
-                "{} for {} names by {}",
-                count(queries.len() as u64, "query").replace("querys", "queries"),
-                names.len(),
-                count(threads, "thread")
-            ))
-            .with("queries", queries.len() as u64)
-            .with("names", names.len() as u64)
-            .with("threads", threads)
-            .with("waited_us", waited),
-        )
-        .rejected(Cause::DnsSlow, "a slow server alone would not keep callers from asking at the same time")
-        .share(ShareOf::StalledTime, occupied),
-    ]
+    let queued = is_queued_for(seen, |tid| by_thread.contains_key(&tid));
+    let behind = if queued {
+        "every further call queues behind them"
+    } else {
+        "that others queue behind them was not seen, and it may be all that they are for"
+    };
+    let confidence = match queued {
+        true if occupied >= ALWAYS => Confidence::High,
+        true => Confidence::Medium,
+        false => Confidence::Low,
+    };
+    let mut finding = Finding::new(
+        Cause::DnsSerialised,
+        Severity::Waiting,
+        confidence,
+        format!(
+            "names are resolved by {}, {:.0} % of their time is spent waiting for answers: {behind}",
+            count(threads, "thread"),
+            occupied * 100.0
+        ),
+    )
+    .because(
+        bpf(format!(
+            "{} for {} names by {}",
+            count(queries.len() as u64, "query").replace("querys", "queries"),
+            names.len(),
+            count(threads, "thread")
+        ))
+        .with("queries", queries.len() as u64)
+        .with("names", names.len() as u64)
+        .with("threads", threads)
+        .with("waited_us", waited),
+    )
+    .rejected(Cause::DnsSlow, "a slow server alone would not keep callers from asking at the same time")
+    .share(ShareOf::StalledTime, occupied);
+    finding.advisory = !queued;
+    vec![finding]
+}
+
+/// Whether anybody may wait for the threads that resolve names: an event loop, a thread that waits for another, a caller, or
+/// a connection that is made to such a name. The first thread of a program may only wait for the others to end.
+fn is_queued_for(seen: &Observation, resolves: impl Fn(u32) -> bool) -> bool {
+    let others = seen.threads.iter().flat_map(|threads| &threads.threads).filter(|thread| !resolves(thread.tid));
+    let mut calls = others.filter_map(|thread| Some((thread.tid, thread.blocked_in.as_ref()?.call.as_str())));
+    let waits = |(tid, call): (u32, &str)| match call {
+        "futex" => tid != seen.process.pid,
+        _ => call.starts_with("epoll") || call.ends_with("poll") || call.contains("select") || call == "io_uring_enter",
+    };
+    let mut connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    calls.any(waits)
+        || !super::calls::callers(seen).is_empty()
+        || connections.any(|connection| connection.resolved.is_some())
 }
 
 /// Threads that ask for another name while they wait for the answer to one: nobody queues behind these. A name that was

@@ -7,9 +7,11 @@
 //! | [`SPIN_PER_SECOND`] | 1,000 | polls a second of a thread that does nothing else |
 //! | [`SHORT_SPIN_PER_SECOND`] | 200 | the same with a limit of about 1 ms, which cannot be faster |
 //! | [`TURN_US`] | 100 us, 400 us where it sleeps in between | processor time for each empty poll from which on a loop computes; one that spins needs far less |
+//! | [`SLICE_US`] | 50 us, 100 us | the same of one that sleeps: from the first on it may do tiny work, from the second on it is likely, but for what is interpreted, whose turn costs as much |
 //! | [`ALWAYS`] | 0.9 | the share of polls, of threads, of looks that is called "nearly all" |
 //! | [`BETWEEN`] | 0.1 | other calls for each poll: a loop that does less between its polls does nothing |
 //! | [`NEAR_LIMIT`] | half of the limit, or the limit within 10 minutes | descriptors that grow and end there; below half, sockets in use are a remark |
+//! | [`FEW_FDS`] | 0.05 | the share of the limit below which a young process may as well open what it needs |
 //! | [`FAR`] | 16 more, the limit within a day | the same, as a remark, where it is farther away |
 //! | [`STORM_PER_SECOND`] | 5 | failed handshakes a second |
 //! | [`CHURN_PER_SECOND`] | 50 | connections a second that end without work |
@@ -40,6 +42,7 @@
 //! | [`HEAP_GROWN`] | 0.2, 1 MiB at least | growth of the heap that counts as growing with the tasks |
 //! | [`PILE_OF_THREADS`] | 16 | new threads of one window that are no pool being filled |
 //! | [`BYTES_OF_A_THREAD`] | 56 KiB | what a thread that waits costs by itself: the pages of its stack that it touched |
+//! | [`YOUNG`] | 3 windows, 30 s at most | a process that has been up for less may not have come to the end of what it began |
 //! | [`PERIODS`] | 10 | fewer periods of a quota say nothing |
 //! | [`LOOP_BLOCKED`] | 0.3 | the share of the looks from which on an event loop that sits in another call is blocked by it |
 //! | [`LOOP_TURN_US`] | 100 ms | a loop that computes for less in each turn, on the average, hears of its callers |
@@ -61,11 +64,15 @@ pub const SHORT_SPIN_PER_SECOND: f64 = 200.0;
 /// See the table.
 pub const TURN_US: (u64, u64) = (100, 400);
 /// See the table.
+pub const SLICE_US: (u64, u64) = (50, 100);
+/// See the table.
 pub const ALWAYS: f64 = 0.9;
 /// See the table.
 pub const BETWEEN: f64 = 0.1;
 /// See the table.
 pub const NEAR_LIMIT: (f64, Duration) = (0.5, Duration::from_secs(600));
+/// See the table.
+pub const FEW_FDS: f64 = 0.05;
 /// See the table.
 pub const FAR: (u64, Duration) = (16, Duration::from_secs(86_400));
 /// See the table.
@@ -126,6 +133,8 @@ pub const HEAP_GROWN: (f64, u64) = (0.2, 1 << 20);
 pub const PILE_OF_THREADS: u64 = 16;
 /// See the table.
 pub const BYTES_OF_A_THREAD: u64 = 56 * 1024;
+/// See the table.
+pub const YOUNG: (u64, u64) = (3, 30_000_000);
 /// See the table.
 pub const PERIODS: u64 = 10;
 /// See the table.

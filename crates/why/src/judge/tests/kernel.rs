@@ -7,7 +7,7 @@ use super::{
     unanswered::{threads, with},
     *,
 };
-use crate::observation::{BlockedIn, Call, HttpHead, Moment, TlsHandshake};
+use crate::observation::{BlockedIn, Call, HttpHead, Listener, Moment, TlsHandshake};
 
 /// A host without a way to IPv6: who sorts the addresses of a name asks the kernel for it.
 #[test]
@@ -156,6 +156,16 @@ fn a_limit_that_was_lowered_on_purpose() {
     let lowered = only(&sandbox(9, 3), Cause::FdExhausted);
     assert!(lowered.verdict.summary.contains("(25 open, limit 9)"), "{}", lowered.verdict.summary);
     only(&Observation { calls: None, ..sandbox(25, 0) }, Cause::FdLeak);
-    // As memcached, which stops accepting before it is refused.
+    // Whose descriptors leaked has none for the next client.
     only(&listening(sandbox(25, 0), listener()), Cause::FdLeak);
+    // A service that has what it needs, with a listener for control to which nobody comes.
+    let service = |refused, queued_last| {
+        let mut seen = listening(sandbox(25, refused), Listener { queued_last, ..listener() });
+        seen.fds.as_mut().unwrap().by_kind = vec![kind("file", 12, 12), kind("device", 11, 11), kind("tcp", 2, 2)];
+        seen
+    };
+    advisory(&service(0, 0), Cause::FdExhausted);
+    // Somebody waits, as for memcached, which stops accepting before it is refused; or it was refused.
+    only(&service(0, 1), Cause::FdExhausted);
+    only(&service(3, 0), Cause::FdExhausted);
 }

@@ -1,7 +1,7 @@
 //! Programs that were misjudged once, as they were recorded: each with what tells it from the one that is ill.
 
 use super::*;
-use crate::observation::{BlockedIn, Call, DnsExchange, Lookup, Lookups, Opener};
+use crate::observation::{BlockedIn, Call, DnsExchange, Lookup, Lookups, Opener, WaitsFor};
 
 /// Programs that compute and look into their loop between two slices, as they were recorded on a machine that others used,
 /// too: setImmediate of Node, asyncio.sleep(0), an engine in C. What they are is busy.
@@ -136,9 +136,9 @@ fn half_closed_callers_wait_for_their_answer() {
     let told = |peer_pid| idle().tcp(half(TcpState::CloseWait, [9, 28], [9_180, 9_184], peer_pid));
     nothing(&asked(Some(9)));
     nothing(&idle().tcp(half(TcpState::CloseWait, [900, 56], [9_000, 7_660], Some(9))));
-    // The peers are gone, or elsewhere; or all was said, and they wait for the end.
+    // The peers are gone, or elsewhere.
     assert_eq!(only(&asked(None), Cause::CloseWaitPileup).verdict.confidence, Confidence::Medium);
-    assert_eq!(only(&told(Some(9)), Cause::CloseWaitPileup).verdict.confidence, Confidence::High);
+    assert_eq!(only(&told(None), Cause::CloseWaitPileup).verdict.confidence, Confidence::High);
     // A thread for each of them sleeps until there is news; or waits for work.
     let threads = |mut seen: Observation, call: &str| {
         let blocked_in = Some(BlockedIn { call: call.to_owned(), ..BlockedIn::default() });
@@ -150,14 +150,62 @@ fn half_closed_callers_wait_for_their_answer() {
             .extend((0..12).map(|number| Thread { tid: 5_000 + number, ..sleeper.clone() }));
         seen
     };
-    advisory(&threads(told(Some(9)), "clock_nanosleep"), Cause::CloseWaitPileup);
+    advisory(&threads(told(None), "clock_nanosleep"), Cause::CloseWaitPileup);
     advisory(&threads(asked(None), "clock_nanosleep"), Cause::CloseWaitPileup);
     for idle in ["futex", "recvfrom", "epoll_wait", "accept4"] {
-        only(&threads(told(Some(9)), idle), Cause::CloseWaitPileup);
+        only(&threads(told(None), idle), Cause::CloseWaitPileup);
     }
     // The client's side of it: it asked, or had its answer.
     nothing(&idle().tcp(half(TcpState::FinWait2, [29, 0], [7_976, 7_976], Some(9))));
     only(&idle().tcp(half(TcpState::FinWait2, [29, 90], [7_976, 7_900], Some(9))), Cause::FinWait2Pileup);
+}
+
+/// Subscribers of a feed that speaks once a minute: they ask, are answered, and shut their writing side as `nc -N` does.
+#[test]
+fn half_closed_subscribers_of_a_quiet_feed() {
+    let half = |state, change: fn(&mut TcpSocket)| {
+        let sockets = (1..=12).map(move |cookie| {
+            let mut socket = inbound(cookie, "127.0.0.1:50000");
+            (socket.state, socket.inbound, socket.peer_pid) = (state, state == TcpState::CloseWait, Some(9));
+            let tcp = socket.last.as_mut().unwrap();
+            (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_180, 9_180);
+            change(&mut socket);
+            socket
+        });
+        idle().tcp(sockets)
+    };
+    let server = |change| half(TcpState::CloseWait, change);
+    advisory(&server(|_| {}), Cause::CloseWaitPileup);
+    // They are gone, or went while watched; it is a server that closed; they are elsewhere, and may read on.
+    let confidence = |seen| only(&seen, Cause::CloseWaitPileup).verdict.confidence;
+    assert_eq!(confidence(server(|socket| socket.peer_pid = None)), Confidence::High);
+    assert_eq!(confidence(server(|socket| socket.since_before = false)), Confidence::Medium);
+    assert_eq!(confidence(server(|socket| socket.inbound = false)), Confidence::High);
+    let far = |socket: &mut TcpSocket| (socket.peer_pid, socket.remote) = (None, "10.0.0.9:50000".parse().unwrap());
+    assert_eq!(confidence(server(far)), Confidence::Medium);
+    // A pile beside them is one.
+    let mut both = server(|_| {});
+    let gone = server(|socket| (socket.cookie, socket.peer_pid) = (socket.cookie + 20, None));
+    both = both.tcp(gone.sockets.unwrap().tcp);
+    let finding = only(&both, Cause::CloseWaitPileup);
+    assert!(finding.verdict.summary.starts_with("12 connections"), "{finding:#?}");
+    // The clients' side: a thread listens to them, or nobody does; and a server that has shut its side has said all.
+    let listens = |mut seen: Observation, call: &str, events| {
+        let member = |fd: u32| WaitsFor { fd, events, what: None, cookie: Some(fd.into()) };
+        let waits_for = (1..=12).map(member).collect();
+        seen.threads.as_mut().unwrap().threads[0].blocked_in =
+            Some(BlockedIn { call: call.to_owned(), waits_for, ..BlockedIn::default() });
+        seen
+    };
+    let client = |change| half(TcpState::FinWait2, change);
+    for call in ["select", "poll", "epoll_wait"] {
+        advisory(&listens(client(|_| {}), call, 1), Cause::FinWait2Pileup);
+    }
+    assert_eq!(only(&client(|_| {}), Cause::FinWait2Pileup).verdict.confidence, Confidence::Medium);
+    let writes = only(&listens(client(|_| {}), "poll", 4), Cause::FinWait2Pileup);
+    assert_eq!(writes.verdict.confidence, Confidence::High);
+    only(&listens(client(|socket| socket.cookie += 20), "poll", 1), Cause::FinWait2Pileup);
+    only(&listens(client(|socket| socket.inbound = true), "epoll_wait", 1), Cause::FinWait2Pileup);
 }
 
 /// Calls are counted in short looks, 400 ms of 5 s here: what they saw is not all there was.

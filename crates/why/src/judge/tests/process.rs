@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::observation::{
-    BlockedIn, Call, DnsExchange, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, Listener, Opener, PeerFds, Runtime,
-    SourceHandshakes, Throttling,
+    BlockedIn, Call, DnsExchange, Ending, Go, GoroutineGroup, HalfOpen, HostTcp, HotStack, HttpHead, Listener, Moment,
+    Opener, PeerFds, Resolved, Runtime, Side, SourceHandshakes, Throttling,
 };
 
 pub(super) fn listener() -> Listener {
@@ -171,6 +171,36 @@ fn descriptors_that_grow_toward_the_limit() {
     let waves = [600, 640, 610, 660, 600, 650, 620, 670, 610, 640, 600, 660, 610, 650, 620, 660, 600, 650, 610, 640];
     seen.fds.as_mut().unwrap().open = readings(&waves);
     nothing(&seen);
+}
+
+/// A merge opens its 900 files one after the other, reads, and ends; or is watched while it opens them.
+#[test]
+fn descriptors_of_a_batch() {
+    let opens = |limit, age_us| {
+        let mut seen = idle();
+        seen.process.age_us = Some(age_us);
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open, fds.by_kind) = (limit, rising(225, 25), vec![kind("file", 222, 697)]);
+        seen
+    };
+    let ended = |limit, ended, errno| {
+        let mut seen = opens(limit, 2_019_000);
+        (seen.process.ended_at_us, seen.process.ended) = (Some(WINDOW), Some(ended));
+        let call = CallCount { call: Call::Open, errno, count: 9, ..CallCount::default() };
+        seen.calls.as_mut().unwrap().counts = vec![call];
+        seen
+    };
+    let (well, failed) = (Ending::Exited { code: 0 }, Ending::Exited { code: 1 });
+    for seen in [ended(20_000, well, 0), ended(20_000, failed, 0), ended(1_024, well, 0), ended(701, well, 0)] {
+        let finding = advisory(&seen, Cause::FdLeak);
+        assert!(!finding.verdict.summary.contains("is reached in"), "{finding:#?}");
+    }
+    only(&ended(1_024, well, 24), Cause::FdLeak);
+    only(&ended(701, failed, 0), Cause::FdLeak);
+    // It goes on, and is young.
+    advisory(&opens(20_000, 2_019_000), Cause::FdLeak);
+    only(&opens(20_000, 20_000_000), Cause::FdLeak);
+    only(&opens(9_000, 2_019_000), Cause::FdLeak);
 }
 
 /// Clients come back one after another, and stay: far from the limit that is a remark, whatever it is at this rate.
@@ -369,6 +399,43 @@ fn connections_that_come_and_go() {
     // The same number of short calls that are answered.
     seen.connections.as_mut().unwrap().little_work = 10;
     nothing(&seen);
+}
+
+/// Each brings a line of metrics and is reset by its client, which says nothing of the line.
+#[test]
+fn connections_of_one_line() {
+    let seen = |with_bytes: u64, change: fn(&mut Connection)| {
+        let connection = |cookie| {
+            let mut connection = Connection {
+                cookie,
+                side: Side::Server,
+                closed: Some(Moment::At(900_000 + cookie)),
+                reset_received: true,
+                read_bytes: if cookie <= with_bytes { 13 } else { 0 },
+                ..Connection::default()
+            };
+            change(&mut connection);
+            connection
+        };
+        let mut seen = idle();
+        seen.connections = Some(Connections {
+            accepted: 662,
+            closed: 662,
+            reset_by_peer: 662,
+            little_work: 662,
+            life_median_us: Some(1_536),
+            connections: (1..=512).map(connection).collect(),
+            ..Connections::default()
+        });
+        seen
+    };
+    let finding = advisory(&seen(510, |_| {}), Cause::ConnectionChurn);
+    assert!(!finding.verdict.summary.contains("unstable"), "{finding:#?}");
+    // Many brought nothing; what they brought was a request; it is not known what they brought.
+    only(&seen(400, |_| {}), Cause::ConnectionChurn);
+    only(&seen(510, |it| it.http = Some(HttpHead::default())), Cause::ConnectionChurn);
+    only(&seen(510, |it| it.read_bytes = 0), Cause::ConnectionChurn);
+    only(&seen(510, |it| it.closed = None), Cause::ConnectionChurn);
 }
 
 #[test]
@@ -671,10 +738,28 @@ fn names_that_are_resolved_one_after_the_other() {
         answers: Some(1),
         ..DnsExchange::default()
     };
-    let mut seen = idle();
-    seen.connections.as_mut().unwrap().dns = (0..20).map(query).collect();
-    let finding = only(&seen, Cause::DnsSerialised);
-    assert!(finding.verdict.summary.contains("4 threads"), "{}", finding.verdict.summary);
+    let beside = |call: &str, tid| {
+        let blocked_in = Some(BlockedIn { call: call.to_owned(), ..BlockedIn::default() });
+        let mut seen = idle().thread(|thread| (thread.tid, thread.blocked_in) = (tid, blocked_in));
+        seen.connections.as_mut().unwrap().dns = (0..20).map(query).collect();
+        seen
+    };
+    for mut seen in [beside("epoll_wait", PID), beside("select", PID), beside("futex", 4711)] {
+        let finding = only(&seen, Cause::DnsSerialised);
+        assert!(finding.verdict.summary.contains("4 threads"), "{}", finding.verdict.summary);
+        // Nothing is known of them.
+        seen.threads.as_mut().unwrap().threads.clear();
+        advisory(&seen, Cause::DnsSerialised);
+    }
+    // To resolve names is all that it does: its first thread waits for the others to end, or is one of them.
+    let mut seen = beside("futex", PID);
+    advisory(&seen, Cause::DnsSerialised);
+    advisory(&beside("epoll_wait", 101), Cause::DnsSerialised);
+    // It connects to what they found.
+    let found = Connection { cookie: 9, resolved: Some(Resolved::default()), ..Connection::default() };
+    seen.connections.as_mut().unwrap().connections = vec![found];
+    only(&seen, Cause::DnsSerialised);
+    seen = beside("epoll_wait", PID);
     // The same queries, by threads that do not wait for one answer before they ask for the next.
     let dns = (0..20).map(|place| DnsExchange { sent_us: place / 4 * 500_000, ..query(place) });
     seen.connections.as_mut().unwrap().dns = dns.collect();

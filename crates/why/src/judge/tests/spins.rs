@@ -1,7 +1,7 @@
 //! Loops that are woken over and over: those that do nothing for it, and those that look alike.
 
 use super::*;
-use crate::observation::PollCall;
+use crate::observation::{PollCall, Runtime};
 
 /// A loop of a thread that was watched for 400 ms.
 fn turns(returns: u64, ready: Vec<ReadyFd>) -> PollLoop {
@@ -66,6 +66,33 @@ fn a_poll_without_descriptors_is_a_sleep() {
     only(&sleeps(0, 0), Cause::SpinShortTimer);
     only(&sleeps(9, 0), Cause::SpinShortTimer);
     only(&sleeps(15, 188), Cause::SpinShortTimer);
+}
+
+/// A control loop that computes a little each 2 ms, and looks for a command in between.
+#[test]
+fn little_work_after_each_short_sleep() {
+    let works = |cpu_us, runtime| {
+        let timeouts = Timeouts { short: 180, ..Timeouts::default() };
+        let mut seen = idle().used(cpu_us).poll(PollLoop { empty: 180, timeouts, ..turns(180, Vec::new()) });
+        seen.process.runtime = runtime;
+        seen
+    };
+    let busy = |finding: &Finding| {
+        let mut rejected = finding.verdict.rejected.iter();
+        rejected.find(|it| it.cause == Cause::CpuBusy).unwrap().why.to_string()
+    };
+    let finding = advisory(&works(256_000, Runtime::Native), Cause::SpinShortTimer);
+    assert_eq!(busy(&finding), "possible: it may compute in slices of 113us and look in between them");
+    // It may be the loop's own.
+    for seen in [works(140_000, Runtime::Native), works(256_000, Runtime::Python)] {
+        let finding = only(&seen, Cause::SpinShortTimer);
+        assert_eq!(finding.verdict.confidence, Confidence::Medium);
+        assert!(busy(&finding).starts_with("possible: "), "{finding:#?}");
+    }
+    // It is.
+    let finding = only(&works(80_000, Runtime::Native), Cause::SpinShortTimer);
+    assert_eq!(finding.verdict.confidence, Confidence::High);
+    assert!(busy(&finding).starts_with("it does not compute"), "{finding:#?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{calls::blocked, *};
 use crate::observation::{
-    BlockedIn, Go, GoroutineGroup, History, HotStack, Listener, Look, Runtime, TcpCounts, ThreadCounts,
+    BlockedIn, Go, GoroutineGroup, History, HotStack, Listener, Look, Opener, Runtime, TcpCounts, ThreadCounts,
 };
 
 /// A request that nobody has read for so long.
@@ -314,6 +314,51 @@ fn goroutines_of_clients_that_come() {
     );
 }
 
+/// Sidecars that connect to a unix socket while it starts, and stay.
+#[test]
+fn goroutines_of_clients_on_a_unix_socket() {
+    let grows = |reason, call: &str, sockets| {
+        let mut seen = goroutines([1, 26, 51, 76, 101], reason, (0, 100));
+        let fds = seen.fds.as_mut().unwrap();
+        (fds.soft_limit, fds.open) = (1 << 20, rising(10, 5));
+        fds.by_kind = vec![kind("unix", 0, sockets)];
+        let opener = Opener { stack: stack(&["accept4", "main.serve"]), call: call.to_owned(), still_open: 40 };
+        fds.openers = Some(vec![opener]);
+        seen
+    };
+    nothing(&grows("IO wait", "accept4", 100));
+    // They wait for each other; for a server to which each has connected; they are more; or a caller waits for one.
+    for seen in [
+        grows("chan send", "accept4", 100),
+        grows("IO wait", "socket", 100),
+        grows("IO wait", "accept4", 50),
+        grows("IO wait", "accept4", 100).tcp([came_in_vain(1)]),
+    ] {
+        assert!(causes(&judge(&seen)).contains(&Cause::TaskLeak.id()), "{:#?}", judge(&seen));
+    }
+}
+
+/// A load generator that begins with a few users: each calls over a connection of its own, again and again, and the server
+/// takes its 300 ms.
+#[test]
+fn goroutines_of_calls_that_go_on() {
+    let calls = |sent_ms, recv_ms| {
+        let call = move |cookie| {
+            let mut socket = TcpSocket { since_before: false, ..outbound(cookie, "127.0.0.1:7200") };
+            let tcp = socket.last.as_mut().unwrap();
+            (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (sent_ms, recv_ms);
+            socket
+        };
+        let mut seen = goroutines([94, 165, 236, 307, 388], "select", (94, 188)).tcp((1..=96).map(call));
+        seen.connections.as_mut().unwrap().opened = 96;
+        seen
+    };
+    nothing(&calls(140, 440));
+    // Each was used once and left; its answer does not come.
+    only(&calls(2_440, 2_140), Cause::TaskLeak);
+    assert!(causes(&judge(&calls(2_440, 2_900))).contains(&Cause::TaskLeak.id()));
+}
+
 /// Connections that are opened and left, with a goroutine each; and goroutines that wait for each other with a file each.
 #[test]
 fn goroutines_of_descriptors_that_leak() {
@@ -333,6 +378,32 @@ fn goroutines_of_a_batch() {
     nothing(&goroutines([1, 201, 201, 201, 201], "chan receive", (0, 200)));
     nothing(&goroutines([1, 51, 101, 151, 201], "sleep", (0, 200)));
     only(&goroutines([1, 51, 101, 151, 201], "chan receive", (0, 200)), Cause::TaskLeak);
+}
+
+/// Jobs that are put off by 8 s, in the first seconds of their program's life.
+#[test]
+fn goroutines_that_wait_for_their_time() {
+    let delayed = |age_us, reason| {
+        let mut seen = goroutines([71, 92, 113, 134, 160], reason, (71, 159));
+        seen.process.age_us = age_us;
+        seen
+    };
+    for reason in ["select", "chan receive"] {
+        let finding = advisory(&delayed(Some(3_027_000), reason), Cause::TaskLeak);
+        assert_eq!(finding.verdict.confidence, Confidence::Low);
+        only(&delayed(Some(20_000_000), reason), Cause::TaskLeak);
+        only(&delayed(None, reason), Cause::TaskLeak);
+    }
+    // No timer ends these.
+    only(&delayed(Some(3_027_000), "chan send"), Cause::TaskLeak);
+    only(&delayed(Some(3_027_000), "sync.Mutex.Lock"), Cause::TaskLeak);
+    // All of a long life was watched.
+    let mut all = delayed(Some(0), "select");
+    all.window_us = 40_000_000;
+    for (quarter, reading) in (0..).zip(&mut all.go.as_mut().unwrap().goroutines) {
+        reading.at_us = quarter * 10_000_000;
+    }
+    only(&all, Cause::TaskLeak);
 }
 
 /// Threads at each quarter of the watch, each in a call of its own.
