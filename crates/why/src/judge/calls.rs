@@ -62,7 +62,7 @@ pub(crate) fn stalls(seen: &Observation) -> Vec<Stall> {
         let cookie =
             known.socket.map(|socket| socket.cookie).or(known.connection.map(|connection| connection.cookie))?;
         let Trouble { verdict, stalled_us, meant, .. } = trouble;
-        if matches!(meant, Meant::OwnDecision | Meant::Whole) {
+        if matches!(meant, Meant::OwnDecision | Meant::Whole | Meant::Events) {
             return None;
         }
         Some(Stall { cookie, cause: verdict.cause, stage: verdict.stage, stalled_us })
@@ -112,6 +112,8 @@ enum Meant {
     Relayed,
     /// The request itself asks to wait.
     Asked,
+    /// The answer is a stream of events, which come when there are some.
+    Events,
 }
 
 /// All that is known of one connection.
@@ -509,6 +511,11 @@ impl Meant {
             Self::Asked => Doubt {
                 why: "no caller of this process waits, and the request itself asks to wait",
                 fix: NEWS,
+                instead: FOR_IT,
+            },
+            Self::Events => Doubt {
+                why: "its head says that it is a stream of events (text/event-stream), which come when there are some",
+                fix: "A stream without news looks like this and is well. If there is news that does not come, look at the server.",
                 instead: FOR_IT,
             },
             Self::No | Self::Request | Self::Perhaps => Doubt {

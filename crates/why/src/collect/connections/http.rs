@@ -113,18 +113,25 @@ pub(crate) fn not_http(bytes: &[u8]) -> Option<String> {
 
 /// How many bytes the body of a response has, where its head, which is whole, says so.
 pub(crate) fn body_length(head: &[u8]) -> Option<u64> {
-    let mut length = None;
-    let mut rest = Some(head);
-    while let Some(bytes) = rest {
-        let (line, more) = split_line(bytes);
-        rest = more;
-        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
-        let (name, value) = line.split_at(colon);
-        if name.eq_ignore_ascii_case(b"content-length") {
-            length = Some(number(value.get(1..)?.trim_ascii())?);
-        }
-    }
-    length
+    fields(head)
+        .filter(|(name, _)| name.eq_ignore_ascii_case(b"content-length"))
+        .last()
+        .and_then(|(_, value)| number(value))
+}
+
+/// Whether its body is a stream of events, which come when there are some.
+pub(crate) fn is_events(head: &[u8]) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    let is_events = |value: &[u8]| value.get(..EVENTS.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(EVENTS));
+    fields(head).any(|(name, value)| name.eq_ignore_ascii_case(b"content-type") && is_events(value))
+}
+
+/// The fields of a head: names and values. The first line is one without a name that anybody asks for.
+fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    head.split(|byte| *byte == b'\n').filter_map(|line| {
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':')?);
+        Some((name, value.get(1..)?.trim_ascii()))
+    })
 }
 
 impl Request {
@@ -316,6 +323,13 @@ mod tests {
         assert_eq!(body_length(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), None);
         assert_eq!(body_length(b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"), None);
         assert_eq!(body_length(b""), None);
+    }
+
+    #[test]
+    fn a_response_says_that_it_is_a_stream_of_events() {
+        let is = |field: &str| is_events(format!("HTTP/1.1 200 OK\r\n{field}\r\nServer: x\r\n\r\n").as_bytes());
+        assert!(is("Content-Type: text/event-stream") && is("content-type:text/Event-Stream; charset=utf-8"));
+        assert!(!is("content-type: text/plain") && !is("accept: text/event-stream") && !is_events(b""));
     }
 
     #[test]

@@ -190,7 +190,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         facts.exchange.body_expected = Some(facts.exchange.body_bytes.saturating_add(missing));
         return Some(Trouble::of(known, &facts, silent));
     }
-    if let Some(trouble) = trickle(seen, known) {
+    if let Some(trouble) = chunks_stopped(seen, known).or_else(|| trickle(seen, known)) {
         return Some(trouble);
     }
     // A wait that has ended is as long as one that goes on.
@@ -275,6 +275,29 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         Meant::No
     };
     Some(Trouble { meant, ..Trouble::of(known, &facts, silent) })
+}
+
+/// A body in chunks of which nothing comes, where what was read last is not its end. It does not say how long it is, and a
+/// stream of news looks the same.
+fn chunks_stopped(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let connection = known.connection.filter(|it| !it.heads_hidden && unread(known) == 0)?;
+    let http = connection.http.as_ref().filter(|http| http.chunks_ended == Some(false) && !http.half_head)?;
+    let silent = since_or_until(connection.last_read?, known, seen.window_us).filter(|us| *us >= SETTLED_US)?;
+    let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
+    (facts.exchange.response_bytes, facts.exchange.body_bytes) = response_bytes(connection);
+    let mut trouble = Trouble::of(known, &facts, silent);
+    trouble.meant = match seen.process.exec_at_us {
+        _ if http.is_events => Meant::Events,
+        _ if asks_to_wait(known) => Meant::Asked,
+        Some(_) => Meant::No,
+        None => Meant::Perhaps,
+    };
+    let verdict = &mut trouble.verdict;
+    verdict.confidence = verdict.confidence.min(Confidence::Medium);
+    verdict.evidence.push(bpf("it comes in chunks, and the last bytes that were read are not its end"));
+    let why = "possible: a stream of news has no end and may be silent, and nothing says that this is none".into();
+    verdict.rejected.push(Rejected { cause: Cause::Unknown, why });
+    Some(trouble)
 }
 
 /// A request inside of TLS to which nothing has come yet.

@@ -1,0 +1,49 @@
+//! Streams that pause, readers and senders at a pace of their own, as they were recorded; and those that are stuck and look
+//! like them.
+
+use super::{calls::asked, *};
+use crate::observation::Moment;
+
+fn started(mut seen: Observation) -> Observation {
+    seen.process.exec_at_us = Some(0);
+    seen
+}
+
+/// A caller of this process, who asked so long ago and has not been answered.
+fn caller(cookie: u64, asked_ms: u32) -> TcpSocket {
+    let mut socket = inbound(cookie, "10.0.0.20:50000");
+    let tcp = socket.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, asked_ms);
+    socket
+}
+
+/// One chunk of a body came, then nothing: an export that is stuck, or a stream of news.
+#[test]
+fn chunks_that_stop() {
+    let stopped = |last_us: u64, change: fn(&mut Connection)| {
+        asked(|connection| {
+            (connection.read_bytes, connection.turns, connection.last_read) = (1_080, 1, Some(Moment::At(last_us)));
+            let http = connection.http.as_mut().unwrap();
+            (http.status, http.answered, http.chunks_ended) = (Some(200), Some(Moment::At(900)), Some(false));
+            (http.head_bytes, http.body_bytes) = (Some(47), Some(1_033));
+            change(connection);
+        })
+    };
+    let finding = only(&started(stopped(900, |_| {})), Cause::BodyStalled);
+    assert!(finding.verdict.summary.contains("after 1033 bytes"), "{}", finding.verdict.summary);
+    assert!(finding.verdict.confidence <= Confidence::Medium, "a stream of news may be silent");
+    advisory(&stopped(900, |_| {}), Cause::BodyStalled);
+    let asked_for = judge(&stopped(900, |_| {}).tcp([caller(7, 5_000)]));
+    assert_eq!(causes(&asked_for), ["waits-upstream", "body-stalled"]);
+    // Its end was read, or a part of it only just now; some of it lies unread.
+    nothing(&started(stopped(900, |connection| connection.http.as_mut().unwrap().chunks_ended = Some(true))));
+    nothing(&started(stopped(WINDOW - 500_000, |_| {})));
+    nothing(&started(stopped(900, |_| {}).tcp([TcpSocket { unread_bytes: 500, ..outbound(9, "10.0.0.9:80") }])));
+    // News come when there are some, whoever waits for them.
+    let events = |connection: &mut Connection| connection.http.as_mut().unwrap().is_events = true;
+    let watch = |connection: &mut Connection| connection.http.as_mut().unwrap().asks_to_wait = true;
+    for news in [stopped(900, events), stopped(900, watch)] {
+        advisory(&started(news.clone()), Cause::BodyStalled);
+        advisory(&news.tcp([caller(7, 5_000)]), Cause::BodyStalled);
+    }
+}
