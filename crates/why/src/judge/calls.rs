@@ -98,6 +98,8 @@ enum Meant {
     OwnAffair,
     /// One name, or one server, of many that are asked meanwhile and answer.
     OneOfMany,
+    /// A name server said no, and that is an answer to what was asked.
+    NoIsAnswer,
     /// An answer may have been whole when its connection ended.
     Whole,
     /// Nothing was sent, and nothing came.
@@ -484,6 +486,12 @@ impl Meant {
                 fix: "A resolver and a crawler meet dead names and servers, and are well. If that name should be found, ask \
                       for it: `dig @SERVER NAME`.",
                 instead: "possible: the name or its server may be dead for everybody, and then it is no fault here",
+            },
+            Self::NoIsAnswer => Doubt {
+                why: "no is an answer, too, where somebody asks whether there is one",
+                fix: "Mail filters that ask lists of senders, logs that look for names of addresses, and programs that ask for \
+                      one kind of address first look like this and are well. If there should be one: `dig @SERVER NAME TYPE`.",
+                instead: "possible: the answer may be the right one, and then it is no fault at all",
             },
             Self::Whole => Doubt {
                 why: "an answer had come, nothing was asked since, and whether it was whole cannot be told of this protocol",

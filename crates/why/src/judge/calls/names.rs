@@ -60,14 +60,34 @@ fn silent<'a>(connections: &'a Connections, query: &'a DnsExchange) -> Option<(&
 }
 
 /// Whether different names are asked for over a while, and hardly one again: lists of senders, domains that may exist. No
-/// is a good answer to that. Who looks for a peer asks again, and a search through domains changes the end of a name only.
+/// is a good answer to that. Who looks for a peer asks again, and a search through domains changes the end of a name only;
+/// another list changes the end of an address.
 fn are_different<'a>(asked: impl Iterator<Item = (&'a str, u16, u64)> + Clone) -> bool {
-    let hosts: HashSet<&str> = asked.clone().filter_map(|(name, ..)| name.split('.').next()).collect();
+    let host = |name: &'a str| if is_address(name) { Some(name) } else { name.split('.').next() };
+    let hosts: HashSet<&str> = asked.clone().filter_map(|(name, ..)| host(name)).collect();
     let questions: HashSet<(&str, u16)> = asked.clone().map(|(name, kind, _)| (name, kind)).collect();
     let again = asked.clone().count() - questions.len();
     let (first, last) = (asked.clone().map(|(.., at)| at).min(), asked.map(|(.., at)| at).max());
     let took = last.zip(first).map_or(0, |(last, first)| last - first);
     hosts.len() >= NAMES && again * 4 <= questions.len() && took >= SETTLED_US
+}
+
+/// Whether a name asks for an address: who it is, or whether a list has it. Most addresses have no name, and are in no list.
+fn is_address(name: &str) -> bool {
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    let is_zone = labels.ends_with(&["in-addr", "arpa"]) || labels.ends_with(&["ip6", "arpa"]);
+    let numbers = labels.iter().take_while(|label| label.parse::<u8>().is_ok()).count();
+    is_zone || numbers == 4 && labels.len() > 4
+}
+
+/// What a no means: that there is no such name is an answer for who asks for an address.
+fn meant_by_no(name: &str, failure: &Failure) -> Meant {
+    match failure {
+        Failure::Dns { reason: DnsFailure::NoSuchName | DnsFailure::NoAddress, .. } if is_address(name) => {
+            Meant::NoIsAnswer
+        }
+        _ => Meant::No,
+    }
 }
 
 /// Whether its thread asked for another name meanwhile, and nearly all that it asked for was answered at once.
@@ -156,7 +176,11 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
             truncated: query.truncated,
         });
         let waits = matches!(failure, Failure::DeadlinePassed(_));
-        let meant = if waits && is_one_of_many(connections, query) { Meant::OneOfMany } else { Meant::No };
+        let meant = if waits && is_one_of_many(connections, query) {
+            Meant::OneOfMany
+        } else {
+            meant_by_no(&query.name, &failure)
+        };
         let mut trouble =
             Trouble { peer: query.server.clone(), waits, meant, ..Trouble::of(&Known::default(), &facts, waited) };
         if let Some((silent, times)) = silent(connections, query) {
@@ -227,6 +251,7 @@ pub(super) fn probed(seen: &Observation) -> Vec<Trouble> {
             continue;
         }
         let waits = matches!(failure, Failure::DeadlinePassed(_));
+        let meant = meant_by_no(name, &failure);
         let mut facts = facts(&Known::default(), Stage::Resolve, lookup.took_us, failure);
         let answers = u32::from(lookup.result == Some(0));
         facts.dns = Some(DnsFacts {
@@ -252,7 +277,7 @@ pub(super) fn probed(seen: &Observation) -> Vec<Trouble> {
             .with("took_us", lookup.took_us),
         );
         trouble.verdict.confidence = Confidence::Medium;
-        troubles.push(Trouble { peer: lookup.name.clone(), waits, ..trouble });
+        troubles.push(Trouble { peer: lookup.name.clone(), waits, meant, ..trouble });
     }
     troubles
 }
