@@ -90,6 +90,39 @@ fn meant_by_no(name: &str, failure: &Failure) -> Meant {
     }
 }
 
+/// What a name has none of, where not both kinds of address were asked for: it may well have the other.
+fn no_data(connections: &Connections, query: &DnsExchange, failure: &Failure) -> Option<String> {
+    let asks = |kind: u16| connections.dns.iter().any(|other| other.name == query.name && other.kind == kind);
+    let is_alone = matches!(failure, Failure::Dns { reason: DnsFailure::NoAddress, .. }) && !(asks(A) && asks(AAAA));
+    let none = match query.kind {
+        A => "IPv4 address (A)".to_owned(),
+        AAAA => "IPv6 address (AAAA)".to_owned(),
+        other => format!("record of type {}", kind(other)),
+    };
+    is_alone.then(|| format!("{} exists and has no {none}, says {}; no other was asked for", query.name, query.server))
+}
+
+const A: u16 = 1;
+const AAAA: u16 = 28;
+
+/// The name of a type of record.
+fn kind(number: u16) -> String {
+    let name = match number {
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        15 => "MX",
+        16 => "TXT",
+        33 => "SRV",
+        64 => "SVCB",
+        65 => "HTTPS",
+        257 => "CAA",
+        _ => return number.to_string(),
+    };
+    name.to_owned()
+}
+
 /// Whether its thread asked for another name meanwhile, and nearly all that it asked for was answered at once.
 fn is_one_of_many(connections: &Connections, query: &DnsExchange) -> bool {
     let same = || connections.dns.iter().filter(|other| other.tid == query.tid);
@@ -176,13 +209,19 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
             truncated: query.truncated,
         });
         let waits = matches!(failure, Failure::DeadlinePassed(_));
+        let no_data = no_data(connections, query, &failure);
         let meant = if waits && is_one_of_many(connections, query) {
             Meant::OneOfMany
+        } else if no_data.is_some() {
+            Meant::NoIsAnswer
         } else {
             meant_by_no(&query.name, &failure)
         };
         let mut trouble =
             Trouble { peer: query.server.clone(), waits, meant, ..Trouble::of(&Known::default(), &facts, waited) };
+        if let Some(no_data) = no_data {
+            trouble.verdict.summary = no_data;
+        }
         if let Some((silent, times)) = silent(connections, query) {
             let verdict = &mut trouble.verdict;
             let text = format!("{silent} answered none of {times} queries; then {} was asked", query.server);
