@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use overdue_core::{
     Cause, Confidence, Source, Stage,
     facts::{Failure, H2Facts, SocketFacts, Untrusted},
+    judge::STALL_SHARE,
 };
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     Observation,
     judge::{
-        bpf, in_looks,
+        bpf, in_looks, share,
         thresholds::{GIVEN_UP_US, SETTLED_US},
         time,
     },
@@ -269,6 +270,10 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         (exchange.body_bytes, exchange.body_expected) = (of_body, Some(of_body.saturating_add(missing)));
     }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
+    let waits_for_bytes = matches!(trouble.verdict.cause, Cause::BodySlow | Cause::BodyStalled | Cause::LocalStall);
+    if matches!(due, Due::Body(_)) && waits_for_bytes && left_the_rest(known, life) {
+        return None;
+    }
     // A long poll that its client ends after a while, to ask again.
     if trouble.verdict.cause == Cause::ServerSlow && matches!(due, Due::All) && asked(seen, known, life) {
         trouble.meant = Meant::Asked;
@@ -280,6 +285,13 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         bpf(format!("the process closed the connection {} after the call began", time(life))).with("given_up_us", life),
     );
     Some(trouble)
+}
+
+/// Whether it read to the end, or nearly, and left what had come since: it had what it wanted, or took no more than it
+/// wanted.
+fn left_the_rest(known: &Known<'_>, life_us: u64) -> bool {
+    let lay_us = known.socket.and_then(|socket| socket.last).map(|tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
+    unread(known) > 0 && lay_us.is_some_and(|us| share(us, life_us) < STALL_SHARE)
 }
 
 /// What of a call inside of TLS can be told by lengths alone. `or_answered`: what came may have been the answer.

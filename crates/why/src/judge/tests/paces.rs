@@ -1,7 +1,10 @@
 //! Streams that pause, readers and senders at a pace of their own, as they were recorded; and those that are stuck and look
 //! like them.
 
-use super::{calls::asked, *};
+use super::{
+    calls::{asked, closed_by_us},
+    *,
+};
 use crate::observation::Moment;
 
 fn started(mut seen: Observation) -> Observation {
@@ -46,4 +49,29 @@ fn chunks_that_stop() {
         advisory(&started(news.clone()), Cause::BodyStalled);
         advisory(&news.tcp([caller(7, 5_000)]), Cause::BodyStalled);
     }
+}
+
+/// A prober of media that looks at the first 300 KB of a film, and closes; one that was not let read what had come.
+#[test]
+fn who_leaves_the_rest_unread_has_what_it_wants() {
+    let left = |unread_bytes: u32, recv_ms: u32| {
+        let mut socket = outbound(9, "10.0.0.9:80");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms, tcp.bytes_received) = (356, recv_ms, None);
+        socket.unread_bytes = unread_bytes;
+        let seen = asked(|connection| {
+            (connection.read_bytes, connection.turns, connection.last_read) = (307_200, 1, Some(Moment::At(306_000)));
+            let http = connection.http.as_mut().unwrap();
+            (http.status, http.answered, http.missing_bytes) = (Some(200), Some(Moment::At(900)), Some(209_408_000));
+            (http.head_bytes, http.body_bytes) = (Some(150), Some(307_050));
+            closed_by_us(connection, 356_000);
+        });
+        let mut seen = seen.tcp([TcpSocket { last_seen_us: 340_000, ..socket }]);
+        seen.connections.as_mut().unwrap().closed = 1;
+        seen
+    };
+    assert_eq!(judge(&left(29_696, 80)), Judgement::default());
+    only(&left(29_696, 300), Cause::LocalStall);
+    // All that came was read, and more was waited for.
+    only(&left(0, 80), Cause::BodySlow);
 }
