@@ -270,8 +270,7 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         (exchange.body_bytes, exchange.body_expected) = (of_body, Some(of_body.saturating_add(missing)));
     }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
-    let waits_for_bytes = matches!(trouble.verdict.cause, Cause::BodySlow | Cause::BodyStalled | Cause::LocalStall);
-    if matches!(due, Due::Body(_)) && waits_for_bytes && left_the_rest(known, life) {
+    if matches!(due, Due::Body(_)) && left_the_rest(known, trouble.verdict.cause, life) {
         return None;
     }
     // A long poll that its client ends after a while, to ask again.
@@ -289,9 +288,14 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
 
 /// Whether it read to the end, or nearly, and left what had come since: it had what it wanted, or took no more than it
 /// wanted.
-fn left_the_rest(known: &Known<'_>, life_us: u64) -> bool {
+fn left_the_rest(known: &Known<'_>, told: Cause, life_us: u64) -> bool {
+    let lies = match told {
+        Cause::LocalStall => true,
+        Cause::BodySlow | Cause::BodyStalled => unread(known) > 0,
+        _ => false,
+    };
     let lay_us = known.socket.and_then(|socket| socket.last).map(|tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
-    unread(known) > 0 && lay_us.is_some_and(|us| share(us, life_us) < STALL_SHARE)
+    lies && lay_us.is_some_and(|us| share(us, life_us) < STALL_SHARE)
 }
 
 /// What of a call inside of TLS can be told by lengths alone. `or_answered`: what came may have been the answer.

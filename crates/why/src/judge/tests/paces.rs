@@ -72,6 +72,10 @@ fn who_leaves_the_rest_unread_has_what_it_wants() {
     };
     assert_eq!(judge(&left(29_696, 80)), Judgement::default());
     only(&left(29_696, 300), Cause::LocalStall);
+    // It was looked at before the last read.
+    let mut early = left(95_232, 36);
+    early.sockets.as_mut().unwrap().tcp[0].last_seen_us = 300_000;
+    assert_eq!(judge(&early), Judgement::default());
     // All that came was read, and more was waited for.
     only(&left(0, 80), Cause::BodySlow);
 }
