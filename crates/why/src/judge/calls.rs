@@ -96,6 +96,8 @@ enum Meant {
     OwnDecision,
     /// A client does not take its own answer, and others are served meanwhile.
     OwnAffair,
+    /// The process takes no more of an answer than it wants.
+    OwnPace,
     /// One name, or one server, of many that are asked meanwhile and answer.
     OneOfMany,
     /// A name server said no, and that is an answer to what was asked.
@@ -481,6 +483,12 @@ impl Meant {
                       time that a client may take nothing (nginx: send_timeout).",
                 instead: "possible: the client may want no more for now, and then it is no fault at all",
             },
+            Self::OwnPace => Doubt {
+                why: "it has read before, no caller of it waits, and its loop turns and does not ask for more",
+                fix: "A player that has enough for now and a download with a limit to its rate look like this and are well. If \
+                      it should read on: look for what pauses it, a sink that takes no more perhaps.",
+                instead: "possible: it may want no more for now, and then it is no fault at all",
+            },
             Self::OneOfMany => Doubt {
                 why: "it asks for other names meanwhile, and nearly all of them are answered",
                 fix: "A resolver and a crawler meet dead names and servers, and are well. If that name should be found, ask \
@@ -621,7 +629,7 @@ fn diagnose(seen: &Observation, known: &Known<'_>) -> Vec<Trouble> {
 fn worst(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let inbound = known.socket.is_some_and(|socket| socket.inbound)
         || known.connection.is_some_and(|connection| connection.side == Side::Server);
-    if let Some(trouble) = waits::not_read(known).or_else(|| waits::not_taken(known)) {
+    if let Some(trouble) = waits::not_read(seen, known).or_else(|| waits::not_taken(known)) {
         return Some(trouble);
     }
     let unknown = known.socket.is_none() && known.connection.is_none_or(|connection| connection.side == Side::Unknown);

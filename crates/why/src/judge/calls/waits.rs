@@ -8,7 +8,7 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Meant, Trouble,
+    Known, Meant, Trouble, callers,
     facts::{Stages, at, facts, given_up, passed, response_bytes, since, since_or_until, unread, untaken},
     failures::{asked_in_tls, hidden_by_tls, went_elsewhere},
     is_relayed,
@@ -21,13 +21,13 @@ use crate::{
             ACK_ALONE_MS, ALWAYS, GIVEN_UP_US, PROBES, QUEUE_FULL, SETTLED_US, TICK_MS, TRICKLE_PER_SECOND,
             USUAL_ANSWERS,
         },
-        time,
+        time, total,
     },
-    observation::{HttpHead, Moment, Side, TcpSocket, TimerKind, TlsHandshake, redis_waits},
+    observation::{HttpHead, Moment, Runtime, Side, TcpSocket, Thread, TimerKind, TlsHandshake, redis_waits},
 };
 
 /// Our own side does not read.
-pub(super) fn not_read(known: &Known<'_>) -> Option<Trouble> {
+pub(super) fn not_read(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let socket = known.socket.filter(|socket| socket.unread_bytes >= QUEUE_FULL)?;
     // It takes nothing; or so little that what lies there lasts for several windows like this one.
     let received = |tcp: Option<TcpInfo>| tcp.and_then(|tcp| tcp.bytes_received);
@@ -54,7 +54,32 @@ pub(super) fn not_read(known: &Known<'_>) -> Option<Trouble> {
         );
         trouble.verdict.evidence.retain(|evidence| evidence.source != Source::Timeline);
     }
+    if reads_at_its_pace(seen, socket) {
+        trouble.meant = Meant::OwnPace;
+    }
     Some(trouble)
+}
+
+/// Whether a process that has read from a peer, whose loop turns and which holds up nobody, asks for no more by itself: a
+/// player that has enough for now, a download with a limit to its rate.
+fn reads_at_its_pace(seen: &Observation, socket: &TcpSocket) -> bool {
+    let process = &seen.process;
+    let has_read =
+        socket.last.and_then(|tcp| tcp.bytes_received).is_some_and(|bytes| bytes > u64::from(socket.unread_bytes));
+    let is_taken_by_choice = !socket.inbound && has_read && process.exec_at_us.is_none() && !process.stopped;
+    let threads = || seen.threads.iter().flat_map(|threads| &threads.threads);
+    // The other threads of Node's are a pool.
+    let is_loop = |thread: &Thread| process.runtime == Runtime::Node && thread.tid != process.pid || turns(thread);
+    is_taken_by_choice && threads().next().is_some() && threads().all(is_loop) && callers(seen).is_empty()
+}
+
+/// Whether a thread waits for whatever comes first, as a loop does, whenever it is looked at. A wait for nothing is a
+/// sleep.
+fn turns(thread: &Thread) -> bool {
+    let of_many = |call: &str| ["epoll", "poll", "select"].iter().any(|word| call.contains(word));
+    let found = thread.calls.iter().filter(|(call, _)| of_many(call)).map(|(_, looks)| u64::from(*looks));
+    let waits = thread.blocked_in.as_ref().is_some_and(|blocked| of_many(&blocked.call));
+    waits && thread.sleeps == 0 && share(total(found), thread.looks.into()) >= ALWAYS
 }
 
 /// How much was read: counted, or by what could come into a full socket.

@@ -5,7 +5,7 @@ use super::{
     calls::{asked, closed_by_us},
     *,
 };
-use crate::observation::Moment;
+use crate::observation::{BlockedIn, Moment, Runtime, WaitsFor};
 
 fn started(mut seen: Observation) -> Observation {
     seen.process.exec_at_us = Some(0);
@@ -78,4 +78,41 @@ fn who_leaves_the_rest_unread_has_what_it_wants() {
     assert_eq!(judge(&early), Judgement::default());
     // All that came was read, and more was waited for.
     only(&left(0, 80), Cause::BodySlow);
+}
+
+/// A thread that was found in that call by every look.
+fn sits_in(thread: &mut Thread, call: &str) {
+    let waits_for = vec![WaitsFor { fd: 3, events: 1, what: Some("socket".to_owned()), cookie: None }];
+    thread.blocked_in = Some(BlockedIn { call: call.to_owned(), waits_for, ..BlockedIn::default() });
+    thread.calls = vec![(call.to_owned(), thread.looks)];
+}
+
+/// curl with a limit to its rate, and a player of Node's that has a minute of film; and those that are kept from reading.
+#[test]
+fn who_reads_no_more_for_now() {
+    let seen = |call: &str, received: u64| {
+        let mut socket = outbound(9, "127.0.0.1:7102");
+        (socket.unread_bytes, socket.unread_for_us) = (5_814_751, WINDOW);
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms, tcp.bytes_received) = (30_208, 9_216, Some(received));
+        idle().tcp([socket]).thread(|thread| sits_in(thread, call))
+    };
+    let finding = advisory(&seen("poll", 21_143_510), Cause::ReaderSlow);
+    assert!(finding.verdict.fix.contains("a limit to its rate"), "{finding:#?}");
+    let mut node = seen("epoll_wait", 21_143_510);
+    node.process.runtime = Runtime::Node;
+    let threads = &mut node.threads.as_mut().unwrap().threads;
+    let mut worker = Thread { tid: PID + 1, ..threads[0].clone() };
+    sits_in(&mut worker, "futex");
+    threads.push(worker);
+    advisory(&node, Cause::ReaderSlow);
+    // It never read; it sleeps, computes, or waits for another thread; somebody waits for it, or wants to know.
+    only(&seen("poll", 5_814_751), Cause::ReaderSlow);
+    only(&seen("clock_nanosleep", 21_143_510), Cause::ReaderSlow);
+    only(&seen("poll", 21_143_510).thread(|thread| thread.sleeps = 20), Cause::ReaderSlow);
+    only(&seen("poll", 21_143_510).thread(|thread| thread.calls[0].1 = 4), Cause::ReaderSlow);
+    node.process.runtime = Runtime::Native;
+    only(&node, Cause::ReaderSlow);
+    only(&seen("poll", 21_143_510).tcp([caller(7, 5_000)]), Cause::ReaderSlow);
+    only(&started(seen("poll", 21_143_510)), Cause::ReaderSlow);
 }
