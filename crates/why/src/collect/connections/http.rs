@@ -75,10 +75,13 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Request> {
 /// Switching Protocols: the connection is HTTP's no more.
 const SWITCHED: u16 = 101;
 
+/// How servers of SHOUTcast begin, which stream music to clients of HTTP.
+const ICY: &[u8] = b"ICY ";
+
 /// The status of a response. One that is interim (1xx) is none, but for the one that no other follows.
 pub(crate) fn status(bytes: &[u8]) -> Option<u16> {
-    let rest = bytes.strip_prefix(b"HTTP/1.")?;
-    let &[b'0' | b'1', b' ', a, b, c, ..] = rest else { return None };
+    let begin = [b"HTTP/1.0 ", b"HTTP/1.1 ", ICY].into_iter().find(|begin| bytes.starts_with(begin))?;
+    let &[a, b, c, ..] = bytes.get(begin.len()..)? else { return None };
     let digits = [a, b, c];
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -106,8 +109,8 @@ pub(crate) fn length(bytes: &[u8]) -> Option<usize> {
 
 /// What a server answers instead of HTTP/1, printable; `None` where it may be HTTP/1.
 pub(crate) fn not_http(bytes: &[u8]) -> Option<String> {
-    const BEGIN: &[u8] = b"HTTP/1.";
-    let same = bytes.iter().zip(BEGIN).all(|(seen, of_http)| seen == of_http);
+    let begins = |begin: &[u8]| bytes.iter().zip(begin).all(|(seen, of_http)| seen == of_http);
+    let same = begins(b"HTTP/1.") || begins(ICY);
     (!same && !bytes.is_empty()).then(|| bytes.get(..SHOWN_MAX).unwrap_or(bytes).escape_ascii().to_string())
 }
 
@@ -340,6 +343,8 @@ mod tests {
             assert_eq!(length(open), None, "{}", open.escape_ascii());
         }
         assert_eq!(not_http(b"HELLO/1.1 two\r\n").as_deref(), Some("HELLO/1.1 two\\r\\n"));
+        assert_eq!((not_http(b"ICY 200 OK\r\n"), not_http(b"I")), (None, None));
+        assert_eq!(not_http(b"ICE 200 OK").as_deref(), Some("ICE 200 OK"));
         assert_eq!((not_http(b"HTTP/1.0 200"), not_http(b"HT"), not_http(b"")), (None, None, None));
         let head = request(b"HEAD / HTTP/1.1\r\n\r\n").unwrap();
         let get = request(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -350,9 +355,11 @@ mod tests {
     #[test]
     fn statuses() {
         assert_eq!(status(b"HTTP/1.1 204 No Content\r\n"), Some(204));
-        assert_eq!(status(b"HTTP/1.0 503"), Some(503));
+        assert_eq!((status(b"HTTP/1.0 503"), status(b"ICY 200 OK\r\n")), (Some(503), Some(200)));
         assert_eq!(status(b"HTTP/1.1 101 Switching Protocols\r\n"), Some(101));
-        for none in [&b"HTTP/1.1 100 Continue"[..], b"HTTP/1.1 2x4", b"HTTP/2.0 200", b"HTTP/1.1 20", b""] {
+        for none in
+            [&b"HTTP/1.1 100 Continue"[..], b"HTTP/1.1 2x4", b"HTTP/2.0 200", b"HTTP/1.1 20", b"ICY 2", b"ICE 200", b""]
+        {
             assert_eq!(status(none), None);
         }
     }
