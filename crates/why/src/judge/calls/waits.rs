@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Observation,
     judge::{
-        Finding, Severity, bpf, diag, share,
+        Finding, Severity, bpf, diag, per_second, share,
         thresholds::{
             ACK_ALONE_MS, ALWAYS, GIVEN_UP_US, PROBES, QUEUE_FULL, SETTLED_US, TICK_MS, TRICKLE_PER_SECOND,
             USUAL_ANSWERS,
@@ -268,11 +268,15 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         // One of several that a thread polls may be there for what it sends alone: logs, metrics. So may one on which
         // another thread sends while this one reads, to see its end.
         let sends_on = u64::from(tcp.last_data_sent_ms.saturating_add(TICK_MS)) * 1_000 < blocked_us;
-        let many = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1 || sends_on;
-        let one_way = received == 0 && many && waits.unseen && !untaken;
+        let sends_again = sends_again(known);
+        let several = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1;
+        // Whose wait has ended, and who then went on, waited for no answer.
+        let wait_ended = sends_again && matches!(call.timeout_us, Some(Some(_)));
+        let is_quick = is_usually_quick(known, waits.stalled_us);
+        let goes_on = received == 0 && (several || sends_on || sends_again) || wait_ended && !is_quick;
+        let one_way = goes_on && waits.unseen && !untaken;
         // After an answer it may send heartbeats, even in a program that was started to be watched.
-        let beats =
-            received > 0 && sends_on && !untaken && !is_request(known) && !is_usually_quick(known, waits.stalled_us);
+        let beats = received > 0 && sends_on && !untaken && !is_request(known) && !is_quick;
         let meant = match waits.meant {
             _ if one_way => Meant::Unseen,
             Meant::No if beats => Meant::Perhaps,
@@ -323,6 +327,27 @@ fn chunks_stopped(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let why = "possible: a stream of news has no end and may be silent, and nothing says that this is none".into();
     verdict.rejected.push(Rejected { cause: Cause::Unknown, why });
     Some(trouble)
+}
+
+/// Whether it sent again while nothing came, a while after it had sent before; and so little that it is no long request.
+fn sends_again(known: &Known<'_>) -> bool {
+    let apart = |bytes: u64, us: u64| us >= SETTLED_US && per_second(bytes, us) < TRICKLE_PER_SECOND as f64;
+    let written = known.connection.is_some_and(|connection| {
+        let since_read = connection.first_write.filter(|first| Some(*first) > connection.last_read);
+        let span = since_read.and_then(at).zip(connection.last_write.and_then(at));
+        span.is_some_and(|(first, last)| apart(connection.written_bytes, last.saturating_sub(first)))
+    });
+    let looked = known.socket.and_then(|socket| Some((socket, socket.first?, socket.last?)));
+    let acked = looked.is_some_and(|(socket, first, last)| {
+        let more = last.bytes_acked > first.bytes_acked && first.bytes_acked > Some(1);
+        let bytes = last.bytes_acked.unwrap_or(0).saturating_sub(first.bytes_acked.unwrap_or(0));
+        let looked_us = socket.last_seen_us.min(socket.in_state_us);
+        let first_us = u64::from(first.last_data_sent_ms).saturating_mul(1_000).saturating_add(looked_us);
+        let us = first_us.saturating_sub(u64::from(last.last_data_sent_ms).saturating_mul(1_000));
+        // What came may have been the answer to what was sent before.
+        more && last.bytes_received == Some(0) && apart(bytes, us)
+    });
+    written || acked
 }
 
 /// A request inside of TLS to which nothing has come yet.

@@ -2,10 +2,10 @@
 //! like them.
 
 use super::{
-    calls::{asked, closed_by_us},
+    calls::{asked, blocked, closed_by_us},
     *,
 };
-use crate::observation::{BlockedIn, Moment, Runtime, WaitsFor};
+use crate::observation::{BlockedIn, Moment, Runtime, Side, WaitsFor};
 
 fn started(mut seen: Observation) -> Observation {
     seen.process.exec_at_us = Some(0);
@@ -115,4 +115,54 @@ fn who_reads_no_more_for_now() {
     only(&node, Cause::ReaderSlow);
     only(&seen("poll", 21_143_510).tcp([caller(7, 5_000)]), Cause::ReaderSlow);
     only(&started(seen("poll", 21_143_510)), Cause::ReaderSlow);
+}
+
+/// An agent sends a heartbeat each three seconds and polls in between; its collector never says a word. The same to a Redis
+/// that was told to be silent; and those who have sent a request.
+#[test]
+fn who_sends_again_waits_for_no_answer() {
+    let polls = |first: (u64, u32), last: (u64, u32), received: u64| {
+        let mut socket = outbound(9, "127.0.0.1:7142");
+        let tcp = |(acked, sent_ms): (u64, u32)| TcpInfo {
+            bytes_acked: Some(acked),
+            bytes_received: Some(received),
+            last_data_sent_ms: sent_ms,
+            last_data_recv_ms: 9_000,
+            ..socket.last.unwrap()
+        };
+        (socket.first, socket.last) = (Some(tcp(first)), Some(tcp(last)));
+        socket.peer_unread_bytes = Some(0);
+        let seen = blocked(idle().tcp([socket]), "poll", 9, 2_430_000);
+        seen.thread(|thread| thread.blocked_in.as_mut().unwrap().timeout_us = Some(Some(3_000_000)))
+    };
+    advisory(&polls((19, 1_704), (28, 2_432), 0), Cause::ServerSlow);
+    // One request, before the watch or in it; a long one that came to its end; the second piece of one.
+    only(&polls((28, 2_000), (28, 2_432), 0), Cause::ServerSlow);
+    only(&polls((1, 2_000), (28, 2_432), 0), Cause::ServerSlow);
+    only(&polls((19, 0), (3_000_000, 2_432), 0), Cause::ServerSlow);
+    let mut young = polls((19, 0), (28, 2_432), 0);
+    young.sockets.as_mut().unwrap().tcp[0].in_state_us = 2_900_000;
+    only(&young, Cause::ServerSlow);
+    // It was started to be watched, and its answers ended with the first.
+    let redis = |first_us: u64, timeout_us: Option<Option<u64>>| {
+        let mut seen = started(polls((72, 0), (114, 2_432), 7));
+        seen.connections.as_mut().unwrap().connections.push(Connection {
+            cookie: 9,
+            side: Side::Client,
+            opened: Some(Moment::At(207_766)),
+            read_bytes: 7,
+            written_bytes: 113,
+            last_read: Some(Moment::At(208_295)),
+            first_write: Some(Moment::At(first_us)),
+            last_write: Some(Moment::At(2_567_000)),
+            turns: 1,
+            redis: Some("PING".to_owned()),
+            ..Connection::default()
+        });
+        seen.thread(|thread| thread.blocked_in.as_mut().unwrap().timeout_us = timeout_us)
+    };
+    advisory(&redis(208_338, Some(Some(4_000_000))), Cause::ServerSlow);
+    // Its wait has no limit; it is the first request after an answer.
+    only(&redis(208_338, Some(None)), Cause::ServerSlow);
+    only(&redis(2_300_000, Some(Some(4_000_000))), Cause::ServerSlow);
 }
