@@ -32,6 +32,7 @@ use super::{
     sockets::peer_of,
     thresholds::{CROWD, HANDED_ON_MS, PILE, SETTLED_US, TICK_MS, WORTH},
     time, total,
+    unanswered::own_threads,
 };
 use crate::{
     Observation,
@@ -250,8 +251,8 @@ fn others_are_served(seen: &Observation, stuck: &[Trouble]) -> bool {
 /// What a crowd of threads waits together, each for something in this process: a call that holds them up explains only its
 /// own part of it.
 fn crowd_us(seen: &Observation) -> u64 {
-    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
-    let waits = threads.filter(|thread| thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex"));
+    let in_futex = |thread: &&Thread| thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex");
+    let waits = own_threads(seen).filter(in_futex);
     let waits: Vec<u64> = waits.map(|thread| thread.blocked_us).collect();
     if waits.len() < PILE { 0 } else { total(waits.into_iter()) }
 }
@@ -280,15 +281,18 @@ fn upstream(
     };
     let used = seen.cpu.as_ref().map(Cpu::used_us);
     let itself = is_own(seen, peer);
+    let trouble = if itself {
+        "it calls itself, and has nobody left to answer"
+    } else if waiting > number {
+        "the trouble begins there, and others of this process wait behind it, for a lock or a place among few perhaps"
+    } else {
+        "the trouble is there, not here"
+    };
     let mut finding = Finding::new(
         Cause::WaitsUpstream,
         Severity::Waiting,
         if callers.perhaps == 0 && waiting <= number { Confidence::High } else { Confidence::Medium },
-        format!(
-            "{who}, {} in all: {}",
-            time(stalled_us),
-            if itself { "it calls itself, and has nobody left to answer" } else { "the trouble is there, not here" }
-        ),
+        format!("{who}, {} in all: {trouble}", time(stalled_us)),
     )
     .because(
         diag(format!(

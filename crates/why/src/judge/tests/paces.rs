@@ -166,3 +166,37 @@ fn who_sends_again_waits_for_no_answer() {
     only(&redis(208_338, Some(None)), Cause::ServerSlow);
     only(&redis(2_300_000, Some(Some(4_000_000))), Cause::ServerSlow);
 }
+
+/// Each of the calls has its caller; or one call holds a lock, and the callers wait for that.
+#[test]
+fn callers_behind_another_s_call() {
+    let seen = |callers: u64| {
+        let mut socket = outbound(9, "10.0.0.9:5432");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (4_000, 9_000);
+        blocked(idle().tcp([socket]).tcp((20..20 + callers).map(|cookie| caller(cookie, 4_100))), "recvfrom", 9, WINDOW)
+    };
+    let summary = |callers| only(&seen(callers), Cause::WaitsUpstream).verdict.summary;
+    assert!(summary(1).ends_with("the trouble is there, not here"), "{}", summary(1));
+    assert!(summary(7).contains("7 callers") && summary(7).contains("wait behind it"), "{}", summary(7));
+    assert!(!summary(7).contains("not here"), "{}", summary(7));
+}
+
+/// The threads of a virtual machine that have nothing to do, beside a call; and those that wait for what the call holds.
+#[test]
+fn idle_threads_are_no_crowd() {
+    let seen = |name: &str, wait: &str| {
+        let mut socket = outbound(9, "10.0.0.9:5432");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (5_000, 9_000);
+        let mut seen = blocked(idle().tcp([socket, caller(7, 5_000)]), "recvfrom", 9, WINDOW);
+        seen.process.runtime = Runtime::Java;
+        let all = &mut seen.threads.as_mut().unwrap().threads;
+        let mut waits = Thread { name: name.to_owned(), stack: Some(stack(&[wait])), ..all[0].clone() };
+        sits_in(&mut waits, "futex");
+        all.extend((1..40).map(|tid| Thread { tid: PID + tid, ..waits.clone() }));
+        only(&seen, Cause::WaitsUpstream).verdict.share
+    };
+    assert!((seen("GC Thread#0", "PosixSemaphore::wait") - 1.0).abs() < 1e-9);
+    assert!(seen("handler", "Unsafe_Park") < 0.1);
+}
