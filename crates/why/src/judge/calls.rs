@@ -15,7 +15,7 @@ use std::{
 };
 
 use overdue_core::{
-    Cause, Confidence, Verdict,
+    Cause, Confidence, Source, Verdict,
     facts::{CallFacts, Failure, TcpInfo, TcpState},
     judge as judge_call,
 };
@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     Observation,
-    observation::{BlockedIn, Connection, Connections, Cpu, Side, TcpSocket, Thread, WaitsFor},
+    observation::{BlockedIn, Connection, Connections, Cpu, Moment, Side, TcpSocket, Thread, WaitsFor},
 };
 
 /// POLLIN.
@@ -650,10 +650,17 @@ fn worst(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         .or_else(|| before::unanswered(seen, known))
 }
 
+/// Whether its first bytes were seen, and are none of HTTP nor of TLS.
+fn is_other_protocol(connection: &Connection) -> bool {
+    let is_http = connection.http.is_some() || connection.http2 || connection.goaway.is_some();
+    let was_seen = matches!(connection.opened, Some(Moment::At(_))) && !connection.heads_hidden;
+    was_seen && connection.written_bytes > 0 && !is_http && connection.tls.is_none()
+}
+
 impl Trouble {
     fn of(known: &Known<'_>, facts: &CallFacts, stalled_us: u64) -> Self {
         let judged = judge_call::judge(facts);
-        let verdict = judged.verdicts.into_iter().next().unwrap_or_else(|| Verdict {
+        let mut verdict = judged.verdicts.into_iter().next().unwrap_or_else(|| Verdict {
             cause: Cause::Unknown,
             stage: facts.stage.as_str(),
             confidence: Confidence::Low,
@@ -663,6 +670,9 @@ impl Trouble {
             evidence: Vec::new(),
             rejected: Vec::new(),
         });
+        if known.connection.is_some_and(is_other_protocol) {
+            verdict.evidence.retain(|evidence| evidence.source != Source::Http);
+        }
         let waits = matches!(facts.failure, Failure::DeadlinePassed(_));
         Self { waits, ..Self::told(known, verdict, stalled_us) }
     }

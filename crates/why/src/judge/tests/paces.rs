@@ -182,6 +182,29 @@ fn callers_behind_another_s_call() {
     assert!(!summary(7).contains("not here"), "{}", summary(7));
 }
 
+/// A client of SSH, which has sent its own greeting; and what was opened before anybody looked.
+#[test]
+fn another_protocol_is_no_http() {
+    let sources = |opened: Moment| {
+        let mut socket = outbound(9, "10.0.0.9:22");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (4_000, 4_900);
+        let mut seen = started(blocked(idle().tcp([socket]), "read", 9, 4_000_000));
+        seen.connections.as_mut().unwrap().connections.push(Connection {
+            cookie: 9,
+            side: Side::Client,
+            opened: Some(opened),
+            written_bytes: 180,
+            read_bytes: 4_000,
+            ..Connection::default()
+        });
+        let finding = only(&seen, Cause::ServerSlow);
+        finding.verdict.evidence.iter().any(|it| it.source == overdue_core::Source::Http)
+    };
+    assert!(!sources(Moment::At(300)));
+    assert!(sources(Moment::Before));
+}
+
 /// The threads of a virtual machine that have nothing to do, beside a call; and those that wait for what the call holds.
 #[test]
 fn idle_threads_are_no_crowd() {
