@@ -16,8 +16,8 @@ use super::{
 use crate::{
     Observation,
     judge::{
-        bpf, in_looks, share,
-        thresholds::{GIVEN_UP_US, SETTLED_US},
+        bpf, in_looks, per_second, share,
+        thresholds::{GIVEN_UP_US, SETTLED_US, TRICKLE_PER_SECOND},
         time,
     },
     observation::{Call, Connection, HttpHead, Side, TlsHandshake},
@@ -294,8 +294,14 @@ fn left_the_rest(known: &Known<'_>, told: Cause, life_us: u64) -> bool {
         Cause::BodySlow | Cause::BodyStalled => unread(known) > 0,
         _ => false,
     };
-    let lay_us = known.socket.and_then(|socket| socket.last).map(|tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
-    lies && lay_us.is_some_and(|us| share(us, life_us) < STALL_SHARE)
+    match known.socket.and_then(|socket| socket.last) {
+        Some(tcp) => lies && share(u64::from(tcp.last_data_recv_ms) * 1_000, life_us) < STALL_SHARE,
+        // Nobody has looked at it in so short a life. The kernel resets what is closed with bytes unread.
+        None => known.connection.is_some_and(|connection| {
+            let flowed = per_second(connection.read_bytes, life_us) >= TRICKLE_PER_SECOND as f64;
+            told == Cause::BodySlow && connection.reset_sent && flowed
+        }),
+    }
 }
 
 /// What of a call inside of TLS can be told by lengths alone. `or_answered`: what came may have been the answer.

@@ -78,6 +78,17 @@ fn who_leaves_the_rest_unread_has_what_it_wants() {
     assert_eq!(judge(&early), Judgement::default());
     // All that came was read, and more was waited for.
     only(&left(0, 80), Cause::BodySlow);
+    // Nobody looked at it, and the kernel says that something was unread; or nobody knows.
+    let mut unseen = left(0, 80);
+    unseen.sockets.as_mut().unwrap().tcp.clear();
+    only(&unseen, Cause::BodySlow);
+    let connection = &mut unseen.connections.as_mut().unwrap().connections[0];
+    connection.reset_sent = true;
+    assert_eq!(judge(&unseen), Judgement::default());
+    // So little came that it was too slow, whatever came later.
+    let connection = &mut unseen.connections.as_mut().unwrap().connections[0];
+    connection.read_bytes = 300;
+    only(&unseen, Cause::BodySlow);
 }
 
 /// A thread that was found in that call by every look.
