@@ -15,7 +15,7 @@ use std::{
 };
 
 use overdue_core::{
-    Cause, Confidence, Verdict,
+    Cause, Confidence, Source, Verdict,
     facts::{CallFacts, Failure, TcpInfo, TcpState},
     judge as judge_call,
 };
@@ -32,10 +32,11 @@ use super::{
     sockets::peer_of,
     thresholds::{CROWD, HANDED_ON_MS, PILE, SETTLED_US, TICK_MS, WORTH},
     time, total,
+    unanswered::own_threads,
 };
 use crate::{
     Observation,
-    observation::{BlockedIn, Connection, Connections, Cpu, Side, TcpSocket, Thread, WaitsFor},
+    observation::{BlockedIn, Connection, Connections, Cpu, Moment, Side, TcpSocket, Thread, WaitsFor},
 };
 
 /// POLLIN.
@@ -62,7 +63,7 @@ pub(crate) fn stalls(seen: &Observation) -> Vec<Stall> {
         let cookie =
             known.socket.map(|socket| socket.cookie).or(known.connection.map(|connection| connection.cookie))?;
         let Trouble { verdict, stalled_us, meant, .. } = trouble;
-        if matches!(meant, Meant::OwnDecision | Meant::Whole) {
+        if matches!(meant, Meant::OwnDecision | Meant::Whole | Meant::Events) {
             return None;
         }
         Some(Stall { cookie, cause: verdict.cause, stage: verdict.stage, stalled_us })
@@ -96,8 +97,12 @@ enum Meant {
     OwnDecision,
     /// A client does not take its own answer, and others are served meanwhile.
     OwnAffair,
+    /// The process takes no more of an answer than it wants.
+    OwnPace,
     /// One name, or one server, of many that are asked meanwhile and answer.
     OneOfMany,
+    /// A name server said no, and that is an answer to what was asked.
+    NoIsAnswer,
     /// An answer may have been whole when its connection ended.
     Whole,
     /// Nothing was sent, and nothing came.
@@ -112,6 +117,8 @@ enum Meant {
     Relayed,
     /// The request itself asks to wait.
     Asked,
+    /// The answer is a stream of events, which come when there are some.
+    Events,
 }
 
 /// All that is known of one connection.
@@ -244,8 +251,8 @@ fn others_are_served(seen: &Observation, stuck: &[Trouble]) -> bool {
 /// What a crowd of threads waits together, each for something in this process: a call that holds them up explains only its
 /// own part of it.
 fn crowd_us(seen: &Observation) -> u64 {
-    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
-    let waits = threads.filter(|thread| thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex"));
+    let in_futex = |thread: &&Thread| thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex");
+    let waits = own_threads(seen).filter(in_futex);
     let waits: Vec<u64> = waits.map(|thread| thread.blocked_us).collect();
     if waits.len() < PILE { 0 } else { total(waits.into_iter()) }
 }
@@ -274,15 +281,18 @@ fn upstream(
     };
     let used = seen.cpu.as_ref().map(Cpu::used_us);
     let itself = is_own(seen, peer);
+    let trouble = if itself {
+        "it calls itself, and has nobody left to answer"
+    } else if waiting > number {
+        "the trouble begins there, and others of this process wait behind it, for a lock or a place among few perhaps"
+    } else {
+        "the trouble is there, not here"
+    };
     let mut finding = Finding::new(
         Cause::WaitsUpstream,
         Severity::Waiting,
         if callers.perhaps == 0 && waiting <= number { Confidence::High } else { Confidence::Medium },
-        format!(
-            "{who}, {} in all: {}",
-            time(stalled_us),
-            if itself { "it calls itself, and has nobody left to answer" } else { "the trouble is there, not here" }
-        ),
+        format!("{who}, {} in all: {trouble}", time(stalled_us)),
     )
     .because(
         diag(format!(
@@ -477,11 +487,23 @@ impl Meant {
                       time that a client may take nothing (nginx: send_timeout).",
                 instead: "possible: the client may want no more for now, and then it is no fault at all",
             },
+            Self::OwnPace => Doubt {
+                why: "it has read before, no caller of it waits, and its loop turns and does not ask for more",
+                fix: "A player that has enough for now and a download with a limit to its rate look like this and are well. If \
+                      it should read on: look for what pauses it, a sink that takes no more perhaps.",
+                instead: "possible: it may want no more for now, and then it is no fault at all",
+            },
             Self::OneOfMany => Doubt {
                 why: "it asks for other names meanwhile, and nearly all of them are answered",
                 fix: "A resolver and a crawler meet dead names and servers, and are well. If that name should be found, ask \
                       for it: `dig @SERVER NAME`.",
                 instead: "possible: the name or its server may be dead for everybody, and then it is no fault here",
+            },
+            Self::NoIsAnswer => Doubt {
+                why: "no is an answer, too, where somebody asks whether there is one",
+                fix: "Mail filters that ask lists of senders, logs that look for names of addresses, and programs that ask for \
+                      one kind of address first look like this and are well. If there should be one: `dig @SERVER NAME TYPE`.",
+                instead: "possible: the answer may be the right one, and then it is no fault at all",
             },
             Self::Whole => Doubt {
                 why: "an answer had come, nothing was asked since, and whether it was whole cannot be told of this protocol",
@@ -509,6 +531,11 @@ impl Meant {
             Self::Asked => Doubt {
                 why: "no caller of this process waits, and the request itself asks to wait",
                 fix: NEWS,
+                instead: FOR_IT,
+            },
+            Self::Events => Doubt {
+                why: "its head says that it is a stream of events (text/event-stream), which come when there are some",
+                fix: "A stream without news looks like this and is well. If there is news that does not come, look at the server.",
                 instead: FOR_IT,
             },
             Self::No | Self::Request | Self::Perhaps => Doubt {
@@ -606,7 +633,7 @@ fn diagnose(seen: &Observation, known: &Known<'_>) -> Vec<Trouble> {
 fn worst(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let inbound = known.socket.is_some_and(|socket| socket.inbound)
         || known.connection.is_some_and(|connection| connection.side == Side::Server);
-    if let Some(trouble) = waits::not_read(known).or_else(|| waits::not_taken(known)) {
+    if let Some(trouble) = waits::not_read(seen, known).or_else(|| waits::not_taken(known)) {
         return Some(trouble);
     }
     let unknown = known.socket.is_none() && known.connection.is_none_or(|connection| connection.side == Side::Unknown);
@@ -623,10 +650,17 @@ fn worst(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         .or_else(|| before::unanswered(seen, known))
 }
 
+/// Whether its first bytes were seen, and are none of HTTP nor of TLS.
+fn is_other_protocol(connection: &Connection) -> bool {
+    let is_http = connection.http.is_some() || connection.http2 || connection.goaway.is_some();
+    let was_seen = matches!(connection.opened, Some(Moment::At(_))) && !connection.heads_hidden;
+    was_seen && connection.written_bytes > 0 && !is_http && connection.tls.is_none()
+}
+
 impl Trouble {
     fn of(known: &Known<'_>, facts: &CallFacts, stalled_us: u64) -> Self {
         let judged = judge_call::judge(facts);
-        let verdict = judged.verdicts.into_iter().next().unwrap_or_else(|| Verdict {
+        let mut verdict = judged.verdicts.into_iter().next().unwrap_or_else(|| Verdict {
             cause: Cause::Unknown,
             stage: facts.stage.as_str(),
             confidence: Confidence::Low,
@@ -636,6 +670,9 @@ impl Trouble {
             evidence: Vec::new(),
             rejected: Vec::new(),
         });
+        if known.connection.is_some_and(is_other_protocol) {
+            verdict.evidence.retain(|evidence| evidence.source != Source::Http);
+        }
         let waits = matches!(facts.failure, Failure::DeadlinePassed(_));
         Self { waits, ..Self::told(known, verdict, stalled_us) }
     }

@@ -8,6 +8,7 @@ mod kernel;
 mod look_alikes;
 mod misread;
 mod names;
+mod paces;
 mod process;
 mod spins;
 mod threads;

@@ -359,7 +359,7 @@ fn waits_to_be_told(seen: &Observation, most_us: u64) -> bool {
 
 /// The threads whose waits are waits of the program's own. Go's runtime hands work to any of its threads, and those
 /// that wait have none; Java's virtual machine has threads for itself.
-fn own_threads(seen: &Observation) -> impl Iterator<Item = &Thread> {
+pub(super) fn own_threads(seen: &Observation) -> impl Iterator<Item = &Thread> {
     let is_own = |thread: &&Thread| match seen.process.runtime {
         Runtime::Go { .. } => false,
         Runtime::Java => is_java(thread),

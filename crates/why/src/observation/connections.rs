@@ -258,6 +258,9 @@ pub struct HttpHead {
     /// Of a response in chunks that the process reads: whether the last bytes that were read end it.
     #[serde(default)]
     pub chunks_ended: Option<bool>,
+    /// Of a response that the process reads: its head says that it is a stream of events.
+    #[serde(default)]
+    pub is_events: bool,
     /// Of a response that the process reads, no more came than a part of its head.
     #[serde(default)]
     pub half_head: bool,

@@ -75,10 +75,13 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Request> {
 /// Switching Protocols: the connection is HTTP's no more.
 const SWITCHED: u16 = 101;
 
+/// How servers of SHOUTcast begin, which stream music to clients of HTTP.
+const ICY: &[u8] = b"ICY ";
+
 /// The status of a response. One that is interim (1xx) is none, but for the one that no other follows.
 pub(crate) fn status(bytes: &[u8]) -> Option<u16> {
-    let rest = bytes.strip_prefix(b"HTTP/1.")?;
-    let &[b'0' | b'1', b' ', a, b, c, ..] = rest else { return None };
+    let begin = [b"HTTP/1.0 ", b"HTTP/1.1 ", ICY].into_iter().find(|begin| bytes.starts_with(begin))?;
+    let &[a, b, c, ..] = bytes.get(begin.len()..)? else { return None };
     let digits = [a, b, c];
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -106,25 +109,32 @@ pub(crate) fn length(bytes: &[u8]) -> Option<usize> {
 
 /// What a server answers instead of HTTP/1, printable; `None` where it may be HTTP/1.
 pub(crate) fn not_http(bytes: &[u8]) -> Option<String> {
-    const BEGIN: &[u8] = b"HTTP/1.";
-    let same = bytes.iter().zip(BEGIN).all(|(seen, of_http)| seen == of_http);
+    let begins = |begin: &[u8]| bytes.iter().zip(begin).all(|(seen, of_http)| seen == of_http);
+    let same = begins(b"HTTP/1.") || begins(ICY);
     (!same && !bytes.is_empty()).then(|| bytes.get(..SHOWN_MAX).unwrap_or(bytes).escape_ascii().to_string())
 }
 
 /// How many bytes the body of a response has, where its head, which is whole, says so.
 pub(crate) fn body_length(head: &[u8]) -> Option<u64> {
-    let mut length = None;
-    let mut rest = Some(head);
-    while let Some(bytes) = rest {
-        let (line, more) = split_line(bytes);
-        rest = more;
-        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
-        let (name, value) = line.split_at(colon);
-        if name.eq_ignore_ascii_case(b"content-length") {
-            length = Some(number(value.get(1..)?.trim_ascii())?);
-        }
-    }
-    length
+    fields(head)
+        .filter(|(name, _)| name.eq_ignore_ascii_case(b"content-length"))
+        .last()
+        .and_then(|(_, value)| number(value))
+}
+
+/// Whether its body is a stream of events, which come when there are some.
+pub(crate) fn is_events(head: &[u8]) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    let is_events = |value: &[u8]| value.get(..EVENTS.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(EVENTS));
+    fields(head).any(|(name, value)| name.eq_ignore_ascii_case(b"content-type") && is_events(value))
+}
+
+/// The fields of a head: names and values. The first line is one without a name that anybody asks for.
+fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    head.split(|byte| *byte == b'\n').filter_map(|line| {
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':')?);
+        Some((name, value.get(1..)?.trim_ascii()))
+    })
 }
 
 impl Request {
@@ -319,6 +329,13 @@ mod tests {
     }
 
     #[test]
+    fn a_response_says_that_it_is_a_stream_of_events() {
+        let is = |field: &str| is_events(format!("HTTP/1.1 200 OK\r\n{field}\r\nServer: x\r\n\r\n").as_bytes());
+        assert!(is("Content-Type: text/event-stream") && is("content-type:text/Event-Stream; charset=utf-8"));
+        assert!(!is("content-type: text/plain") && !is("accept: text/event-stream") && !is_events(b""));
+    }
+
+    #[test]
     fn heads_and_what_is_none() {
         assert_eq!((length(b"HTTP/1.1 200 OK\r\n\r\nbody"), length(b"HTTP/1.1 200 OK\n\n")), (Some(19), Some(17)));
         for open in [&b"HTTP/1.1 200 OK\r\n"[..], b"HTTP/1.1 200 OK\r\ncontent-type: te", b"HTTP/1.1 200 OK\r\n\r", b""]
@@ -326,6 +343,8 @@ mod tests {
             assert_eq!(length(open), None, "{}", open.escape_ascii());
         }
         assert_eq!(not_http(b"HELLO/1.1 two\r\n").as_deref(), Some("HELLO/1.1 two\\r\\n"));
+        assert_eq!((not_http(b"ICY 200 OK\r\n"), not_http(b"I")), (None, None));
+        assert_eq!(not_http(b"ICE 200 OK").as_deref(), Some("ICE 200 OK"));
         assert_eq!((not_http(b"HTTP/1.0 200"), not_http(b"HT"), not_http(b"")), (None, None, None));
         let head = request(b"HEAD / HTTP/1.1\r\n\r\n").unwrap();
         let get = request(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -336,9 +355,11 @@ mod tests {
     #[test]
     fn statuses() {
         assert_eq!(status(b"HTTP/1.1 204 No Content\r\n"), Some(204));
-        assert_eq!(status(b"HTTP/1.0 503"), Some(503));
+        assert_eq!((status(b"HTTP/1.0 503"), status(b"ICY 200 OK\r\n")), (Some(503), Some(200)));
         assert_eq!(status(b"HTTP/1.1 101 Switching Protocols\r\n"), Some(101));
-        for none in [&b"HTTP/1.1 100 Continue"[..], b"HTTP/1.1 2x4", b"HTTP/2.0 200", b"HTTP/1.1 20", b""] {
+        for none in
+            [&b"HTTP/1.1 100 Continue"[..], b"HTTP/1.1 2x4", b"HTTP/2.0 200", b"HTTP/1.1 20", b"ICY 2", b"ICE 200", b""]
+        {
             assert_eq!(status(none), None);
         }
     }

@@ -118,6 +118,7 @@ struct Response {
     /// How far it was seen, where that is not the end of its head.
     open_at: Option<u64>,
     not_http: Option<String>,
+    is_events: bool,
 }
 
 impl Response {
@@ -134,6 +135,7 @@ impl Response {
                 let body_at = self.begins_at.saturating_add(length as u64);
                 self.body_at = Some(body_at);
                 self.ends_at = http::body_length(&self.head).and_then(|length| body_at.checked_add(length));
+                self.is_events = http::is_events(&self.head);
                 self.open_at = None;
             }
             None => self.open_at = offset.checked_add(bytes.len() as u64),
@@ -539,6 +541,7 @@ fn http_seen(exchange: &Exchange, raw: &RawConnection, epoch: Epoch) -> HttpHead
             .then_some(raw.tail == *b"\r\n\r\n" && came.is_none_or(|came| came > 0)),
         asks_to_wait: exchange.request.asks_to_wait,
         asks_by_name: exchange.request.asks_by_name,
+        is_events: is_ours && response.is_events,
         half_head,
         not_http: response.not_http.clone().filter(|_| is_ours),
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use overdue_core::{
     Cause, Confidence, Source, Stage,
     facts::{Failure, H2Facts, SocketFacts, Untrusted},
+    judge::STALL_SHARE,
 };
 
 use super::{
@@ -15,8 +16,8 @@ use super::{
 use crate::{
     Observation,
     judge::{
-        bpf, in_looks,
-        thresholds::{GIVEN_UP_US, SETTLED_US},
+        bpf, in_looks, per_second, share,
+        thresholds::{GIVEN_UP_US, SETTLED_US, TRICKLE_PER_SECOND},
         time,
     },
     observation::{Call, Connection, HttpHead, Side, TlsHandshake},
@@ -269,6 +270,9 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         (exchange.body_bytes, exchange.body_expected) = (of_body, Some(of_body.saturating_add(missing)));
     }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
+    if matches!(due, Due::Body(_)) && left_the_rest(known, trouble.verdict.cause, life) {
+        return None;
+    }
     // A long poll that its client ends after a while, to ask again.
     if trouble.verdict.cause == Cause::ServerSlow && matches!(due, Due::All) && asked(seen, known, life) {
         trouble.meant = Meant::Asked;
@@ -280,6 +284,24 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         bpf(format!("the process closed the connection {} after the call began", time(life))).with("given_up_us", life),
     );
     Some(trouble)
+}
+
+/// Whether it read to the end, or nearly, and left what had come since: it had what it wanted, or took no more than it
+/// wanted.
+fn left_the_rest(known: &Known<'_>, told: Cause, life_us: u64) -> bool {
+    let lies = match told {
+        Cause::LocalStall => true,
+        Cause::BodySlow | Cause::BodyStalled => unread(known) > 0,
+        _ => false,
+    };
+    match known.socket.and_then(|socket| socket.last) {
+        Some(tcp) => lies && share(u64::from(tcp.last_data_recv_ms) * 1_000, life_us) < STALL_SHARE,
+        // Nobody has looked at it in so short a life. The kernel resets what is closed with bytes unread.
+        None => known.connection.is_some_and(|connection| {
+            let flowed = per_second(connection.read_bytes, life_us) >= TRICKLE_PER_SECOND as f64;
+            told == Cause::BodySlow && connection.reset_sent && flowed
+        }),
+    }
 }
 
 /// What of a call inside of TLS can be told by lengths alone. `or_answered`: what came may have been the answer.

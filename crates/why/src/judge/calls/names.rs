@@ -60,14 +60,67 @@ fn silent<'a>(connections: &'a Connections, query: &'a DnsExchange) -> Option<(&
 }
 
 /// Whether different names are asked for over a while, and hardly one again: lists of senders, domains that may exist. No
-/// is a good answer to that. Who looks for a peer asks again, and a search through domains changes the end of a name only.
+/// is a good answer to that. Who looks for a peer asks again, and a search through domains changes the end of a name only;
+/// another list changes the end of an address.
 fn are_different<'a>(asked: impl Iterator<Item = (&'a str, u16, u64)> + Clone) -> bool {
-    let hosts: HashSet<&str> = asked.clone().filter_map(|(name, ..)| name.split('.').next()).collect();
+    let host = |name: &'a str| if is_address(name) { Some(name) } else { name.split('.').next() };
+    let hosts: HashSet<&str> = asked.clone().filter_map(|(name, ..)| host(name)).collect();
     let questions: HashSet<(&str, u16)> = asked.clone().map(|(name, kind, _)| (name, kind)).collect();
     let again = asked.clone().count() - questions.len();
     let (first, last) = (asked.clone().map(|(.., at)| at).min(), asked.map(|(.., at)| at).max());
     let took = last.zip(first).map_or(0, |(last, first)| last - first);
     hosts.len() >= NAMES && again * 4 <= questions.len() && took >= SETTLED_US
+}
+
+/// Whether a name asks for an address: who it is, or whether a list has it. Most addresses have no name, and are in no list.
+fn is_address(name: &str) -> bool {
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    let is_zone = labels.ends_with(&["in-addr", "arpa"]) || labels.ends_with(&["ip6", "arpa"]);
+    let numbers = labels.iter().take_while(|label| label.parse::<u8>().is_ok()).count();
+    is_zone || numbers == 4 && labels.len() > 4
+}
+
+/// What a no means: that there is no such name is an answer for who asks for an address.
+fn meant_by_no(name: &str, failure: &Failure) -> Meant {
+    match failure {
+        Failure::Dns { reason: DnsFailure::NoSuchName | DnsFailure::NoAddress, .. } if is_address(name) => {
+            Meant::NoIsAnswer
+        }
+        _ => Meant::No,
+    }
+}
+
+/// What a name has none of, where not both kinds of address were asked for: it may well have the other.
+fn no_data(connections: &Connections, query: &DnsExchange, failure: &Failure) -> Option<String> {
+    let asks = |kind: u16| connections.dns.iter().any(|other| other.name == query.name && other.kind == kind);
+    let is_alone = matches!(failure, Failure::Dns { reason: DnsFailure::NoAddress, .. }) && !(asks(A) && asks(AAAA));
+    let none = match query.kind {
+        A => "IPv4 address (A)".to_owned(),
+        AAAA => "IPv6 address (AAAA)".to_owned(),
+        other => format!("record of type {}", kind(other)),
+    };
+    is_alone.then(|| format!("{} exists and has no {none}, says {}; no other was asked for", query.name, query.server))
+}
+
+const A: u16 = 1;
+const AAAA: u16 = 28;
+
+/// The name of a type of record.
+fn kind(number: u16) -> String {
+    let name = match number {
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        15 => "MX",
+        16 => "TXT",
+        33 => "SRV",
+        64 => "SVCB",
+        65 => "HTTPS",
+        257 => "CAA",
+        _ => return number.to_string(),
+    };
+    name.to_owned()
 }
 
 /// Whether its thread asked for another name meanwhile, and nearly all that it asked for was answered at once.
@@ -156,9 +209,19 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
             truncated: query.truncated,
         });
         let waits = matches!(failure, Failure::DeadlinePassed(_));
-        let meant = if waits && is_one_of_many(connections, query) { Meant::OneOfMany } else { Meant::No };
+        let no_data = no_data(connections, query, &failure);
+        let meant = if waits && is_one_of_many(connections, query) {
+            Meant::OneOfMany
+        } else if no_data.is_some() {
+            Meant::NoIsAnswer
+        } else {
+            meant_by_no(&query.name, &failure)
+        };
         let mut trouble =
             Trouble { peer: query.server.clone(), waits, meant, ..Trouble::of(&Known::default(), &facts, waited) };
+        if let Some(no_data) = no_data {
+            trouble.verdict.summary = no_data;
+        }
         if let Some((silent, times)) = silent(connections, query) {
             let verdict = &mut trouble.verdict;
             let text = format!("{silent} answered none of {times} queries; then {} was asked", query.server);
@@ -227,6 +290,7 @@ pub(super) fn probed(seen: &Observation) -> Vec<Trouble> {
             continue;
         }
         let waits = matches!(failure, Failure::DeadlinePassed(_));
+        let meant = meant_by_no(name, &failure);
         let mut facts = facts(&Known::default(), Stage::Resolve, lookup.took_us, failure);
         let answers = u32::from(lookup.result == Some(0));
         facts.dns = Some(DnsFacts {
@@ -252,7 +316,7 @@ pub(super) fn probed(seen: &Observation) -> Vec<Trouble> {
             .with("took_us", lookup.took_us),
         );
         trouble.verdict.confidence = Confidence::Medium;
-        troubles.push(Trouble { peer: lookup.name.clone(), waits, ..trouble });
+        troubles.push(Trouble { peer: lookup.name.clone(), waits, meant, ..trouble });
     }
     troubles
 }

@@ -8,7 +8,7 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Meant, Trouble,
+    Known, Meant, Trouble, callers,
     facts::{Stages, at, facts, given_up, passed, response_bytes, since, since_or_until, unread, untaken},
     failures::{asked_in_tls, hidden_by_tls, went_elsewhere},
     is_relayed,
@@ -16,18 +16,18 @@ use super::{
 use crate::{
     Observation,
     judge::{
-        Finding, Severity, bpf, diag, share,
+        Finding, Severity, bpf, diag, per_second, share,
         thresholds::{
             ACK_ALONE_MS, ALWAYS, GIVEN_UP_US, PROBES, QUEUE_FULL, SETTLED_US, TICK_MS, TRICKLE_PER_SECOND,
             USUAL_ANSWERS,
         },
-        time,
+        time, total,
     },
-    observation::{HttpHead, Moment, Side, TcpSocket, TimerKind, TlsHandshake, redis_waits},
+    observation::{HttpHead, Moment, Runtime, Side, TcpSocket, Thread, TimerKind, TlsHandshake, redis_waits},
 };
 
 /// Our own side does not read.
-pub(super) fn not_read(known: &Known<'_>) -> Option<Trouble> {
+pub(super) fn not_read(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let socket = known.socket.filter(|socket| socket.unread_bytes >= QUEUE_FULL)?;
     // It takes nothing; or so little that what lies there lasts for several windows like this one.
     let received = |tcp: Option<TcpInfo>| tcp.and_then(|tcp| tcp.bytes_received);
@@ -54,7 +54,32 @@ pub(super) fn not_read(known: &Known<'_>) -> Option<Trouble> {
         );
         trouble.verdict.evidence.retain(|evidence| evidence.source != Source::Timeline);
     }
+    if reads_at_its_pace(seen, socket) {
+        trouble.meant = Meant::OwnPace;
+    }
     Some(trouble)
+}
+
+/// Whether a process that has read from a peer, whose loop turns and which holds up nobody, asks for no more by itself: a
+/// player that has enough for now, a download with a limit to its rate.
+fn reads_at_its_pace(seen: &Observation, socket: &TcpSocket) -> bool {
+    let process = &seen.process;
+    let has_read =
+        socket.last.and_then(|tcp| tcp.bytes_received).is_some_and(|bytes| bytes > u64::from(socket.unread_bytes));
+    let is_taken_by_choice = !socket.inbound && has_read && process.exec_at_us.is_none() && !process.stopped;
+    let threads = || seen.threads.iter().flat_map(|threads| &threads.threads);
+    // The other threads of Node's are a pool.
+    let is_loop = |thread: &Thread| process.runtime == Runtime::Node && thread.tid != process.pid || turns(thread);
+    is_taken_by_choice && threads().next().is_some() && threads().all(is_loop) && callers(seen).is_empty()
+}
+
+/// Whether a thread waits for whatever comes first, as a loop does, whenever it is looked at. A wait for nothing is a
+/// sleep.
+fn turns(thread: &Thread) -> bool {
+    let of_many = |call: &str| ["epoll", "poll", "select"].iter().any(|word| call.contains(word));
+    let found = thread.calls.iter().filter(|(call, _)| of_many(call)).map(|(_, looks)| u64::from(*looks));
+    let waits = thread.blocked_in.as_ref().is_some_and(|blocked| of_many(&blocked.call));
+    waits && thread.sleeps == 0 && share(total(found), thread.looks.into()) >= ALWAYS
 }
 
 /// How much was read: counted, or by what could come into a full socket.
@@ -190,7 +215,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         facts.exchange.body_expected = Some(facts.exchange.body_bytes.saturating_add(missing));
         return Some(Trouble::of(known, &facts, silent));
     }
-    if let Some(trouble) = trickle(seen, known) {
+    if let Some(trouble) = chunks_stopped(seen, known).or_else(|| trickle(seen, known)) {
         return Some(trouble);
     }
     // A wait that has ended is as long as one that goes on.
@@ -243,11 +268,15 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         // One of several that a thread polls may be there for what it sends alone: logs, metrics. So may one on which
         // another thread sends while this one reads, to see its end.
         let sends_on = u64::from(tcp.last_data_sent_ms.saturating_add(TICK_MS)) * 1_000 < blocked_us;
-        let many = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1 || sends_on;
-        let one_way = received == 0 && many && waits.unseen && !untaken;
+        let sends_again = sends_again(known);
+        let several = call.waits_for.iter().filter(|member| member.cookie.is_some()).count() > 1;
+        // Whose wait has ended, and who then went on, waited for no answer.
+        let wait_ended = sends_again && matches!(call.timeout_us, Some(Some(_)));
+        let is_quick = is_usually_quick(known, waits.stalled_us);
+        let goes_on = received == 0 && (several || sends_on || sends_again) || wait_ended && !is_quick;
+        let one_way = goes_on && waits.unseen && !untaken;
         // After an answer it may send heartbeats, even in a program that was started to be watched.
-        let beats =
-            received > 0 && sends_on && !untaken && !is_request(known) && !is_usually_quick(known, waits.stalled_us);
+        let beats = received > 0 && sends_on && !untaken && !is_request(known) && !is_quick;
         let meant = match waits.meant {
             _ if one_way => Meant::Unseen,
             Meant::No if beats => Meant::Perhaps,
@@ -275,6 +304,50 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         Meant::No
     };
     Some(Trouble { meant, ..Trouble::of(known, &facts, silent) })
+}
+
+/// A body in chunks of which nothing comes, where what was read last is not its end. It does not say how long it is, and a
+/// stream of news looks the same.
+fn chunks_stopped(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+    let connection = known.connection.filter(|it| !it.heads_hidden && unread(known) == 0)?;
+    let http = connection.http.as_ref().filter(|http| http.chunks_ended == Some(false) && !http.half_head)?;
+    let silent = since_or_until(connection.last_read?, known, seen.window_us).filter(|us| *us >= SETTLED_US)?;
+    let mut facts = facts(known, Stage::Receive, silent, passed(LimitName::Gap, silent));
+    (facts.exchange.response_bytes, facts.exchange.body_bytes) = response_bytes(connection);
+    let mut trouble = Trouble::of(known, &facts, silent);
+    trouble.meant = match seen.process.exec_at_us {
+        _ if http.is_events => Meant::Events,
+        _ if asks_to_wait(known) => Meant::Asked,
+        Some(_) => Meant::No,
+        None => Meant::Perhaps,
+    };
+    let verdict = &mut trouble.verdict;
+    verdict.confidence = verdict.confidence.min(Confidence::Medium);
+    verdict.evidence.push(bpf("it comes in chunks, and the last bytes that were read are not its end"));
+    let why = "possible: a stream of news has no end and may be silent, and nothing says that this is none".into();
+    verdict.rejected.push(Rejected { cause: Cause::Unknown, why });
+    Some(trouble)
+}
+
+/// Whether it sent again while nothing came, a while after it had sent before; and so little that it is no long request.
+fn sends_again(known: &Known<'_>) -> bool {
+    let apart = |bytes: u64, us: u64| us >= SETTLED_US && per_second(bytes, us) < TRICKLE_PER_SECOND as f64;
+    let written = known.connection.is_some_and(|connection| {
+        let since_read = connection.first_write.filter(|first| Some(*first) > connection.last_read);
+        let span = since_read.and_then(at).zip(connection.last_write.and_then(at));
+        span.is_some_and(|(first, last)| apart(connection.written_bytes, last.saturating_sub(first)))
+    });
+    let looked = known.socket.and_then(|socket| Some((socket, socket.first?, socket.last?)));
+    let acked = looked.is_some_and(|(socket, first, last)| {
+        let more = last.bytes_acked > first.bytes_acked && first.bytes_acked > Some(1);
+        let bytes = last.bytes_acked.unwrap_or(0).saturating_sub(first.bytes_acked.unwrap_or(0));
+        let looked_us = socket.last_seen_us.min(socket.in_state_us);
+        let first_us = u64::from(first.last_data_sent_ms).saturating_mul(1_000).saturating_add(looked_us);
+        let us = first_us.saturating_sub(u64::from(last.last_data_sent_ms).saturating_mul(1_000));
+        // What came may have been the answer to what was sent before.
+        more && last.bytes_received == Some(0) && apart(bytes, us)
+    });
+    written || acked
 }
 
 /// A request inside of TLS to which nothing has come yet.

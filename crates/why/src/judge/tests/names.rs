@@ -145,6 +145,38 @@ fn a_dead_name_among_many_that_are_answered() {
     only(&others, Cause::DnsNoAnswer);
 }
 
+/// A metrics client that knows the IPv4 address, and asks for the other again and again; a mail server's look for a relay.
+#[test]
+fn a_name_that_has_nothing_of_one_kind() {
+    let asked = |kinds: &[u16]| {
+        let mut seen = idle();
+        let query = |kind: &u16| DnsExchange {
+            name: "statsd.test".to_owned(),
+            kind: *kind,
+            server: "127.0.0.53".to_owned(),
+            sent_us: 100,
+            sent: 1,
+            answered_us: Some(900),
+            rcode: Some(0),
+            answers: Some(0),
+            ..DnsExchange::default()
+        };
+        seen.connections.as_mut().unwrap().dns.extend(kinds.iter().map(query));
+        seen
+    };
+    let said = |kind| advisory(&asked(&[kind, kind]), Cause::DnsFailed).verdict.summary;
+    assert!(said(28).contains("has no IPv6 address"), "{}", said(28));
+    assert!(said(1).contains("has no IPv4 address"), "{}", said(1));
+    assert!(said(15).contains("has no record of type MX") && !said(15).contains("address"), "{}", said(15));
+    // Both kinds of address, and there is none.
+    let none = only(&asked(&[28, 1]), Cause::DnsFailed).verdict.summary;
+    assert!(none.contains("the name exists and has no address"), "{none}");
+    // There is no such name.
+    let mut missing = asked(&[28]);
+    missing.connections.as_mut().unwrap().dns[0].rcode = Some(3);
+    only(&missing, Cause::DnsFailed);
+}
+
 #[test]
 fn a_name_whose_answer_does_not_fit() {
     let truncated = |change: fn(&mut Connection)| {

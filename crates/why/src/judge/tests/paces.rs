@@ -1,0 +1,236 @@
+//! Streams that pause, readers and senders at a pace of their own, as they were recorded; and those that are stuck and look
+//! like them.
+
+use super::{
+    calls::{asked, blocked, closed_by_us},
+    *,
+};
+use crate::observation::{BlockedIn, Moment, Runtime, Side, WaitsFor};
+
+fn started(mut seen: Observation) -> Observation {
+    seen.process.exec_at_us = Some(0);
+    seen
+}
+
+/// A caller of this process, who asked so long ago and has not been answered.
+fn caller(cookie: u64, asked_ms: u32) -> TcpSocket {
+    let mut socket = inbound(cookie, "10.0.0.20:50000");
+    let tcp = socket.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, asked_ms);
+    socket
+}
+
+/// One chunk of a body came, then nothing: an export that is stuck, or a stream of news.
+#[test]
+fn chunks_that_stop() {
+    let stopped = |last_us: u64, change: fn(&mut Connection)| {
+        asked(|connection| {
+            (connection.read_bytes, connection.turns, connection.last_read) = (1_080, 1, Some(Moment::At(last_us)));
+            let http = connection.http.as_mut().unwrap();
+            (http.status, http.answered, http.chunks_ended) = (Some(200), Some(Moment::At(900)), Some(false));
+            (http.head_bytes, http.body_bytes) = (Some(47), Some(1_033));
+            change(connection);
+        })
+    };
+    let finding = only(&started(stopped(900, |_| {})), Cause::BodyStalled);
+    assert!(finding.verdict.summary.contains("after 1033 bytes"), "{}", finding.verdict.summary);
+    assert!(finding.verdict.confidence <= Confidence::Medium, "a stream of news may be silent");
+    advisory(&stopped(900, |_| {}), Cause::BodyStalled);
+    let asked_for = judge(&stopped(900, |_| {}).tcp([caller(7, 5_000)]));
+    assert_eq!(causes(&asked_for), ["waits-upstream", "body-stalled"]);
+    // Its end was read, or a part of it only just now; some of it lies unread.
+    nothing(&started(stopped(900, |connection| connection.http.as_mut().unwrap().chunks_ended = Some(true))));
+    nothing(&started(stopped(WINDOW - 500_000, |_| {})));
+    nothing(&started(stopped(900, |_| {}).tcp([TcpSocket { unread_bytes: 500, ..outbound(9, "10.0.0.9:80") }])));
+    // News come when there are some, whoever waits for them.
+    let events = |connection: &mut Connection| connection.http.as_mut().unwrap().is_events = true;
+    let watch = |connection: &mut Connection| connection.http.as_mut().unwrap().asks_to_wait = true;
+    for news in [stopped(900, events), stopped(900, watch)] {
+        advisory(&started(news.clone()), Cause::BodyStalled);
+        advisory(&news.tcp([caller(7, 5_000)]), Cause::BodyStalled);
+    }
+}
+
+/// A prober of media that looks at the first 300 KB of a film, and closes; one that was not let read what had come.
+#[test]
+fn who_leaves_the_rest_unread_has_what_it_wants() {
+    let left = |unread_bytes: u32, recv_ms: u32| {
+        let mut socket = outbound(9, "10.0.0.9:80");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms, tcp.bytes_received) = (356, recv_ms, None);
+        socket.unread_bytes = unread_bytes;
+        let seen = asked(|connection| {
+            (connection.read_bytes, connection.turns, connection.last_read) = (307_200, 1, Some(Moment::At(306_000)));
+            let http = connection.http.as_mut().unwrap();
+            (http.status, http.answered, http.missing_bytes) = (Some(200), Some(Moment::At(900)), Some(209_408_000));
+            (http.head_bytes, http.body_bytes) = (Some(150), Some(307_050));
+            closed_by_us(connection, 356_000);
+        });
+        let mut seen = seen.tcp([TcpSocket { last_seen_us: 340_000, ..socket }]);
+        seen.connections.as_mut().unwrap().closed = 1;
+        seen
+    };
+    assert_eq!(judge(&left(29_696, 80)), Judgement::default());
+    only(&left(29_696, 300), Cause::LocalStall);
+    // It was looked at before the last read.
+    let mut early = left(95_232, 36);
+    early.sockets.as_mut().unwrap().tcp[0].last_seen_us = 300_000;
+    assert_eq!(judge(&early), Judgement::default());
+    // All that came was read, and more was waited for.
+    only(&left(0, 80), Cause::BodySlow);
+    // Nobody looked at it, and the kernel says that something was unread; or nobody knows.
+    let mut unseen = left(0, 80);
+    unseen.sockets.as_mut().unwrap().tcp.clear();
+    only(&unseen, Cause::BodySlow);
+    let connection = &mut unseen.connections.as_mut().unwrap().connections[0];
+    connection.reset_sent = true;
+    assert_eq!(judge(&unseen), Judgement::default());
+    // So little came that it was too slow, whatever came later.
+    let connection = &mut unseen.connections.as_mut().unwrap().connections[0];
+    connection.read_bytes = 300;
+    only(&unseen, Cause::BodySlow);
+}
+
+/// A thread that was found in that call by every look.
+fn sits_in(thread: &mut Thread, call: &str) {
+    let waits_for = vec![WaitsFor { fd: 3, events: 1, what: Some("socket".to_owned()), cookie: None }];
+    thread.blocked_in = Some(BlockedIn { call: call.to_owned(), waits_for, ..BlockedIn::default() });
+    thread.calls = vec![(call.to_owned(), thread.looks)];
+}
+
+/// curl with a limit to its rate, and a player of Node's that has a minute of film; and those that are kept from reading.
+#[test]
+fn who_reads_no_more_for_now() {
+    let seen = |call: &str, received: u64| {
+        let mut socket = outbound(9, "127.0.0.1:7102");
+        (socket.unread_bytes, socket.unread_for_us) = (5_814_751, WINDOW);
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms, tcp.bytes_received) = (30_208, 9_216, Some(received));
+        idle().tcp([socket]).thread(|thread| sits_in(thread, call))
+    };
+    let finding = advisory(&seen("poll", 21_143_510), Cause::ReaderSlow);
+    assert!(finding.verdict.fix.contains("a limit to its rate"), "{finding:#?}");
+    let mut node = seen("epoll_wait", 21_143_510);
+    node.process.runtime = Runtime::Node;
+    let threads = &mut node.threads.as_mut().unwrap().threads;
+    let mut worker = Thread { tid: PID + 1, ..threads[0].clone() };
+    sits_in(&mut worker, "futex");
+    threads.push(worker);
+    advisory(&node, Cause::ReaderSlow);
+    // It never read; it sleeps, computes, or waits for another thread; somebody waits for it, or wants to know.
+    only(&seen("poll", 5_814_751), Cause::ReaderSlow);
+    only(&seen("clock_nanosleep", 21_143_510), Cause::ReaderSlow);
+    only(&seen("poll", 21_143_510).thread(|thread| thread.sleeps = 20), Cause::ReaderSlow);
+    only(&seen("poll", 21_143_510).thread(|thread| thread.calls[0].1 = 4), Cause::ReaderSlow);
+    node.process.runtime = Runtime::Native;
+    only(&node, Cause::ReaderSlow);
+    only(&seen("poll", 21_143_510).tcp([caller(7, 5_000)]), Cause::ReaderSlow);
+    only(&started(seen("poll", 21_143_510)), Cause::ReaderSlow);
+}
+
+/// An agent sends a heartbeat each three seconds and polls in between; its collector never says a word. The same to a Redis
+/// that was told to be silent; and those who have sent a request.
+#[test]
+fn who_sends_again_waits_for_no_answer() {
+    let polls = |first: (u64, u32), last: (u64, u32), received: u64| {
+        let mut socket = outbound(9, "127.0.0.1:7142");
+        let tcp = |(acked, sent_ms): (u64, u32)| TcpInfo {
+            bytes_acked: Some(acked),
+            bytes_received: Some(received),
+            last_data_sent_ms: sent_ms,
+            last_data_recv_ms: 9_000,
+            ..socket.last.unwrap()
+        };
+        (socket.first, socket.last) = (Some(tcp(first)), Some(tcp(last)));
+        socket.peer_unread_bytes = Some(0);
+        let seen = blocked(idle().tcp([socket]), "poll", 9, 2_430_000);
+        seen.thread(|thread| thread.blocked_in.as_mut().unwrap().timeout_us = Some(Some(3_000_000)))
+    };
+    advisory(&polls((19, 1_704), (28, 2_432), 0), Cause::ServerSlow);
+    // One request, before the watch or in it; a long one that came to its end; the second piece of one.
+    only(&polls((28, 2_000), (28, 2_432), 0), Cause::ServerSlow);
+    only(&polls((1, 2_000), (28, 2_432), 0), Cause::ServerSlow);
+    only(&polls((19, 0), (3_000_000, 2_432), 0), Cause::ServerSlow);
+    let mut young = polls((19, 0), (28, 2_432), 0);
+    young.sockets.as_mut().unwrap().tcp[0].in_state_us = 2_900_000;
+    only(&young, Cause::ServerSlow);
+    // It was started to be watched, and its answers ended with the first.
+    let redis = |first_us: u64, timeout_us: Option<Option<u64>>| {
+        let mut seen = started(polls((72, 0), (114, 2_432), 7));
+        seen.connections.as_mut().unwrap().connections.push(Connection {
+            cookie: 9,
+            side: Side::Client,
+            opened: Some(Moment::At(207_766)),
+            read_bytes: 7,
+            written_bytes: 113,
+            last_read: Some(Moment::At(208_295)),
+            first_write: Some(Moment::At(first_us)),
+            last_write: Some(Moment::At(2_567_000)),
+            turns: 1,
+            redis: Some("PING".to_owned()),
+            ..Connection::default()
+        });
+        seen.thread(|thread| thread.blocked_in.as_mut().unwrap().timeout_us = timeout_us)
+    };
+    advisory(&redis(208_338, Some(Some(4_000_000))), Cause::ServerSlow);
+    // Its wait has no limit; it is the first request after an answer.
+    only(&redis(208_338, Some(None)), Cause::ServerSlow);
+    only(&redis(2_300_000, Some(Some(4_000_000))), Cause::ServerSlow);
+}
+
+/// Each of the calls has its caller; or one call holds a lock, and the callers wait for that.
+#[test]
+fn callers_behind_another_s_call() {
+    let seen = |callers: u64| {
+        let mut socket = outbound(9, "10.0.0.9:5432");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (4_000, 9_000);
+        blocked(idle().tcp([socket]).tcp((20..20 + callers).map(|cookie| caller(cookie, 4_100))), "recvfrom", 9, WINDOW)
+    };
+    let summary = |callers| only(&seen(callers), Cause::WaitsUpstream).verdict.summary;
+    assert!(summary(1).ends_with("the trouble is there, not here"), "{}", summary(1));
+    assert!(summary(7).contains("7 callers") && summary(7).contains("wait behind it"), "{}", summary(7));
+    assert!(!summary(7).contains("not here"), "{}", summary(7));
+}
+
+/// A client of SSH, which has sent its own greeting; and what was opened before anybody looked.
+#[test]
+fn another_protocol_is_no_http() {
+    let sources = |opened: Moment| {
+        let mut socket = outbound(9, "10.0.0.9:22");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (4_000, 4_900);
+        let mut seen = started(blocked(idle().tcp([socket]), "read", 9, 4_000_000));
+        seen.connections.as_mut().unwrap().connections.push(Connection {
+            cookie: 9,
+            side: Side::Client,
+            opened: Some(opened),
+            written_bytes: 180,
+            read_bytes: 4_000,
+            ..Connection::default()
+        });
+        let finding = only(&seen, Cause::ServerSlow);
+        finding.verdict.evidence.iter().any(|it| it.source == overdue_core::Source::Http)
+    };
+    assert!(!sources(Moment::At(300)));
+    assert!(sources(Moment::Before));
+}
+
+/// The threads of a virtual machine that have nothing to do, beside a call; and those that wait for what the call holds.
+#[test]
+fn idle_threads_are_no_crowd() {
+    let seen = |name: &str, wait: &str| {
+        let mut socket = outbound(9, "10.0.0.9:5432");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (5_000, 9_000);
+        let mut seen = blocked(idle().tcp([socket, caller(7, 5_000)]), "recvfrom", 9, WINDOW);
+        seen.process.runtime = Runtime::Java;
+        let all = &mut seen.threads.as_mut().unwrap().threads;
+        let mut waits = Thread { name: name.to_owned(), stack: Some(stack(&[wait])), ..all[0].clone() };
+        sits_in(&mut waits, "futex");
+        all.extend((1..40).map(|tid| Thread { tid: PID + tid, ..waits.clone() }));
+        only(&seen, Cause::WaitsUpstream).verdict.share
+    };
+    assert!((seen("GC Thread#0", "PosixSemaphore::wait") - 1.0).abs() < 1e-9);
+    assert!(seen("handler", "Unsafe_Park") < 0.1);
+}
