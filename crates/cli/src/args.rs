@@ -133,7 +133,8 @@ reached, 2 wrong usage or environment, 130 interrupted.";
 #[derive(Parser, Debug)]
 #[command(after_help = GET_EXAMPLES)]
 pub(crate) struct Get {
-    /// What to call: [http://]HOST[:PORT]/PATH, https://..., or lab:NAME
+    // rustdoc would take it for a link.
+    #[arg(help = "What to call: [http://]HOST[:PORT]/PATH, https://..., or lab:NAME")]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) url: String,
 
