@@ -237,7 +237,8 @@ impl<'a, S: Client> Exchange<'a, S> {
             Ok(Flowing::Done) => Ok(Poll::Ready(())),
             Ok(waits) => {
                 self.seen.answer_waits = Some(waits);
-                self.watch_client(cx)
+                let is_served = to_client.lacks_trailers_only() && self.seen.sent.is_some();
+                self.watch_client(cx).or_else(|left| if is_served { Ok(Poll::Ready(())) } else { Err(left) })
             }
             Err(Broken::SenderClosed) => Err(Box::new(self.trouble(Party::Server, Failure::Closed))),
             Err(Broken::Sender(err)) => Err(Box::new(self.trouble(Party::Server, http2::failure("read", err)))),

@@ -144,6 +144,11 @@ impl Flow {
         self.ended && self.behind != Behind::Awaited
     }
 
+    /// Whether all that its length told was written, and only trailers may follow, of which its receiver need not know.
+    pub(crate) fn lacks_trailers_only(&self) -> bool {
+        self.ended && self.behind == Behind::Awaited && self.sent == self.out.len()
+    }
+
     /// Whether its sender waits for a word before the first byte of the body: `Expect`, the only one that is let through.
     pub(crate) fn expects_a_word(&self) -> bool {
         let is_expect = |line: &[u8]| line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"expect:"));

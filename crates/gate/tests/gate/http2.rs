@@ -598,6 +598,29 @@ fn a_window_that_stays_closed_is_told_as_such() {
     assert_eq!((&line["cause"], &line["stage"]), (&"h2-window-blocked".into(), &"send".into()), "{line:#}");
 }
 
+/// curl goes as soon as it has as much as the length told, whether trailers may follow or not.
+#[test]
+fn who_goes_with_the_whole_body_was_served() {
+    for (length, outcome) in [("5", "ok"), ("6", "cancelled")] {
+        let server = Http2Server::new(h2::server::Builder::new(), move |(_, mut respond)| async move {
+            let head = Response::builder().header("content-length", length).body(()).unwrap();
+            let mut stream = respond.send_response(head, false).unwrap();
+            stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
+            // The end never comes.
+            std::future::pending::<()>().await;
+        });
+        let bed = Bed::new(&[server.address], &[OVER_HTTP2]);
+        let mut client = Http2::connect(&bed);
+        let (answer, mut stream) = client.send(get("/"), None);
+        let took = client.wait(async { answer.await.unwrap().into_body().data().await });
+        assert_eq!(took.unwrap().unwrap(), "hello");
+        stream.send_reset(Reason::CANCEL);
+        drop(client);
+        let line = bed.line();
+        assert_eq!(line["outcome"], outcome, "{line:#}");
+    }
+}
+
 #[test]
 fn an_answer_that_its_server_resets_is_never_whole() {
     let server = Http2Server::new(h2::server::Builder::new(), |(_, mut respond)| async move {
