@@ -115,6 +115,11 @@ pub(crate) fn end(signal: i32) -> ! {
     std::process::exit(128 + signal)
 }
 
+/// Lets a signal that is just ending the program do so: what it ended first may be what the program waited for.
+pub(crate) fn give_way() {
+    drop(own(&MEANING));
+}
+
 /// What must not be left behind, whatever ends the program: `None` takes it back.
 pub(crate) fn last_act(act: Option<Box<dyn Fn() + Send>>) {
     *own(&LAST_ACT) = act;

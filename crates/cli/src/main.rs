@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         Command::Explain { cause } => explain::run(cause.as_deref()),
         Command::Doctor { json } => doctor::run(json),
     };
+    interrupt::give_way();
     match result {
         Ok(exit) => exit.into(),
         Err(error) => exit::failed(&error),
