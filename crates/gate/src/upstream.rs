@@ -303,23 +303,26 @@ impl Server {
     /// It did not answer, for so long. That it ends requests quickly is no reason to give it more of them.
     pub(crate) fn failed(&self, took: Duration) {
         self.took(took.max(self.latency()));
-        let failures = self.failures.get().saturating_add(1);
-        self.failures.set(failures);
-        if failures >= FAILURES_MAX {
-            self.shun(failures - FAILURES_MAX);
-        }
+        self.fail(FAILURES_MAX);
     }
 
     /// It could not be connected to.
     pub(crate) fn unreachable(&self) {
-        let failures = self.failures.get();
-        self.failures.set(failures.saturating_add(1));
-        self.shun(failures);
+        self.fail(1);
     }
 
-    fn shun(&self, times: u32) {
-        let pause = SHUN.saturating_mul(1 << times.min(8)).min(SHUN_MAX);
-        self.shunned_until.set(Some(clock::now() + pause));
+    /// With so many failures in a row it is left alone. What fails while it is had begun before, and is of the same time.
+    fn fail(&self, most: u32) {
+        let now = clock::now();
+        if self.is_shunned(now) {
+            return;
+        }
+        let failures = self.failures.get().saturating_add(1);
+        self.failures.set(failures);
+        if let Some(times) = failures.checked_sub(most) {
+            let pause = SHUN.saturating_mul(1 << times.min(8)).min(SHUN_MAX);
+            self.shunned_until.set(Some(now + pause));
+        }
     }
 
     /// No route leads to it any more: what lies idle is closed, and what is in use is not kept.
@@ -710,4 +713,28 @@ pub(crate) async fn or<T, U>(
         interrupts(cx).map(Err)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_at_once_is_one_time() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let server = Server::new(&Endpoint { address, host: "127.0.0.1".into(), ill: false });
+        let began = clock::now();
+        let left_alone = || server.shunned_until.get().map(|until| until.saturating_duration_since(began));
+        (0..2).for_each(|_| server.failed(Duration::ZERO));
+        assert_eq!(left_alone(), None);
+        // And all else that it had in flight.
+        (0..40).for_each(|_| server.failed(Duration::ZERO));
+        assert!(left_alone().is_some_and(|pause| pause >= SHUN && pause < SHUN * 2), "{:?}", left_alone());
+        // That passes, and it fails again.
+        server.shunned_until.set(Some(clock::now()));
+        (0..40).for_each(|_| server.failed(Duration::ZERO));
+        assert!(left_alone().is_some_and(|pause| pause >= SHUN * 2 && pause < SHUN * 4), "{:?}", left_alone());
+        server.answered(Duration::ZERO);
+        assert_eq!(left_alone(), None);
+    }
 }
