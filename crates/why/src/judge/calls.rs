@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// POLLIN.
-const READABLE: u32 = 1;
+pub(super) const READABLE: u32 = 1;
 
 /// A connection that does not get on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]

@@ -5,19 +5,17 @@ use std::collections::{HashMap, HashSet};
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    Finding, Severity, ShareOf, count, diag, place, proc, share,
+    Finding, Severity, ShareOf,
+    calls::READABLE,
+    count, diag, place, proc, share,
     thresholds::{ALWAYS, IDLE_MS, PILE, SETTLED_US},
     time,
+    unanswered::MEMBERS,
 };
 use crate::{
     Observation,
     observation::{Listener, Sockets, TcpSocket, Thread, ThreadState, TimerKind},
 };
-
-/// Of a list of descriptors no more are read.
-const MEMBERS: usize = 64;
-/// EPOLLIN, POLLIN.
-const READABLE: u32 = 1;
 
 /// The peers closed, the application never does.
 pub(super) fn close_wait(seen: &Observation) -> Vec<Finding> {

@@ -24,7 +24,7 @@ use crate::{
 /// Requests, places and listeners that are named.
 const NAMED: usize = 3;
 /// As many members of one epoll set are read.
-const MEMBERS: usize = 64;
+pub(super) const MEMBERS: usize = 64;
 
 /// What no other rule explains. `advisories`: what the others remarked.
 pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding> {
