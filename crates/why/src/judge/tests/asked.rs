@@ -178,18 +178,7 @@ fn a_process_that_calls_itself() {
     let caller = talked(inbound(7, "10.0.0.20:50000"), (200, 9_000), (100, 4_000));
     let itself = talked(outbound(9, "127.0.0.1:8080"), (80, 3_900), (0, 3_900));
     let mut seen = blocked(idle().tcp([itself, caller]), "recvfrom", 9, 3_900_000);
-    let listener = Listener {
-        cookie: 5,
-        fd: Some(4),
-        local: "0.0.0.0:8080".parse().unwrap(),
-        backlog: 128,
-        queued_max: 0,
-        queued_last: 0,
-        waiting_us: 0,
-        full_rounds: 0,
-        drops: None,
-        half_open: Default::default(),
-    };
+    let listener = Listener { queued_max: 0, ..process::listener() };
     seen.sockets.as_mut().unwrap().listeners.push(listener);
     let finding = only(&seen, Cause::WaitsUpstream);
     assert!(finding.verdict.summary.contains("it calls itself"), "{}", finding.verdict.summary);

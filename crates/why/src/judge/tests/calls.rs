@@ -205,18 +205,7 @@ fn callers_that_wait_for_an_upstream() {
     let tcp = caller.last.as_mut().unwrap();
     (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 5_000);
     let mut seen = blocked(idle().tcp([upstream, caller]), "recvfrom", 9, WINDOW);
-    seen.sockets.as_mut().unwrap().listeners.push(Listener {
-        cookie: 5,
-        fd: Some(4),
-        local: "0.0.0.0:8080".parse().unwrap(),
-        backlog: 128,
-        queued_max: 0,
-        queued_last: 0,
-        waiting_us: 0,
-        full_rounds: 0,
-        drops: None,
-        half_open: Default::default(),
-    });
+    seen.sockets.as_mut().unwrap().listeners.push(Listener { queued_max: 0, ..process::listener() });
     let finding = only(&seen, Cause::WaitsUpstream);
     assert!(finding.verdict.summary.contains("10.0.0.9:5432"), "{}", finding.verdict.summary);
     assert_eq!(finding.effects[0].verdict.cause, Cause::ServerSlow);

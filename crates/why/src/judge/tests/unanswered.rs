@@ -1,9 +1,7 @@
 //! Callers who wait while nothing tells why, and healthy servers that look like them.
 
 use super::*;
-use crate::observation::{
-    BlockedIn, Child, Go, GoroutineGroup, HalfOpen, HttpHead, Listener, Process, Runtime, WaitsFor,
-};
+use crate::observation::{BlockedIn, Child, Go, GoroutineGroup, HttpHead, Listener, Process, Runtime, WaitsFor};
 
 /// A caller that asked four seconds ago, on a connection on which nothing was ever sent.
 fn asked(cookie: u64) -> TcpSocket {
@@ -129,18 +127,8 @@ fn one_silent_client_holds_up_those_who_come() {
     let seen = seen.tcp([client]);
     nothing(&seen);
     let mut queue = seen;
-    queue.sockets.as_mut().unwrap().listeners = vec![Listener {
-        cookie: 9,
-        fd: Some(3),
-        local: "10.0.0.1:80".parse().unwrap(),
-        backlog: 128,
-        queued_max: 4,
-        queued_last: 4,
-        waiting_us: 3_000_000,
-        full_rounds: 0,
-        drops: Some(0),
-        half_open: HalfOpen::default(),
-    }];
+    queue.sockets.as_mut().unwrap().listeners =
+        vec![Listener { queued_max: 4, queued_last: 4, waiting_us: 3_000_000, ..process::listener() }];
     let finding = only(&queue, Cause::WaitUnlimited);
     assert!(finding.verdict.summary.ends_with("connections wait to be accepted meanwhile"), "{finding:#?}");
 }
@@ -289,18 +277,7 @@ fn requests_that_nobody_reads() {
 
 #[test]
 fn connections_that_nobody_accepts() {
-    let listener = Listener {
-        cookie: 1,
-        fd: Some(3),
-        local: "10.0.0.1:80".parse().unwrap(),
-        backlog: 128,
-        queued_max: 3,
-        queued_last: 3,
-        waiting_us: WINDOW,
-        full_rounds: 0,
-        drops: Some(0),
-        half_open: HalfOpen::default(),
-    };
+    let listener = Listener { queued_max: 3, queued_last: 3, waiting_us: WINDOW, ..process::listener() };
     let mut seen = with([]);
     seen.sockets.as_mut().unwrap().listeners = vec![listener.clone()];
     let finding = only(&seen, Cause::Unknown);
