@@ -322,8 +322,12 @@ pub struct ExchangeFacts {
     /// Bytes of the request handed to the kernel.
     pub request_bytes: u64,
     /// Whether `send` waited for the caller's own body to give bytes when it ended; of a server, whether it waited for the
-    /// rest of a request.
+    /// rest of a request; in `wait` and `receive`, whether the request had no end yet.
     pub waiting_for_request_body: bool,
+    /// Bytes of the request's body that were still to come, where it said how many.
+    pub request_left: Option<u64>,
+    /// In a tunnel: whether one side had ended it, and the other, to which the socket leads, had not.
+    pub half_ended: bool,
     /// Bytes of the response, head included; in `tls`, bytes of the handshake.
     pub response_bytes: u64,
     /// Bytes of the body that were handed to the caller.

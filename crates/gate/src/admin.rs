@@ -326,6 +326,8 @@ impl Desk {
         for (kind, count) in [("reused", &all.reused), ("dialled", &all.dialled)] {
             out.line("overdue_gate_server_connections_total", &[("kind", kind)], count.get() as f64);
         }
+        out.head("overdue_gate_requests_tried_again_total", "counter", "Requests that got a second attempt.");
+        out.line("overdue_gate_requests_tried_again_total", &[], all.tried_again.get() as f64);
         out.head("overdue_gate_server_handshakes_total", "counter", "TLS handshakes with servers that were completed.");
         let resumed = all.resumed.get();
         for (kind, count) in [("full", all.secured.get() - resumed), ("resumed", resumed)] {

@@ -25,6 +25,8 @@ pub(crate) struct Counts {
     /// Connections to servers that carried a request before, and new ones.
     pub(crate) reused: Cell<u64>,
     pub(crate) dialled: Cell<u64>,
+    /// Requests that got a second attempt.
+    pub(crate) tried_again: Cell<u64>,
     /// TLS handshakes with servers, and those of them that resumed a session.
     pub(crate) secured: Cell<u64>,
     pub(crate) resumed: Cell<u64>,
@@ -118,6 +120,7 @@ impl Counts {
             (&self.reused, &other.reused),
             (&self.dialled, &other.dialled),
             (&self.secured, &other.secured),
+            (&self.tried_again, &other.tried_again),
             (&self.resumed, &other.resumed),
             (&self.handshakes_failed, &other.handshakes_failed),
         ] {

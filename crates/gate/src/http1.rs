@@ -15,7 +15,7 @@ mod side;
 pub(crate) use self::{
     answer::Known,
     connection::{Client, serve, serve_stream, serve_tls},
-    exchange::Due,
+    exchange::{Due, TUNNEL},
     head::{Line, Protocol, climbs, put_field},
     side::{Buffers, Side, Trailing},
 };

@@ -8,6 +8,7 @@ mod event;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::Path,
     rc::Rc,
@@ -37,7 +38,7 @@ use crate::{
     clock,
     config::{Format, Log, To},
     counts::{Counts, STAGES, add},
-    http1::{Known, Line, Protocol},
+    http1::{Known, Line, Protocol, TUNNEL},
     live::{Column, TOTAL},
     notices::{Budget, Notice, Tally},
     upstream::Server,
@@ -61,7 +62,12 @@ pub(crate) struct Marks {
     /// The head of the answer was there.
     pub(crate) answered: Option<Instant>,
     /// A first attempt had failed then.
-    pub(crate) again: Option<Instant>,
+    pub(crate) again: Option<(Instant, FirstAttempt)>,
+    /// It was the last of HTTP on its connections.
+    pub(crate) tunnel: bool,
+    /// The request had no end yet, and so many bytes were missing, where a length says so.
+    pub(crate) open: bool,
+    pub(crate) left: Option<u64>,
     /// When something of the answer last came.
     pub(crate) read_at: Option<Instant>,
     pub(crate) dialled: bool,
@@ -83,7 +89,14 @@ pub(crate) struct Marks {
     pub(crate) idle: Option<Duration>,
 }
 
-/// An attempt that met a kept connection which was dead.
+/// What became of an attempt that another followed.
+#[derive(Clone, Copy)]
+pub(crate) struct FirstAttempt {
+    pub(crate) server: Option<SocketAddr>,
+    pub(crate) cause: Option<Cause>,
+}
+
+/// The first of two attempts, with all its stages.
 const ATTEMPT: Stage = Stage::Named("attempt");
 
 impl Marks {
@@ -96,6 +109,9 @@ impl Marks {
             sent: began,
             answered: None,
             again: None,
+            tunnel: false,
+            open: false,
+            left: None,
             read_at: None,
             dialled: false,
             secured: None,
@@ -119,12 +135,12 @@ impl Marks {
             (ATTEMPT, self.again.map(|_| self.head)),
             // Nothing comes after it: there is no server.
             (Stage::Resolve, (last == Some(Stage::Resolve)).then_some(self.head)),
-            (Stage::Queue, Some(self.again.unwrap_or(self.head))),
+            (Stage::Queue, Some(self.again.map_or(self.head, |(since, _)| since))),
             (Stage::Connect, self.dialled.then_some(self.queued)),
             (Stage::Tls, self.secured),
             (Stage::Send, Some(self.send)),
             (Stage::Wait, Some(self.sent)),
-            (Stage::Receive, self.answered),
+            (if self.tunnel { TUNNEL } else { Stage::Receive }, self.answered),
         ];
         let mut over = false;
         beginnings.into_iter().filter_map(|(stage, begun)| Some((stage, begun?))).take_while(move |(stage, _)| {
@@ -501,6 +517,10 @@ fn json(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
         out.extend_from_slice(b",\"refused\":");
         put_text(out, why)?;
     }
+    if let Some((_, FirstAttempt { server, cause })) = marks.again {
+        out.extend_from_slice(b",\"first_attempt\":");
+        serde_json::to_writer(&mut *out, &serde_json::json!({ "server": server, "cause": cause }))?;
+    }
     out.extend_from_slice(b",\"bytes_in\":");
     put_number(out, marks.bytes_in);
     out.extend_from_slice(b",\"bytes_out\":");
@@ -579,7 +599,12 @@ fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
             None => writeln!(out, "unknown"),
         },
         (None, Some((_, why))) => writeln!(out, "refused: {}", why.escape_debug()),
-        (None, None) => writeln!(out, "-"),
+        (None, None) => match marks.again {
+            Some((_, FirstAttempt { server: Some(server), cause: Some(cause) })) => {
+                writeln!(out, "first {cause} at {server}")
+            }
+            _ => writeln!(out, "-"),
+        },
     }
 }
 

@@ -3,7 +3,7 @@
 /// What is known of an attempt that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Tried {
-    /// The server has most likely not heard of the request.
+    /// The server has most likely not heard of the request, and another, or the same one by another connection, may.
     pub(crate) unheard: bool,
     /// All of the request is still there to be sent.
     pub(crate) whole: bool,
@@ -14,7 +14,8 @@ pub(crate) struct Tried {
 /// Whether to try again after so many attempts, of which this was the last.
 ///
 /// A connection that was kept may have been closed by its server before the request was there. That is no failure of the
-/// request, which gets another connection, once. What has no server, or no connection, is not tried again.
+/// request, which gets another connection, once. A server that cannot be connected to has heard of none: another one is
+/// asked, once, if there is one that is well.
 pub(crate) const fn again(attempts: u32, tried: Tried) -> bool {
     attempts == 1 && tried.unheard && tried.whole && tried.harmless
 }

@@ -150,6 +150,8 @@ const KEEPS: f64 = 0.875;
 const FADES: f64 = 0.995;
 /// So many answers that fail, one after another, are no accident; a connection that cannot be made is none by itself.
 const FAILURES_MAX: u32 = 3;
+/// Of two latencies the lower is one that says something below this share of the other.
+const FASTER: f64 = 0.75;
 /// A server that fails is left alone for so long, and longer each time.
 const SHUN: Duration = Duration::from_millis(500);
 const SHUN_MAX: Duration = Duration::from_secs(10);
@@ -208,6 +210,11 @@ impl Servers {
         Some(better)
     }
 
+    /// Whether another one is well, as far as is known.
+    pub(crate) fn has_other(&self, than: &Rc<Server>, now: Instant) -> bool {
+        self.all.iter().any(|server| !Rc::ptr_eq(server, than) && !server.ill.get() && !server.is_shunned(now))
+    }
+
     /// Those that are neither ill nor shunned; where there are none, those that are shunned alone.
     fn well(&self) -> Vec<&Rc<Server>> {
         let now = clock::now();
@@ -257,10 +264,12 @@ impl Server {
         }
     }
 
-    /// Whether it has less to do, for as long as each takes. Of one that has not answered yet it is not known how long.
+    /// Whether it has less to do, for as long as each takes. Of one that has not answered yet it is not known how long; a
+    /// difference that chance makes is none, so that equals get equal shares.
     fn is_better_than(&self, other: &Self) -> bool {
         let (own, others) = (self.latency_us.get(), other.latency_us.get());
-        if own == 0.0 || others == 0.0 {
+        let alike = own.min(others) >= own.max(others) * FASTER;
+        if alike || own == 0.0 || others == 0.0 {
             return self.pending.get() < other.pending.get();
         }
         let cost = |server: &Self, latency: f64| {
@@ -719,10 +728,37 @@ pub(crate) async fn or<T, U>(
 mod tests {
     use super::*;
 
+    fn server(port: u16) -> Rc<Server> {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Rc::new(Server::new(&Endpoint { address, host: "127.0.0.1".into(), ill: false }))
+    }
+
+    /// What each has pending comes first, and then how long it takes, as far as that is no chance.
+    #[test]
+    fn of_two_servers_the_better_one() {
+        let (one, other) = (server(1), server(2));
+        for (own, others, is_better) in [
+            ((0, 0.0), (0, 0.0), false),
+            ((0, 90.0), (0, 100.0), false),
+            ((0, 60.0), (0, 100.0), true),
+            ((0, 110.0), (1, 100.0), true),
+            ((1, 40.0), (0, 100.0), true),
+            ((1, 60.0), (0, 100.0), false),
+            ((0, 0.0), (1, 5.0), true),
+            ((1, 5.0), (1, 0.0), false),
+        ] {
+            for (server, (pending, latency)) in [(&one, own), (&other, others)] {
+                server.pending.set(pending);
+                server.latency_us.set(latency);
+            }
+            assert_eq!(one.is_better_than(&other), is_better, "{own:?} {others:?}");
+            assert!(!is_better || !other.is_better_than(&one), "{own:?} {others:?}");
+        }
+    }
+
     #[test]
     fn what_fails_at_once_is_one_time() {
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let server = Server::new(&Endpoint { address, host: "127.0.0.1".into(), ill: false });
+        let server = server(1);
         let began = clock::now();
         let left_alone = || server.shunned_until.get().map(|until| until.saturating_duration_since(began));
         (0..2).for_each(|_| server.failed(Duration::ZERO));

@@ -21,7 +21,7 @@ use crate::{
     clock,
     config::{Config, Listener, Route},
     counts::Counts,
-    http1::{Buffers, Known, Line},
+    http1::{Buffers, Known, Line, TUNNEL},
     live::{OfRoute, Recent},
     log::{Entry, Lines, Marks, Whom},
     lookout::Outlook,
@@ -134,7 +134,7 @@ impl Live {
 
     /// Whether it carries a request whose answer may have begun.
     pub(crate) fn is_answered(&self) -> bool {
-        let answers = matches!(self.stage.get().0, Stage::Receive | Stage::Named("tunnel"));
+        let answers = matches!(self.stage.get().0, Stage::Receive | TUNNEL);
         answers && self.request.borrow().is_some()
     }
 }

@@ -139,10 +139,12 @@ pub(super) fn request_comes_slowly(facts: &CallFacts) -> Finding {
     .rejected(Cause::PathLost, "possible: what was lost on the way looks the same from here")
 }
 
-/// A stage that has no end but silence. Who was to speak is known only where something waited to be taken.
+/// A stage that has no end but silence. Who was to speak is known only where something waited to be taken, or where the
+/// other side had said all.
 pub(super) fn silent(facts: &CallFacts, limit: &Limit) -> Finding {
     let (stage, quiet, away) = (facts.stage, DurationText(limit.value), facts.exchange.reader_away);
     if !away.is_zero() {
+        let waits = facts.socket.as_ref().and_then(|socket| socket.unsent_bytes).filter(|bytes| *bytes > 0);
         return Finding::new(
             Cause::ReaderSlow,
             stage,
@@ -150,22 +152,65 @@ pub(super) fn silent(facts: &CallFacts, limit: &Limit) -> Finding {
             format!("nothing moved in the {stage} for {quiet}: what waits for {} is not taken", peer(facts)),
         )
         .explains(away)
-        .because(away_evidence(facts))
+        .and(waits.map(|bytes| {
+            Evidence::new(Source::SocketQueue, format!("{bytes} bytes in the own socket wait to be acknowledged"))
+                .with("unsent_bytes", bytes)
+        }))
+        .because(ran(facts, stage))
         .rejected(Cause::BodyStalled, "there is something to be taken");
     }
-    Finding::new(
+    if let Some(finding) = path::blocked(facts) {
+        return finding.explains(limit.value);
+    }
+    let finding = Finding::new(
         Cause::BodyStalled,
         stage,
         if facts.socket.is_some() { Confidence::Medium } else { Confidence::Low },
-        format!("nothing moved in the {stage} for {quiet}, in either direction"),
+        if facts.exchange.half_ended {
+            format!(
+                "{} neither sent anything for {quiet} nor ended its side of the {stage}, as the other had",
+                peer(facts)
+            )
+        } else {
+            format!("nothing moved in the {stage} for {quiet}, in either direction")
+        },
     )
     .explains(limit.value)
-    .because(exchange_evidence(facts))
-    .fix(
-        "If both sides may be silent for so long, let them exchange something now and then (pings), or allow a longer gap; \
-         else look at whoever was to speak.",
+    .because(exchange_evidence(facts));
+    if facts.exchange.half_ended {
+        return finding
+            .fix("A program that reads the end of a connection has to close its own: look at why this one does not.")
+            .rejected(Cause::SenderSlow, "possible: it may have had more to say");
+    }
+    finding
+        .fix(
+            "If both sides may be silent for so long, let them exchange something now and then (pings), or allow a longer \
+             gap; else look at whoever was to speak.",
+        )
+        .rejected(Cause::SenderSlow, "possible: whose turn it was only their own protocol says")
+}
+
+/// The answer had begun, and the rest of the request did not come.
+fn rest_of_request(facts: &CallFacts, limit: &Limit) -> Option<Finding> {
+    let left = facts.exchange.request_left.filter(|_| facts.exchange.waiting_for_request_body)?;
+    let quiet = DurationText(if limit.name == LimitName::Gap { limit.value } else { in_stage(facts) });
+    Some(
+        Finding::new(
+            Cause::SenderSlow,
+            Stage::Receive,
+            Confidence::Medium,
+            format!(
+                "{} did not send the last {left} bytes of its request within {quiet}, while it was answered",
+                peer(facts)
+            ),
+        )
+        .because(exchange_evidence(facts).with("request_left", left))
+        .fix("Look at what sends the request: its length promised more.")
+        .rejected(
+            Cause::BodyStalled,
+            "possible: the answer had no end either, which need not have waited for the request",
+        ),
     )
-    .rejected(Cause::SenderSlow, "possible: whose turn it was only their own protocol says")
 }
 
 pub(super) fn wait(facts: &CallFacts) -> Finding {
@@ -221,6 +266,11 @@ pub(super) fn wait(facts: &CallFacts) -> Finding {
     // In the peer's kernel, and no further.
     let unread_there =
         facts.socket.as_ref().and_then(|socket| socket.peer_socket).map_or(0, |there| there.unread_bytes);
+    let there = if facts.exchange.waiting_for_request_body {
+        "has the head of the request, does not ask for the body"
+    } else {
+        "has the whole request"
+    };
     let (summary, why) = match silence.acknowledged {
         Some(true) if unread_there > 0 => (
             format!(
@@ -230,11 +280,11 @@ pub(super) fn wait(facts: &CallFacts) -> Finding {
             "the request is there, and the process does not read it",
         ),
         Some(true) if silence.confidence == Confidence::High => (
-            format!("{} has the whole request and did not answer for {took}", peer(facts)),
+            format!("{} {there} and did not answer for {took}", peer(facts)),
             "the other end is visible, and nothing of its own is under way",
         ),
         Some(true) => (
-            format!("{} has the whole request and did not answer for {took}", peer(facts)),
+            format!("{} {there} and did not answer for {took}", peer(facts)),
             "possible: the request was acknowledged, but answers lost on the way back look the same from here",
         ),
         Some(false) => (
@@ -317,6 +367,9 @@ pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
     if let Some(finding) = stalled.or_else(|| path::blocked(facts)) {
         return finding;
     }
+    if let Some(finding) = rest_of_request(facts, limit) {
+        return finding;
+    }
     if let Some(came) = facts.exchange.since_write {
         return own_protocol(facts, limit, came);
     }
@@ -359,7 +412,8 @@ pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
     };
     // The window of the connection is shared: unread bodies of other streams can hold this one up, unseen from here.
     let others = facts.h2.map_or(0, |h2| h2.streams_in_use.saturating_sub(1));
-    let confidence = if others == 0 { silence.confidence } else { silence.confidence.min(Confidence::Medium) };
+    let open = facts.exchange.waiting_for_request_body;
+    let confidence = if others == 0 && !open { silence.confidence } else { silence.confidence.min(Confidence::Medium) };
     let finding = Finding::new(
         Cause::BodyStalled,
         Stage::Receive,
@@ -369,7 +423,10 @@ pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
     .because(exchange_evidence(facts))
     .and(silence.evidence)
     .and(away);
-    let finding = if others == 0 {
+    let finding = if open {
+        let text = "possible: the request has no end yet either, and whose turn it was only their own protocol says";
+        finding.rejected(Cause::SenderSlow, text)
+    } else if others == 0 {
         finding
     } else {
         finding.rejected(

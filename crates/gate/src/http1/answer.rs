@@ -7,7 +7,7 @@ use overdue_core::{
 };
 
 use super::{
-    exchange::{Party, Trouble},
+    exchange::{Party, TUNNEL, Trouble},
     head::put_field,
 };
 use crate::trace::REQUEST_ID;
@@ -69,7 +69,7 @@ impl Known {
             Stage::Queue => b'Q',
             Stage::Resolve | Stage::Connect | Stage::Tls => b'C',
             Stage::Send | Stage::Wait => b'H',
-            Stage::Receive | Stage::Named("tunnel") => b'D',
+            Stage::Receive | TUNNEL => b'D',
             _ => b'R',
         };
         let known = |status, who, flag| Self { status, state: [who, phase], flag };

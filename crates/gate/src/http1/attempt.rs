@@ -63,15 +63,16 @@ impl<S: Client> Connection<S> {
         let route = &prepared.route.route;
         let bodyless = prepared.framing == Framing::Empty;
         let mut head = head;
-        let unsent = |failed: Failed<'a>, head: BytesMut| {
+        let missed = |failed: Failed<'a>, head: BytesMut, tried: Tried| {
             let keep = bodyless && prepared.keep_alive;
             // A client that broke its stream hears nothing any more.
             let Trouble { party, failure, .. } = &failed.trouble;
             let answerable = (*party, matches!(failure, Failure::Protocol(_))) != (Party::Client, true);
-            Err(Box::new(Missed { failed: Failed { keep, answerable, ..failed }, head, tried: Tried::default() }))
+            Err(Box::new(Missed { failed: Failed { keep, answerable, ..failed }, head, tried }))
         };
+        let unsent = |failed: Failed<'a>, head: BytesMut| missed(failed, head, Tried::default());
         let Some(server) = prepared.route.servers.choose() else {
-            let trouble = self.at_gate(Stage::Resolve, prepared.route.servers.none().failure());
+            let trouble = Trouble::of(Stage::Resolve, Party::Gate, prepared.route.servers.none().failure());
             return unsent(Failed { whom: Some((prepared, None)), ..Failed::of(trouble) }, head);
         };
         let whom = Some((prepared, Some(server)));
@@ -87,7 +88,11 @@ impl<S: Client> Connection<S> {
                     let peer = server.address.to_string();
                     (trouble.stage == Stage::Connect).then(|| SocketFacts { peer, ..SocketFacts::default() })
                 });
-                return unsent(Failed { whom, socket, ..Failed::of(trouble) }, head);
+                self.since = clock::now();
+                // It heard nothing of the request, of which nothing was taken. There is no point in asking it again.
+                let elsewhere = trouble.is_servers() && prepared.route.servers.has_other(server, self.since);
+                let tried = Tried { unheard: elsewhere, whole: true, harmless: true };
+                return missed(Failed { whom, socket, ..Failed::of(trouble) }, head, tried);
             }
         };
         let now = if marks.dialled { clock::now() } else { marks.queued };
@@ -95,7 +100,7 @@ impl<S: Client> Connection<S> {
         let left = total.map(|total| total.at.saturating_duration_since(now));
         if !finish_request(&mut head, left, prepared, &server.text) {
             let limit = total.map_or_else(|| Limit::total(Duration::ZERO), |total| total.limit.clone());
-            let trouble = self.at_gate(Stage::Queue, Failure::DeadlinePast(limit));
+            let trouble = Trouble::of(Stage::Queue, Party::Gate, Failure::DeadlinePast(limit));
             upstream.put_back(&self.worker.buffers, now);
             return unsent(Failed { whom, ..Failed::of(trouble) }, head);
         }
@@ -134,6 +139,9 @@ impl<S: Client> Connection<S> {
         marks.sent = seen.sent.or(seen.asked).unwrap_or(now).min(seen.head.unwrap_or(now));
         marks.answered = seen.head;
         marks.status = seen.status;
+        marks.tunnel = seen.tunnel;
+        marks.open = seen.sent.is_none() && seen.write_failed.is_none();
+        marks.left = flow.left();
         marks.bytes_in = prepared.length as u64 + flow.moved;
         marks.bytes_out = self.client.written - client_before;
         marks.reused = upstream.carried > 0;
@@ -211,7 +219,7 @@ impl<S: Client> Connection<S> {
         if let Some(due) = total
             && now >= due.at
         {
-            return Err((self.at_gate(Stage::Queue, Failure::DeadlinePast(due.limit.clone())), None));
+            return Err((Trouble::of(Stage::Queue, Party::Gate, Failure::DeadlinePast(due.limit.clone())), None));
         }
         // One that is there is had at once.
         marks.queued = now;
@@ -304,10 +312,7 @@ impl<S: Client> Connection<S> {
         let secure = prepared.route.servers.cluster.tls.is_some();
         let begun = self.under(Stage::Connect, due, prepared, permit.shared(io, wire.clone(), secure)).await;
         let begun = begun.and_then(|begun| {
-            begun.map_err(|err| Trouble {
-                party: Party::Server,
-                ..self.at_gate(Stage::Connect, http2::failure("write", err))
-            })
+            begun.map_err(|err| Trouble::of(Stage::Connect, Party::Server, http2::failure("write", err)))
         });
         begun.map_err(|trouble| (trouble, Some(Box::new(wire.observe()))))
     }
@@ -342,14 +347,11 @@ impl<S: Client> Connection<S> {
         let wire = Wire::tcp(stream, server.address);
         let handshake = Box::pin(tls.tls().handshake(wire.clone(), &server.host));
         let secured = self.under(Stage::Tls, due, prepared, handshake).await;
-        let secured = secured.and_then(|secured| {
-            secured.map_err(|(failure, _)| Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, failure) })
-        });
+        let secured =
+            secured.and_then(|secured| secured.map_err(|(failure, _)| Trouble::of(Stage::Tls, Party::Server, failure)));
         let http2 = prepared.route.servers.cluster.http2;
         let secured = secured.and_then(|(stream, told)| match http2::is_spoken(&stream) {
-            Err(text) if http2 => {
-                Err(Trouble { party: Party::Server, ..self.at_gate(Stage::Tls, Failure::Protocol(text)) })
-            }
+            Err(text) if http2 => Err(Trouble::of(Stage::Tls, Party::Server, Failure::Protocol(text))),
             _ => Ok((stream, told)),
         });
         match secured {
@@ -385,25 +387,16 @@ impl<S: Client> Connection<S> {
             };
             if let Poll::Ready(failure) = left {
                 let party = Party::Client;
-                return Poll::Ready(Trouble { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO });
+                return Poll::Ready(Trouble::of(stage, party, failure));
             }
             let party = if matches!(stage, Stage::Connect | Stage::Tls) { Party::Server } else { Party::Gate };
-            Due::poll(due, alarm, cx).map(|(failure, late_by)| Trouble {
-                stage,
-                party,
-                failure,
-                late_by,
-                silent: Duration::ZERO,
-            })
+            Due::poll(due, alarm, cx)
+                .map(|(failure, late_by)| Trouble { late_by, ..Trouble::of(stage, party, failure) })
         })
         .await
     }
 
     fn not_connected(&self, err: io::Error) -> Trouble {
-        Trouble { party: Party::Server, ..self.at_gate(Stage::Connect, os_failure("connect", err).0) }
-    }
-
-    fn at_gate(&self, stage: Stage, failure: Failure) -> Trouble {
-        Trouble { stage, party: Party::Gate, failure, late_by: Duration::ZERO, silent: Duration::ZERO }
+        Trouble::of(Stage::Connect, Party::Server, os_failure("connect", err).0)
     }
 }

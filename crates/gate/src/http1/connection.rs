@@ -28,14 +28,14 @@ use tokio_rustls::server::TlsStream;
 use super::{
     answer::{self, Known, Told},
     attempt::Missed,
-    exchange::{Due, Party, Trouble},
+    exchange::{Due, Party, TUNNEL, Trouble},
     head::{NotServed, Prepared, prepare},
     side::{Side, Trailing},
 };
 use crate::{
     arrive::Arrival,
     clock, http2,
-    log::{Entry, Marks},
+    log::{Entry, FirstAttempt, Marks},
     policy,
     tls::{Door, H2},
     upstream::Server,
@@ -424,13 +424,7 @@ impl<S: Client> Connection<S> {
     /// A head that did not come in time.
     async fn late(&mut self, plan: &Plan, limit: Limit, began: Instant, late_by: Duration) -> Then {
         let marks = Marks { bytes_in: self.client.bytes().len() as u64, ..Marks::at(began) };
-        let trouble = Trouble {
-            stage: HEAD,
-            party: Party::Client,
-            failure: Failure::DeadlinePassed(limit),
-            late_by,
-            silent: Duration::ZERO,
-        };
+        let trouble = Trouble { late_by, ..Trouble::of(HEAD, Party::Client, Failure::DeadlinePassed(limit)) };
         self.live().line.borrow_mut().clear();
         self.live().line.borrow_mut().ensure_id(&plan.ids);
         self.fail(plan, &marks, Failed { answerable: true, ..Failed::of(trouble) }).await;
@@ -482,7 +476,9 @@ impl<S: Client> Connection<S> {
                 head = unsent;
                 // The time of an attempt is its own.
                 since = self.since;
-                marks.again = Some(since);
+                let first = self.first_attempt(marks, failed);
+                *marks = Marks { head: marks.head, again: Some((since, first)), ..Marks::at(marks.began) };
+                crate::counts::add(Some(&self.worker.counts.tried_again), 1);
                 continue;
             }
             self.worker.buffers.take_back(unsent);
@@ -495,40 +491,48 @@ impl<S: Client> Connection<S> {
         plan.listener(self.listener).is_some_and(|listener| self.live().is_trusted(&listener.trusted))
     }
 
-    /// Judges what happened, tells the client if it can still be told, and logs it.
-    async fn fail(&mut self, plan: &Plan, marks: &Marks, failed: Failed<'_>) -> Then {
-        let Failed { mut trouble, whom, started, socket, h2, keep, mut answerable } = failed;
-        if let (Failure::Cancelled { .. }, Some(why)) = (&trouble.failure, self.client.io.cut_off()) {
-            trouble.failure = Failure::Protocol(format!("its whole connection was cut off: {why}"));
-            answerable = false;
-        }
-        let trouble = &trouble;
-        let now = clock::now();
-        let known = Known::of(trouble);
-        let answers = matches!(trouble.stage, Stage::Receive | Stage::Named("tunnel"));
+    /// What is told of an attempt that came to nothing, when another follows it.
+    fn first_attempt(&self, marks: &Marks, mut failed: Failed<'_>) -> FirstAttempt {
+        let server = failed.whom.and_then(|(_, server)| server.map(|server| server.address));
+        let verdicts = overdue_core::judge::judge(&self.facts(marks, &mut failed)).verdicts;
+        FirstAttempt { server, cause: verdicts.first().map(|verdict| verdict.cause) }
+    }
+
+    /// All that is known of a request that failed.
+    fn facts(&self, marks: &Marks, failed: &mut Failed<'_>) -> CallFacts {
+        let (trouble, whom, now) = (&failed.trouble, failed.whom, clock::now());
+        let answers = matches!(trouble.stage, Stage::Receive | TUNNEL);
+        let is_clients = trouble.party == Party::Client;
         // Of a client that is to blame, its own connection is the evidence; of one that does not read, what waits for it.
-        let socket = match trouble.party {
-            Party::Client if !answers || matches!(trouble.failure, Failure::Protocol(_)) => {
-                let facts = self.client.io.observe(self.live().peer);
-                Some(SocketFacts { peer: format!("the client {}", self.live().peer_text), ..facts })
-            }
-            _ => socket,
+        let at_client = match trouble.failure {
+            Failure::Protocol(_) => is_clients,
+            Failure::DeadlinePassed(_) => is_clients && !(trouble.takes && trouble.stage == Stage::Receive),
+            _ => is_clients && !answers,
+        };
+        let socket = if at_client {
+            let facts = self.client.io.observe(self.live().peer);
+            Some(SocketFacts { peer: format!("the client {}", self.live().peer_text), ..facts })
+        } else {
+            failed.socket.take()
         };
         let timeline = marks.timeline(trouble, now);
         let exchange = ExchangeFacts {
-            request_started: started,
+            request_started: failed.started,
             request_bytes: marks.bytes_in,
-            waiting_for_request_body: trouble.party == Party::Client && matches!(trouble.stage, Stage::Send | HEAD),
+            waiting_for_request_body: is_clients && matches!(trouble.stage, Stage::Send | HEAD)
+                || marks.open && !trouble.takes && matches!(trouble.stage, Stage::Wait | Stage::Receive),
+            request_left: marks.left.filter(|_| is_clients && !trouble.takes),
+            half_ended: trouble.stage == TUNNEL && !trouble.takes && (is_clients || !marks.open),
             response_bytes: marks.answer_bytes,
             body_bytes: marks.body,
             body_expected: marks.expected,
             since_write: None,
             last_read: marks.read_at,
-            reader_away: if trouble.party == Party::Client && answers { trouble.silent } else { Duration::ZERO },
+            reader_away: if is_clients && answers && trouble.takes { trouble.silent } else { Duration::ZERO },
             reused_after: marks.idle.filter(|_| marks.reused),
         };
         let queued_at = whom.filter(|_| trouble.stage == Stage::Queue).and_then(|(_, server)| server);
-        let facts = CallFacts {
+        CallFacts {
             stage: trouble.stage,
             failure: trouble.failure.clone(),
             now,
@@ -539,10 +543,22 @@ impl<S: Client> Connection<S> {
                 .filter(|_| trouble.stage == Stage::Resolve)
                 .map(|(prepared, _)| prepared.route.servers.none().dns.clone()),
             pool: queued_at.map(|server| server.facts()),
-            h2: h2.or_else(|| queued_at.and_then(|server| server.h2_facts())),
+            h2: failed.h2.take().or_else(|| queued_at.and_then(|server| server.h2_facts())),
             exchange,
-        };
+        }
+    }
+
+    /// Judges what happened, tells the client if it can still be told, and logs it.
+    async fn fail(&mut self, plan: &Plan, marks: &Marks, mut failed: Failed<'_>) -> Then {
+        if let (Failure::Cancelled { .. }, Some(why)) = (&failed.trouble.failure, self.client.io.cut_off()) {
+            failed.trouble.failure = Failure::Protocol(format!("its whole connection was cut off: {why}"));
+            failed.answerable = false;
+        }
+        let facts = self.facts(marks, &mut failed);
         let judgement = overdue_core::judge::judge(&facts);
+        let Failed { trouble, whom, keep, answerable, .. } = &failed;
+        let (whom, keep, answerable) = (*whom, *keep, *answerable);
+        let known = Known::of(trouble);
         // A body that turns out to be longer than allowed is refused, as one that says so at once.
         let refused = match &trouble.failure {
             Failure::RequestBody(why) => Some((trouble.stage, why.as_str())),

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// A connection that is no longer one of HTTP.
-const TUNNEL: Stage = Stage::Named("tunnel");
+pub(crate) const TUNNEL: Stage = Stage::Named("tunnel");
 /// How long a refusal is held back that is to go out in one piece. Then its client gets what there is.
 const HELD_BACK: Duration = Duration::from_millis(400);
 /// Informational heads (100 to 199) before the final one.
@@ -84,9 +84,15 @@ pub(crate) struct Trouble {
     pub(crate) late_by: Duration,
     /// How long nothing had moved.
     pub(crate) silent: Duration,
+    /// Whether its party was to take what waited for it, and not to send anything.
+    pub(crate) takes: bool,
 }
 
 impl Trouble {
+    pub(crate) const fn of(stage: Stage, party: Party, failure: Failure) -> Self {
+        Self { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO, takes: false }
+    }
+
     /// Whether it says something about the server: not where this process, the client, or a limit of the caller's ended it.
     pub(crate) fn is_servers(&self) -> bool {
         let own =
@@ -170,7 +176,7 @@ impl<'a, S: Client> Exchange<'a, S> {
                 self.seen.read = self.server.read;
                 self.seen.read_at = Some(clock::now());
             }
-            let (due, party) = self.due();
+            let (due, (party, takes)) = self.due();
             if let (Some(until), Some(flow)) = (self.held_until(), &mut self.to_client)
                 && due.is_none_or(|due| until < due.at)
             {
@@ -179,7 +185,7 @@ impl<'a, S: Client> Exchange<'a, S> {
                 continue;
             }
             return Due::poll(due, alarm, cx)
-                .map(|(failure, late_by)| Err(Trouble { late_by, ..self.trouble(party, failure) }));
+                .map(|(failure, late_by)| Err(Trouble { late_by, takes, ..self.trouble(party, failure) }));
         }
     }
 
@@ -233,7 +239,10 @@ impl<'a, S: Client> Exchange<'a, S> {
         let Some(to_client) = &mut self.to_client else { return Ok(Poll::Pending) };
         match to_client.poll(cx, self.server, self.client, buffers, u64::MAX) {
             // A tunnel ends when both directions have.
-            Ok(Flowing::Done) if self.seen.tunnel && self.seen.sent.is_none() => Ok(Poll::Pending),
+            Ok(done @ Flowing::Done) if self.seen.tunnel && self.seen.sent.is_none() => {
+                self.seen.answer_waits = Some(done);
+                Ok(Poll::Pending)
+            }
             Ok(Flowing::Done) => Ok(Poll::Ready(())),
             Ok(waits) => {
                 self.seen.answer_waits = Some(waits);
@@ -396,13 +405,13 @@ impl<'a, S: Client> Exchange<'a, S> {
     }
 
     /// The earliest of the limits that hold now, and who is waited for.
-    fn due(&mut self) -> (Option<Due<'a>>, Party) {
+    fn due(&mut self) -> (Option<Due<'a>>, (Party, bool)) {
         let limits = self.limits;
         let (stage, party) = if self.to_client.is_some() {
             let moved_at = self.moved_at();
             (Due::after(moved_at, limits.gap.as_ref()), self.who_is_waited_for())
         } else if let Some(sent) = self.seen.sent.or_else(|| self.asked()) {
-            (Due::after(sent, limits.wait.as_ref()), Party::Server)
+            (Due::after(sent, limits.wait.as_ref()), (Party::Server, false))
         } else {
             let moved_at = self.moved_at();
             let gap = Due::after(moved_at, limits.gap.as_ref());
@@ -444,13 +453,23 @@ impl<'a, S: Client> Exchange<'a, S> {
         }
     }
 
-    /// Whose turn it is: of the flow that matters now, the one that has no bytes, or takes none.
-    fn who_is_waited_for(&self) -> Party {
-        let (waits, receiver, sender) = match self.to_client {
-            Some(_) => (self.seen.answer_waits, Party::Client, Party::Server),
-            None => (self.seen.request_waits, Party::Server, Party::Client),
-        };
-        if waits == Some(Flowing::NeedsReceiver) { receiver } else { sender }
+    /// Whose turn it is, and whether that is to take something.
+    fn who_is_waited_for(&self) -> (Party, bool) {
+        let request = self.seen.request_waits.filter(|_| self.seen.sent.is_none() && self.seen.write_failed.is_none());
+        if self.to_client.is_none() {
+            let takes = request == Some(Flowing::NeedsReceiver);
+            return (if takes { Party::Server } else { Party::Client }, takes);
+        }
+        match (self.seen.answer_waits, request) {
+            (Some(Flowing::NeedsReceiver), _) => (Party::Client, true),
+            (_, Some(Flowing::NeedsReceiver)) => (Party::Server, true),
+            // A server that has begun to answer may still want the rest of a body that said how long it is. One without a
+            // length, and a tunnel, may be silent for as long as the other side is.
+            (answer, Some(_)) if answer == Some(Flowing::Done) || self.to_server.left().is_some() => {
+                (Party::Client, false)
+            }
+            _ => (Party::Server, false),
+        }
     }
 
     /// Whether the server has not said yet that it wants the body, for which the client waits (RFC 9110, 10.1.1).
@@ -487,7 +506,7 @@ impl<'a, S: Client> Exchange<'a, S> {
 
     fn trouble(&self, party: Party, failure: Failure) -> Trouble {
         let silent = self.seen.moved_at.map_or(Duration::ZERO, |at| clock::now().saturating_duration_since(at));
-        Trouble { stage: self.stage(), party, failure, late_by: Duration::ZERO, silent }
+        Trouble { silent, ..Trouble::of(self.stage(), party, failure) }
     }
 
     /// The server ended the connection without a head. Where our write had failed before, that says more.

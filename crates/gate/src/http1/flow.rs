@@ -144,6 +144,14 @@ impl Flow {
         self.ended && self.behind != Behind::Awaited
     }
 
+    /// Bytes that are still to come from its sender, where a length says so.
+    pub(crate) fn left(&self) -> Option<u64> {
+        match self.body {
+            Body::Length(left @ 1..) => Some(left),
+            _ => None,
+        }
+    }
+
     /// Whether all that its length told was written, and only trailers may follow, of which its receiver need not know.
     pub(crate) fn lacks_trailers_only(&self) -> bool {
         self.ended && self.behind == Behind::Awaited && self.sent == self.out.len()

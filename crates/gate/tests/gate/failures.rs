@@ -2,7 +2,7 @@
 
 use std::{net::TcpListener, time::Duration};
 
-use crate::bed::{Bed, GET, OK, Server};
+use crate::bed::{Bed, GET, OK, Server, field};
 
 #[test]
 fn a_server_that_is_not_there() {
@@ -20,15 +20,65 @@ fn a_server_that_is_not_there() {
     assert_eq!(line["gate"]["server"], gone.to_string());
 }
 
-/// One that is gone is left alone for a while, if there is another.
+/// One that is gone is left alone for a while, if there is another, which is asked instead: no request fails for it.
 #[test]
 fn who_cannot_be_connected_to_is_left_alone() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let server = Server::answering(OK);
-    let bed = Bed::new(&[gone, server.address], &[]);
-    let mut client = bed.connect();
-    let failed = (0..20).filter(|_| client.call(GET).status != 200).count();
-    assert!(failed <= 1, "{failed} of 20 went to the server that is gone");
+    let server = Server::new(|peer| {
+        while let Some(head) = peer.request() {
+            let length = field(&head, "content-length").map_or(0, |length| length.parse().unwrap());
+            let body = match field(&head, "transfer-encoding") {
+                Some(_) => peer.client.exactly(b"4\r\nbody\r\n0\r\n\r\n".len()),
+                None => peer.client.exactly(length),
+            };
+            peer.say(String::from_utf8(body).unwrap());
+            peer.client.send(OK);
+        }
+    });
+    let posts = ["Content-Length: 4\r\n\r\nbody", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"];
+    let mut again = 0;
+    for how in [None, Some(posts[0]), Some(posts[1])] {
+        let bed = Bed::new(&[gone, server.address], &[]);
+        let mut client = bed.connect();
+        for _ in 0..20 {
+            let answer = match how {
+                None => client.call(GET),
+                Some(body) => client.call(&format!("POST / HTTP/1.1\r\nHost: a\r\n{body}")),
+            };
+            assert_eq!((answer.status, server.saw().contains("body")), (200, how.is_some()), "{answer:?}");
+        }
+        for line in bed.lines() {
+            let first = &line["gate"]["first_attempt"];
+            assert_eq!((&line["outcome"], &line["gate"]["server"]), (&"ok".into(), &server.address.to_string().into()));
+            if !first.is_null() {
+                again += 1;
+                assert_eq!(
+                    (&first["server"], &first["cause"], &line["timeline"][1]["stage"]),
+                    (&gone.to_string().into(), &"connect-refused".into(), &"attempt".into()),
+                    "{line:#}"
+                );
+            }
+        }
+    }
+    // Chance names two of two: the first request has one of them, and after a failure it is left alone.
+    assert!((1..=9).contains(&again), "{again}");
+}
+
+/// Two attempts, and no more; and none where there is nobody else to ask.
+#[test]
+fn when_all_are_gone_there_is_an_end() {
+    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let gone: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    drop(listeners);
+    for count in [1, 3] {
+        let bed = Bed::new(&gone[..count], &[]);
+        assert_eq!(bed.connect().call(GET).status, 502);
+        let line = bed.line();
+        let stages = line["timeline"].as_array().unwrap();
+        let attempts = stages.iter().filter(|span| span["stage"] == "attempt" || span["stage"] == "connect").count();
+        assert_eq!((&line["cause"], attempts), (&"connect-refused".into(), count.min(2)), "{line:#}");
+        assert_eq!(line["gate"]["first_attempt"].is_null(), count == 1, "{line:#}");
+    }
 }
 
 #[test]
@@ -294,7 +344,7 @@ fn an_attempt_after_a_dead_connection_has_what_remains() {
 }
 
 fn peer_left(head: &str) -> String {
-    crate::bed::field(head, "x-envoy-expected-rq-timeout-ms").unwrap().to_owned()
+    field(head, "x-envoy-expected-rq-timeout-ms").unwrap().to_owned()
 }
 
 /// Whoever has sent more than one request is noticed when it leaves, too.

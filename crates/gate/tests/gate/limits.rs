@@ -197,6 +197,8 @@ fn a_word_that_does_not_come() {
         let told = (&line["limit"]["name"], &line["cause"], &line["gate"]["termination"], &line["gate"]["flags"]);
         let expected = (&limit.into(), &cause.into(), &known[0].into(), &known[1].into());
         assert_eq!(told, expected, "{path} {framing} {body}: {line:#}");
+        let summary = line["verdicts"][0]["summary"].as_str().unwrap();
+        assert_eq!(summary.contains("does not ask for the body and did not answer"), limit == "wait", "{line:#}");
     }
 }
 
@@ -339,6 +341,91 @@ fn a_client_that_does_not_read() {
     let line = bed.line();
     assert_eq!((&line["stage"], &line["cause"]), (&"receive".into(), &"reader-slow".into()), "{line:#}");
     assert_eq!(&line["gate"]["termination"], "cD");
+}
+
+/// A server that answers while it reads waits for the client, not the other way round. Of a request that said no length
+/// nobody knows whose turn it is.
+#[test]
+fn a_client_whose_body_stops_while_it_is_answered() {
+    for (body, cause, termination) in [
+        ("Content-Length: 10\r\n\r\nhello", "sender-slow", "cD"),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "body-stalled", "sD"),
+    ] {
+        let server = Server::new(|peer| {
+            peer.request().unwrap();
+            peer.client.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+            while !peer.ends() {}
+        });
+        let bed = Bed::new(&[server.address], &[("limits", "gap = \"300ms\"")]);
+        let mut client = bed.connect();
+        client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));
+        client.head();
+        let (rest, _) = client.rest();
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "{rest:?}");
+        let line = bed.line();
+        let told = (&line["limit"]["name"], &line["cause"], &line["gate"]["termination"]);
+        assert_eq!(told, (&"gap".into(), &cause.into(), &termination.into()), "{line:#}");
+        let verdict = &line["verdicts"][0];
+        let (summary, rejected) = (verdict["summary"].as_str().unwrap(), verdict["rejected"].to_string());
+        if cause == "sender-slow" {
+            assert!(summary.starts_with("the client 127.0.0.1:") && summary.contains("last 5 bytes"), "{line:#}");
+            assert!(rejected.contains("body-stalled"), "{line:#}");
+        } else {
+            assert!(rejected.contains("sender-slow"), "{line:#}");
+        }
+    }
+}
+
+/// Where something waits to be taken, or one side has said all, it is known who holds up a tunnel.
+#[test]
+fn a_tunnel_in_which_nothing_moves() {
+    const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n";
+    for (how, cause, termination, whom) in [
+        ("nobody speaks", "body-stalled", "sD", "in either direction"),
+        ("the server does not read", "peer-not-reading", "sD", "takes no more bytes"),
+        ("the client does not read", "reader-slow", "cD", "for the client 127.0.0.1:"),
+        ("the server has ended", "body-stalled", "cD", "the client 127.0.0.1:"),
+        ("the client has ended", "body-stalled", "sD", "neither sent anything"),
+    ] {
+        use std::io::Write as _;
+        let server = Server::new(move |peer| {
+            peer.request().unwrap();
+            peer.client.send(SWITCH);
+            let piece = "x".repeat(1 << 16);
+            match how {
+                "the client does not read" => while peer.client.stream.write_all(piece.as_bytes()).is_ok() {},
+                "the server has ended" => peer.client.stream.shutdown(std::net::Shutdown::Write).unwrap(),
+                _ => {}
+            }
+            // It holds what it has until the test ends.
+            peer.say("here");
+            std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_secs(20)).unwrap_err();
+        });
+        let bed = Bed::new(&[server.address], &[("limits", "gap = \"700ms\"")]);
+        let mut client = bed.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+        client.head();
+        match how {
+            "the server does not read" => {
+                let piece = "x".repeat(1 << 16);
+                while client.stream.write_all(piece.as_bytes()).is_ok() {}
+            }
+            "the client does not read" => assert_eq!(server.saw(), "here"),
+            "the client has ended" => client.stream.shutdown(std::net::Shutdown::Write).unwrap(),
+            _ => {}
+        }
+        if how != "the client does not read" {
+            let _ = client.rest();
+        }
+        let line = bed.line();
+        let told = (&line["limit"]["name"], &line["stage"], &line["cause"], &line["gate"]["termination"]);
+        assert_eq!(told, (&"gap".into(), &"tunnel".into(), &cause.into(), &termination.into()), "{how}: {line:#}");
+        let summary = line["verdicts"][0]["summary"].as_str().unwrap();
+        assert!(summary.contains(whom), "{how}: {line:#}");
+        let mut spans = line["timeline"].as_array().unwrap().iter();
+        let span = spans.find(|span| span["stage"] == "tunnel").unwrap_or_else(|| panic!("{how}: {line:#}"));
+        assert!(span["duration_us"].as_u64().unwrap() > 600_000, "{how}: {line:#}");
+    }
 }
 
 #[test]

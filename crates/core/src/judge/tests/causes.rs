@@ -338,6 +338,36 @@ fn a_stage_of_ones_own_that_waited_for_somebody() {
     assert_eq!(silent.summary, "nothing moved in the tunnel for 1s, in either direction");
     let away = failed(&[(tunnel, 60_000)], gap()).exchange(|exchange| exchange.reader_away = ms(1000));
     assert_eq!(found(&away), (Cause::ReaderSlow, Medium));
+    let in_tunnel = || failed(&[(tunnel, 60_000)], gap());
+    assert_eq!(found(&zero_window(in_tunnel())), (Cause::PeerNotReading, High));
+    let ended = verdict(&in_tunnel().exchange(|exchange| exchange.half_ended = true));
+    assert_eq!(ended.cause, Cause::BodyStalled);
+    assert!(ended.summary.ends_with("nor ended its side of the tunnel, as the other had"), "{ended:?}");
+}
+
+/// A request that was still under way when its answer stopped: one that said its length owes the rest of it.
+#[test]
+fn a_request_without_an_end_that_was_answered() {
+    let open = |left: Option<u64>| {
+        let limit = Limit::new(crate::LimitName::Gap, ms(1000));
+        let facts = failed(&[(Connect, 1), (Send, 1), (Wait, 5), (Receive, 1200)], Failure::DeadlinePassed(limit));
+        facts.received(4_060, 4_000, 1_100).exchange(|exchange| {
+            exchange.waiting_for_request_body = true;
+            exchange.request_left = left;
+        })
+    };
+    let owed = verdict(&open(Some(5)));
+    assert_eq!((owed.cause, owed.confidence, owed.stage), (Cause::SenderSlow, Medium, "receive"));
+    assert!(owed.summary.ends_with("did not send the last 5 bytes of its request within 1s, while it was answered"));
+    let held_open = open(None).other_end(0, 0);
+    assert_eq!(found(&held_open), (Cause::BodyStalled, Medium));
+    assert!(why_not(&held_open, Cause::SenderSlow).starts_with("possible"));
+    let ended = held_open.exchange(|exchange| exchange.waiting_for_request_body = false);
+    assert_eq!(found(&ended), (Cause::BodyStalled, High));
+    // What waits for a word is no whole request.
+    let expects = call(&[(Connect, 1), (Send, 1), (Wait, 1200)]).healthy();
+    let expects = verdict(&expects.exchange(|exchange| exchange.waiting_for_request_body = true));
+    assert!(expects.summary.contains("does not ask for the body and did not answer"), "{expects:?}");
 }
 
 #[test]

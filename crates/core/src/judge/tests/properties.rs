@@ -191,6 +191,8 @@ fn facts() -> BoxedStrategy<CallFacts> {
         .prop_map(|(flags, bytes, body_expected, reader_away, reused_after)| ExchangeFacts {
             request_started: flags.0,
             waiting_for_request_body: flags.1,
+            request_left: body_expected.filter(|_| flags.1),
+            half_ended: flags.0 && flags.1,
             request_bytes: bytes.0,
             response_bytes: bytes.1,
             body_bytes: bytes.2,
