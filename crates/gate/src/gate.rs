@@ -138,6 +138,8 @@ const LAST_MAX: u32 = BACKLOG;
 const TICK: Duration = Duration::from_millis(100);
 /// How long workers may take to cut what is in flight.
 const CUTTING: Duration = Duration::from_secs(1);
+/// How long requests that are cut may take to say so.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 const DRAINED: &str = "cut: the gateway was to end, and the limit for draining passed";
 
 impl Gate {
@@ -441,7 +443,15 @@ async fn serve(worker: Rc<Worker>, sockets: Vec<Bound>, mut orders: mpsc::Unboun
         }
     }
     ticking.abort();
-    let whole = cut.is_none_or(|why| !worker.tell_cut(why));
+    let mut whole = true;
+    if let Some(why) = cut {
+        whole = !worker.cut(why);
+        let began = clock::now();
+        while worker.is_serving() && clock::now().saturating_duration_since(began) < LAST_WORDS {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        worker.tell_cut(why);
+    }
     worker.tell_counted();
     worker.lines.borrow_mut().tick();
     whole

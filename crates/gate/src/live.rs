@@ -124,7 +124,7 @@ impl Ending {
                 Some(Self::Judged(judgement.verdicts.first().map_or(Cause::Unknown, |verdict| verdict.cause)))
             }
             (None, Some(_)) if entry.known == Known::LEFT_EARLY => Some(Self::LeftEarly),
-            (None, Some(_)) if entry.known == Known::CUT => Some(Self::Cut),
+            (None, Some(_)) if entry.known.is_cut() => Some(Self::Cut),
             (None, Some(_)) => Some(Self::Refused(entry.known.status)),
             (None, None) => None,
         }

@@ -41,6 +41,7 @@ pub(crate) struct Worker {
     pub(crate) lines: RefCell<Lines>,
     live: RefCell<Slab<Rc<Live>>>,
     draining: Cell<bool>,
+    cut: Cell<Option<&'static str>>,
     ending: Notify,
     /// Connections that were accepted and are not done, those in a handshake as well.
     open: Cell<usize>,
@@ -174,6 +175,7 @@ impl Worker {
             lines: RefCell::new(lines),
             live: RefCell::default(),
             draining: Cell::new(false),
+            cut: Cell::new(None),
             ending: Notify::new(),
             open: Cell::new(0),
             lull: Limit { name: LimitName::Idle, value: LULL, origin: Origin::Default },
@@ -280,6 +282,26 @@ impl Worker {
     pub(crate) fn drain(&self) {
         self.draining.set(true);
         self.ending.notify_waiters();
+        self.wake_all();
+    }
+
+    /// Requests in flight end now, and say so. False when there is none.
+    pub(crate) fn cut(&self, why: &'static str) -> bool {
+        self.cut.set(Some(why));
+        self.wake_all();
+        self.is_serving()
+    }
+
+    /// Why requests are cut, once they are.
+    pub(crate) const fn why_cut(&self) -> Option<&'static str> {
+        self.cut.get()
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.live.borrow().iter().any(|(_, live)| live.request.borrow().is_some())
+    }
+
+    fn wake_all(&self) {
         let wakers: Vec<_> = self.live.borrow().iter().filter_map(|(_, live)| live.waker.borrow().clone()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -291,23 +313,21 @@ impl Worker {
         self.lines.borrow_mut().put(entry, &line, live.whom());
     }
 
-    /// Writes a line for each request that is being served: nobody will do so later. False when there is none.
-    pub(crate) fn tell_cut(&self, why: &str) -> bool {
+    /// Writes a line for each request that is still being served: nobody will do so later.
+    pub(crate) fn tell_cut(&self, why: &str) {
         let now = clock::now();
-        let mut any = false;
         self.each_live(|live| {
             let Some(request) = &*live.request.borrow() else { return };
-            any = true;
+            let stage = live.stage().0;
             let marks = Marks::at(request.began);
             let entry = Entry {
-                known: Known::CUT,
+                known: Known::cut(stage),
                 route: Some(&request.route),
-                refused: Some((live.stage().0, why)),
+                refused: Some((stage, why)),
                 ..Entry::new(&marks, now)
             };
             self.ended(&entry, live);
         });
-        any
     }
 
     /// A listener can accept nothing any more. That does not pass by itself, so that standard error has it, too.

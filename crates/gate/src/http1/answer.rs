@@ -29,12 +29,19 @@ impl Known {
 
     /// A handshake that did not end in time.
     pub(crate) const LATE_HANDSHAKE: Self = Self { status: 0, state: *b"cR", flag: "SI" };
-    /// A request that was cut by the end of the gateway.
-    pub(crate) const CUT: Self = Self { status: 0, state: *b"KD", flag: "-" };
     /// A client that closed in the middle of a head.
     pub(crate) const LEFT_EARLY: Self = Self { status: 0, state: *b"CR", flag: "DC" };
     /// A handshake that failed.
     pub(crate) const FAILED_HANDSHAKE: Self = Self { status: 0, state: *b"CR", flag: "DPE" };
+
+    /// A request that was cut by the end of the gateway, and whose client hears nothing of it.
+    pub(crate) fn cut(stage: Stage) -> Self {
+        Self { status: 0, state: [b'K', phase(stage)], flag: "-" }
+    }
+
+    pub(crate) const fn is_cut(&self) -> bool {
+        matches!(self.state, [b'K', _])
+    }
 
     /// A request that the gateway refuses with this status.
     pub(crate) const fn refused(status: u16) -> Self {
@@ -63,17 +70,11 @@ impl Known {
     /// | the server closed or reset the connection | 502 | `S` | `UC` |
     /// | the server broke the protocol | 502 | `P` | `UPE` |
     /// | nothing was left of the time | 504 | `sQ` | `DT` |
-    /// | the end of the gateway cut it ([`CUT`](Self::CUT)) | none | `K` | `-` |
+    /// | the end of the gateway cut it ([`cut`](Self::cut)) | 503 | `K` | `-` |
     pub(crate) fn of(trouble: &Trouble) -> Self {
-        let phase = match trouble.stage {
-            Stage::Queue => b'Q',
-            Stage::Resolve | Stage::Connect | Stage::Tls => b'C',
-            Stage::Send | Stage::Wait => b'H',
-            Stage::Receive | TUNNEL => b'D',
-            _ => b'R',
-        };
-        let known = |status, who, flag| Self { status, state: [who, phase], flag };
+        let known = |status, who, flag| Self { status, state: [who, phase(trouble.stage)], flag };
         match (&trouble.failure, trouble.party) {
+            (Failure::Cancelled { .. }, Party::Gate) => Self { status: 503, ..Self::cut(trouble.stage) },
             (Failure::Cancelled { .. }, _) => known(0, b'C', "DC"),
             (Failure::DeadlinePast(_), _) => known(504, b's', "DT"),
             (Failure::DeadlinePassed(_), Party::Client) => known(408, b'c', "SI"),
@@ -93,6 +94,17 @@ impl Known {
             (_, _) if matches!(trouble.stage, Stage::Connect | Stage::Tls) => known(502, b'S', "UF"),
             (_, _) => known(502, b'S', "UC"),
         }
+    }
+}
+
+/// The second letter of HAProxy's termination state.
+fn phase(stage: Stage) -> u8 {
+    match stage {
+        Stage::Queue => b'Q',
+        Stage::Resolve | Stage::Connect | Stage::Tls => b'C',
+        Stage::Send | Stage::Wait => b'H',
+        Stage::Receive | TUNNEL => b'D',
+        _ => b'R',
     }
 }
 

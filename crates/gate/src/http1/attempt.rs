@@ -380,6 +380,9 @@ impl<S: Client> Connection<S> {
         let Self { client, worker, alarm, .. } = self;
         let bodyless = prepared.framing == Framing::Empty;
         upstream::or(work, |cx: &mut task::Context<'_>| {
+            if let Some(trouble) = Trouble::cut(worker, stage) {
+                return Poll::Ready(trouble);
+            }
             let left = if bodyless {
                 client.poll_end(cx, &worker.buffers).map(|how| left(&how))
             } else {

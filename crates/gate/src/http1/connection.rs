@@ -240,19 +240,25 @@ pub(crate) async fn serve<S: Client + 'static>(io: S, arrival: Arrival, worker: 
 /// Serves the one request of a stream of this connection.
 pub(crate) async fn serve_stream<S: Client>(io: S, of: Rc<Live>, listener: SocketAddr, worker: Rc<Worker>) {
     let listed = worker.list_stream(&of);
+    can_be_woken(&listed).await;
     Cuttable(&mut Connection::new(io, listed, listener, worker)).0.run().await;
 }
 
 /// Lists a connection that was accepted, and counts it.
 async fn begin<S: Client>(io: &S, arrival: Arrival, worker: &Rc<Worker>) -> Listed {
     let listed = worker.list(arrival, io.scheme());
+    can_be_woken(&listed).await;
+    crate::counts::add(Some(&worker.counts.connections), 1);
+    listed
+}
+
+/// From now on its task may be told to look up.
+async fn can_be_woken(listed: &Listed) {
     poll_fn(|cx| {
         *listed.live.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Ready(())
     })
     .await;
-    crate::counts::add(Some(&worker.counts.connections), 1);
-    listed
 }
 
 /// Whether a request may begin with this byte: that of a token, or of an empty line before it. What cannot become one is not
@@ -562,6 +568,7 @@ impl<S: Client> Connection<S> {
         // A body that turns out to be longer than allowed is refused, as one that says so at once.
         let refused = match &trouble.failure {
             Failure::RequestBody(why) => Some((trouble.stage, why.as_str())),
+            Failure::Cancelled { reason, .. } if known.is_cut() => Some((trouble.stage, reason.as_str())),
             _ => None,
         };
         let verdict = judgement.verdicts.first().filter(|_| refused.is_none());

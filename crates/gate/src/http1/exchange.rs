@@ -93,6 +93,12 @@ impl Trouble {
         Self { stage, party, failure, late_by: Duration::ZERO, silent: Duration::ZERO, takes: false }
     }
 
+    /// The end of the gateway, once it waits for nobody any more.
+    pub(crate) fn cut(worker: &Worker, stage: Stage) -> Option<Self> {
+        let reason = worker.why_cut()?.to_owned();
+        Some(Self::of(stage, Party::Gate, Failure::Cancelled { reason, at: None }))
+    }
+
     /// Whether it says something about the server: not where this process, the client, or a limit of the caller's ended it.
     pub(crate) fn is_servers(&self) -> bool {
         let own =
@@ -166,6 +172,9 @@ impl Seen {
 impl<'a, S: Client> Exchange<'a, S> {
     /// Ready when the answer is written, or when nothing more is to be expected.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, alarm: &mut Alarm) -> Poll<Result<(), Trouble>> {
+        if let Some(trouble) = Trouble::cut(self.worker, self.stage()) {
+            return Poll::Ready(Err(trouble));
+        }
         loop {
             match self.go_on(cx) {
                 Ok(Poll::Ready(())) => return Poll::Ready(Ok(())),

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use crate::bed::{Bed, GET, OK, Server};
+use crate::{
+    bed::{Bed, GET, OK, Server},
+    http2::Http2,
+};
 
 #[test]
 fn another_configuration_is_followed_from_the_next_request_on() {
@@ -93,8 +96,41 @@ fn what_the_end_cuts_is_told() {
     client.send(GET);
     assert_eq!(server.saw(), "asked");
     let line = bed.line();
-    assert_eq!((&line["stage"], &line["gate"]["termination"]), (&"wait".into(), &"KD".into()), "{line:#}");
+    assert_eq!((&line["stage"], &line["gate"]["termination"]), (&"wait".into(), &"KH".into()), "{line:#}");
     assert!(line["gate"]["refused"].as_str().unwrap().contains("draining passed"));
+    let stages: Vec<_> = line["timeline"].as_array().unwrap().iter().map(|span| &span["stage"]).collect();
+    assert_eq!(stages.last(), Some(&&"wait".into()), "{line:#}");
+    let answer = client.answer();
+    assert_eq!((answer.status, &line["gate"]["status"]), (503, &503.into()), "{answer:?}");
+    assert_eq!((answer.field("connection"), answer.field("retry-after")), (Some("close"), Some("1")), "{answer:?}");
+}
+
+/// So is what still waits for a connection, and each on its own stream.
+#[test]
+fn what_the_end_cuts_of_a_connection_of_streams_is_told() {
+    let server = Server::silent();
+    let bed = Bed::new(&[server.address], &[("drain", "700ms"), ("cluster", "connections = 1")]);
+    let client = Http2::connect(&bed);
+    let mut ready = client.send.clone();
+    let answers: Vec<_> = client.wait(async {
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            std::future::poll_fn(|cx| ready.poll_ready(cx)).await.unwrap();
+            let request = http::Request::get("http://a.test/").body(()).unwrap();
+            answers.push(ready.send_request(request, true).unwrap().0);
+        }
+        answers
+    });
+    assert_eq!(server.saw(), "asked");
+    let ended = std::thread::spawn(move || bed.lines());
+    for answer in answers {
+        assert_eq!(client.wait(answer).unwrap().status(), 503);
+    }
+    let lines = ended.join().unwrap();
+    let mut told: Vec<_> = lines.iter().map(|line| line["gate"]["termination"].as_str().unwrap()).collect();
+    told.sort_unstable();
+    // The connection of the first may have become free for the second before that is told.
+    assert!(matches!(told[..], ["KH", "KQ"] | ["KC", "KH"]), "{lines:#?}");
 }
 
 /// An answer without a length and without chunks ends with its connection: cut, it must not end in the same way.
@@ -111,7 +147,9 @@ fn an_answer_that_the_end_cuts_does_not_look_whole() {
     assert!(!client.head().contains("transfer-encoding"));
     assert_eq!(client.exactly(3), b"abc");
     let line = bed.line();
-    assert_eq!((&line["stage"], &line["gate"]["termination"]), (&"receive".into(), &"KD".into()), "{line:#}");
+    let told = &line["gate"];
+    assert_eq!((&line["stage"], &told["termination"]), (&"receive".into(), &"KD".into()), "{line:#}");
+    assert_eq!((&told["status"], told["bytes_out"].as_u64() > Some(3)), (&200.into(), true), "{line:#}");
     assert_eq!(client.rest().1.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
