@@ -12,7 +12,7 @@ use overdue::{
         hello::{HandshakeError, WhyRejected},
     },
 };
-use overdue_core::{Cause, Limit, Stage};
+use overdue_core::{Cause, DurationText, Limit, Stage};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -212,7 +212,16 @@ impl Arrival {
             HandshakeError::Limit { error, .. } => error.limit(),
             _ => None,
         };
-        let why = err.to_string();
+        let why = match (err, limit) {
+            // The library cannot know whose stages these are.
+            (HandshakeError::Limit { error, received }, Some(limit)) if error.cause() == Cause::Unknown => format!(
+                "the client's {} had no end within {} ({}): {received} bytes of its ClientHello had come",
+                error.stage(),
+                DurationText(limit.value),
+                limit.origin
+            ),
+            _ => err.to_string(),
+        };
         let marks = Marks::at(began);
         let refused = Some((Stage::Tls, why.as_str()));
         let entry = Entry { known, refused, cause: cause_of(err), limit, ..Entry::new(&marks, clock::now()) };

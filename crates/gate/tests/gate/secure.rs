@@ -89,4 +89,5 @@ fn who_does_not_fit_is_turned_away_and_told_apart() {
     assert!(reasons.iter().all(|(stage, _)| *stage == "tls"), "{reasons:?}");
     assert!(reasons[0].1.contains("not TLS") && reasons[1].1.contains("b.test"), "{reasons:?}");
     assert_eq!(lines[2]["gate"]["termination"], "cR", "{:#}", lines[2]);
+    assert!(reasons[2].1.starts_with("the client's hello had no end within "), "{reasons:?}");
 }
