@@ -92,7 +92,8 @@ pub(crate) struct Gate {
     ///
     /// Exit code 2: it would not start. 1: it would, and something is hardly as it was meant: limits that fight each other,
     /// a cluster that no route leads to, a server that is this gateway itself, a certificate that has expired. 0: nothing of
-    /// that. A name that does not resolve here and now is said, and is no finding. Nothing is listened on or written.
+    /// that. A name that does not resolve here and now, or only in part, is said, and is no finding. Nothing is listened
+    /// on or written.
     #[arg(long)]
     pub(crate) check: bool,
 }

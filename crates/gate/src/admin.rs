@@ -378,8 +378,8 @@ impl Desk {
         for (place, (name, kind, help)) in [
             ("overdue_gate_name_addresses", "gauge", "Addresses of a server's name that are used."),
             ("overdue_gate_name_lookups_total", "counter", "Lookups of a server's name."),
-            ("overdue_gate_name_lookups_failed_total", "counter", "Those of them that failed."),
-            ("overdue_gate_name_stale_seconds", "gauge", "How long lookups of a server's name have been failing."),
+            ("overdue_gate_name_lookups_failed_total", "counter", "Those of them that failed, if only in part."),
+            ("overdue_gate_name_stale_seconds", "gauge", "How long lookups of a server's name fail, if only in part."),
         ]
         .into_iter()
         .enumerate()

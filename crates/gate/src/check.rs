@@ -25,7 +25,7 @@ pub struct Checked {
     pub doubts: Vec<Doubt>,
     /// What is odd about certificates that would be used all the same.
     pub certificates: Vec<String>,
-    /// Names of servers that do not resolve, here and now.
+    /// Names of servers that do not resolve, or not in both families of addresses, here and now.
     pub unresolved: Vec<String>,
 }
 
@@ -42,17 +42,14 @@ pub fn check(path: &Path) -> Result<Checked, GateError> {
     let mut doubts = config.doubts();
     let mut unresolved = Vec::new();
     for (name, looked) in look_up_all(&config).map_err(GateError::Worker)? {
-        match looked {
-            Looked::Found(addresses, _) => {
-                for (cluster, port) in named(&config, &name) {
-                    let circles = addresses.iter().filter_map(|ip| {
-                        config.circle(&cluster, &format!("{name}:{port}"), SocketAddr::new(*ip, port))
-                    });
-                    doubts.extend(circles);
-                }
-            }
-            Looked::Failed(why, _) => unresolved.push(format!("{name} does not resolve: {why}")),
+        let addresses = looked.used(config.dns.family);
+        for (cluster, port) in named(&config, &name) {
+            let circles = addresses
+                .iter()
+                .filter_map(|ip| config.circle(&cluster, &format!("{name}:{port}"), SocketAddr::new(*ip, port)));
+            doubts.extend(circles);
         }
+        unresolved.extend(looked.failed.map(|failed| format!("{name} {}: {}", failed.why.what(), failed.why)));
     }
     Ok(Checked { config, doubts, certificates, unresolved })
 }

@@ -24,11 +24,12 @@ use tokio::{
     task::{AbortHandle, JoinSet, LocalSet},
 };
 
+use self::names::Name;
 pub(crate) use self::names::{Looked, look_up};
 use self::probe::{Probed, Unwell};
 use crate::{
     clock,
-    config::{Cluster, Config, Doubt, ServerAt},
+    config::{Cluster, Config, Doubt, Family, ServerAt},
     gate::{GateError, Order},
     log::{Event, Writer},
 };
@@ -68,12 +69,14 @@ impl Endpoint {
     }
 }
 
-/// Why a name has no address.
+/// Why a name has no address, or none of one family is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct NoAddress {
     reason: DnsFailure,
     text: String,
     pub(crate) dns: DnsFacts,
+    /// It has addresses of the other family.
+    is_partial: bool,
 }
 
 impl fmt::Display for NoAddress {
@@ -83,6 +86,11 @@ impl fmt::Display for NoAddress {
 }
 
 impl NoAddress {
+    /// What the name does not do.
+    pub(crate) const fn what(&self) -> &'static str {
+        if self.is_partial { "resolves only in part" } else { "does not resolve" }
+    }
+
     pub(crate) fn failure(&self) -> Failure {
         Failure::Dns { reason: self.reason, text: self.text.clone() }
     }
@@ -142,18 +150,6 @@ struct Known {
     names: BTreeMap<Arc<str>, Name>,
     /// Servers that are probed, by cluster.
     servers: BTreeMap<(Arc<str>, SocketAddr), Probing>,
-}
-
-/// What is known of a name.
-#[derive(Clone, Default)]
-struct Name {
-    addresses: Vec<std::net::IpAddr>,
-    /// When it was last found.
-    found: Option<Instant>,
-    /// Since when it is not.
-    failing: Option<(Instant, Arc<NoAddress>)>,
-    lookups: u64,
-    failures: u64,
 }
 
 /// What is known of a server by its probes.
@@ -238,12 +234,12 @@ impl Lookout {
         let _ = self.to.send(Told::End);
     }
 
-    /// Names that have no address now, for a reader.
+    /// Names that have no address now, or not all, for a reader.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let known = lock(&self.known);
         let text = |(name, known): (&Arc<str>, &Name)| {
             let (_, why) = known.failing.as_ref()?;
-            Some(format!("{name} does not resolve, and is looked up again and again: {}", why.text))
+            Some(format!("{name} {}, and is looked up again and again: {why}", why.what()))
         };
         known.names.iter().filter_map(text).collect()
     }
@@ -311,8 +307,8 @@ impl Lookout {
         servers.map(|((cluster, address), known)| (Arc::clone(cluster), *address, numbers(known))).collect()
     }
 
-    /// Of each name: its addresses, lookups, lookups that failed, and for how long its addresses are those of a lookup
-    /// before one that failed.
+    /// Of each name: its addresses, lookups, lookups that failed, and for how long its addresses, or those of one family,
+    /// are those of a lookup before one that failed.
     pub(crate) fn names(&self) -> Vec<(Arc<str>, [f64; 4])> {
         let now = clock::now();
         let all = lock(&self.known);
@@ -345,7 +341,7 @@ impl Thread {
                 }
             }
             Told::Looked(name, looked) => {
-                self.looked(&name, looked);
+                self.looked(&name, looked, self.outlook.config.dns.family);
                 self.look_again();
             }
             Told::Probed(cluster, address, probed) => {
@@ -403,7 +399,7 @@ impl Thread {
         let mut pauses = BTreeMap::new();
         for (name, looked) in first {
             pauses.insert(Arc::clone(&name), looked.pause(&dns, 0));
-            self.looked(&name, looked);
+            self.looked(&name, looked, dns.family);
         }
         for name in named {
             // One that was known is looked up now: whoever reloads may mean that.
@@ -563,7 +559,7 @@ impl Thread {
             }
             let nothing = || {
                 let text = "no server has an address".to_owned();
-                Arc::new(NoAddress { reason: DnsFailure::NoAddress, text, dns: DnsFacts::default() })
+                Arc::new(NoAddress { reason: DnsFailure::NoAddress, text, dns: DnsFacts::default(), is_partial: false })
             };
             // Of no interest while there are others, and different each time.
             let none = none.filter(|_| endpoints.is_empty()).unwrap_or_else(nothing);
@@ -574,44 +570,14 @@ impl Thread {
         Outlook { config, clusters }
     }
 
-    /// Keeps what a lookup found. One that failed changes nothing: the last good addresses are better than none.
-    fn looked(&self, name: &Arc<str>, looked: Looked) {
-        let now = clock::now();
+    fn looked(&self, name: &Arc<str>, looked: Looked, family: Family) {
         let mut all = lock(&self.known);
         // One that nobody asks for any more may still have been on its way.
         let Some(known) = all.names.get_mut(name) else { return };
-        known.lookups += 1;
-        let format = self.outlook.config.log.format;
-        let event = |what, text, failed| {
-            Event { what, cluster: None, of: name.to_string(), text, failed }.write(format, &self.writer);
+        let tell = |what, text, failed: Option<&_>| {
+            let event = Event { what, cluster: None, of: name.to_string(), text, failed };
+            event.write(self.outlook.config.log.format, &self.writer);
         };
-        match looked {
-            Looked::Found(addresses, _) => {
-                let listed = |addresses: &[std::net::IpAddr]| {
-                    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                    texts.join(", ")
-                };
-                if known.failing.take().is_some() {
-                    event("name-resolves", format!("{name} is {}", listed(&addresses)), None);
-                } else if known.found.is_some() && known.addresses != addresses {
-                    let text = format!("{name} is {}, no longer {}", listed(&addresses), listed(&known.addresses));
-                    event("name-changed", text, None);
-                }
-                known.addresses = addresses;
-                known.found = Some(now);
-            }
-            Looked::Failed(why, judged) => {
-                known.failures += 1;
-                if known.failing.is_none() {
-                    let kept = match known.addresses.len() {
-                        0 => "its clusters have no address for it".to_owned(),
-                        count => format!("the last {count} addresses are used"),
-                    };
-                    event("name-fails", format!("{}; {kept}", why.text), Some(&*judged));
-                }
-                let since = known.failing.as_ref().map_or(now, |(since, _)| *since);
-                known.failing = Some((since, Arc::new(why)));
-            }
-        }
+        known.take(name, looked, family, clock::now(), tell);
     }
 }

@@ -3,7 +3,8 @@
 //! A [`Resolver`] asks DNS servers itself, or leaves it to the system's resolver on a few threads. It sets no limit of
 //! its own: the caller's `resolve` limit bounds a lookup by dropping its future, which ends every query of it at
 //! once. What had been sent and heard by then is in the [`LookupLog`], so that a lookup that was cut off can still
-//! say whether no server answered or one was slow.
+//! say whether no server answered or one was slow. [`Resolver::resolve_each`] is told the limit instead, so that one
+//! family's addresses are not lost when the other's do not come.
 //!
 //! A name is looked for, in this order, in the overrides ([`Resolver::with_override`]), as an IP address written out,
 //! in `/etc/hosts`, among the `localhost` names of RFC 6761 (loopback, IPv6 and IPv4), and only then asked for.
@@ -17,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+pub use each::{Enough, Families, FamilyOutcome};
 use hickory_resolver::{
     Hosts,
     proto::{
@@ -25,7 +27,9 @@ use hickory_resolver::{
     },
 };
 use overdue_core::facts::{DnsFacts, DnsFailure, OsFailure};
+use tokio::time::timeout;
 
+mod each;
 mod hickory;
 mod query;
 mod threads;
@@ -130,8 +134,7 @@ impl Resolver {
                 Source::Dns(dns) => dns.lookup(&name, log).await?,
                 Source::Threads(threads) => {
                     log.hide();
-                    let host = if host.is_ascii() { host.to_owned() } else { name.to_ascii() };
-                    Resolved { addresses: by_turns(threads.lookup(host).await?), ttl: None }
+                    Resolved { addresses: by_turns(threads.lookup(for_the_system(host, &name)).await?), ttl: None }
                 }
             },
         };
@@ -154,6 +157,46 @@ impl Resolver {
     /// was seen.
     pub async fn lookup(&self, host: &str, port: u16, log: &LookupLog) -> Result<Vec<IpAddr>, ResolveError> {
         Ok(self.resolve(host, port, log).await?.addresses)
+    }
+
+    /// The addresses of `host` in each family, for who wants to know of both, and not just to connect now: each is
+    /// waited for until `limit`, whatever the other came to, or until there is [`Enough`]. `port` matters for overrides
+    /// alone.
+    ///
+    /// The families are those of one name: the first of the search list that has an address of either is taken, as for
+    /// [`lookup`](Self::lookup). Where nobody is asked, or the system's resolver is ([`Resolver::threads`], which does
+    /// not say what it came to in each), a family without an address has none.
+    ///
+    /// # Errors
+    /// Each family has its own, in its [`FamilyOutcome`]. A family whose answer has not come within `limit` is
+    /// [`FamilyOutcome::Cut`]; what has come of the other by then is given.
+    ///
+    /// # Cancellation safety
+    /// As that of [`lookup`](Self::lookup). Dropped, it gives nothing, also of a family that had been answered.
+    pub async fn resolve_each(
+        &self,
+        host: &str,
+        port: u16,
+        enough: Enough,
+        limit: Duration,
+        log: &LookupLog,
+    ) -> Families {
+        log.begin(host);
+        match self.known(host, port) {
+            Ok(Known::Addresses(addresses)) => Families::of(host, addresses),
+            Ok(Known::Name(name)) => match &*self.source {
+                Source::Dns(dns) => dns.lookup_each(&name, enough, limit, log).await,
+                Source::Threads(threads) => {
+                    log.hide();
+                    match timeout(limit, threads.lookup(for_the_system(host, &name))).await {
+                        Ok(Ok(addresses)) => Families::of(host, addresses),
+                        Ok(Err(err)) => Families::both(Err(err).into()),
+                        Err(_) => Families::both(FamilyOutcome::Cut),
+                    }
+                }
+            },
+            Err(err) => Families::both(Err(err).into()),
+        }
     }
 
     /// What is known without asking anybody.
@@ -229,6 +272,25 @@ impl ResolveError {
     fn new(reason: DnsFailure, text: String) -> Self {
         Self { reason, text, os: None }
     }
+
+    /// Of two failures the one that leaves more open: a name may exist when a server failed, and certainly does when
+    /// another of its records is what is missing. Both texts are kept where they differ.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let rank = |err: &Self| match err.reason {
+            _ if err.os.is_some() => 0,
+            DnsFailure::ServerError => 1,
+            DnsFailure::Unusable => 2,
+            DnsFailure::NoAnswer => 3,
+            DnsFailure::NoAddress => 4,
+            DnsFailure::NoSuchName | DnsFailure::InvalidName => 5,
+        };
+        let (mut worse, other) = if rank(&other) < rank(&self) { (other, self) } else { (self, other) };
+        if worse.text != other.text {
+            worse.text = format!("{}; {}", worse.text, other.text);
+        }
+        worse
+    }
 }
 
 /// What one lookup has done so far. It can be read at any moment, from any thread, also after the lookup's future was
@@ -292,6 +354,11 @@ impl LookupLog {
         // Every change is a single assignment, so there is nothing half done to be seen after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A name as `getaddrinfo` takes it.
+fn for_the_system(host: &str, name: &Name) -> String {
+    if host.is_ascii() { host.to_owned() } else { name.to_ascii() }
 }
 
 /// A host as overrides compare it.

@@ -227,10 +227,10 @@ fn how_names_are_looked_up() {
     assert_eq!((pause(Some(0)), pause(Some(30)), pause(Some(3600)), pause(None)), (5, 30, 60, 60));
     let ips = |text: &[&str]| text.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<std::net::IpAddr>>();
     let answer = ips(&["10.0.0.2", "::1", "10.0.0.1"]);
-    assert_eq!(dns.used(answer.clone()), ips(&["::1"]));
-    assert_eq!(with("").unwrap().dns.used(answer.clone()), ips(&["10.0.0.1", "10.0.0.2"]));
-    assert_eq!(with("family = \"both\"").unwrap().dns.used(answer), ips(&["10.0.0.1", "10.0.0.2", "::1"]));
-    assert_eq!(with("").unwrap().dns.used(ips(&["::1"])), ips(&["::1"]));
+    assert_eq!(dns.family.used(answer.clone()), ips(&["::1"]));
+    assert_eq!(with("").unwrap().dns.family.used(answer.clone()), ips(&["10.0.0.1", "10.0.0.2"]));
+    assert_eq!(with("family = \"both\"").unwrap().dns.family.used(answer), ips(&["10.0.0.1", "10.0.0.2", "::1"]));
+    assert_eq!(with("").unwrap().dns.family.used(ips(&["::1"])), ips(&["::1"]));
     for (text, why) in [
         ("family = \"v5\"", "v4-first"),
         ("refresh_min = \"2m\"", "longer than"),

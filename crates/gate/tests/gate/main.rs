@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
 
 mod bed;
+mod dns;
 mod edge;
 mod failures;
 mod floods;

@@ -3,10 +3,10 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -118,7 +118,7 @@ fn has_arrived(stream: &TcpStream) -> bool {
 }
 
 /// The first words of what is told of a request.
-fn told(line: &Value) -> [&str; 4] {
+pub(crate) fn told(line: &Value) -> [&str; 4] {
     let text = |value: &'_ Value| value.as_str().unwrap_or("-").to_owned().leak();
     [text(&line["stage"]), text(&line["cause"]), text(&line["gate"]["termination"]), text(&line["gate"]["flags"])]
 }
@@ -400,188 +400,6 @@ fn a_header_comes_before_tls_and_probes_have_their_own() {
     assert!((0..3).all(|_| server.saw() == "[32, 0, 0, 0]"));
     let lines = bed.lines();
     assert!(lines.is_empty(), "a probe failed: {lines:#?}");
-}
-
-/// What a DNS server says to every question for addresses.
-#[derive(Clone)]
-enum Says {
-    Addresses(Vec<Ipv4Addr>),
-    /// An error code: 2 is SERVFAIL, 3 is NXDOMAIN.
-    Code(u8),
-    Nothing,
-}
-
-/// A DNS server.
-struct Dns {
-    address: SocketAddr,
-    says: Arc<Mutex<Says>>,
-    asked: Arc<AtomicUsize>,
-}
-
-impl Dns {
-    fn new(says: Says) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = socket.local_addr().unwrap();
-        let says = Arc::new(Mutex::new(says));
-        let asked = Arc::new(AtomicUsize::new(0));
-        let (said, count) = (Arc::clone(&says), Arc::clone(&asked));
-        std::thread::spawn(move || {
-            let mut query = [0; 512];
-            while let Ok((length, from)) = socket.recv_from(&mut query) {
-                count.fetch_add(1, Relaxed);
-                // The one question: a name, its type and its class.
-                let end = 12 + query[12..length].iter().position(|byte| *byte == 0).unwrap() + 5;
-                let is_a = query[end - 3] == 1;
-                let (addresses, code) = match said.lock().unwrap().clone() {
-                    Says::Nothing => continue,
-                    Says::Addresses(addresses) => (if is_a { addresses } else { Vec::new() }, 0),
-                    Says::Code(code) => (Vec::new(), code),
-                };
-                let mut answer = query[..2].to_vec();
-                answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(addresses.len()).unwrap(), 0, 0, 0, 0]);
-                answer.extend(&query[12..end]);
-                for address in addresses {
-                    // The name above, A, IN, a TTL of 0.
-                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-                    answer.extend(address.octets());
-                }
-                socket.send_to(&answer, from).unwrap();
-            }
-        });
-        Self { address, says, asked }
-    }
-
-    /// How many questions there were.
-    fn asked(&self) -> usize {
-        self.asked.load(Relaxed)
-    }
-
-    fn say(&self, says: Says) {
-        *self.says.lock().unwrap() = says;
-    }
-
-    /// The table that has the gateway ask it, often.
-    fn table(&self) -> String {
-        let address = self.address;
-        format!("[dns]\nservers = [\"{address}\"]\nlimit = \"500ms\"\nrefresh_min = \"100ms\"\nrefresh_max = \"200ms\"")
-    }
-}
-
-const ONE: Ipv4Addr = Ipv4Addr::LOCALHOST;
-const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-
-fn tells_its_place(place: &'static str) -> impl Fn(&mut Peer) + Clone + Send + 'static {
-    move |peer| {
-        while peer.request().is_some() {
-            let length = place.len();
-            peer.client.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{place}"));
-        }
-    }
-}
-
-#[test]
-fn the_addresses_of_a_name_are_followed() {
-    let one = Server::new(tells_its_place("one"));
-    let port = one.address.port();
-    let _other = Server::at((OTHER, port).into(), tells_its_place("other"));
-    let dns = Dns::new(Says::Addresses(vec![ONE]));
-    let bed = Bed::new(&[format!("api.test:{port}")], &[("route", &dns.table())]);
-    let mut client = bed.connect();
-    let mut asked = || {
-        let answer = client.call(GET);
-        assert_eq!(answer.status, 200, "{answer:?}");
-        String::from_utf8(answer.body).unwrap()
-    };
-    assert_eq!(asked(), "one");
-    dns.say(Says::Addresses(vec![OTHER]));
-    until("the new address is used", || asked() == "other");
-    // It stays as it is, whatever becomes of the DNS.
-    for says in [Says::Code(2), Says::Code(3), Says::Nothing, Says::Addresses(vec![OTHER])] {
-        dns.say(says);
-        let before = dns.asked();
-        until("it was looked up twice", || {
-            assert_eq!(asked(), "other");
-            dns.asked() > before + 4
-        });
-    }
-    let log = bed.log();
-    until("it is well again", || fs::read_to_string(&log).unwrap().contains("name-resolves"));
-    dns.say(Says::Addresses(vec![ONE, OTHER]));
-    until("the first is back", || asked() == "one");
-    let lines = bed.lines();
-    assert!(lines.iter().filter(|line| line["gate"]["status"].is_u64()).all(|line| line["outcome"] == "ok"));
-    let events: Vec<&str> = lines.iter().filter_map(|line| line["gate"]["event"].as_str()).collect();
-    // Once for each change, and not for each lookup.
-    assert_eq!(events, ["name-changed", "name-fails", "name-resolves", "name-changed"]);
-    let failing = lines.iter().find(|line| line["gate"]["event"] == "name-fails").unwrap();
-    assert_eq!((&failing["cause"], &failing["gate"]["of"]), (&"dns-failed".into(), &"api.test".into()), "{failing:#}");
-}
-
-/// The gateway starts without it, says why, and serves as soon as there is an address.
-#[test]
-fn a_name_that_does_not_resolve_is_told_and_does_not_stay_so() {
-    let server = Server::answering(OK);
-    for (says, cause) in [(Says::Code(3), "dns-failed"), (Says::Nothing, "dns-no-answer")] {
-        let dns = Dns::new(says);
-        let name = format!("api.test:{}", server.address.port());
-        let bed = Bed::new(&[name], &[("route", &dns.table()), ("listener", "trusted = [\"127.0.0.0/8\"]")]);
-        let mut client = bed.connect();
-        let answer = client.call(GET);
-        assert_eq!((answer.status, answer.problem()["cause"].as_str()), (503, Some(cause)), "{answer:?}");
-        assert!(answer.problem()["detail"].as_str().unwrap().contains("api.test"), "{answer:?}");
-        dns.say(Says::Addresses(vec![ONE]));
-        // On the connection that was told so.
-        until("it resolves", || client.call(GET).status == 200);
-        let lines = bed.lines();
-        let refused = lines.iter().find(|line| line["gate"]["status"] == 503).unwrap();
-        assert_eq!(told(refused), ["resolve", cause, "SC", "UH"], "{refused:#}");
-        let stages: Vec<_> = refused["timeline"].as_array().unwrap().iter().map(|span| &span["stage"]).collect();
-        assert_eq!(stages, ["head", "resolve"]);
-        let events: Vec<&str> = lines.iter().filter_map(|line| line["gate"]["event"].as_str()).collect();
-        assert_eq!(events, ["name-fails", "name-resolves"]);
-    }
-}
-
-/// What is in flight to an address that goes ends whole.
-#[test]
-fn a_request_outlives_the_address_that_it_went_to() {
-    let (answer, answers) = std::sync::mpsc::channel::<()>();
-    let answers = Arc::new(Mutex::new(Some(answers)));
-    let others = tells_its_place("one");
-    let one = Server::new(move |peer| {
-        let Some(answers) = answers.lock().unwrap().take() else { return others(peer) };
-        peer.request().unwrap();
-        peer.say("asked");
-        answers.recv().unwrap();
-        peer.client.send(OK);
-    });
-    let port = one.address.port();
-    let _other = Server::at((OTHER, port).into(), tells_its_place("other"));
-    let dns = Dns::new(Says::Addresses(vec![ONE]));
-    let bed = Bed::new(&[format!("api.test:{port}")], &[("route", &dns.table())]);
-    let mut slow = bed.connect();
-    slow.send(GET);
-    assert_eq!(one.saw(), "asked");
-    dns.say(Says::Addresses(vec![OTHER]));
-    until("the change is followed", || bed.connect().call(GET).body == b"other");
-    answer.send(()).unwrap();
-    assert_eq!(slow.answer().body, b"hello");
-}
-
-/// Names that a reload brings are looked up before it is followed.
-#[test]
-fn a_reload_that_brings_a_name_refuses_nobody() {
-    let server = Server::answering(OK);
-    let mut bed = Bed::new(&[server.address], &[]);
-    let mut client = bed.connect();
-    assert_eq!(client.call(GET).status, 200);
-    let dns = Dns::new(Says::Addresses(vec![ONE]));
-    let name = format!("api.test:{}", server.address.port());
-    assert!(bed.follow(&[name], &[("route", &dns.table())]).is_empty());
-    assert_eq!(client.call(GET).status, 200);
-    let hosts = "[dns]\nhosts = { \"api.test\" = [\"127.0.0.1\"] }";
-    assert!(bed.follow(&[format!("api.test:{}", server.address.port())], &[("route", hosts)]).is_empty());
-    assert_eq!(client.call(GET).status, 200);
 }
 
 /// A server that answers its probes with what `well` says, and tells who else asked.

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     time::Duration,
 };
 
@@ -17,10 +17,10 @@ use hickory_resolver::{
     system_conf::read_system_conf,
 };
 use overdue_core::facts::DnsFailure;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::{
-    LookupLog, MAX_ADDRESSES, ResolveError, Resolved, by_turns,
+    Enough, Families, FamilyOutcome, LookupLog, MAX_ADDRESSES, ResolveError, Resolved, by_turns,
     query::{self, Servers, code_name},
 };
 use crate::clock;
@@ -32,6 +32,9 @@ const CACHED_ANSWERS_MAX: u64 = 4096;
 /// A name that was just created should not stay missing for as long as its zone allows.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(30);
 const DNS_PORT: u16 = 53;
+
+/// What one family came to.
+type Answer = Result<Resolved, ResolveError>;
 
 #[derive(Debug)]
 pub(super) struct Dns {
@@ -93,11 +96,9 @@ impl Dns {
             match self.both_families(&candidate, log).await {
                 Ok(addresses) => return Ok(addresses),
                 Err(err) => {
-                    // As in the C library: a server that fails for one name may know the next; silence is the end.
-                    let goes_on =
-                        matches!(err.reason, DnsFailure::NoSuchName | DnsFailure::NoAddress | DnsFailure::ServerError);
+                    let goes_on = goes_on(&err);
                     failure = Some(match failure {
-                        Some(before) => worse(before, err),
+                        Some(before) => before.worse(err),
                         None => err,
                     });
                     if !goes_on {
@@ -106,11 +107,54 @@ impl Dns {
                 }
             }
         }
-        let mut err = failure.unwrap_or_else(|| ResolveError::new(DnsFailure::InvalidName, name.to_ascii()));
+        Err(self.troubled(failure.unwrap_or_else(|| ResolveError::new(DnsFailure::InvalidName, name.to_ascii()))))
+    }
+
+    /// The same for each family of that name, all within the limit.
+    pub(super) async fn lookup_each(&self, name: &Name, enough: Enough, limit: Duration, log: &LookupLog) -> Families {
+        let mut end = pin!(sleep(limit));
+        let mut before: Option<[ResolveError; 2]> = None;
+        for candidate in self.candidates(name) {
+            match self.each_family(&candidate, enough, end.as_mut(), log).await {
+                [Some(Err(v6)), Some(Err(v4))] => {
+                    let goes_on = goes_on(&v6.clone().worse(v4.clone()));
+                    before = Some(match before {
+                        Some([before_v6, before_v4]) => [before_v6.worse(v6), before_v4.worse(v4)],
+                        None => [v6, v4],
+                    });
+                    if !goes_on {
+                        break;
+                    }
+                }
+                answers => {
+                    // Of the names before this only counts what is wrong with them, and where this has no address.
+                    let is_it = answers.iter().any(|answer| matches!(answer, Some(Ok(_))));
+                    let [before_v6, before_v4] =
+                        before.filter(|_| !is_it).map_or([None, None], |before| before.map(Some));
+                    let [v6, v4] = answers;
+                    return Families { v6: self.outcome(before_v6, v6), v4: self.outcome(before_v4, v4) };
+                }
+            }
+        }
+        let nothing = || ResolveError::new(DnsFailure::InvalidName, name.to_ascii());
+        let [v6, v4] = before.unwrap_or_else(|| [nothing(), nothing()]);
+        Families { v6: self.outcome(None, Some(Err(v6))), v4: self.outcome(None, Some(Err(v4))) }
+    }
+
+    fn outcome(&self, before: Option<ResolveError>, answer: Option<Answer>) -> FamilyOutcome {
+        let Some(answer) = answer else { return FamilyOutcome::Cut };
+        let with = |err| match before {
+            Some(before) => before.worse(err),
+            None => err,
+        };
+        answer.map_err(|err| self.troubled(with(err))).into()
+    }
+
+    fn troubled(&self, mut err: ResolveError) -> ResolveError {
         if let Some(trouble) = &self.trouble {
             err.text = format!("{} ({trouble})", err.text);
         }
-        Err(err)
+        err
     }
 
     /// The names to ask for, in order: resolv.conf(5), `search` and `ndots`. A name with a last dot is asked as it is.
@@ -148,14 +192,44 @@ impl Dns {
                 Ok(Resolved { addresses: by_turns([v6.addresses, v4.addresses].concat()), ttl: v6.ttl.min(v4.ttl) })
             }
             (Some(Ok(one)), _) | (_, Some(Ok(one))) => Ok(Resolved { addresses: by_turns(one.addresses), ..one }),
-            (Some(Err(v6)), Some(Err(v4))) => Err(worse(v6, v4)),
+            (Some(Err(v6)), Some(Err(v4))) => Err(v6.worse(v4)),
             (Some(Err(err)), None) | (None, Some(Err(err))) => Err(err),
             (None, None) => Err(ResolveError::new(DnsFailure::NoAnswer, name.to_ascii())),
         }
     }
 
+    /// IPv6 and IPv4; `None` for what has not come by the end, or when there was enough.
+    async fn each_family(
+        &self,
+        name: &Name,
+        enough: Enough,
+        mut end: Pin<&mut Sleep>,
+        log: &LookupLog,
+    ) -> [Option<Answer>; 2] {
+        let mut v6 = pin!(self.family(name, RecordType::AAAA, log));
+        let mut v4 = pin!(self.family(name, RecordType::A, log));
+        let (mut of_v6, mut of_v4) = (None, None);
+        while of_v6.is_none() || of_v4.is_none() {
+            let is_enough = match enough {
+                Enough::Both => false,
+                Enough::V6 => matches!(of_v6, Some(Ok(_))),
+                Enough::V4 => matches!(of_v4, Some(Ok(_))),
+            };
+            if is_enough {
+                break;
+            }
+            tokio::select! {
+                biased;
+                answer = &mut v6, if of_v6.is_none() => of_v6 = Some(answer),
+                answer = &mut v4, if of_v4.is_none() => of_v4 = Some(answer),
+                () = &mut end => break,
+            }
+        }
+        [of_v6, of_v4]
+    }
+
     /// The addresses of one family, from the cache or from a server; at least one.
-    async fn family(&self, name: &Name, family: RecordType, log: &LookupLog) -> Result<Resolved, ResolveError> {
+    async fn family(&self, name: &Name, family: RecordType, log: &LookupLog) -> Answer {
         let query = Query::query(name.clone(), family);
         match self.cache.get(&query, clock::now()) {
             Some(Ok(message)) => {
@@ -183,6 +257,12 @@ impl Dns {
         self.cache.insert(query, Ok(response.into_message()), clock::now());
         Ok(Resolved { addresses, ttl })
     }
+}
+
+/// Whether the next name of the search list is asked for after this. As in the C library: a server that fails for one
+/// name may know the next; silence is the end.
+fn goes_on(err: &ResolveError) -> bool {
+    matches!(err.reason, DnsFailure::NoSuchName | DnsFailure::NoAddress | DnsFailure::ServerError)
 }
 
 /// Waits for the other family: as long as it takes, unless there are addresses already.
@@ -231,22 +311,4 @@ fn negative(query: &Query, code: ResponseCode) -> ResolveError {
     } else {
         ResolveError::new(DnsFailure::NoAddress, format!("{name}: no {} record", query.query_type()))
     }
-}
-
-/// Of two failures the one that leaves more open: a name may exist when a server failed, and certainly does when
-/// another of its records is what is missing. Both texts are kept where they differ.
-fn worse(a: ResolveError, b: ResolveError) -> ResolveError {
-    let rank = |err: &ResolveError| match err.reason {
-        _ if err.os.is_some() => 0,
-        DnsFailure::ServerError => 1,
-        DnsFailure::Unusable => 2,
-        DnsFailure::NoAnswer => 3,
-        DnsFailure::NoAddress => 4,
-        DnsFailure::NoSuchName | DnsFailure::InvalidName => 5,
-    };
-    let (mut worse, other) = if rank(&b) < rank(&a) { (b, a) } else { (a, b) };
-    if worse.text != other.text {
-        worse.text = format!("{}; {}", worse.text, other.text);
-    }
-    worse
 }

@@ -27,6 +27,7 @@ use tokio::{net::UdpSocket, time::timeout};
 
 use super::{LookupLog, ResolveError, Resolver, Source, by_turns, hickory::Dns, host_name, in_hosts, threads::Threads};
 
+mod each;
 mod server;
 
 async fn look_up(resolver: &Resolver) -> (Result<Vec<IpAddr>, ResolveError>, DnsFacts) {

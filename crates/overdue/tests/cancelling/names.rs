@@ -1,13 +1,13 @@
 use std::{net::IpAddr, sync::Arc};
 
-use overdue::resolve::{LookupLog, Resolver};
+use overdue::resolve::{Enough, Families, FamilyOutcome, LookupLog, Resolver};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
     task::JoinHandle,
 };
 
-use crate::{MS, alone, leaves_nothing};
+use crate::{LONG, MS, alone, leaves_nothing};
 
 const ADDRESS: [u8; 4] = [127, 0, 0, 9];
 
@@ -72,6 +72,14 @@ fn a_lookup_over_udp_and_tcp() {
             assert_eq!(addresses, [IpAddr::from(ADDRESS)]);
         })
         .await;
+        let (resolver, more) = server().await;
+        leaves_nothing(async || {
+            let Families { v6, v4 } =
+                resolver.resolve_each("api.test", 80, Enough::Both, LONG, &LookupLog::new()).await;
+            assert!(matches!((v6, v4), (FamilyOutcome::None(_), FamilyOutcome::Found(_))));
+        })
+        .await;
+        more.iter().for_each(JoinHandle::abort);
         servers.iter().for_each(JoinHandle::abort);
     });
 }
