@@ -2,17 +2,26 @@
 
 mod clusters;
 mod listeners;
+mod log;
 mod routes;
 mod values;
 
-use std::{collections::BTreeMap, fmt::Display, net::IpAddr, ops::Range, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    net::IpAddr,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use overdue_core::{LimitName, Stage};
 use serde::Deserialize;
 use toml::Spanned;
 
 pub(super) use self::values::canonical;
-use super::{Config, ConfigError, Dns, Family, Format, Log, To, Trace, doubts};
+use super::{Config, ConfigError, Dns, Family, Trace, doubts};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -192,6 +201,7 @@ const REFRESH_MAX: Duration = Duration::from_secs(60);
 /// A file's text and its name, for errors and origins.
 pub(super) struct Source<'a> {
     text: &'a str,
+    file: &'a Path,
     pub(super) path: Arc<str>,
 }
 
@@ -229,30 +239,6 @@ impl Source<'_> {
         Ok(dns)
     }
 
-    /// The log, and the line that names its file.
-    fn log(&self, table: &LogTable) -> Result<(Log, u32), ConfigError> {
-        let format = match &table.format {
-            None => Format::Json,
-            Some(format) => match format.get_ref().as_str() {
-                "json" => Format::Json,
-                "text" => Format::Text,
-                other => return Err(self.error(format.span(), format!("{other:?} is no format: json or text"))),
-            },
-        };
-        let (to, log_line) = match (table.off, &table.file) {
-            (Some(true), _) => (To::Off, 0),
-            (_, Some(path)) if path.get_ref().as_os_str().is_empty() => {
-                return Err(
-                    self.error(path.span(), "the log has no file without a name; left out, it goes to standard output")
-                );
-            }
-            (_, Some(path)) => (To::File(path.get_ref().clone()), self.line(path.span())),
-            _ => (To::Stdout, 0),
-        };
-        let rate = table.rate.as_ref().map(|rate| self.rate(rate)).transpose()?;
-        Ok((Log { format, to, rate }, log_line))
-    }
-
     fn trace(&self, table: &TraceTable) -> Result<Trace, ConfigError> {
         let start = match table.start.as_ref().map(|start| (start.get_ref(), start.span())) {
             None => None,
@@ -276,8 +262,9 @@ impl Source<'_> {
     }
 }
 
-pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
-    let source = Source { text, path: origin.into() };
+/// The text of this file, which the user knows as `origin`.
+pub(super) fn parse(text: &str, file: &Path, origin: &str) -> Result<Config, ConfigError> {
+    let source = Source { text, file, path: origin.into() };
     let file: File = toml::from_str(text)
         .map_err(|err| source.error(err.span().unwrap_or_default(), plainly(err.message().trim_end())))?;
 
@@ -297,7 +284,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
         return Err(whole("there is no [[route]], so no request could be sent anywhere"));
     }
     let admin = file.admin.as_ref().map(|admin| source.admin(admin, &listeners)).transpose()?;
-    let (log, log_line) = source.log(&file.log)?;
+    let (log, log_line) = source.log(&file)?;
     let doubtful = doubts::found(&source, &file, &listeners, admin.as_ref(), &routes);
     Ok(Config {
         path: Arc::clone(&source.path),
