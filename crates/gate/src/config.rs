@@ -325,7 +325,7 @@ impl Config {
             return Err(failed(format!("has {length} bytes, and a configuration has at most {FILE_MAX}")));
         }
         let text = std::fs::read_to_string(path).map_err(|err| failed(format!("cannot be read: {err}")))?;
-        Self::parse(&text, &path.display().to_string())
+        file::parse(&text, path, &path.display().to_string())
     }
 
     /// Reads the text of a file that the user knows as `origin`.
@@ -333,7 +333,7 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong with it, with its line.
     pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        file::parse(text, origin)
+        file::parse(text, Path::new(origin), origin)
     }
 
     /// What can be followed, and is hardly what was meant; limits that fight each other at the end.

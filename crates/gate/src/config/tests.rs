@@ -341,3 +341,43 @@ fn a_file_that_is_not_there() {
     let error = Config::read(Path::new("/nowhere/gate.toml")).unwrap_err();
     assert!(error.to_string().starts_with("/nowhere/gate.toml: cannot be read"), "{error}");
 }
+
+/// Lines would be added to what is read as something else: with the next start, or reload, nothing would go on.
+#[test]
+fn the_log_has_a_file_of_its_own() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    std::fs::write(path("chain.pem"), made.cert.pem()).unwrap();
+    std::fs::write(path("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(path("log"), "").unwrap();
+    std::fs::create_dir(path("logs")).unwrap();
+    let file = path("gate.toml");
+    std::os::unix::fs::symlink("gate.toml", path("link")).unwrap();
+    std::fs::hard_link(path("key.pem"), path("other.pem")).unwrap();
+    let pair = format!("chain = {:?}, key = {:?}", path("chain.pem"), path("key.pem"));
+    let tls = format!("[listener.tls]\ncertificates = [{{ {pair} }}]\n[cluster.api]");
+    let ca = format!("[cluster.api.tls]\nca = {:?}\n[[route]]", path("chain.pem"));
+    let read = |log: &Path, from: &str, to: &str| {
+        std::fs::write(&file, format!("{}[log]\n\nfile = {log:?}\n", GOOD.replace(from, to))).unwrap();
+        Config::read(&file)
+    };
+    for (log, (from, to), line, why) in [
+        ("gate.toml", ("", ""), 20, "into this configuration: name a file of its own"),
+        ("logs/../gate.toml", ("", ""), 20, "this configuration"),
+        ("link", ("", ""), 20, "this configuration"),
+        ("key.pem", ("[cluster.api]", &*tls), 22, "key.pem, which line 9 names: name a file of its own"),
+        ("other.pem", ("[cluster.api]", &*tls), 22, "key.pem, which line 9 names"),
+        ("chain.pem", ("[[route]]", &*ca), 22, "chain.pem, which line 12 names"),
+    ] {
+        let log = path(log);
+        let error = read(&log, from, to).unwrap_err();
+        assert!(error.line == line && error.message.contains(why), "{log:?}: {error}");
+    }
+    for log in [path("log"), path("new"), "/dev/null".into()] {
+        assert!(read(&log, "[cluster.api]", &tls).is_ok(), "{log:?}");
+    }
+    // Nothing is written then.
+    std::fs::write(&file, format!("{GOOD}[log]\noff = true\nfile = {file:?}\n")).unwrap();
+    assert_eq!(Config::read(&file).unwrap().log.to, To::Off);
+}
