@@ -3,6 +3,7 @@
 mod asked;
 mod before;
 mod calls;
+mod descriptors;
 mod healthy;
 mod kernel;
 mod look_alikes;
