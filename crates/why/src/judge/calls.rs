@@ -398,7 +398,7 @@ fn is_asked_for(seen: &Observation, sent_ms: u32) -> bool {
         let tcp = caller.last.filter(|tcp| tcp.last_data_recv_ms.saturating_add(TICK_MS) >= sent_ms);
         caller.inbound
             && matches!(caller.state, TcpState::Established | TcpState::CloseWait)
-            && tcp.is_some_and(|tcp| came_after(&tcp))
+            && tcp.is_some_and(|tcp| came_after(caller, &tcp))
     })
 }
 
@@ -417,13 +417,16 @@ pub(super) fn is_for_callers(seen: &Observation, cookie: u64) -> bool {
 
 /// Whether a connection of the process carries exactly what one of its clients says and hears: a tunnel, or a proxy.
 fn is_relayed(seen: &Observation, socket: &TcpSocket) -> bool {
-    let bytes = |tcp: &TcpInfo| Some((tcp.bytes_received?, tcp.bytes_acked?.saturating_sub(1)));
+    let said = |socket: &TcpSocket| {
+        let tcp = socket.last?;
+        Some((tcp, tcp.bytes_received?, socket.acked(&tcp)?))
+    };
     let near = |a: u32, b: u32| a.abs_diff(b) <= TICK_MS;
-    let Some((ours, (received, sent))) = socket.last.and_then(|tcp| Some((tcp, bytes(&tcp)?))) else { return false };
+    let Some((ours, received, sent)) = said(socket) else { return false };
     let clients = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|client| client.inbound);
     sent > 0
-        && clients.filter_map(|client| client.last).any(|client| {
-            bytes(&client) == Some((sent, received))
+        && clients.filter_map(said).any(|(client, asked, answered)| {
+            (asked, answered) == (sent, received)
                 && near(client.last_data_recv_ms, ours.last_data_sent_ms)
                 && (received == 0 || near(client.last_data_sent_ms, ours.last_data_recv_ms))
         })
@@ -574,14 +577,14 @@ pub(super) fn wrote_last(socket: &TcpSocket) -> bool {
 
 /// Whether something came after the last that was sent, a while ago.
 pub(super) fn owes_an_answer(socket: &TcpSocket) -> bool {
-    let waits = |tcp: TcpInfo| came_after(&tcp) && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US;
+    let waits = |tcp: TcpInfo| came_after(socket, &tcp) && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US;
     socket.state == TcpState::Established && socket.last.is_some_and(waits)
 }
 
 /// Whether something came after the last that was sent.
-fn came_after(tcp: &TcpInfo) -> bool {
+fn came_after(socket: &TcpSocket, tcp: &TcpInfo) -> bool {
     // Where nothing was ever sent, the time of the last byte is that of the connection, and a request may come at once.
-    let silent = tcp.bytes_acked.is_some_and(|acked| acked <= 1);
+    let silent = socket.acked(tcp) == Some(0);
     let came_after = match tcp.last_data_recv_ms.cmp(&tcp.last_data_sent_ms) {
         Ordering::Less => true,
         Ordering::Equal => silent,

@@ -383,12 +383,16 @@ fn is_in_use(socket: &TcpSocket) -> bool {
 /// Whether the last that was said on a half-closed connection was the caller's, who has shut its side since.
 fn awaits_an_answer(socket: &TcpSocket) -> bool {
     let Some(tcp) = socket.last else { return false };
-    // SYN and FIN are counted among the bytes.
-    let (sent, received) = (tcp.bytes_acked.map(|bytes| bytes > 2), tcp.bytes_received.map(|bytes| bytes > 1));
+    let (sent, received) = (socket.acked(&tcp), tcp.bytes_received);
     let (sent_ms, received_ms) = (tcp.last_data_sent_ms, tcp.last_data_recv_ms);
+    // The FIN is counted among the bytes of who shut his side. What was written and has not left is an answer, too.
     let (asked, answered, asked_ms, answered_ms) = match (socket.state, socket.inbound) {
-        (TcpState::CloseWait, true) => (received, sent, received_ms, sent_ms),
-        (TcpState::FinWait2, false) => (sent, received, sent_ms, received_ms),
+        (TcpState::CloseWait, true) if socket.unsent_bytes == 0 => {
+            (received.map(|bytes| bytes > 1), sent.map(|bytes| bytes > 0), received_ms, sent_ms)
+        }
+        (TcpState::FinWait2, false) => {
+            (sent.map(|bytes| bytes > 1), received.map(|bytes| bytes > 0), sent_ms, received_ms)
+        }
         _ => return false,
     };
     // Where nothing was ever answered, that time is the one of the connection.

@@ -134,6 +134,33 @@ fn peers_that_closed() {
     nothing(&idle().tcp(stuck(30).map(|socket| TcpSocket { in_state_us: 40_000, since_before: false, ..socket })));
 }
 
+/// What "asked, and nothing was sent since" rests on, in bytes as the kernel counts them: the peer's FIN is one.
+#[test]
+fn peers_that_closed_and_were_answered_or_not() {
+    let unanswered = |change: fn(&mut TcpSocket)| {
+        let stuck = (1..=13).map(|cookie| {
+            let mut socket = TcpSocket { state: TcpState::CloseWait, ..inbound(cookie, "10.0.0.9:50000") };
+            let tcp = socket.last.as_mut().unwrap();
+            (tcp.bytes_acked, tcp.bytes_received) = (Some(0), Some(14));
+            (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 9_000);
+            change(&mut socket);
+            socket
+        });
+        let finding = only(&idle().tcp(stuck), Cause::CloseWaitPileup);
+        finding.verdict.evidence.iter().any(|it| it.text.starts_with("13 of them asked something before"))
+    };
+    assert!(unanswered(|_| {}));
+    // Asked again since the answer; or never.
+    assert!(unanswered(|socket| {
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.bytes_acked, tcp.last_data_recv_ms) = (Some(40), 8_000);
+    }));
+    assert!(!unanswered(|socket| socket.last.as_mut().unwrap().bytes_received = Some(1)));
+    // An answer of one byte, in the same millisecond; one that has not left yet, for the peer takes nothing.
+    assert!(!unanswered(|socket| socket.last.as_mut().unwrap().bytes_acked = Some(1)));
+    assert!(!unanswered(|socket| socket.unsent_bytes = 40));
+}
+
 #[test]
 fn this_side_that_closed_half() {
     let half = |cookie| TcpSocket { state: TcpState::FinWait2, ..outbound(cookie, "10.0.0.9:80") };
