@@ -124,6 +124,9 @@ pub struct Finding {
     /// Certain whatever else is found.
     #[serde(skip)]
     proven: bool,
+    /// The peer that is waited for.
+    #[serde(skip)]
+    peer: Option<String>,
 }
 
 /// What the judge found.
@@ -174,7 +177,7 @@ pub fn is_settled(seen: &Observation) -> bool {
 #[must_use]
 pub fn judge(seen: &Observation) -> Judgement {
     let found: Vec<Finding> = RULES.iter().flat_map(|rule| rule(seen)).collect();
-    let mut roots = nest(found);
+    let mut roots = fold(nest(found));
     roots.sort_by(|a, b| {
         let by_share = b.verdict.share.total_cmp(&a.verdict.share);
         b.severity.cmp(&a.severity).then(by_share).then(b.verdict.confidence.cmp(&a.verdict.confidence))
@@ -234,6 +237,20 @@ fn streams(seen: &Observation) -> Option<Hidden> {
     })
 }
 
+/// Puts a loop that sits in a call beneath the finding on the peer that it calls: it is one wait.
+fn fold(found: Vec<Finding>) -> Vec<Finding> {
+    let sits = |finding: &Finding| finding.verdict.cause == Cause::RuntimeBlocked && finding.peer.is_some();
+    let (loops, mut rest): (Vec<_>, Vec<_>) = found.into_iter().partition(|finding| sits(finding) && !finding.advisory);
+    for blocked in loops {
+        let causes = rest.iter_mut().filter(|finding| !finding.advisory && finding.peer == blocked.peer);
+        match causes.max_by_key(|finding| finding.verdict.cause == Cause::WaitsUpstream) {
+            Some(above) => above.effects.push(blocked),
+            None => rest.push(blocked),
+        }
+    }
+    rest
+}
+
 /// Puts what follows from another finding beneath it.
 fn nest(mut found: Vec<Finding>) -> Vec<Finding> {
     // From the last of the table to the first, so that an effect takes its own effects with it.
@@ -272,6 +289,7 @@ impl Finding {
             severity,
             advisory: cause.is_advisory(),
             proven: false,
+            peer: None,
         }
     }
 

@@ -30,6 +30,7 @@ use facts::libc_errno;
 use super::{
     Finding, Severity, ShareOf, count, diag, share,
     sockets::peer_of,
+    threads::loop_waits_for,
     thresholds::{CROWD, HANDED_ON_MS, PILE, SETTLED_US, TICK_MS, WORTH},
     time, total,
     unanswered::own_threads,
@@ -177,7 +178,8 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         // there are of it.
         let callers = Callers::of(seen, &group);
         let requests = group.iter().filter(|trouble| trouble.meant == Meant::Request).count() as u64;
-        if matches!(meant, Meant::Request | Meant::Perhaps) && callers.all() > 0 || requests >= CROWD {
+        let held_up = || callers.all() > 0 || loop_waits_for(seen, &peer);
+        if matches!(meant, Meant::Request | Meant::Perhaps) && held_up() || requests >= CROWD {
             meant = Meant::No;
         }
         if others_are_served(seen, &group) {
@@ -189,6 +191,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         let part = if stalled > 0 { share(of_group, stalled) } else { share(number, all) };
         let mut finding = Finding::new(worst.verdict.cause, severity, worst.verdict.confidence, "");
         finding.verdict = worst.verdict;
+        finding.peer = Some(peer.clone());
         if number > 1 {
             // Of very many connections the worst alone are looked at.
             let some =
@@ -212,6 +215,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
                 upstream.verdict.confidence = upstream.verdict.confidence.min(Confidence::Medium);
                 upstream.verdict.rejected.push(doubt);
             }
+            upstream.peer = Some(peer);
             found.push(upstream.share(ShareOf::StalledTime, part));
         }
         found.push(finding);
@@ -267,11 +271,16 @@ fn upstream(
     stalled_us: u64,
 ) -> Option<Finding> {
     let waiting = callers.all();
-    if waiting == 0 && number < CROWD {
+    let loop_waits = loop_waits_for(seen, peer);
+    if waiting == 0 && number < CROWD && !loop_waits {
         return None;
     }
     let who = match waiting {
-        0 => format!("{} of this process wait for {peer} in {stage}", count(number, "call")),
+        0 => format!(
+            "{} of this process {} for {peer} in {stage}",
+            count(number, "call"),
+            if number == 1 { "waits" } else { "wait" }
+        ),
         _ => format!(
             "{} of this process {} while it waits for {peer} in {stage} ({} of its own)",
             count(waiting, "caller"),
@@ -283,6 +292,8 @@ fn upstream(
     let itself = is_own(seen, peer);
     let trouble = if itself {
         "it calls itself, and has nobody left to answer"
+    } else if loop_waits {
+        "the trouble begins there, and an event loop of this process sits in the call, so that all that it serves waits"
     } else if waiting > number {
         "the trouble begins there, and others of this process wait behind it, for a lock or a place among few perhaps"
     } else {
@@ -320,6 +331,11 @@ fn upstream(
         finding = finding.fix(
             "Do not call the own address from a handler: call the function instead. Where that cannot be, more workers than \
              calls of that kind, and a limit for the call.",
+        );
+    } else if loop_waits {
+        finding = finding.fix(
+            "Repair the peer. Here: no call that blocks on the loop; its asynchronous form, or a thread (run_in_executor, \
+             spawn_blocking), with a limit for it.",
         );
     }
     Some(finding)

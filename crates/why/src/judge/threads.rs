@@ -11,6 +11,7 @@ use super::{
     Finding, Severity, ShareOf, bpf, count,
     deadlock::hears,
     diag, place, proc, share,
+    sockets::peer_of,
     thresholds::{ALWAYS, BUSY, CROWD, LOOKUP_US, LOOP_AWAY_US, LOOP_BEAT_US, LOOP_BLOCKED, LOOP_TURN_US, SETTLED_US},
     time, total,
 };
@@ -215,7 +216,21 @@ fn sits(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
     .rejected(Cause::CpuBusy, format!("the thread used only {} of processor time", time(thread.cpu_us)))
     .share(ShareOf::StalledTime, part);
     finding.advisory = !sure;
+    finding.peer = now.and_then(|blocked| called(seen, blocked));
     Some(finding)
+}
+
+/// Whether an event loop sits in a call to that peer, and all that it serves waits meanwhile.
+pub(super) fn loop_waits_for(seen: &Observation, peer: &str) -> bool {
+    let waits = |finding: &Finding| !finding.advisory && finding.peer.as_deref() == Some(peer);
+    runtime_blocked(seen).iter().any(waits)
+}
+
+/// The peer on whose connection, opened from here, a call waits.
+fn called(seen: &Observation, blocked: &BlockedIn) -> Option<String> {
+    let mut sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let socket = sockets.find(|socket| Some(socket.cookie) == blocked.cookie && !socket.inbound)?;
+    Some(peer_of(socket))
 }
 
 /// The loop of Node waits for a child (`execSync`, `spawnSync`): in an epoll set of its own, so it seems to turn.
