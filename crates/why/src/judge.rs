@@ -12,6 +12,7 @@ mod descriptors;
 mod edge;
 mod last_words;
 mod processor;
+mod queue;
 mod sockets;
 mod spin;
 mod tasks;
@@ -55,6 +56,7 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::WaitsUpstream, Cause::WaitUnlimited),
     (Cause::WaitsUpstream, Cause::TaskBacklog),
     (Cause::WaitsUpstream, Cause::ServerSlow),
+    (Cause::WaitsUpstream, Cause::PoolExhausted),
     (Cause::DnsSerialised, Cause::DnsSlow),
     (Cause::DnsSerialised, Cause::DnsNoAnswer),
     (Cause::DeadlineIgnored, Cause::ServerSlow),
@@ -149,6 +151,7 @@ const RULES: &[Rule] = &[
     sockets::accept_queue,
     sockets::no_keepalive,
     edge::handshake_storm,
+    edge::turned_away,
     edge::churn,
     spin::rule,
     processor::throttled,
@@ -161,6 +164,7 @@ const RULES: &[Rule] = &[
     tasks::threads,
     calls::rule,
     calls::deadline_ignored,
+    queue::waits_for_few,
     deadlock::rule,
     deadlock::held,
     threads::wait_unlimited,

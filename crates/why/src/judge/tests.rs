@@ -11,6 +11,7 @@ mod misread;
 mod names;
 mod paces;
 mod process;
+mod queue;
 mod spins;
 mod threads;
 mod ties;
