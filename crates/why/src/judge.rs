@@ -149,6 +149,7 @@ const RULES: &[Rule] = &[
     sockets::fin_wait2,
     sockets::half_open,
     sockets::accept_queue,
+    sockets::slow_readers,
     sockets::no_keepalive,
     edge::handshake_storm,
     edge::turned_away,
