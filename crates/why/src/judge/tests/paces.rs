@@ -270,7 +270,8 @@ fn a_peer_that_reads_slowly() {
     }
     // One that takes nothing any more is no slow one.
     let stuck = |socket: &mut TcpSocket| {
-        (socket.last.as_mut().unwrap().last_data_sent_ms, socket.first) = (4_000, None);
+        socket.last.as_mut().unwrap().last_data_sent_ms = 4_000;
+        socket.first = socket.last;
     };
     let finding = only(&reads(stuck), Cause::PeerNotReading);
     assert!(finding.verdict.summary.contains("takes no more bytes"), "{}", finding.verdict.summary);
