@@ -13,6 +13,7 @@ mod edge;
 mod last_words;
 mod processor;
 mod queue;
+mod resolving;
 mod sockets;
 mod spin;
 mod tasks;
@@ -160,7 +161,7 @@ const RULES: &[Rule] = &[
     threads::io_stuck,
     threads::frozen,
     threads::runtime_blocked,
-    threads::dns_serialised,
+    resolving::dns_serialised,
     tasks::goroutines,
     tasks::threads,
     calls::rule,
