@@ -12,6 +12,8 @@ mod descriptors;
 mod edge;
 mod last_words;
 mod processor;
+mod queue;
+mod resolving;
 mod sockets;
 mod spin;
 mod tasks;
@@ -46,7 +48,8 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::CloseWaitPileup, Cause::SpinAcceptEmfile),
     (Cause::CloseWaitPileup, Cause::FdExhausted),
     (Cause::CloseWaitPileup, Cause::AcceptQueueOverflow),
-    (Cause::SpinAcceptEmfile, Cause::FdExhausted),
+    (Cause::FdExhausted, Cause::SpinAcceptEmfile),
+    (Cause::FdExhausted, Cause::AcceptQueueOverflow),
     (Cause::SpinAcceptEmfile, Cause::AcceptQueueOverflow),
     (Cause::SpinAcceptError, Cause::AcceptQueueOverflow),
     (Cause::RuntimeBlocked, Cause::AcceptQueueOverflow),
@@ -54,6 +57,7 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::WaitsUpstream, Cause::WaitUnlimited),
     (Cause::WaitsUpstream, Cause::TaskBacklog),
     (Cause::WaitsUpstream, Cause::ServerSlow),
+    (Cause::WaitsUpstream, Cause::PoolExhausted),
     (Cause::DnsSerialised, Cause::DnsSlow),
     (Cause::DnsSerialised, Cause::DnsNoAnswer),
     (Cause::DeadlineIgnored, Cause::ServerSlow),
@@ -123,6 +127,9 @@ pub struct Finding {
     /// Certain whatever else is found.
     #[serde(skip)]
     proven: bool,
+    /// The peer that is waited for.
+    #[serde(skip)]
+    peer: Option<String>,
 }
 
 /// What the judge found.
@@ -143,8 +150,10 @@ const RULES: &[Rule] = &[
     sockets::fin_wait2,
     sockets::half_open,
     sockets::accept_queue,
+    sockets::slow_readers,
     sockets::no_keepalive,
     edge::handshake_storm,
+    edge::turned_away,
     edge::churn,
     spin::rule,
     processor::throttled,
@@ -152,11 +161,12 @@ const RULES: &[Rule] = &[
     threads::io_stuck,
     threads::frozen,
     threads::runtime_blocked,
-    threads::dns_serialised,
+    resolving::dns_serialised,
     tasks::goroutines,
     tasks::threads,
     calls::rule,
     calls::deadline_ignored,
+    queue::waits_for_few,
     deadlock::rule,
     deadlock::held,
     threads::wait_unlimited,
@@ -173,7 +183,7 @@ pub fn is_settled(seen: &Observation) -> bool {
 #[must_use]
 pub fn judge(seen: &Observation) -> Judgement {
     let found: Vec<Finding> = RULES.iter().flat_map(|rule| rule(seen)).collect();
-    let mut roots = nest(found);
+    let mut roots = fold(nest(found));
     roots.sort_by(|a, b| {
         let by_share = b.verdict.share.total_cmp(&a.verdict.share);
         b.severity.cmp(&a.severity).then(by_share).then(b.verdict.confidence.cmp(&a.verdict.confidence))
@@ -233,6 +243,20 @@ fn streams(seen: &Observation) -> Option<Hidden> {
     })
 }
 
+/// Puts a loop that sits in a call beneath the finding on the peer that it calls: it is one wait.
+fn fold(found: Vec<Finding>) -> Vec<Finding> {
+    let sits = |finding: &Finding| finding.verdict.cause == Cause::RuntimeBlocked && finding.peer.is_some();
+    let (loops, mut rest): (Vec<_>, Vec<_>) = found.into_iter().partition(|finding| sits(finding) && !finding.advisory);
+    for blocked in loops {
+        let causes = rest.iter_mut().filter(|finding| !finding.advisory && finding.peer == blocked.peer);
+        match causes.max_by_key(|finding| finding.verdict.cause == Cause::WaitsUpstream) {
+            Some(above) => above.effects.push(blocked),
+            None => rest.push(blocked),
+        }
+    }
+    rest
+}
+
 /// Puts what follows from another finding beneath it.
 fn nest(mut found: Vec<Finding>) -> Vec<Finding> {
     // From the last of the table to the first, so that an effect takes its own effects with it.
@@ -271,6 +295,7 @@ impl Finding {
             severity,
             advisory: cause.is_advisory(),
             proven: false,
+            peer: None,
         }
     }
 

@@ -30,6 +30,7 @@ use facts::libc_errno;
 use super::{
     Finding, Severity, ShareOf, count, diag, share,
     sockets::peer_of,
+    threads::loop_waits_for,
     thresholds::{CROWD, HANDED_ON_MS, PILE, SETTLED_US, TICK_MS, WORTH},
     time, total,
     unanswered::own_threads,
@@ -177,7 +178,8 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         // there are of it.
         let callers = Callers::of(seen, &group);
         let requests = group.iter().filter(|trouble| trouble.meant == Meant::Request).count() as u64;
-        if matches!(meant, Meant::Request | Meant::Perhaps) && callers.all() > 0 || requests >= CROWD {
+        let held_up = || callers.all() > 0 || loop_waits_for(seen, &peer);
+        if matches!(meant, Meant::Request | Meant::Perhaps) && held_up() || requests >= CROWD {
             meant = Meant::No;
         }
         if others_are_served(seen, &group) {
@@ -189,6 +191,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         let part = if stalled > 0 { share(of_group, stalled) } else { share(number, all) };
         let mut finding = Finding::new(worst.verdict.cause, severity, worst.verdict.confidence, "");
         finding.verdict = worst.verdict;
+        finding.peer = Some(peer.clone());
         if number > 1 {
             // Of very many connections the worst alone are looked at.
             let some =
@@ -212,6 +215,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
                 upstream.verdict.confidence = upstream.verdict.confidence.min(Confidence::Medium);
                 upstream.verdict.rejected.push(doubt);
             }
+            upstream.peer = Some(peer);
             found.push(upstream.share(ShareOf::StalledTime, part));
         }
         found.push(finding);
@@ -267,11 +271,16 @@ fn upstream(
     stalled_us: u64,
 ) -> Option<Finding> {
     let waiting = callers.all();
-    if waiting == 0 && number < CROWD {
+    let loop_waits = loop_waits_for(seen, peer);
+    if waiting == 0 && number < CROWD && !loop_waits {
         return None;
     }
     let who = match waiting {
-        0 => format!("{} of this process wait for {peer} in {stage}", count(number, "call")),
+        0 => format!(
+            "{} of this process {} for {peer} in {stage}",
+            count(number, "call"),
+            if number == 1 { "waits" } else { "wait" }
+        ),
         _ => format!(
             "{} of this process {} while it waits for {peer} in {stage} ({} of its own)",
             count(waiting, "caller"),
@@ -283,6 +292,8 @@ fn upstream(
     let itself = is_own(seen, peer);
     let trouble = if itself {
         "it calls itself, and has nobody left to answer"
+    } else if loop_waits {
+        "the trouble begins there, and an event loop of this process sits in the call, so that all that it serves waits"
     } else if waiting > number {
         "the trouble begins there, and others of this process wait behind it, for a lock or a place among few perhaps"
     } else {
@@ -320,6 +331,11 @@ fn upstream(
         finding = finding.fix(
             "Do not call the own address from a handler: call the function instead. Where that cannot be, more workers than \
              calls of that kind, and a limit for the call.",
+        );
+    } else if loop_waits {
+        finding = finding.fix(
+            "Repair the peer. Here: no call that blocks on the loop; its asynchronous form, or a thread (run_in_executor, \
+             spawn_blocking), with a limit for it.",
         );
     }
     Some(finding)
@@ -398,7 +414,7 @@ fn is_asked_for(seen: &Observation, sent_ms: u32) -> bool {
         let tcp = caller.last.filter(|tcp| tcp.last_data_recv_ms.saturating_add(TICK_MS) >= sent_ms);
         caller.inbound
             && matches!(caller.state, TcpState::Established | TcpState::CloseWait)
-            && tcp.is_some_and(|tcp| came_after(&tcp))
+            && tcp.is_some_and(|tcp| came_after(caller, &tcp))
     })
 }
 
@@ -417,13 +433,16 @@ pub(super) fn is_for_callers(seen: &Observation, cookie: u64) -> bool {
 
 /// Whether a connection of the process carries exactly what one of its clients says and hears: a tunnel, or a proxy.
 fn is_relayed(seen: &Observation, socket: &TcpSocket) -> bool {
-    let bytes = |tcp: &TcpInfo| Some((tcp.bytes_received?, tcp.bytes_acked?.saturating_sub(1)));
+    let said = |socket: &TcpSocket| {
+        let tcp = socket.last?;
+        Some((tcp, tcp.bytes_received?, socket.acked(&tcp)?))
+    };
     let near = |a: u32, b: u32| a.abs_diff(b) <= TICK_MS;
-    let Some((ours, (received, sent))) = socket.last.and_then(|tcp| Some((tcp, bytes(&tcp)?))) else { return false };
+    let Some((ours, received, sent)) = said(socket) else { return false };
     let clients = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|client| client.inbound);
     sent > 0
-        && clients.filter_map(|client| client.last).any(|client| {
-            bytes(&client) == Some((sent, received))
+        && clients.filter_map(said).any(|(client, asked, answered)| {
+            (asked, answered) == (sent, received)
                 && near(client.last_data_recv_ms, ours.last_data_sent_ms)
                 && (received == 0 || near(client.last_data_sent_ms, ours.last_data_recv_ms))
         })
@@ -574,14 +593,14 @@ pub(super) fn wrote_last(socket: &TcpSocket) -> bool {
 
 /// Whether something came after the last that was sent, a while ago.
 pub(super) fn owes_an_answer(socket: &TcpSocket) -> bool {
-    let waits = |tcp: TcpInfo| came_after(&tcp) && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US;
+    let waits = |tcp: TcpInfo| came_after(socket, &tcp) && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US;
     socket.state == TcpState::Established && socket.last.is_some_and(waits)
 }
 
 /// Whether something came after the last that was sent.
-fn came_after(tcp: &TcpInfo) -> bool {
+fn came_after(socket: &TcpSocket, tcp: &TcpInfo) -> bool {
     // Where nothing was ever sent, the time of the last byte is that of the connection, and a request may come at once.
-    let silent = tcp.bytes_acked.is_some_and(|acked| acked <= 1);
+    let silent = socket.acked(tcp) == Some(0);
     let came_after = match tcp.last_data_recv_ms.cmp(&tcp.last_data_sent_ms) {
         Ordering::Less => true,
         Ordering::Equal => silent,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Observation,
-    observation::{BlockedIn, TcpSocket, Thread},
+    observation::{BlockedIn, Connection, TcpSocket, Thread},
 };
 
 /// Who had the last word.
@@ -27,6 +27,8 @@ pub enum Speaker {
     Itself,
     /// Whom it connected to, and a thread waits for more of it.
     Servers,
+    /// The same, where the head of the answer says that it is a stream of events.
+    Events,
 }
 
 /// Connections on which the same side had the last word.
@@ -48,16 +50,21 @@ pub fn last_words(seen: &Observation) -> Vec<LastWords> {
     let ours = || seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|socket| is_quiet(socket));
     let recv_ms = |socket: &TcpSocket| socket.last.map_or(0, |tcp| tcp.last_data_recv_ms);
     let sent_ms = |socket: &TcpSocket| socket.last.map_or(0, |tcp| tcp.last_data_sent_ms);
-    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
-    let meant: HashSet<u64> = connections.filter(|it| calls::may_wait(it)).map(|it| it.cookie).collect();
+    let connections = || seen.connections.iter().flat_map(|connections| &connections.connections);
+    let meant: HashSet<u64> = connections().filter(|it| calls::may_wait(it)).map(|it| it.cookie).collect();
+    let is_events = |it: &&Connection| it.http.as_ref().is_some_and(|http| http.is_events);
+    let events: HashSet<u64> = connections().filter(is_events).map(|it| it.cookie).collect();
     let heard: HashSet<u64> = seen.threads.iter().flat_map(|threads| &threads.threads).flat_map(listens).collect();
     let clients = calls::callers(seen).into_iter().map(|client| (client, recv_ms(client))).collect();
     let itself = ours().filter(|socket| !meant.contains(&socket.cookie) && calls::wrote_last(socket));
     let servers = ours().filter(|socket| heard.contains(&socket.cookie) && !calls::wrote_last(socket));
+    let (events, servers): (Vec<_>, Vec<_>) =
+        servers.map(|socket| (socket, recv_ms(socket))).partition(|(socket, _)| events.contains(&socket.cookie));
     [
         (Speaker::Clients, clients),
         (Speaker::Itself, itself.map(|socket| (socket, sent_ms(socket))).collect()),
-        (Speaker::Servers, servers.map(|socket| (socket, recv_ms(socket))).collect()),
+        (Speaker::Servers, servers),
+        (Speaker::Events, events),
     ]
     .into_iter()
     .filter_map(|(by, said)| LastWords::of(by, said))
@@ -104,8 +111,10 @@ impl fmt::Display for LastWords {
             (Speaker::Itself, many) => {
                 write!(out, "It had the last word itself on {many} connections, the first time {ago} ago to {peer}")
             }
-            (Speaker::Servers, 1) => write!(out, "A thread waits for more of {peer}, of which the last came {ago} ago"),
-            (Speaker::Servers, many) => {
+            (Speaker::Servers | Speaker::Events, 1) => {
+                write!(out, "A thread waits for more of {peer}, of which the last came {ago} ago")
+            }
+            (Speaker::Servers | Speaker::Events, many) => {
                 write!(out, "Threads wait for more on {many} connections; the last of {peer} came {ago} ago")
             }
         }?;
@@ -115,6 +124,7 @@ impl fmt::Display for LastWords {
             }
             Speaker::Itself => ": a request that nobody answers looks like this, and so does one who has said all.",
             Speaker::Servers => ": an answer that stopped half-way looks like this, and so does a wait for news.",
+            Speaker::Events => ": by its head a stream of events (text/event-stream), which come when there are some.",
         })
     }
 }

@@ -2,13 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
+use overdue_core::{
+    Cause, Confidence, Evidence, Source,
+    facts::{TcpInfo, TcpState},
+};
 
 use super::{
     Finding, Severity, ShareOf,
     calls::READABLE,
     count, diag, place, proc, share,
-    thresholds::{ALWAYS, IDLE_MS, PILE, SETTLED_US},
+    thresholds::{ALWAYS, IDLE_MS, PILE, RWND_LIMITED, SETTLED_US},
     time,
     unanswered::MEMBERS,
 };
@@ -258,6 +261,78 @@ fn is_full(listener: &Listener) -> bool {
     listener.full_rounds >= 2
 }
 
+/// Peers that read, and so slowly that what is sent to them waits for room at their end nearly all the time.
+pub(super) fn slow_readers(seen: &Observation) -> Vec<Finding> {
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let mut slow: Vec<(&TcpSocket, SlowReader)> =
+        sockets.filter_map(|socket| Some((socket, SlowReader::of(socket, seen.window_us)?))).collect();
+    slow.sort_by(|(_, a), (_, b)| b.part.total_cmp(&a.part).then(a.per_second.cmp(&b.per_second)));
+    let Some((socket, worst)) = slow.first() else { return Vec::new() };
+    let (peer, rate) = (peer_of(socket), worst.per_second);
+    vec![Finding {
+        advisory: true,
+        ..Finding::new(
+            Cause::PeerNotReading,
+            Severity::Waiting,
+            Confidence::Low,
+            format!(
+                "{} slowly: {peer} takes {rate} bytes a second, and for {:.0} % of the time what is sent waits for room at its \
+                 end",
+                if slow.len() == 1 { "a peer reads".to_owned() } else { format!("{} peers read", slow.len()) },
+                worst.part * 100.0
+            ),
+        )
+        .because(
+            Evidence::new(
+                Source::TcpInfo,
+                format!(
+                    "sends to {peer} were limited by its window for {} of {}, and bytes moved: {rate} a second",
+                    time(worst.limited_us),
+                    time(worst.looked_us)
+                ),
+            )
+            .with("rwnd_limited_us", worst.limited_us)
+            .with("looked_us", worst.looked_us)
+            .with("bytes_per_second", rate)
+            .with("connections", slow.len() as u64),
+        )
+        .rejected(Cause::PathLost, "what is sent is acknowledged, and the window was seen closed: it is not the path")
+        .rejected(Cause::Unknown, "possible: the peer may want no more in that time, and then it is no fault at all")
+        .fix(
+            "A player that has enough for now and a download with a limit to its rate look like this and are well. If it should \
+             read faster, look at the peer: what it does between its reads.",
+        )
+        .share(ShareOf::StalledTime, worst.part)
+    }]
+}
+
+/// One that takes less than the path would bring.
+struct SlowReader {
+    part: f64,
+    limited_us: u64,
+    looked_us: u64,
+    per_second: u64,
+}
+
+impl SlowReader {
+    fn of(socket: &TcpSocket, window_us: u64) -> Option<Self> {
+        let (first, last) = socket.first.zip(socket.last).filter(|_| socket.state == TcpState::Established)?;
+        let more = |count: fn(&TcpInfo) -> Option<u64>| Some(count(&last)?.saturating_sub(count(&first)?));
+        let (limited_us, acked) = (more(|tcp| tcp.rwnd_limited_us)?, more(|tcp| tcp.bytes_acked)?);
+        // What is stuck is more than slow, and another rule's.
+        let moves = acked > 0 && u64::from(last.last_data_sent_ms) * 1_000 < SETTLED_US && socket.unsent_bytes > 0;
+        let looked_us = if socket.since_before { window_us } else { socket.in_state_us };
+        let part = share(limited_us, looked_us);
+        let per_second = acked.saturating_mul(1_000_000).checked_div(looked_us)?;
+        // A window that is small for a long path limits, too, but is never closed.
+        let closed = |tcp: &TcpInfo| tcp.snd_wnd.is_some_and(|window| window < tcp.snd_mss.max(1));
+        let is_full = closed(&first) || closed(&last) || socket.timer.kind == TimerKind::ZeroWindowProbe;
+        let (most, quick) = RWND_LIMITED;
+        let is_slow = looked_us >= SETTLED_US && is_full && part >= most && per_second < quick;
+        (moves && is_slow).then_some(Self { part, limited_us, looked_us, per_second })
+    }
+}
+
 /// Idle connections that nothing will ever close.
 pub(super) fn no_keepalive(seen: &Observation) -> Vec<Finding> {
     let Some(sockets) = &seen.sockets else { return Vec::new() };
@@ -383,12 +458,16 @@ fn is_in_use(socket: &TcpSocket) -> bool {
 /// Whether the last that was said on a half-closed connection was the caller's, who has shut its side since.
 fn awaits_an_answer(socket: &TcpSocket) -> bool {
     let Some(tcp) = socket.last else { return false };
-    // SYN and FIN are counted among the bytes.
-    let (sent, received) = (tcp.bytes_acked.map(|bytes| bytes > 2), tcp.bytes_received.map(|bytes| bytes > 1));
+    let (sent, received) = (socket.acked(&tcp), tcp.bytes_received);
     let (sent_ms, received_ms) = (tcp.last_data_sent_ms, tcp.last_data_recv_ms);
+    // The FIN is counted among the bytes of who shut his side. What was written and has not left is an answer, too.
     let (asked, answered, asked_ms, answered_ms) = match (socket.state, socket.inbound) {
-        (TcpState::CloseWait, true) => (received, sent, received_ms, sent_ms),
-        (TcpState::FinWait2, false) => (sent, received, sent_ms, received_ms),
+        (TcpState::CloseWait, true) if socket.unsent_bytes == 0 => {
+            (received.map(|bytes| bytes > 1), sent.map(|bytes| bytes > 0), received_ms, sent_ms)
+        }
+        (TcpState::FinWait2, false) => {
+            (sent.map(|bytes| bytes > 1), received.map(|bytes| bytes > 0), sent_ms, received_ms)
+        }
         _ => return false,
     };
     // Where nothing was ever answered, that time is the one of the connection.

@@ -3,6 +3,7 @@
 mod asked;
 mod before;
 mod calls;
+mod descriptors;
 mod healthy;
 mod kernel;
 mod look_alikes;
@@ -10,6 +11,7 @@ mod misread;
 mod names;
 mod paces;
 mod process;
+mod queue;
 mod spins;
 mod threads;
 mod ties;

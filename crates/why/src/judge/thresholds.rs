@@ -34,6 +34,7 @@
 //! | [`SMALL_WORK`] | 0.001 | calls that do work for each poll, from which on a loop that spends little of its time in its polls does some |
 //! | [`MOSTLY`] | 0.8 | the share of connections that must have ended without work |
 //! | [`QUEUE_FULL`] | 16 KiB | unread bytes from which on a receive queue is called full |
+//! | [`RWND_LIMITED`] | 0.7, below 10 MB/s | the share of its time in which a stream waits for room at its reader, from which on that one is slow; who takes more a second is quick, however much there is for him |
 //! | [`ACK_ALONE_MS`] | 20 to 500 ms | after so long a peer with nothing to send acknowledges what it received: the kernels' 40 to 200 ms, and the way; the answer to a keepalive probe comes after a second at least |
 //! | [`PROBES`] | 2 | keepalive probes without an answer, after which it is no single loss |
 //! | [`REQUEST_MAX`] | 64 KiB | who has sent so much and never got a byte sends logs or metrics, and waits for no answer |
@@ -117,6 +118,8 @@ pub const SMALL_WORK: f64 = 0.001;
 pub const MOSTLY: f64 = 0.8;
 /// See the table.
 pub const QUEUE_FULL: u32 = 16 * 1024;
+/// See the table.
+pub const RWND_LIMITED: (f64, u64) = (0.7, 10_000_000);
 /// See the table.
 pub const ACK_ALONE_MS: Range<u32> = 20..500;
 /// See the table.

@@ -99,6 +99,14 @@ impl TcpSocket {
     }
 }
 
+impl TcpSocket {
+    /// Bytes that were sent and acknowledged by then. Of a connection that was opened from here the kernel counts the SYN
+    /// among them, of one that was accepted it does not.
+    pub(crate) fn acked(&self, tcp: &TcpInfo) -> Option<u64> {
+        Some(tcp.bytes_acked?.saturating_sub(u64::from(!self.inbound)))
+    }
+}
+
 /// A listener's queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Backlog {

@@ -60,7 +60,7 @@ impl Stages {
         }
         timeline.end(instant(ended), outcome);
         let written = known.connection.map(|connection| connection.written_bytes).filter(|bytes| *bytes > 0);
-        let acked = known.socket.and_then(|socket| socket.last?.bytes_acked).map(|bytes| bytes.saturating_sub(1));
+        let acked = known.socket.and_then(|socket| socket.acked(&socket.last?));
         let request_bytes = written.or(acked).unwrap_or(0);
         CallFacts {
             stage,

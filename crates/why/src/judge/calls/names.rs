@@ -63,13 +63,24 @@ fn silent<'a>(connections: &'a Connections, query: &'a DnsExchange) -> Option<(&
 /// is a good answer to that. Who looks for a peer asks again, and a search through domains changes the end of a name only;
 /// another list changes the end of an address.
 fn are_different<'a>(asked: impl Iterator<Item = (&'a str, u16, u64)> + Clone) -> bool {
-    let host = |name: &'a str| if is_address(name) { Some(name) } else { name.split('.').next() };
-    let hosts: HashSet<&str> = asked.clone().filter_map(|(name, ..)| host(name)).collect();
+    let names: HashSet<&str> = asked.clone().map(|(name, ..)| name).collect();
+    let hosts: HashSet<&str> = names.iter().map(|name| host(name, &names)).collect();
     let questions: HashSet<(&str, u16)> = asked.clone().map(|(name, kind, _)| (name, kind)).collect();
     let again = asked.clone().count() - questions.len();
     let (first, last) = (asked.clone().map(|(.., at)| at).min(), asked.map(|(.., at)| at).max());
     let took = last.zip(first).map_or(0, |(last, first)| last - first);
     hosts.len() >= NAMES && again * 4 <= questions.len() && took >= SETTLED_US
+}
+
+/// What a name asks for, whatever domain was tried: a search asks for the name without one, too, first or last. Where that
+/// was not seen, its first two labels tell; `www` alone is the same of everybody.
+fn host<'a>(name: &'a str, asked: &HashSet<&str>) -> &'a str {
+    if is_address(name) {
+        return name;
+    }
+    let mut beginnings = name.match_indices('.').filter_map(|(dot, _)| name.get(..dot));
+    let two = beginnings.clone().nth(1).unwrap_or(name);
+    beginnings.find(|beginning| asked.contains(beginning)).unwrap_or(two)
 }
 
 /// Whether a name asks for an address: who it is, or whether a list has it. Most addresses have no name, and are in no list.

@@ -6,13 +6,14 @@ use super::{
 };
 use crate::{
     judge::Speaker,
-    observation::{Listener, Moment, Side, TlsHandshake, WaitsFor},
+    observation::{HttpHead, Listener, Moment, Side, TlsHandshake, WaitsFor},
 };
 
 /// A socket whose last bytes passed so long ago, and how many there were.
 fn talked(socket: TcpSocket, sent: (u64, u32), received: (u64, u32)) -> TcpSocket {
     let tcp = TcpInfo {
-        bytes_acked: Some(sent.0 + 1),
+        // The SYN is one of the bytes of who sent it.
+        bytes_acked: Some(sent.0 + u64::from(!socket.inbound)),
         bytes_received: Some(received.0),
         last_data_sent_ms: sent.1,
         last_data_recv_ms: received.1,
@@ -232,5 +233,14 @@ fn servers_that_said_nothing_more() {
     };
     let servers = words(&polls(20));
     assert!(servers.starts_with("A thread waits for more of 10.0.0.9:80, of which the last came 6s ago:"), "{servers}");
+    assert!(servers.contains("half-way"), "{servers}");
     assert_eq!(words(&polls(9)), "");
+    // A stream of events is never half-way.
+    let http = HttpHead { answered: Some(Moment::Before), is_events: true, ..HttpHead::default() };
+    let mut events = polls(20);
+    events.connections.as_mut().unwrap().connections =
+        vec![Connection { cookie: 9, opened: Some(Moment::Before), http: Some(http), ..Connection::default() }];
+    let events = words(&events);
+    assert!(events.starts_with("A thread waits for more of 10.0.0.9:80, of which the last came 6s ago:"), "{events}");
+    assert!(events.contains("stream of events") && !events.contains("half-way"), "{events}");
 }

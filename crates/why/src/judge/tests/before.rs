@@ -2,9 +2,10 @@
 
 use super::{
     calls::{blocked, syn_sent},
+    process::{listener, listening},
     *,
 };
-use crate::observation::{Go, GoroutineGroup, HalfOpen, Listener, Runtime};
+use crate::observation::{Go, GoroutineGroup, Listener, Runtime};
 
 /// All that was sent has arrived, and nothing ever came back.
 fn sent_to(peer: &str) -> Observation {
@@ -141,19 +142,7 @@ fn calls_from_before_the_watch() {
     advisory(&logs, Cause::ServerSlow);
     // A service may send its logs so. After an answer a client may have the last word.
     let mut service = sent(0, |_| {});
-    let listener = Listener {
-        cookie: 1,
-        fd: Some(3),
-        local: "10.0.0.1:80".parse().unwrap(),
-        backlog: 128,
-        queued_max: 0,
-        queued_last: 0,
-        waiting_us: 0,
-        full_rounds: 0,
-        drops: Some(0),
-        half_open: HalfOpen::default(),
-    };
-    service.sockets.as_mut().unwrap().listeners = vec![listener];
+    service = listening(service, Listener { queued_max: 0, ..listener() });
     advisory(&service, Cause::ServerSlow);
     nothing(&sent(500, |_| {}));
     nothing(&sent(0, |tcp| tcp.last_data_sent_ms = 400));

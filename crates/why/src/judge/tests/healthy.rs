@@ -2,8 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::observation::{Gaps, HalfOpen, HttpHead, Listener, Moment, Side, TlsHandshake};
+use super::{
+    process::{listener, listening},
+    *,
+};
+use crate::observation::{Gaps, HttpHead, Listener, Moment, Side, TlsHandshake};
 
 #[test]
 fn an_idle_process_is_fine() {
@@ -60,18 +63,8 @@ fn a_remark_is_not_put_beneath_another() {
 fn a_full_accept_queue_is_told_beside_a_busy_machine() {
     let mut seen = idle().used(990_000).thread(|thread| thread.voluntary_switches = 90_000);
     seen.cpu.as_mut().unwrap().runqueue_us = Some(1_510_000);
-    seen.sockets.as_mut().unwrap().listeners = vec![Listener {
-        cookie: 1,
-        fd: Some(3),
-        local: "127.0.0.1:80".parse().unwrap(),
-        backlog: 5,
-        queued_max: 6,
-        queued_last: 6,
-        waiting_us: 0,
-        full_rounds: 19,
-        drops: Some(40),
-        half_open: HalfOpen::default(),
-    }];
+    let full = Listener { backlog: 5, queued_max: 6, queued_last: 6, full_rounds: 19, drops: Some(40), ..listener() };
+    let seen = listening(seen, full);
     assert_eq!(causes(&judge(&seen)), ["accept-queue-overflow"]);
 }
 

@@ -319,6 +319,10 @@ fn names_that_need_not_exist() {
     let peers = asks(&|place| format!("api{}.test", place % 5), 300_000, 3);
     assert!(causes(&judge(&peers)).contains(&Cause::DnsFailed.id()));
     only(&asks(&|place| format!("api.test.{place}.example"), 300_000, 3), Cause::DnsFailed);
+    let search = |place| if place == 15 { "db".to_owned() } else { format!("db.{place}.svc.example") };
+    only(&asks(&search, 300_000, 3), Cause::DnsFailed);
+    // Sites that may be there have their first label in common.
+    nothing(&asks(&|place| format!("www.site{place}.test"), 300_000, 3));
     // The same where the library was asked.
     let probed = |names: u64, name: &dyn Fn(u64) -> String| {
         let lookup = |place: u64| Lookup {

@@ -234,3 +234,45 @@ fn idle_threads_are_no_crowd() {
     assert!((seen("GC Thread#0", "PosixSemaphore::wait") - 1.0).abs() < 1e-9);
     assert!(seen("handler", "Unsafe_Park") < 0.1);
 }
+
+/// A reader that sleeps between its reads, as it was recorded: bytes move, and its window is closed most of the time.
+#[test]
+fn a_peer_that_reads_slowly() {
+    let reads = |change: fn(&mut TcpSocket)| {
+        let mut socket = TcpSocket { unsent_bytes: 3_048_960, ..inbound(9, "10.0.0.20:50000") };
+        let at = |acked, limited_us| TcpInfo {
+            bytes_acked: Some(acked),
+            busy_us: Some(limited_us),
+            rwnd_limited_us: Some(limited_us),
+            snd_wnd: Some(0),
+            snd_mss: 1_448,
+            last_data_sent_ms: 360,
+            ..socket.last.unwrap()
+        };
+        (socket.first, socket.last) = (Some(at(385_536, 1_604_000)), Some(at(956_928, 6_404_000)));
+        socket.timer = TcpTimer { kind: TimerKind::ZeroWindowProbe, expires_ms: 388, fired: 0 };
+        change(&mut socket);
+        idle().tcp([socket])
+    };
+    let finding = advisory(&reads(|_| {}), Cause::PeerNotReading);
+    assert!(finding.verdict.summary.contains("114278 bytes a second, and for 96 %"), "{}", finding.verdict.summary);
+    assert_eq!(finding.verdict.confidence, Confidence::Low);
+    // Limited for a part of the time; nothing more to send; a small window on a long path; a disk that is full of work.
+    let part = |socket: &mut TcpSocket| socket.last.as_mut().unwrap().rwnd_limited_us = Some(5_000_000);
+    let open = |socket: &mut TcpSocket| {
+        socket.timer = TcpTimer { kind: TimerKind::Retransmit, expires_ms: 200, fired: 0 };
+        [&mut socket.first, &mut socket.last].into_iter().for_each(|tcp| tcp.as_mut().unwrap().snd_wnd = Some(64_240));
+    };
+    let quick = |socket: &mut TcpSocket| socket.last.as_mut().unwrap().bytes_acked = Some(900_000_000);
+    let done = |socket: &mut TcpSocket| socket.unsent_bytes = 0;
+    for change in [part, done, open, quick] {
+        assert_eq!(judge(&reads(change)), Judgement::default());
+    }
+    // One that takes nothing any more is no slow one.
+    let stuck = |socket: &mut TcpSocket| {
+        socket.last.as_mut().unwrap().last_data_sent_ms = 4_000;
+        socket.first = socket.last;
+    };
+    let finding = only(&reads(stuck), Cause::PeerNotReading);
+    assert!(finding.verdict.summary.contains("takes no more bytes"), "{}", finding.verdict.summary);
+}

@@ -1,8 +1,11 @@
 //! Threads and tasks, as hostile programs had them: the healthy one is not judged, the sick one beside it is.
 
-use super::{calls::blocked, *};
+use super::{
+    calls::{asked, blocked},
+    *,
+};
 use crate::observation::{
-    BlockedIn, Go, GoroutineGroup, History, HotStack, Listener, Look, Opener, Runtime, TcpCounts, ThreadCounts,
+    BlockedIn, Go, GoroutineGroup, History, HotStack, Listener, Look, Moment, Opener, Runtime, TcpCounts, ThreadCounts,
 };
 
 /// A request that nobody has read for so long.
@@ -211,6 +214,33 @@ fn a_loop_of_node_that_waits_for_a_child() {
     // Its loop waits, as it should; or a child is asked for now and then.
     nothing(&node_that_waits_for_a_child(&[(23, 20)], &SPAWN[..3]));
     nothing(&node_that_waits_for_a_child(&[(13, 18), (23, 2)], &SPAWN));
+}
+
+/// A handler of asyncio that calls an upstream and blocks: one wait, and what it does to the loop follows from it.
+#[test]
+fn a_loop_that_sits_in_a_call_to_a_peer() {
+    let sits = |cookie, call: fn(&mut Connection)| {
+        let seen = asked(call).tcp([outbound(9, "10.0.0.9:80"), outbound(10, "10.0.0.10:80"), unread_for(3_000_000)]);
+        let full = Listener { full_rounds: 20, queued_last: 129, ..process::listener() };
+        blocked(process::listening(with_epoll(seen, Runtime::Python), full), "recvfrom", cookie, 3_000_000)
+            .thread(|thread| thread.calls = vec![("recvfrom".to_owned(), 20)])
+    };
+    let finding = only(&sits(9, |_| {}), Cause::WaitsUpstream);
+    let summary = &finding.verdict.summary;
+    assert!(summary.contains("begins there, and an event loop of this process sits in the call"), "{summary}");
+    assert!(finding.verdict.fix.contains("no call that blocks on the loop"), "{}", finding.verdict.fix);
+    let effects: Vec<Cause> = finding.effects.iter().map(|effect| effect.verdict.cause).collect();
+    assert!(effects.contains(&Cause::RuntimeBlocked) && effects.contains(&Cause::ServerSlow), "{effects:?}");
+    let blocked = finding.effects.iter().find(|effect| effect.verdict.cause == Cause::RuntimeBlocked).unwrap();
+    assert_eq!(blocked.effects[0].verdict.cause, Cause::AcceptQueueOverflow);
+    // Each call is short: only the loop is to blame. And one that sits in another call.
+    let short = |call: &mut Connection| {
+        (call.read_bytes, call.last_read) = (40, Some(Moment::At(WINDOW - 20_000)));
+        let http = call.http.as_mut().unwrap();
+        (http.status, http.answered, http.missing_bytes) = (Some(200), call.last_read, Some(0));
+    };
+    only(&sits(9, short), Cause::RuntimeBlocked);
+    only(&sits(10, |_| {}), Cause::RuntimeBlocked);
 }
 
 #[test]

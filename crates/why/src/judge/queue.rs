@@ -1,0 +1,167 @@
+//! Callers that wait inside the process for one of few: a connection of a pool, a place of a server's `maxconn`, a thread.
+
+use std::collections::HashMap;
+
+use overdue_core::{Cause, Confidence};
+
+use super::{
+    Finding, Severity, ShareOf, bpf,
+    calls::callers,
+    count, diag, share,
+    threads::runtime_blocked,
+    thresholds::{ALWAYS, CROWD, MOST, MOSTLY, PILE, SETTLED_US},
+    time, total,
+};
+use crate::{
+    Observation,
+    observation::{Connection, Cpu, Moment, Side, TcpSocket},
+};
+
+/// Callers wait long, and were answered late, while few connections to one peer are in use all the time, each call for a
+/// short time only.
+pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
+    // A loop that is late reads its answers late, too.
+    let computes = seen.cpu.as_ref().is_none_or(|cpu| share(Cpu::used_us(cpu), seen.window_us) >= MOST.0);
+    if computes || runtime_blocked(seen).iter().any(|finding| !finding.advisory) {
+        return Vec::new();
+    }
+    let is_there = |socket: &TcpSocket| seen.window_us.saturating_sub(socket.last_seen_us) < SETTLED_US;
+    let waiting: Vec<&TcpSocket> = callers(seen).into_iter().filter(|socket| is_there(socket)).collect();
+    let longest_us = waiting.iter().filter_map(|socket| Some(u64::from(socket.last?.last_data_recv_ms) * 1_000)).max();
+    let (Some(longest_us), Some(few)) = (longest_us, Few::of(seen)) else { return Vec::new() };
+    let callers = waiting.len() as u64;
+    let (answered, late) = answered(seen);
+    // Who waits for news was not answered late.
+    let is_queue = callers >= CROWD
+        && callers > few.at_once.saturating_mul(2)
+        && longest_us > few.mean_us().saturating_mul(2)
+        && answered >= PILE as u64
+        && share(late, answered) >= MOST.0;
+    if !is_queue {
+        return Vec::new();
+    }
+    let Few { peer, at_once, calls, .. } = &few;
+    let each = time(few.mean_us());
+    let under_way = count(*at_once, "call");
+    let finding = Finding::new(
+        Cause::PoolExhausted,
+        Severity::Waiting,
+        Confidence::Medium,
+        format!(
+            "{callers} callers of this process wait, the longest for {}, and not for an answer of {peer}, which takes {each} on \
+             the average: {under_way} at a time, and always so many, are all that goes out for them",
+            time(longest_us)
+        ),
+    )
+    .because(
+        bpf(format!(
+            "{calls} answers of {peer}, {each} each, {under_way} at a time, under way for \
+             {:.0} % of the time",
+            few.busy(seen) * 100.0
+        ))
+        .with("calls", *calls)
+        .with("at_once", *at_once)
+        .with("each_us", few.mean_us()),
+    )
+    .because(
+        diag(format!("{callers} accepted connections with a request and no answer for more than {}", time(SETTLED_US)))
+            .with("callers", callers)
+            .with("longest_us", longest_us),
+    )
+    .because(
+        bpf(format!("of {answered} that were answered, {late} had waited for {} or more", time(SETTLED_US)))
+            .with("answered", answered)
+            .with("late", late),
+    )
+    .rejected(Cause::ServerSlow, format!("{peer} answers each call in {each}; who waits for longer has not been sent on"))
+    .rejected(Cause::Unknown, "possible: what bounds them was not seen, and threads or a lock of this process look the same")
+    .fix(
+        "Allow more calls at a time, if the peer can take them (the size of the pool, haproxy: maxconn of the server, the \
+         number of workers); if not, let fewer callers wait, and for a short time only (haproxy: timeout queue).",
+    )
+    .share(ShareOf::StalledTime, 1.0);
+    vec![finding]
+}
+
+/// Calls to one peer, of which no more go out at a time.
+struct Few {
+    peer: String,
+    /// Connections in use at the same time.
+    at_once: u64,
+    calls: u64,
+    waited_us: u64,
+}
+
+impl Few {
+    /// The peer for which most time was waited, where its connections are always in use.
+    fn of(seen: &Observation) -> Option<Self> {
+        let connections = seen.connections.as_ref().filter(|it| it.untold == 0 && it.unfollowed == 0)?;
+        let mut peers: Vec<(String, Vec<&Connection>)> = Vec::new();
+        for connection in connections.connections.iter().filter(|it| it.side != Side::Server && it.turns > 0) {
+            let Some(peer) = connection.remote.map(|remote| remote.to_string()) else { continue };
+            match peers.iter_mut().find(|(of, _)| *of == peer) {
+                Some((_, group)) => group.push(connection),
+                None => peers.push((peer, vec![connection])),
+            }
+        }
+        let few = peers.into_iter().filter_map(|(peer, group)| {
+            Some(Self {
+                peer,
+                at_once: at_once(&group, seen.window_us)?,
+                calls: total(group.iter().map(|it| u64::from(it.turns))),
+                waited_us: total(group.iter().map(|it| it.read_gaps.total_us)),
+            })
+        });
+        let few = few.max_by_key(|few| few.waited_us)?;
+        let is_full = few.calls >= PILE as u64 && few.busy(seen) >= MOSTLY && few.mean_us() < SETTLED_US;
+        is_full.then_some(few)
+    }
+
+    fn busy(&self, seen: &Observation) -> f64 {
+        share(self.waited_us, self.at_once.saturating_mul(seen.window_us))
+    }
+
+    fn mean_us(&self) -> u64 {
+        self.waited_us.checked_div(self.calls).unwrap_or(0)
+    }
+}
+
+fn at(moment: Option<Moment>) -> Option<u64> {
+    match moment? {
+        Moment::At(us) | Moment::Inferred(us) => Some(us),
+        Moment::Before => None,
+    }
+}
+
+/// How many were in use nearly always: one that is opened in the place of another may overlap with it. `None` where the
+/// number changes, as it does when nothing bounds it.
+fn at_once(connections: &[&Connection], window_us: u64) -> Option<u64> {
+    // One that was used once, and lies idle since, is in use no more.
+    let end = |it: &Connection| if it.turns == 1 { at(it.last_read) } else { at(it.closed) };
+    let begins = connections.iter().map(|it| (at(it.opened).unwrap_or(0), 1));
+    let ends = connections.iter().map(|it| (end(it).unwrap_or(window_us), -1));
+    let mut changes: Vec<(u64, i64)> = begins.chain(ends).chain([(window_us, 0)]).collect();
+    changes.sort_unstable();
+    let mut times: HashMap<i64, u64> = HashMap::new();
+    let (mut open, mut since) = (0, 0);
+    for (us, change) in changes {
+        *times.entry(open).or_default() += us.saturating_sub(since);
+        (open, since) = (open + change, us);
+    }
+    let (number, us) = times.into_iter().max_by_key(|(number, us)| (*us, *number))?;
+    (number > 0 && share(us, window_us) >= ALWAYS).then_some(number.unsigned_abs())
+}
+
+/// Callers that were answered, and those of them that had waited for long, as far as that was seen.
+fn answered(seen: &Observation) -> (u64, u64) {
+    let accepted = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let answered = accepted.filter(|it| it.side == Side::Server && it.written_bytes > 0);
+    answered.fold((0, 0), |(answered, late), it| {
+        // Of a request from before the watch, the wait since then is known.
+        let asked = it.first_read.or(it.last_read);
+        let before = asked.is_none() && it.opened == Some(Moment::Before);
+        let since = if before { it.first_write.and_then(|wrote| at(Some(wrote))).unwrap_or(0) } else { 0 };
+        let waited = since.max(it.write_gaps.longest_us);
+        (answered + 1, late + u64::from(waited >= SETTLED_US))
+    })
+}

@@ -1,0 +1,149 @@
+//! Callers for whom there is no place: turned away at the door, or in a queue inside the process. As nginx and haproxy were
+//! recorded.
+
+use super::*;
+use crate::observation::{Gaps, Moment, Side};
+
+/// nginx at its worker_connections: it accepts, and closes what it has no place for.
+fn turns_away(change: fn(u64, &mut Connection)) -> Observation {
+    let connection = |cookie: u64| {
+        let mut it = Connection {
+            cookie,
+            side: Side::Server,
+            remote: Some("10.0.0.9:50000".parse().unwrap()),
+            opened: Some(Moment::At(14_303 + cookie * 1_000)),
+            closed: Some(Moment::At(14_388 + cookie * 1_000)),
+            fin_received: Some(Moment::At(14_620 + cookie * 1_000)),
+            closed_by_us: true,
+            reset_sent: true,
+            ..Connection::default()
+        };
+        change(cookie, &mut it);
+        it
+    };
+    let mut seen = idle().tcp((1..=20).map(|cookie| inbound(cookie, "10.0.0.9:50001")));
+    seen.connections = Some(Connections {
+        accepted: 553,
+        closed: 553,
+        little_work: 540,
+        life_median_us: Some(24),
+        connections: (101..=300).map(connection).collect(),
+        ..Connections::default()
+    });
+    seen
+}
+
+#[test]
+fn connections_for_which_there_is_no_place() {
+    let finding = only(&turns_away(|_, _| {}), Cause::PoolExhausted);
+    assert!(finding.verdict.summary.contains("with 20 open"), "{finding:#?}");
+    assert_eq!(finding.verdict.confidence, Confidence::Medium);
+    // Most are served, and some are not.
+    let some = |cookie: u64, it: &mut Connection| {
+        it.read_bytes = if cookie.is_multiple_of(5) { 0 } else { 80 };
+    };
+    only(&turns_away(some), Cause::PoolExhausted);
+    let few = |cookie: u64, it: &mut Connection| it.read_bytes = if cookie.is_multiple_of(40) { 0 } else { 80 };
+    assert!(!causes(&judge(&turns_away(few))).contains(&"pool-exhausted"));
+    // Whom it never serves it may refuse on purpose; that is no unstable edge either.
+    let strangers = turns_away(|_, it| it.remote = Some("10.0.0.66:50000".parse().unwrap()));
+    let finding = advisory(&strangers, Cause::ConnectionChurn);
+    assert!(finding.verdict.summary.contains("refuse whom it does not want"), "{finding:#?}");
+    // The peers end them, or said nothing for a while: a check of health, connections made in advance.
+    for change in [
+        |_, it: &mut Connection| (it.closed_by_us, it.reset_received) = (false, true),
+        |_, it: &mut Connection| it.fin_received = it.opened,
+        |_, it: &mut Connection| it.closed = Some(Moment::At(4_900_000)),
+    ] {
+        assert_eq!(causes(&judge(&turns_away(change))), ["connection-churn"]);
+    }
+}
+
+/// haproxy, `maxconn 2` for a server that answers in 300 ms, and forty callers.
+fn queues(change: fn(u64, &mut Connection)) -> Observation {
+    let call = |cookie: u64| {
+        let begun = (cookie / 2) * 305_000;
+        let mut it = Connection {
+            cookie,
+            side: Side::Client,
+            remote: Some("10.0.0.80:80".parse().unwrap()),
+            opened: Some(Moment::At(begun)),
+            established: Some(Moment::At(begun)),
+            last_read: Some(Moment::At(begun + 301_000)),
+            closed: Some(Moment::At(begun + 302_000)),
+            closed_by_us: true,
+            turns: 1,
+            written_bytes: 27,
+            read_bytes: 41,
+            read_gaps: Gaps { total_us: 301_000, longest_us: 301_000, ..Gaps::default() },
+            ..Connection::default()
+        };
+        change(cookie, &mut it);
+        it
+    };
+    let answered = |cookie: u64| {
+        let mut it = Connection {
+            cookie: 100 + cookie,
+            side: Side::Server,
+            remote: Some("10.0.0.9:50000".parse().unwrap()),
+            opened: Some(Moment::Before),
+            first_write: Some(Moment::At((cookie / 2 + 1) * 303_000)),
+            written_bytes: 41,
+            closed: Some(Moment::At((cookie / 2 + 1) * 303_100)),
+            ..Connection::default()
+        };
+        change(100 + cookie, &mut it);
+        it
+    };
+    let waits = |cookie: u64| {
+        let mut socket = inbound(200 + cookie, "10.0.0.9:50000");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.bytes_acked, tcp.bytes_received) = (Some(0), Some(27));
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (6_000, 6_000 - 60 * u32::try_from(cookie).unwrap());
+        socket
+    };
+    let mut seen = idle().tcp((1..=38).map(waits));
+    let connections = (0..32).map(call).chain((0..32).map(answered)).collect();
+    seen.connections =
+        Some(Connections { opened: 32, accepted: 34, closed: 64, connections, ..Connections::default() });
+    seen
+}
+
+#[test]
+fn callers_in_a_queue_for_few_calls_at_a_time() {
+    let finding = only(&queues(|_, _| {}), Cause::PoolExhausted);
+    let summary = &finding.verdict.summary;
+    assert!(
+        summary.starts_with("38 callers of this process wait") && summary.contains("2 calls at a time"),
+        "{summary}"
+    );
+    assert_eq!(finding.verdict.confidence, Confidence::Medium);
+    // A connection that lies idle after its call counts no more.
+    only(
+        &queues(|cookie, it| {
+            if cookie == 4 {
+                it.closed = None
+            }
+        }),
+        Cause::PoolExhausted,
+    );
+    // Those who were answered had not waited: the others listen for news. Or nobody waits at all.
+    let at_once = |cookie: u64, it: &mut Connection| {
+        if cookie >= 100 {
+            (it.opened, it.last_read) = (Some(Moment::At(1)), Some(Moment::At(2)));
+        }
+    };
+    nothing(&queues(at_once));
+    let mut served = queues(|_, _| {});
+    served.sockets.as_mut().unwrap().tcp.clear();
+    nothing(&served);
+    // The calls come as they like, in bursts; or the connections are there and not in use.
+    nothing(&queues(|cookie, it| {
+        if cookie < 16 {
+            (it.opened, it.established) = (Some(Moment::At(0)), Some(Moment::At(0)));
+        }
+    }));
+    nothing(&queues(|_, it| it.read_gaps.total_us /= 2));
+    // It computes.
+    nothing(&queues(|_, _| {}).used(4_900_000));
+}
