@@ -349,7 +349,9 @@ pub(in crate::cause) static POOL_EXHAUSTED: Entry = Entry {
     title: "No connection or permit was free",
     meaning: "All connections of the pool, or all permits for this host, were in use, and none came back before \
               the limit. Nothing was sent. The number in use is the rate of calls times how long each one takes \
-              (Little's law), so a peer that became slow fills a pool that was large enough before.",
+              (Little's law), so a peer that became slow fills a pool that was large enough before. Of a server that \
+              was watched, all places inside it are taken (nginx's `worker_connections`, haproxy's `maxconn` of a \
+              server): it closes on callers at once, or lets them wait although it has accepted them.",
     look_alikes: "`h2-streams-exhausted`: connections are there, their streams are taken. `server-slow`: often \
                   the reason; look at the calls that hold the connections. A leak: calls that ended without \
                   giving their connection back.",
@@ -358,6 +360,7 @@ pub(in crate::cause) static POOL_EXHAUSTED: Entry = Entry {
          on all of them is a leak, or a peer that does not answer.",
         "Calls a second times their mean duration: above the size of the pool, it cannot work.",
         "The pool's metrics: in use, waiting, age of the oldest loan.",
+        "Of nginx its error log: `worker_connections are not enough`. Of haproxy `show stat`: `qcur` of the server.",
     ],
     fix: &[
         "Find what holds the connections: slow calls, response bodies that are neither read nor dropped, a call \
