@@ -45,6 +45,13 @@ pub(crate) fn program(name: &str, core: Core) -> anyhow::Result<Command> {
     pinned(&env::current_exe()?.with_file_name(name), core)
 }
 
+/// The command that is measured, as it is shipped: `xtask` builds it beside the folder of the benchmarks.
+pub(crate) fn overdue() -> anyhow::Result<PathBuf> {
+    let own = env::current_exe()?;
+    let target = own.parent().and_then(Path::parent).context("the benchmarks are in no folder of a build")?;
+    Ok(target.join("dist/overdue"))
+}
+
 /// A command on its core. It dies when this process does.
 pub(crate) fn pinned(program: &Path, core: Core) -> anyhow::Result<Command> {
     let set = core.set()?;

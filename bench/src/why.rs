@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     cases::{Report, Rounds, Samples},
-    child::{Core, Server, on_path, pinned, program},
+    child::{Core, Server, on_path, overdue, pinned},
     interrupt::Interrupted,
     peer::Peer,
     table::{Column, Table},
@@ -118,7 +118,7 @@ fn watchers(peer: &Peer, peers: &mut Vec<String>) -> anyhow::Result<Vec<Watcher>
         ready,
         left_out: false,
     };
-    let own = PathBuf::from(program("overdue", Core::Any)?.get_program());
+    let own = overdue()?;
     ensure!(own.is_file(), "{} is not built: use `cargo xtask bench why`", own.display());
     let mut watchers = vec![
         watcher("nobody", None, &[], Ready::Soon),

@@ -6,7 +6,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use anyhow::ensure;
 
 use super::{OURS, PATIENCE, Protocol, REFERENCE};
 use crate::{
-    child::{Core, Server, on_path, pinned, program},
+    child::{Core, Server, on_path, overdue, pinned},
     peer::Behind,
 };
 
@@ -71,7 +71,7 @@ pub(super) fn start(behind: &Behind, protocol: Protocol, peers: &mut Vec<String>
     for known in PROXIES {
         let Known { name, tool, package, .. } = known;
         let file = match *tool {
-            "overdue" => Some(PathBuf::from(program("overdue", Core::Any)?.get_program())),
+            "overdue" => Some(overdue()?),
             tool => on_path(tool),
         };
         let Some(file) = file.filter(|file| file.is_file()) else {
