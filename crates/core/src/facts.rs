@@ -326,6 +326,10 @@ pub struct ExchangeFacts {
     pub waiting_for_request_body: bool,
     /// Bytes of the request's body that were still to come, where it said how many.
     pub request_left: Option<u64>,
+    /// Whether the request's body said no length, so that whoever sends it may wait for the answer first.
+    pub request_streams: bool,
+    /// Whether the limit waited for bytes to be taken: by the caller, where `reader_away` says so, else by the peer.
+    pub to_take: bool,
     /// In a tunnel: whether one side had ended it, and the other, to which the socket leads, had not.
     pub half_ended: bool,
     /// Bytes of the response, head included; in `tls`, bytes of the handshake.

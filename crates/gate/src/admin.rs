@@ -326,8 +326,11 @@ impl Desk {
         for (kind, count) in [("reused", &all.reused), ("dialled", &all.dialled)] {
             out.line("overdue_gate_server_connections_total", &[("kind", kind)], count.get() as f64);
         }
-        out.head("overdue_gate_requests_tried_again_total", "counter", "Requests that got a second attempt.");
-        out.line("overdue_gate_requests_tried_again_total", &[], all.tried_again.get() as f64);
+        let name = "overdue_gate_first_attempts_failed_total";
+        out.head(name, "counter", "Attempts that failed and were followed by a second one, by server and cause.");
+        for ((server, cause), count) in all.first_attempts() {
+            out.line(name, &[("server", &server.to_string()), ("cause", &cause.to_string())], count as f64);
+        }
         out.head("overdue_gate_server_handshakes_total", "counter", "TLS handshakes with servers that were completed.");
         let resumed = all.resumed.get();
         for (kind, count) in [("full", all.secured.get() - resumed), ("resumed", resumed)] {

@@ -86,7 +86,7 @@ pub(crate) async fn arrive(
         return Some(direct);
     }
     // Boxed: nothing of it is needed afterwards.
-    Box::pin(through_proxy(worker, stream, found, direct)).await
+    worker.within_lull(Box::pin(through_proxy(worker, stream, found, direct))).await.flatten()
 }
 
 async fn through_proxy(worker: &Worker, stream: &TcpStream, listener: &Listener, direct: Arrival) -> Option<Arrival> {

@@ -3,13 +3,14 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
 use overdue_core::{Cause, Stage};
 
-use crate::arrive::WhyNoHeader;
+use crate::{arrive::WhyNoHeader, log::FirstAttempt};
 
 /// The stages of a request as the gateway measures them.
 pub(crate) const STAGES: [Stage; 7] =
@@ -25,8 +26,6 @@ pub(crate) struct Counts {
     /// Connections to servers that carried a request before, and new ones.
     pub(crate) reused: Cell<u64>,
     pub(crate) dialled: Cell<u64>,
-    /// Requests that got a second attempt.
-    pub(crate) tried_again: Cell<u64>,
     /// TLS handshakes with servers, and those of them that resumed a session.
     pub(crate) secured: Cell<u64>,
     pub(crate) resumed: Cell<u64>,
@@ -41,6 +40,8 @@ pub(crate) struct Counts {
     pub(crate) stages: [Histogram; STAGES.len()],
     pub(crate) total: Histogram,
     failures: RefCell<BTreeMap<(Arc<str>, Cause), u64>>,
+    /// First attempts that failed, by server and cause.
+    first_attempts: RefCell<BTreeMap<(SocketAddr, Cause), u64>>,
 }
 
 /// Durations, counted by powers of two of microseconds.
@@ -107,6 +108,16 @@ impl Counts {
         add(Some(&self.handshakes_failed), 1);
     }
 
+    /// Counts an attempt that another followed.
+    pub(crate) fn first_attempt(&self, first: FirstAttempt) {
+        let FirstAttempt { server: Some(server), cause } = first else { return };
+        *self.first_attempts.borrow_mut().entry((server, cause.unwrap_or(Cause::Unknown))).or_default() += 1;
+    }
+
+    pub(crate) fn first_attempts(&self) -> BTreeMap<(SocketAddr, Cause), u64> {
+        self.first_attempts.borrow().clone()
+    }
+
     pub(crate) fn failures(&self) -> BTreeMap<(Arc<str>, Cause), u64> {
         self.failures.borrow().clone()
     }
@@ -120,7 +131,6 @@ impl Counts {
             (&self.reused, &other.reused),
             (&self.dialled, &other.dialled),
             (&self.secured, &other.secured),
-            (&self.tried_again, &other.tried_again),
             (&self.resumed, &other.resumed),
             (&self.handshakes_failed, &other.handshakes_failed),
         ] {
@@ -132,6 +142,9 @@ impl Counts {
         self.grpc.iter().zip(&other.grpc).for_each(|(own, other)| add(Some(own), other.get()));
         self.stages.iter().zip(&other.stages).for_each(|(own, other)| own.merge(other));
         self.total.merge(&other.total);
+        for (key, count) in other.first_attempts() {
+            *self.first_attempts.borrow_mut().entry(key).or_default() += count;
+        }
         for (key, count) in other.failures() {
             *self.failures.borrow_mut().entry(key).or_default() += count;
         }

@@ -22,7 +22,7 @@ use std::{
 
 use overdue::server::Source;
 use overdue_core::{
-    Cause, Limit, LimitReport, Outcome, Report, Stage,
+    Cause, DurationText, Evidence, Limit, LimitReport, Outcome, Report, Source as SeenBy, Stage,
     facts::{CallFacts, Failure},
     judge::Judgement,
     micros,
@@ -126,6 +126,25 @@ impl Marks {
             connection: 0,
             idle: None,
         }
+    }
+
+    /// Where a first attempt took most of the time, what it met is what there was no time for.
+    pub(crate) fn blame_first(&self, judgement: &mut Judgement, now: Instant) {
+        let Some((since, FirstAttempt { server: Some(server), cause: Some(cause) })) = self.again else { return };
+        let Some(verdict) = judgement.verdicts.first_mut().filter(|verdict| verdict.cause == Cause::Unknown) else {
+            return;
+        };
+        let (took, whole) = (since.saturating_duration_since(self.head), now.saturating_duration_since(self.began));
+        if took * 2 < whole {
+            return;
+        }
+        verdict.cause = cause;
+        verdict.summary =
+            format!("{} of {} went to a first attempt, at {server}: {cause}", DurationText(took), DurationText(whole));
+        verdict.fix = cause.entry().fix.first().copied().unwrap_or_default().into();
+        verdict.rejected.retain(|rejected| rejected.cause != cause);
+        let text = format!("the first attempt ended {} after the head of the request", DurationText(took));
+        verdict.evidence.push(Evidence::new(SeenBy::Timeline, text).with("first_attempt_us", took.as_micros()));
     }
 
     /// The stages in order, with their beginnings, up to the one in which it ended.
@@ -595,16 +614,17 @@ fn text(out: &mut Vec<u8>, time: &[u8], entry: &Entry<'_>, line: &Line, whom: Wh
     write!(out, "{} ", word(line.id()))?;
     match (entry.failed, entry.refused) {
         (Some((_, judgement)), _) => match judgement.verdicts.first() {
-            Some(verdict) => writeln!(out, "{}: {}", verdict.cause, verdict.summary.escape_debug()),
-            None => writeln!(out, "unknown"),
+            Some(verdict) => write!(out, "{}: {}", verdict.cause, verdict.summary.escape_debug()),
+            None => write!(out, "unknown"),
         },
-        (None, Some((_, why))) => writeln!(out, "refused: {}", why.escape_debug()),
-        (None, None) => match marks.again {
-            Some((_, FirstAttempt { server: Some(server), cause: Some(cause) })) => {
-                writeln!(out, "first {cause} at {server}")
-            }
-            _ => writeln!(out, "-"),
-        },
+        (None, Some((_, why))) => write!(out, "refused: {}", why.escape_debug()),
+        (None, None) => write!(out, "-"),
+    }?;
+    match marks.again {
+        Some((_, FirstAttempt { server: Some(server), cause: Some(cause) })) => {
+            writeln!(out, " (first attempt, at {server}: {cause})")
+        }
+        _ => writeln!(out),
     }
 }
 

@@ -210,6 +210,14 @@ impl Servers {
         Some(better)
     }
 
+    /// The server that gets a request after this one failed it: another that is well, where there is one.
+    pub(crate) fn choose_but(&self, failed: SocketAddr) -> Option<&Rc<Server>> {
+        let now = clock::now();
+        let is_other = |server: &&Rc<Server>| server.address != failed && !server.ill.get() && !server.is_shunned(now);
+        let others = self.all.iter().filter(is_other);
+        others.min_by_key(|server| server.pending.get()).or_else(|| self.choose())
+    }
+
     /// Whether another one is well, as far as is known.
     pub(crate) fn has_other(&self, than: &Rc<Server>, now: Instant) -> bool {
         self.all.iter().any(|server| !Rc::ptr_eq(server, than) && !server.ill.get() && !server.is_shunned(now))
@@ -283,6 +291,11 @@ impl Server {
     pub(crate) fn pending(self: &Rc<Self>) -> Pending {
         self.pending.set(self.pending.get() + 1);
         Pending(Rc::clone(self))
+    }
+
+    /// Whether all that could carry a request is still on its way.
+    pub(crate) fn only_dials(&self) -> bool {
+        self.dialling.get() > 0 && self.dialling.get() >= self.open.get()
     }
 
     /// Requests that were given to it and are not done.
@@ -373,7 +386,8 @@ impl Server {
     /// Whether one more connection may be opened. One that is on its way will be for all who wait.
     fn has_room(&self) -> bool {
         let begins = |carrier: &Rc<Carrier>| !carrier.is_over() && !carrier.is_settled();
-        self.open.get() < self.most.get() && self.dialling.get() == 0 && !self.shared.borrow().iter().any(begins)
+        let is_coming = self.http2.get() && self.dialling.get() > 0;
+        self.open.get() < self.most.get() && !is_coming && !self.shared.borrow().iter().any(begins)
     }
 
     /// A stream of a connection that has room: of the one that carries the most, so that others become idle.
@@ -519,10 +533,9 @@ impl Drop for Pending {
 
 impl Permit {
     fn of(server: &Rc<Server>) -> Self {
-        let dials = server.http2.get();
         server.open.set(server.open.get() + 1);
-        server.dialling.set(server.dialling.get() + usize::from(dials));
-        Self { server: Rc::clone(server), dials }
+        server.dialling.set(server.dialling.get() + 1);
+        Self { server: Rc::clone(server), dials: true }
     }
 
     /// What it was for is there: whoever comes now finds it, or may open another.
@@ -538,7 +551,8 @@ impl Permit {
     }
 
     /// A connection that was opened with this right.
-    pub(crate) fn opened(self, io: ServerIo, introduced: Option<Introduction>) -> Upstream {
+    pub(crate) fn opened(mut self, io: ServerIo, introduced: Option<Introduction>) -> Upstream {
+        self.settle();
         let server = Rc::clone(&self.server);
         let number = self.number();
         let hold = Hold::Connection(self);

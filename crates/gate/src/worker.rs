@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     task::Waker,
@@ -14,7 +15,7 @@ use std::{
 use overdue::server::{ListenerStats, TrustedPeers, propagate::TimeoutHeaders};
 use overdue_core::{Limit, LimitName, Origin, Stage};
 use slab::Slab;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::{
     arrive::Arrival,
@@ -276,6 +277,15 @@ impl Worker {
             value = work => Some(value),
             () = ending => None,
         }
+    }
+
+    /// The same for what may take a while, once nobody is to wait for it any more.
+    pub(crate) async fn within_lull<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        if let Some(value) = self.until_draining(work.as_mut()).await {
+            return Some(value);
+        }
+        timeout(LULL, work).await.ok()
     }
 
     /// Connections that lie idle end now, the others after a request to which that is said.

@@ -74,44 +74,29 @@ pub(super) fn send(facts: &CallFacts) -> Finding {
             .with("unsent_bytes", unsent)
     });
     if let Some(h2) = h2.filter(|_| waits_in_kernel != Some(true)) {
-        let empty = unsent == Some(0);
-        return Finding::new(
-            Cause::H2WindowBlocked,
-            Stage::Send,
-            if empty { Confidence::High } else { Confidence::Medium },
-            format!("the peer gives no WINDOW_UPDATE: {} bytes of the request wait for it", h2.window_blocked_bytes),
-        )
-        .because(
-            Evidence::new(
-                Source::Http2,
-                format!("flow control window is used up, {} bytes wait in this stream", h2.window_blocked_bytes),
-            )
-            .with("waiting_bytes", h2.window_blocked_bytes),
-        )
-        .and(queue)
-        .because(exchange_evidence(facts))
-        .rejected(
-            Cause::PeerNotReading,
-            if empty {
-                "TCP is not what holds: the socket has nothing left to send"
-            } else {
-                "TCP does not seem to be what holds: nothing is known to wait for its window"
-            },
-        );
+        return window_blocked(facts, h2.window_blocked_bytes, queue);
     }
     if facts.exchange.waiting_for_request_body {
-        return Finding::new(
+        let streams = facts.exchange.request_streams;
+        let finding = Finding::new(
             Cause::SenderSlow,
             Stage::Send,
-            Confidence::High,
+            if streams { Confidence::Medium } else { Confidence::High },
             format!(
                 "send waited for the request body, which the caller provides, when the limit fired: \
                  {bytes} bytes were sent in {took}"
             ),
         )
         .because(exchange_evidence(facts))
-        .and(queue)
-        .rejected(Cause::PeerNotReading, "nothing waited for the peer: the kernel took all that the caller gave");
+        .and(queue);
+        let finding = if streams {
+            finding
+                .rejected(Cause::ServerSlow, "possible: it may have waited for a word of the answer before it goes on")
+        } else {
+            finding
+        };
+        return finding
+            .rejected(Cause::PeerNotReading, "nothing waited for the peer: the kernel took all that the caller gave");
     }
     Finding::new(
         Cause::Unknown,
@@ -122,6 +107,31 @@ pub(super) fn send(facts: &CallFacts) -> Finding {
     .because(exchange_evidence(facts))
     .and(queue)
     .rejected(Cause::PeerNotReading, "the peer's window is open, as far as the socket shows")
+}
+
+/// The peer's window of HTTP/2 is closed, and TCP is not what holds.
+fn window_blocked(facts: &CallFacts, waiting: usize, queue: Option<Evidence>) -> Finding {
+    let empty = facts.socket.as_ref().and_then(|socket| socket.unsent_bytes) == Some(0);
+    Finding::new(
+        Cause::H2WindowBlocked,
+        facts.stage,
+        if empty { Confidence::High } else { Confidence::Medium },
+        format!("the peer gives no WINDOW_UPDATE: {waiting} bytes of the request wait for it"),
+    )
+    .because(
+        Evidence::new(Source::Http2, format!("flow control window is used up, {waiting} bytes wait in this stream"))
+            .with("waiting_bytes", waiting),
+    )
+    .and(queue)
+    .because(exchange_evidence(facts))
+    .rejected(
+        Cause::PeerNotReading,
+        if empty {
+            "TCP is not what holds: the socket has nothing left to send"
+        } else {
+            "TCP does not seem to be what holds: nothing is known to wait for its window"
+        },
+    )
 }
 
 /// The peer is the caller, and has not sent the whole of what it asks for.
@@ -314,6 +324,9 @@ fn reader_slow(facts: &CallFacts, limit: &Limit) -> Option<Finding> {
     let whole = facts.exchange.body_expected == Some(facts.exchange.body_bytes) && !away.is_zero();
     let confidence = match unread {
         _ if whole => Confidence::High,
+        // Whoever counted the limit saw that it was not taken.
+        Some(1..) if facts.exchange.to_take && !away.is_zero() => Confidence::High,
+        _ if facts.exchange.to_take && !away.is_zero() => Confidence::Medium,
         Some(1..) if part >= READER_AWAY_SHARE => Confidence::High,
         // HTTP/2 reads ahead of the caller, so its socket is empty either way.
         None if part >= READER_AWAY_SHARE && !asked => Confidence::Medium,
@@ -369,6 +382,10 @@ pub(super) fn receive(facts: &CallFacts, limit: &Limit) -> Finding {
     }
     if let Some(finding) = rest_of_request(facts, limit) {
         return finding;
+    }
+    let held = facts.h2.map_or(0, |h2| h2.window_blocked_bytes);
+    if facts.exchange.to_take && held > 0 {
+        return window_blocked(facts, held, None);
     }
     if let Some(came) = facts.exchange.since_write {
         return own_protocol(facts, limit, came);

@@ -73,18 +73,27 @@ pub(super) fn queue(facts: &CallFacts) -> Finding {
     };
     let scope = pool_scope(pool);
     let counts = pool_evidence(pool);
+    if pool.dialling > 0 && (pool.in_use < pool.limit || pool.dialling >= pool.in_use) {
+        return Finding::new(
+            Cause::ConnectSlow,
+            Stage::Queue,
+            Confidence::Medium,
+            format!(
+                "waited {} for a connection that others are making: none of {} was up by then, and they know what they wait for",
+                DurationText(waited),
+                pool.dialling
+            ),
+        )
+        .because(counts)
+        .because(ran(facts, Stage::Queue))
+        .rejected(Cause::PoolExhausted, "what was waited for is a connection that comes up, not one that is given back");
+    }
     if pool.in_use < pool.limit {
         return Finding::new(
             Cause::Unknown,
             Stage::Queue,
             Confidence::Low,
-            match pool.dialling {
-                0 => format!("waited {} for a connection although the pool had room", DurationText(waited)),
-                _ => format!(
-                    "waited {} for an HTTP/2 connection that another call is making; that call knows what it waits for",
-                    DurationText(waited)
-                ),
-            },
+            format!("waited {} for a connection although the pool had room", DurationText(waited)),
         )
         .because(ran(facts, Stage::Queue))
         .because(counts)

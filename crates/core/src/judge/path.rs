@@ -83,8 +83,13 @@ fn half_accepted(facts: &CallFacts, socket: &SocketFacts, tcp: &TcpInfo) -> Opti
 
 fn window_closed(facts: &CallFacts, socket: &SocketFacts, tcp: &TcpInfo) -> Option<Finding> {
     let unsent = socket.unsent_bytes.filter(|bytes| *bytes > 0)?;
-    // During `receive` it is the answer that is waited for, whatever becomes of the rest of the request.
-    if !matches!(facts.stage, Stage::Tls | Stage::Send | Stage::Wait | Stage::Named(_)) {
+    // During `receive` it is mostly the answer that is waited for, whatever becomes of the rest of the request.
+    let is_due = match facts.stage {
+        Stage::Tls | Stage::Send | Stage::Wait | Stage::Named(_) => true,
+        Stage::Receive => facts.exchange.to_take && facts.exchange.reader_away.is_zero(),
+        _ => false,
+    };
+    if !is_due {
         return None;
     }
     let other = socket.peer_socket;
@@ -116,7 +121,7 @@ fn window_closed(facts: &CallFacts, socket: &SocketFacts, tcp: &TcpInfo) -> Opti
     // The kernel counts from the start of the connection, so only a new one tells about this call.
     let limited = Duration::from_micros(tcp.rwnd_limited_us.unwrap_or(0));
     let sending = match facts.stage {
-        Stage::Named(_) => in_stage(facts),
+        Stage::Named(_) | Stage::Receive => in_stage(facts),
         _ => facts.timeline.time_in(Stage::Send, facts.now) + facts.timeline.time_in(Stage::Wait, facts.now),
     };
     let starved = facts.exchange.reused_after.is_none()

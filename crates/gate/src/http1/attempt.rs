@@ -29,13 +29,16 @@ use crate::{
     clock,
     config::ServerTls,
     http2,
-    log::{Entry, Marks},
+    log::{Entry, FirstAttempt, Marks},
     policy::Tried,
     upstream::{self, Granted, Introduction, Permit, Server, ServerIo, Upstream},
 };
 
 /// A server that does not come up for so long is left alone, whoever's limit it was.
 const UNREACHABLE: Duration = Duration::from_secs(1);
+
+/// A kept connection that ends so soon after the request was sent was most likely at its end before.
+const UNHEARD: Duration = Duration::from_millis(200);
 
 /// TLS with a server.
 type ServerStream = tokio_rustls::client::TlsStream<Wire>;
@@ -71,7 +74,12 @@ impl<S: Client> Connection<S> {
             Err(Box::new(Missed { failed: Failed { keep, answerable, ..failed }, head, tried }))
         };
         let unsent = |failed: Failed<'a>, head: BytesMut| missed(failed, head, Tried::default());
-        let Some(server) = prepared.route.servers.choose() else {
+        let servers = &prepared.route.servers;
+        let chosen = match marks.again {
+            Some((_, FirstAttempt { server: Some(failed), .. })) => servers.choose_but(failed),
+            _ => servers.choose(),
+        };
+        let Some(server) = chosen else {
             let trouble = Trouble::of(Stage::Resolve, Party::Gate, prepared.route.servers.none().failure());
             return unsent(Failed { whom: Some((prepared, None)), ..Failed::of(trouble) }, head);
         };
@@ -90,7 +98,8 @@ impl<S: Client> Connection<S> {
                 });
                 self.since = clock::now();
                 // It heard nothing of the request, of which nothing was taken. There is no point in asking it again.
-                let elsewhere = trouble.is_servers() && prepared.route.servers.has_other(server, self.since);
+                let waits_for_it = trouble.stage == Stage::Queue && server.only_dials() && !trouble.is_callers();
+                let elsewhere = (trouble.is_servers() || waits_for_it) && servers.has_other(server, self.since);
                 let tried = Tried { unheard: elsewhere, whole: true, harmless: true };
                 return missed(Failed { whom, socket, ..Failed::of(trouble) }, head, tried);
             }
@@ -147,8 +156,11 @@ impl<S: Client> Connection<S> {
         marks.reused = upstream.carried > 0;
         marks.connection = upstream.number;
         marks.idle = upstream.idle;
-        if let Some(answered) = seen.head {
-            server.answered(answered.saturating_duration_since(marks.send));
+        match seen.head.map(|answered| answered.saturating_duration_since(marks.send)) {
+            // It is there, and says that it cannot: how soon is no merit.
+            Some(took) if matches!(seen.status, 502..=504) => server.failed(took),
+            Some(took) => server.answered(took),
+            None => {}
         }
         let Err(trouble) = result else {
             self.worker.buffers.take_back(flow.into_buffer());
@@ -168,8 +180,9 @@ impl<S: Client> Connection<S> {
         // Its server has said that it did not look at the request.
         let refused = upstream.side.io.was_refused();
         let tried = Tried {
-            // A connection that was kept and turns out to be dead is no word about the request.
-            unheard: refused || upstream.carried > 0 && !answered && dead,
+            // A connection that was kept and turns out to be dead is no word about the request, unless its server had time to
+            // read it.
+            unheard: refused || upstream.carried > 0 && !answered && dead && now < marks.send + UNHEARD,
             // The head is there as it was made. Of a body nothing was taken yet.
             whole: bodyless || flow.moved == 0 && (refused || upstream.side.written == written_before),
             harmless: refused || prepared.is_idempotent || upstream.side.written == written_before,
@@ -220,6 +233,9 @@ impl<S: Client> Connection<S> {
             && now >= due.at
         {
             return Err((Trouble::of(Stage::Queue, Party::Gate, Failure::DeadlinePast(due.limit.clone())), None));
+        }
+        if marks.again.is_some() {
+            self.live().enter(Stage::Queue, now);
         }
         // One that is there is had at once.
         marks.queued = now;

@@ -208,8 +208,10 @@ pub(crate) async fn serve_tls(io: TcpStream, arrival: Arrival, worker: Rc<Worker
     // needed afterwards.
     let context = arrival.context.clone().unwrap_or_else(Context::root);
     let accepting = door.gate.accept(&context, io, arrival.client.ip(), Arc::clone(&door.config));
-    match Box::pin(accepting).await {
-        Ok(secured) => {
+    match worker.within_lull(Box::pin(accepting)).await {
+        // Nothing of a request was there.
+        None => {}
+        Some(Ok(secured)) => {
             let arrival = Arrival { since: clock::now(), ..arrival };
             if secured.stream.get_ref().1.alpn_protocol() == Some(H2) {
                 let listener = arrival.listener;
@@ -219,7 +221,7 @@ pub(crate) async fn serve_tls(io: TcpStream, arrival: Arrival, worker: Rc<Worker
                 serve(secured.stream, arrival, worker).await;
             }
         }
-        Err(err) => arrival.handshake_failed(&worker, began, &err),
+        Some(Err(err)) => arrival.handshake_failed(&worker, began, &err),
     }
 }
 
@@ -484,7 +486,7 @@ impl<S: Client> Connection<S> {
                 since = self.since;
                 let first = self.first_attempt(marks, failed);
                 *marks = Marks { head: marks.head, again: Some((since, first)), ..Marks::at(marks.began) };
-                crate::counts::add(Some(&self.worker.counts.tried_again), 1);
+                self.worker.counts.first_attempt(first);
                 continue;
             }
             self.worker.buffers.take_back(unsent);
@@ -528,6 +530,8 @@ impl<S: Client> Connection<S> {
             waiting_for_request_body: is_clients && matches!(trouble.stage, Stage::Send | HEAD)
                 || marks.open && !trouble.takes && matches!(trouble.stage, Stage::Wait | Stage::Receive),
             request_left: marks.left.filter(|_| is_clients && !trouble.takes),
+            request_streams: marks.open && marks.left.is_none(),
+            to_take: trouble.takes && answers,
             half_ended: trouble.stage == TUNNEL && !trouble.takes && (is_clients || !marks.open),
             response_bytes: marks.answer_bytes,
             body_bytes: marks.body,
@@ -561,7 +565,8 @@ impl<S: Client> Connection<S> {
             failed.answerable = false;
         }
         let facts = self.facts(marks, &mut failed);
-        let judgement = overdue_core::judge::judge(&facts);
+        let mut judgement = overdue_core::judge::judge(&facts);
+        marks.blame_first(&mut judgement, facts.now);
         let Failed { trouble, whom, keep, answerable, .. } = &failed;
         let (whom, keep, answerable) = (*whom, *keep, *answerable);
         let known = Known::of(trouble);

@@ -103,8 +103,12 @@ impl Trouble {
     pub(crate) fn is_servers(&self) -> bool {
         let own =
             matches!(self.failure, Failure::Os { kind: OsFailure::NoDescriptors | OsFailure::AddressNotAvailable, .. });
-        let callers = matches!(&self.failure, Failure::DeadlinePassed(limit) if limit.name == LimitName::Total);
-        self.party == Party::Server && !own && !callers
+        self.party == Party::Server && !own && !self.is_callers()
+    }
+
+    /// Whether a limit of the caller's ended it.
+    pub(crate) fn is_callers(&self) -> bool {
+        matches!(&self.failure, Failure::DeadlinePassed(limit) if limit.name == LimitName::Total)
     }
 }
 
@@ -147,6 +151,8 @@ pub(crate) struct Seen {
     /// What had been read of the connection by then, with what came before this request.
     read: u64,
     informational: usize,
+    /// It was asked for the body (100).
+    continued: bool,
     /// Heads before the final one that are to be written to the client.
     interim: BytesMut,
     /// What the request, and what the answer, last waited for.
@@ -349,6 +355,7 @@ impl<'a, S: Client> Exchange<'a, S> {
         }
         if status < 200 && !switches {
             self.seen.informational += 1;
+            self.seen.continued |= status == 100;
             if self.seen.informational > INFORMATIONAL_MAX {
                 let text = format!("it sent more than {INFORMATIONAL_MAX} informational responses");
                 return Err(Box::new(self.trouble(Party::Server, Failure::Protocol(text))));
@@ -474,9 +481,8 @@ impl<'a, S: Client> Exchange<'a, S> {
             (_, Some(Flowing::NeedsReceiver)) => (Party::Server, true),
             // A server that has begun to answer may still want the rest of a body that said how long it is. One without a
             // length, and a tunnel, may be silent for as long as the other side is.
-            (answer, Some(_)) if answer == Some(Flowing::Done) || self.to_server.left().is_some() => {
-                (Party::Client, false)
-            }
+            (Some(Flowing::Done), Some(_)) => (Party::Client, false),
+            (_, Some(_)) if self.to_server.left().is_some() && !self.need_not_send() => (Party::Client, false),
             _ => (Party::Server, false),
         }
     }
@@ -485,9 +491,13 @@ impl<'a, S: Client> Exchange<'a, S> {
     pub(crate) fn owes_a_word(&self) -> bool {
         self.to_client.is_none()
             && self.request.is_1_1
-            && self.seen.informational == 0
             && self.seen.request_waits == Some(Flowing::NeedsSender)
-            && self.to_server.expects_a_word()
+            && self.need_not_send()
+    }
+
+    /// Whether the client waits for a word before it sends its body, and none came: after an answer, none is needed.
+    fn need_not_send(&self) -> bool {
+        !self.seen.continued && self.to_server.expects_a_word()
     }
 
     /// Since when that is so. Until it is said, the request is one that waits for its server.

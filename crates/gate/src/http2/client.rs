@@ -31,9 +31,10 @@ use crate::{
 
 /// Requests at a time, on one connection.
 const STREAMS_MAX: u32 = 128;
-/// What a client may send ahead of its server, of one request and of all together.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What a client may send ahead of its server, of one request and of all together: those that nobody reads leave room for
+/// the others.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// What waits for a client that takes nothing, of one answer.
 const SEND_BUFFER: usize = 64 * 1024;
 /// The fields of a request, as HTTP/2 counts them: as long as a head of HTTP/1.1 may be.

@@ -36,9 +36,10 @@ use crate::{
     tls::H2,
 };
 
-/// What a server may send ahead of its client, of one answer and of all together.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What a server may send ahead of its client, of one answer and of all together: those that nobody reads leave room for the
+/// others.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = STREAMS_MAX as u32 * STREAM_WINDOW;
 /// What waits for a server that takes nothing, of one request.
 const SEND_BUFFER: usize = 64 * 1024;
 /// The fields of an answer, as HTTP/2 counts them.

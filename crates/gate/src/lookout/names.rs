@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use overdue::resolve::{Families, FamilyOutcome, LookupLog};
+use overdue::resolve::{Enough, Families, FamilyOutcome, LookupLog};
 use overdue_core::{
     DurationText, SpanOutcome, Stage, Timeline,
     facts::{CallFacts, DnsFailure, ExchangeFacts, Failure},
@@ -172,7 +172,15 @@ pub(crate) async fn look_up(dns: &Dns, name: &str) -> Looked {
         FamilyOutcome::None(_) => Some(Vec::new()),
         FamilyOutcome::Failed(_) | FamilyOutcome::Cut => None,
     };
-    Looked { families: [known(v4), known(v6)], ttl, failed }
+    // What nobody waited for is not kept for the day on which it would be used: it might be of no account by then.
+    let of = |outcome, is_v6| match outcome {
+        FamilyOutcome::Cut if dns.family.enough() != Enough::Both && !dns.family.wants(is_v6) && failed.is_none() => {
+            Some(Vec::new())
+        }
+        outcome => known(outcome),
+    };
+    let families = [of(v4, false), of(v6, true)];
+    Looked { families, ttl, failed }
 }
 
 /// Why a lookup failed, if it has: neither family has an address, or of one it is not known that would be used.
@@ -345,5 +353,19 @@ mod tests {
         // What was found of it is looked up no later than its TTL says.
         assert_eq!(pauses(looked(None, Some(vec![six()]))), [1, 2, 8, 10, 10]);
         assert_eq!(pauses(looked(None, None)), [1, 2, 8, 32, 60]);
+    }
+    /// What nobody waited for any more may be withdrawn by the day on which it would be used.
+    #[test]
+    fn what_is_of_no_account_is_not_kept() {
+        let mut name = Name::default();
+        let mut take = |v4: Option<Vec<IpAddr>>, v6: Option<Vec<IpAddr>>| {
+            name.take("n", looked(v4, v6), Family::V4First, clock::now(), |_, _, _| {});
+            name.addresses.clone()
+        };
+        assert_eq!(take(Some(vec![four()]), Some(vec![six()])), [four()]);
+        // As a lookup says it that had enough.
+        assert_eq!(take(Some(vec![four()]), Some(Vec::new())), [four()]);
+        // Nothing is known of IPv6 then; what was last good stays.
+        assert_eq!(take(Some(Vec::new()), None), [four()]);
     }
 }

@@ -1,6 +1,10 @@
 //! Servers that fail, and clients that go away.
 
-use std::{net::TcpListener, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    time::Duration,
+};
 
 use crate::bed::{Bed, GET, OK, Server, field};
 
@@ -319,32 +323,74 @@ fn who_fails_is_left_alone() {
     }
 }
 
-/// Another attempt has what remains, and not what the first one had.
+/// A server that had time to read a request has heard it, and may be at the end for it: it gets no second one.
 #[test]
-fn an_attempt_after_a_dead_connection_has_what_remains() {
+fn what_a_server_may_have_worked_on_is_not_sent_again() {
     let server = Server::new(|peer| {
-        let head = peer.request().unwrap();
-        peer.say(peer_left(&head));
-        peer.client.send(OK);
-        if let Some(head) = peer.request() {
-            peer.say(peer_left(&head));
-            std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_millis(700)).unwrap_err();
+        let mut first = true;
+        while let Some(head) = peer.request() {
+            peer.say(head);
+            if !std::mem::take(&mut first) {
+                std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_millis(700)).unwrap_err();
+                return;
+            }
+            peer.client.send(OK);
         }
     });
-    let bed = Bed::new(&[server.address], &[("limits", "total = \"3s\"\nqueue = \"500ms\"\nconnect = \"500ms\"")]);
+    let bed = Bed::new(&[server.address], &[]);
     let mut client = bed.connect();
     assert_eq!(client.call(GET).status, 200);
-    assert_eq!(client.call(GET).status, 200);
-    let left: Vec<u64> = (0..3).map(|_| server.saw().parse().unwrap()).collect();
-    assert!(left[1] > 2500 && (1000..2400).contains(&left[2]), "{left:?}");
-    let lines = bed.lines();
-    let line =
-        lines.iter().find(|line| line["timeline"][1]["stage"] == "attempt").unwrap_or_else(|| panic!("{lines:#?}"));
-    assert!(line["timeline"][1]["duration_us"].as_u64().unwrap() > 600_000, "{line:#}");
+    assert_eq!(client.call(GET).status, 502);
+    let line = &bed.lines()[1];
+    assert_eq!((&line["cause"], server.connections()), (&"closed-early".into(), 1), "{line:#}");
+    assert!(line["gate"]["first_attempt"].is_null(), "{line:#}");
 }
 
-fn peer_left(head: &str) -> String {
-    field(head, "x-envoy-expected-rq-timeout-ms").unwrap().to_owned()
+/// A process that dies takes its kept connections along: what was on them goes to another.
+#[test]
+fn a_second_attempt_goes_to_another_server() {
+    let (listener, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), Server::answering(OK));
+    let address = listener.local_addr().unwrap();
+    let (die, dies) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // A request at a time, which comes in one piece.
+        while let Ok(1..) = stream.read(&mut [0; 4096]) {
+            if dies.try_recv().is_ok() {
+                return;
+            }
+            stream.write_all(OK.as_bytes()).unwrap();
+        }
+    });
+    let bed = Bed::new(&[address, other.address], &[]);
+    let mut client = bed.connect();
+    (0..20).for_each(|_| assert_eq!(client.call(GET).status, 200));
+    die.send(()).unwrap();
+    // Chance, and how long each took, say when it is asked.
+    (0..2000).for_each(|_| assert_eq!(client.call(GET).status, 200));
+    let lines = bed.lines();
+    let again: Vec<_> = lines.iter().filter(|line| !line["gate"]["first_attempt"].is_null()).collect();
+    for line in &again {
+        let (first, then) = (&line["gate"]["first_attempt"], &line["gate"]["server"]);
+        assert_eq!((&first["server"], then), (&address.to_string().into(), &other.address.to_string().into()));
+    }
+    assert!(!again.is_empty(), "{lines:#?}");
+}
+
+/// To say quickly that nothing can be done is no reason to be asked more.
+#[test]
+fn who_says_that_it_cannot_is_not_preferred() {
+    let broken = Server::answering("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+    let good = Server::new(|peer| {
+        while peer.request().is_some() {
+            std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_millis(5)).unwrap_err();
+            peer.client.send(OK);
+        }
+    });
+    let bed = Bed::new(&[good.address, broken.address], &[]);
+    let mut client = bed.connect();
+    let failed = (0..60).filter(|_| client.call(GET).status != 200).count();
+    assert!(failed <= 15, "{failed} of 60 went to the one that cannot");
 }
 
 /// Whoever has sent more than one request is noticed when it leaves, too.

@@ -115,6 +115,32 @@ fn a_body_that_stops() {
     assert_eq!((&line["limit"]["name"], &line["cause"]), (&"gap".into(), &"body-stalled".into()), "{line:#}");
 }
 
+/// However long it had read before.
+#[test]
+fn a_client_that_stops_reading() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.client.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        let piece = "x".repeat(1 << 16);
+        use std::io::Write as _;
+        while peer.client.stream.write_all(piece.as_bytes()).is_ok() {}
+    });
+    let bed = Bed::new(&[server.address], &[("limits", "gap = \"700ms\"")]);
+    let mut client = bed.connect();
+    client.send(GET);
+    client.head();
+    // For longer, a second and more, than it will not read.
+    for _ in 0..200 {
+        let _ = client.exactly(1 << 10);
+        thread::park_timeout(Duration::from_millis(5));
+    }
+    let log = bed.log();
+    crate::bed::until("it is cut", || std::fs::read_to_string(&log).is_ok_and(|text| !text.is_empty()));
+    let line = bed.line();
+    let told = (&line["limit"]["name"], &line["cause"], &line["gate"]["termination"]);
+    assert_eq!(told, (&"gap".into(), &"reader-slow".into(), &"cD".into()), "{line:#}");
+}
+
 #[test]
 fn a_client_whose_head_does_not_come() {
     let server = Server::answering(OK);
@@ -374,6 +400,76 @@ fn a_client_whose_body_stops_while_it_is_answered() {
             assert!(rejected.contains("sender-slow"), "{line:#}");
         }
     }
+}
+
+/// After a final answer nobody owes a body that was to be asked for; and only 100 asks for it.
+#[test]
+fn a_word_that_is_none() {
+    for (says, cause, termination, limit) in [
+        ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 1000\r\n\r\nhello", "body-stalled", "sD", "gap"),
+        ("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", "head-stalled", "sH", "wait"),
+    ] {
+        let server = Server::new(move |peer| {
+            peer.request().unwrap();
+            peer.client.send(says);
+            while !peer.ends() {}
+        });
+        let bed = Bed::new(&[server.address], &[("limits", "gap = \"700ms\"\nwait = \"800ms\"")]);
+        let mut client = bed.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n");
+        client.rest().0.len();
+        let line = bed.line();
+        let told = (&line["cause"], &line["gate"]["termination"], &line["limit"]["name"]);
+        assert_eq!(told, (&cause.into(), &termination.into(), &limit.into()), "{says}: {line:#}");
+    }
+}
+
+/// A server that has begun its answer may still be the one that takes nothing.
+#[test]
+fn an_upload_that_is_not_taken_while_it_is_answered() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        peer.client.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        peer.say("answered");
+        std::sync::mpsc::channel::<()>().1.recv_timeout(Duration::from_secs(20)).unwrap_err();
+    });
+    let bed = Bed::new(&[server.address], &[("limits", "gap = \"700ms\"")]);
+    let mut client = bed.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+    assert_eq!(server.saw(), "answered");
+    use std::io::Write as _;
+    let piece = "x".repeat(1 << 16);
+    while client.stream.write_all(piece.as_bytes()).is_ok() {}
+    let line = bed.line();
+    let told = (&line["cause"], &line["stage"], &line["gate"]["termination"]);
+    assert_eq!(told, (&"peer-not-reading".into(), &"receive".into(), &"sD".into()), "{line:#}");
+}
+
+/// Who waits for a connection that does not come up is sent to another server.
+#[test]
+fn a_queue_behind_a_connection_that_does_not_come_up() {
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let _first = std::net::TcpStream::connect(address).unwrap();
+    let server = Server::answering(OK);
+    let limits = ("limits", "queue = \"700ms\"\nconnect = \"3s\"");
+    let bed = Bed::new(&[address, server.address], &[limits, ("cluster", "connections = 1")]);
+    let mut clients: Vec<_> = (0..12).map(|_| bed.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(GET));
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    let lines = bed.lines();
+    let waited: Vec<_> = lines.iter().filter(|line| line["gate"]["first_attempt"]["cause"] == "connect-slow").collect();
+    assert!(!waited.is_empty(), "{lines:#?}");
+    // Where there is nobody else, the connection that does not come up is what is told.
+    let bed = Bed::new(&[address], &[limits, ("cluster", "connections = 1")]);
+    let mut clients = [bed.connect(), bed.connect()];
+    clients.iter_mut().for_each(|client| client.send(GET));
+    let causes = clients.each_mut().map(|client| client.answer().problem()["cause"].clone());
+    assert!(causes.contains(&"connect-slow".into()) && causes.contains(&"accept-queue-full".into()), "{causes:?}");
 }
 
 /// Where something waits to be taken, or one side has said all, it is known who holds up a tunnel.

@@ -66,6 +66,20 @@ fn a_request_over_tls() {
     assert_eq!(bed.lines().len(), 3);
 }
 
+/// A connection that was only opened holds up the end for no longer than one that lies idle.
+#[test]
+fn the_end_does_not_wait_for_a_hello() {
+    let server = Server::answering(OK);
+    let folder = TempDir::new().unwrap();
+    let (table, _) = certificate(folder.path());
+    let table = table.replace("400ms", "60s");
+    let bed = Bed::new(&[server.address], &[("listener", &table), ("drain", "50s")]);
+    let _silent = Client::new(bed.gate.addresses()[0]);
+    let (tell, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(bed.lines()));
+    ended.recv_timeout(PATIENCE).unwrap();
+}
+
 #[test]
 fn who_does_not_fit_is_turned_away_and_told_apart() {
     let server = Server::answering(OK);

@@ -313,3 +313,47 @@ fn an_early_answer_is_whole_and_then_reset() {
         assert!(wire.find(|frame| frame.kind == HEADERS && frame.stream == 3).is_some(), "the others go on");
     }
 }
+
+/// What a server does not read takes the room of its own stream, and not that of the connection.
+#[test]
+fn uploads_that_are_not_taken_hold_up_no_others() {
+    let server = Server::new(|peer| {
+        while let Some(head) = peer.request() {
+            if head.starts_with("POST /stays") {
+                peer.say("stays");
+                std::sync::mpsc::channel::<()>().1.recv_timeout(PATIENCE).unwrap_err();
+            }
+            peer.client.exactly(5);
+            peer.client.send(OK);
+        }
+    });
+    let bed = Bed::new(&[server.address], &[]);
+    let client = Http2::connect(&bed);
+    let post = |path: &str| {
+        let mut ready = client.send.clone();
+        let length = if path == "/goes" { "5" } else { "16777216" };
+        let uri = format!("http://a.test{path}");
+        let request = Request::post(uri).header("content-length", length).body(()).unwrap();
+        client.wait(async move {
+            std::future::poll_fn(|cx| ready.poll_ready(cx)).await.unwrap();
+            ready.send_request(request, false).unwrap()
+        })
+    };
+    // More than the buffers of the system take for each.
+    static PIECE: [u8; 16 << 20] = [b'x'; 16 << 20];
+    let _stay: Vec<_> = (0..8)
+        .map(|_| {
+            let (answer, mut body) = post("/stays");
+            body.send_data(Bytes::from_static(&PIECE), true).unwrap();
+            assert_eq!(server.saw(), "stays");
+            (answer, body)
+        })
+        .collect();
+    // Until nothing of them moves any more: whatever the first take, there is room for the next.
+    for _ in 0..5 {
+        let (answer, mut body) = post("/goes");
+        body.send_data(Bytes::from_static(b"hello"), true).unwrap();
+        assert_eq!(client.wait(answer).unwrap().status(), 200);
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+}

@@ -364,6 +364,23 @@ fn a_request_without_an_end_that_was_answered() {
     assert!(why_not(&held_open, Cause::SenderSlow).starts_with("possible"));
     let ended = held_open.exchange(|exchange| exchange.waiting_for_request_body = false);
     assert_eq!(found(&ended), (Cause::BodyStalled, High));
+    // A message of a stream that may wait for its answer.
+    let stream = call(&[(Connect, 1), (Send, 900)]).exchange(|exchange| {
+        (exchange.waiting_for_request_body, exchange.request_streams) = (true, true);
+    });
+    assert_eq!(found(&stream), (Cause::SenderSlow, Medium));
+    assert!(why_not(&stream, Cause::ServerSlow).starts_with("possible"));
+    // Whoever counted the gap saw which side did not take what was there.
+    let gap = || Failure::DeadlinePassed(Limit::new(crate::LimitName::Gap, ms(1000)));
+    let receiving =
+        || failed(&[(Connect, 1), (Send, 1), (Wait, 5), (Receive, 60_000)], gap()).received(4_060, 4_000, 1_100);
+    let away = receiving().reader_away(1000, 0);
+    assert_eq!(found(&away).0, Cause::BodyStalled);
+    assert_eq!(found(&away.exchange(|exchange| exchange.to_take = true)), (Cause::ReaderSlow, Medium));
+    let full = zero_window(receiving()).exchange(|exchange| exchange.to_take = true);
+    assert_eq!(found(&full), (Cause::PeerNotReading, High));
+    let held = receiving().h2_window_blocked().exchange(|exchange| exchange.to_take = true);
+    assert_eq!(found(&held).0, Cause::H2WindowBlocked);
     // What waits for a word is no whole request.
     let expects = call(&[(Connect, 1), (Send, 1), (Wait, 1200)]).healthy();
     let expects = verdict(&expects.exchange(|exchange| exchange.waiting_for_request_body = true));
