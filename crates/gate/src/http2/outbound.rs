@@ -39,7 +39,7 @@ use crate::{
 /// What a server may send ahead of its client, of one answer and of all together: those that nobody reads leave room for the
 /// others.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = STREAMS_MAX as u32 * STREAM_WINDOW;
+const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// What waits for a server that takes nothing, of one request.
 const SEND_BUFFER: usize = 64 * 1024;
 /// The fields of an answer, as HTTP/2 counts them.
@@ -48,7 +48,7 @@ const HEADERS_MAX: u32 = 64 * 1024;
 /// then one is sent, as any of more could be refused.
 const UNSETTLED: usize = usize::MAX - 1;
 /// Requests at a time, whatever a server allows: the loss of a connection is theirs together.
-const STREAMS_MAX: usize = 256;
+const STREAMS_MAX: u32 = 256;
 
 /// A connection to a server that many requests share. It is closed when the last handle is dropped.
 pub(crate) struct Carrier {
@@ -186,7 +186,7 @@ impl Carrier {
     pub(crate) fn streams_max(&self) -> usize {
         match self.send.current_max_send_streams() {
             UNSETTLED => 1,
-            most => most.min(STREAMS_MAX),
+            most => most.min(STREAMS_MAX as usize),
         }
     }
 

@@ -321,7 +321,7 @@ fn uploads_that_are_not_taken_hold_up_no_others() {
         while let Some(head) = peer.request() {
             if head.starts_with("POST /stays") {
                 peer.say("stays");
-                std::sync::mpsc::channel::<()>().1.recv_timeout(PATIENCE).unwrap_err();
+                std::sync::mpsc::channel::<()>().1.recv_timeout(2 * PATIENCE).unwrap_err();
             }
             peer.client.exactly(5);
             peer.client.send(OK);
