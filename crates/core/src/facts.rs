@@ -324,6 +324,8 @@ pub struct ExchangeFacts {
     /// Whether `send` waited for the caller's own body to give bytes when it ended; of a server, whether it waited for the
     /// rest of a request; in `wait` and `receive`, whether the request had no end yet.
     pub waiting_for_request_body: bool,
+    /// How long `send` waited for bytes of the request's body, where that was measured.
+    pub sender_took: Duration,
     /// Bytes of the request's body that were still to come, where it said how many.
     pub request_left: Option<u64>,
     /// Whether the request's body said no length, so that whoever sends it may wait for the answer first.

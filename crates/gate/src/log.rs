@@ -68,6 +68,8 @@ pub(crate) struct Marks {
     /// The request had no end yet, and so many bytes were missing, where a length says so.
     pub(crate) open: bool,
     pub(crate) left: Option<u64>,
+    /// How long it waited for its client to send it.
+    pub(crate) client_took: Duration,
     /// When something of the answer last came.
     pub(crate) read_at: Option<Instant>,
     pub(crate) dialled: bool,
@@ -112,6 +114,7 @@ impl Marks {
             tunnel: false,
             open: false,
             left: None,
+            client_took: Duration::ZERO,
             read_at: None,
             dialled: false,
             secured: None,

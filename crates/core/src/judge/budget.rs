@@ -72,6 +72,16 @@ pub(super) fn spent_earlier(facts: &CallFacts, limit: &Limit) -> Option<Finding>
                     .because(path::window_evidence(tcp))
                     .rejected(Cause::PathLost, "the peer acknowledged everything in the end")
             }
+            None if share(facts.exchange.sender_took, spent) >= DOMINANT_SHARE => {
+                let took = facts.exchange.sender_took;
+                Finding::new(Cause::SenderSlow, stage, Confidence::High, summary("the request was sent"))
+                    .because(ran(facts, stage))
+                    .because(
+                        Evidence::new(Source::Timeline, format!("{} of that waited for its body", DurationText(took)))
+                            .with("sender_took_us", took.as_micros()),
+                    )
+                    .rejected(Cause::PeerNotReading, "what was there of the request was taken")
+            }
             None => unexplained("the request was sent"),
         },
         Stage::Queue => match facts.pool.filter(|pool| pool.in_use >= pool.limit) {

@@ -151,6 +151,7 @@ impl<S: Client> Connection<S> {
         marks.tunnel = seen.tunnel;
         marks.open = seen.sent.is_none() && seen.write_failed.is_none();
         marks.left = flow.left();
+        marks.client_took = seen.client_took;
         marks.bytes_in = prepared.length as u64 + flow.moved;
         marks.bytes_out = self.client.written - client_before;
         marks.reused = upstream.carried > 0;

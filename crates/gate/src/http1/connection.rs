@@ -529,6 +529,7 @@ impl<S: Client> Connection<S> {
             request_bytes: marks.bytes_in,
             waiting_for_request_body: is_clients && matches!(trouble.stage, Stage::Send | HEAD)
                 || marks.open && !trouble.takes && matches!(trouble.stage, Stage::Wait | Stage::Receive),
+            sender_took: marks.client_took,
             request_left: marks.left.filter(|_| is_clients && !trouble.takes),
             request_streams: marks.open && marks.left.is_none(),
             to_take: trouble.takes && answers,

@@ -155,6 +155,9 @@ pub(crate) struct Seen {
     continued: bool,
     /// Heads before the final one that are to be written to the client.
     interim: BytesMut,
+    /// How long the request waited for its client, and since when it does.
+    pub(crate) client_took: Duration,
+    client_since: Option<Instant>,
     /// What the request, and what the answer, last waited for.
     request_waits: Option<Flowing>,
     answer_waits: Option<Flowing>,
@@ -213,7 +216,13 @@ impl<'a, S: Client> Exchange<'a, S> {
     fn go_on(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Box<Trouble>> {
         let buffers = &self.worker.buffers;
         if self.seen.sent.is_none() && self.seen.write_failed.is_none() {
-            match self.to_server.poll(cx, self.client, self.server, buffers, self.body_max) {
+            let polled = self.to_server.poll(cx, self.client, self.server, buffers, self.body_max);
+            let waits = matches!(polled, Ok(Flowing::NeedsSender)).then(clock::now);
+            if let Some(since) = std::mem::replace(&mut self.seen.client_since, waits) {
+                let until = waits.unwrap_or_else(clock::now);
+                self.seen.client_took += until.saturating_duration_since(since);
+            }
+            match polled {
                 Ok(Flowing::Done) if self.seen.tunnel => self.seen.sent = Some(clock::now()),
                 Ok(Flowing::Done) => {
                     let now = clock::now();

@@ -286,6 +286,24 @@ fn drip(mut to: std::net::TcpStream, what: &'static [u8], every: Duration) -> th
 }
 
 /// As much as is asked for, for longer than the time in which it is; and what comes at once while the server takes nothing.
+/// What it took of the whole is not its server's, in whichever stage that ends.
+#[test]
+fn a_client_whose_body_takes_most_of_the_whole() {
+    let server = Server::new(|peer| {
+        peer.request().unwrap();
+        while !peer.ends() {}
+    });
+    let bed = Bed::new(&[server.address], &[("limits", "total = \"1200ms\"")]);
+    let mut client = bed.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
+    thread::park_timeout(Duration::from_millis(900));
+    client.send("again");
+    assert_eq!(client.answer().status, 504);
+    let line = bed.line();
+    assert_eq!((&line["stage"], &line["cause"]), (&"wait".into(), &"sender-slow".into()), "{line:#}");
+    assert_eq!(&line["verdicts"][0]["stage"], "send", "{line:#}");
+}
+
 #[test]
 fn a_body_that_comes_is_not_too_slow() {
     use std::io::{Read as _, Write as _};

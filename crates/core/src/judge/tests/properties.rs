@@ -192,6 +192,7 @@ fn facts() -> BoxedStrategy<CallFacts> {
             request_started: flags.0,
             waiting_for_request_body: flags.1,
             request_left: body_expected.filter(|_| flags.1),
+            sender_took: reader_away,
             request_streams: flags.0,
             to_take: flags.1,
             half_ended: flags.0 && flags.1,
