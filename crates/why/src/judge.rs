@@ -6,6 +6,7 @@
 //!
 //! What counts as long, many or full is in [`thresholds`], all of it.
 
+mod backlog;
 mod calls;
 mod deadlock;
 mod descriptors;
@@ -53,6 +54,8 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::SpinAcceptEmfile, Cause::AcceptQueueOverflow),
     (Cause::SpinAcceptError, Cause::AcceptQueueOverflow),
     (Cause::RuntimeBlocked, Cause::AcceptQueueOverflow),
+    (Cause::RuntimeBlocked, Cause::PoolExhausted),
+    (Cause::CpuThrottled, Cause::PoolExhausted),
     (Cause::SpinHalfClosed, Cause::CloseWaitPileup),
     (Cause::WaitsUpstream, Cause::WaitUnlimited),
     (Cause::WaitsUpstream, Cause::TaskBacklog),
@@ -150,6 +153,7 @@ const RULES: &[Rule] = &[
     sockets::fin_wait2,
     sockets::half_open,
     sockets::accept_queue,
+    backlog::waits_to_be_accepted,
     sockets::slow_readers,
     sockets::no_keepalive,
     edge::handshake_storm,

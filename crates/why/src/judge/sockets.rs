@@ -232,7 +232,7 @@ pub(super) fn accept_queue(seen: &Observation) -> Vec<Finding> {
 }
 
 /// What the thread that should accept does instead: the one that is blocked elsewhere, or the one that computes.
-fn instead(seen: &Observation) -> Option<(String, Evidence)> {
+pub(super) fn instead(seen: &Observation) -> Option<(String, Evidence)> {
     let threads = &seen.threads.as_ref()?.threads;
     let accepts = |thread: &Thread| {
         let call = thread.blocked_in.as_ref().map(|blocked| blocked.call.as_str());
@@ -257,7 +257,7 @@ fn instead(seen: &Observation) -> Option<(String, Evidence)> {
     Some((text, evidence))
 }
 
-fn is_full(listener: &Listener) -> bool {
+pub(super) fn is_full(listener: &Listener) -> bool {
     listener.full_rounds >= 2
 }
 

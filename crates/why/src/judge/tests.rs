@@ -1,6 +1,7 @@
 //! Observations as they were recorded, and what the judge makes of them.
 
 mod asked;
+mod backlog;
 mod before;
 mod calls;
 mod descriptors;

@@ -159,6 +159,9 @@ pub struct Listener {
     pub queued_max: u32,
     /// How many waited at the last reading.
     pub queued_last: u32,
+    /// The fewest that waited, of all readings.
+    #[serde(default)]
+    pub queued_min: u32,
     /// For how long somebody has waited at every reading, and never fewer than at the one before: nobody accepts, or more
     /// came each time than were accepted.
     #[serde(default)]

@@ -121,6 +121,8 @@ pub(super) struct Listening {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Window {
     queued_max: u32,
+    /// `None`: not read yet.
+    queued_min: Option<u32>,
     full_rounds: u32,
     /// When the window began.
     drops: Option<u32>,
@@ -138,6 +140,7 @@ impl Listening {
                 backlog: seen.wqueue,
                 queued_max: 0,
                 queued_last: 0,
+                queued_min: 0,
                 waiting_us: 0,
                 full_rounds: 0,
                 drops: None,
@@ -167,6 +170,7 @@ impl Listening {
         listener.queued_last = seen.rqueue;
         for window in self.window.both() {
             window.queued_max = window.queued_max.max(seen.rqueue);
+            window.queued_min = Some(window.queued_min.map_or(seen.rqueue, |fewest| fewest.min(seen.rqueue)));
             window.full_rounds += u32::from(seen.rqueue > seen.wqueue);
             window.drops = window.drops.or(seen.drops);
         }
@@ -175,7 +179,8 @@ impl Listening {
     /// Another window begins.
     pub(super) fn turn(&mut self) {
         let (queued_max, half_open) = (self.listener.queued_last, self.listener.half_open.last);
-        self.window.turn(Window { queued_max, full_rounds: 0, drops: self.drops, half_open });
+        let queued_min = Some(queued_max);
+        self.window.turn(Window { queued_max, queued_min, full_rounds: 0, drops: self.drops, half_open });
     }
 
     /// What was seen in the window.
@@ -183,6 +188,7 @@ impl Listening {
         let window = self.window.shown();
         let mut listener = self.listener.clone();
         listener.queued_max = window.queued_max;
+        listener.queued_min = window.queued_min.unwrap_or(0);
         listener.full_rounds = window.full_rounds;
         listener.drops = window.drops.zip(self.drops).map(|(before, now)| now.wrapping_sub(before).into());
         listener.half_open.first = window.half_open;
@@ -243,6 +249,16 @@ mod tests {
         };
         assert_eq!([waiting_us(2, 0), waiting_us(2, 100), waiting_us(3, 200)], [0, 100, 200]);
         assert_eq!([waiting_us(2, 300), waiting_us(2, 400), waiting_us(0, 500), waiting_us(1, 600)], [0, 100, 0, 0]);
+    }
+
+    #[test]
+    fn how_short_a_queue_was() {
+        let mut listening = Listening::new(&seen(TcpState::Listen, 0, 0));
+        let mut shortest = |queued| {
+            listening.see(&seen(TcpState::Listen, queued, 0), Some(3), 0, 0);
+            (listening.observed().queued_min, listening.observed().queued_max)
+        };
+        assert_eq!([shortest(9), shortest(12), shortest(8), shortest(10)], [(9, 9), (9, 12), (8, 12), (8, 12)]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(super) fn listener() -> Listener {
         backlog: 128,
         queued_max: 3,
         queued_last: 0,
+        queued_min: 0,
         waiting_us: 0,
         full_rounds: 0,
         drops: Some(0),

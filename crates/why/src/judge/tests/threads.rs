@@ -37,6 +37,7 @@ fn queue(queued: u32, waiting_us: u64) -> Listener {
         backlog: 511,
         queued_max: queued,
         queued_last: queued,
+        queued_min: queued,
         waiting_us,
         full_rounds: 0,
         drops: Some(0),
