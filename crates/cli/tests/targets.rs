@@ -188,6 +188,7 @@ targets! {
     half_open_few: "half-open-few",
     half_open_many: "half-open-many",
     accept_queue_overflow: "accept-queue-overflow",
+    accept_backlog_python: "accept-backlog-python",
     accept_queue_overflow_python: "accept-queue-overflow-python",
     spin_zero_timeout_node: "spin-zero-timeout-node",
     spin_short_timer_python: "spin-short-timer-python",

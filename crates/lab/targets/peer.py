@@ -161,6 +161,21 @@ def press(period_ms, port):
             oldest.close()
 
 
+def queue_up(clients, port):
+    """So many clients, each with one request after another, and a connection for each."""
+
+    def client():
+        while True:
+            with connect(port) as connection:
+                connection.sendall(REQUEST)
+                connection.recv(4096)
+
+    for _ in range(int(clients)):
+        threading.Thread(target=client, daemon=True).start()
+    ready()
+    hold()
+
+
 def stay_and_press(period_ms, port):
     """A client who is accepted and says nothing, and others after it."""
     first = connect(port)
@@ -436,6 +451,7 @@ CLIENTS = (
     come_and_go,
     come_and_stay,
     press,
+    queue_up,
     stay_and_press,
     knock,
     load,

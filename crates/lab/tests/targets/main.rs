@@ -156,6 +156,10 @@ checks! {
         seen.eventually("the queue is full", |seen| seen.accept_queue() == 5);
         seen.grows("connections that were turned away", 3, |seen| seen.counter("TcpExt", "ListenOverflows"));
     };
+    accept_backlog_python "accept-backlog-python" |seen| {
+        seen.eventually("all but one wait", |seen| seen.accept_queue() >= 20);
+        sleeps(seen);
+    };
     accept_queue_overflow_python "accept-queue-overflow-python" |seen| {
         seen.eventually("the queue is full", |seen| seen.accept_queue() == 9);
         seen.grows("connections that were turned away", 3, |seen| seen.counter("TcpExt", "ListenOverflows"));
