@@ -57,7 +57,6 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::WaitsUpstream, Cause::WaitUnlimited),
     (Cause::WaitsUpstream, Cause::TaskBacklog),
     (Cause::WaitsUpstream, Cause::ServerSlow),
-    (Cause::WaitsUpstream, Cause::PoolExhausted),
     (Cause::DnsSerialised, Cause::DnsSlow),
     (Cause::DnsSerialised, Cause::DnsNoAnswer),
     (Cause::DeadlineIgnored, Cause::ServerSlow),
