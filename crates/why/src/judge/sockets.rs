@@ -333,6 +333,12 @@ impl SlowReader {
     }
 }
 
+/// Whether it was seen in the last rounds.
+pub(super) fn is_there(seen: &Observation, socket: &TcpSocket) -> bool {
+    let rounds = seen.sockets.as_ref().map_or(1, |sockets| sockets.rounds).max(1);
+    seen.window_us.saturating_sub(socket.last_seen_us) < seen.window_us / u64::from(rounds) * 2
+}
+
 /// Idle connections that nothing will ever close.
 pub(super) fn no_keepalive(seen: &Observation) -> Vec<Finding> {
     let Some(sockets) = &seen.sockets else { return Vec::new() };

@@ -38,6 +38,7 @@ fn connections_for_which_there_is_no_place() {
     let finding = only(&turns_away(|_, _| {}), Cause::PoolExhausted);
     assert!(finding.verdict.summary.contains("with 20 open"), "{finding:#?}");
     assert_eq!(finding.verdict.confidence, Confidence::Medium);
+    assert!(finding.verdict.summary.starts_with("98 % of the accepted connections that ended"), "{finding:#?}");
     // Most are served, and some are not.
     let some = |cookie: u64, it: &mut Connection| {
         it.read_bytes = if cookie.is_multiple_of(5) { 0 } else { 80 };
@@ -57,6 +58,67 @@ fn connections_for_which_there_is_no_place() {
     ] {
         assert_eq!(causes(&judge(&turns_away(change))), ["connection-churn"]);
     }
+}
+
+/// Of very many the table has those first that are worth showing: all of them turned away, of few.
+#[test]
+fn the_table_is_no_sample() {
+    let of_many = |little_work, reset_by_us| {
+        let mut seen = turns_away(|_, _| {});
+        let connections = seen.connections.as_mut().unwrap();
+        (connections.accepted, connections.closed, connections.untold) = (10_000, 10_000, 9_800);
+        (connections.little_work, connections.reset_by_us) = (little_work, reset_by_us);
+        seen
+    };
+    let part = only(&of_many(4_000, 2_000), Cause::PoolExhausted).verdict.share;
+    assert!((part - 0.2).abs() < 1e-9, "{part}");
+    no_places(&of_many(4_000, 210));
+    no_places(&of_many(210, 0));
+}
+
+/// A proxy closes its clients for want of a backend, and not of places.
+#[test]
+fn a_proxy_without_a_backend() {
+    let fails = |change: fn(&mut Connection)| {
+        let mut seen = turns_away(|_, _| {});
+        let mut it = Connection {
+            cookie: 900,
+            side: Side::Client,
+            remote: Some("10.0.0.80:80".parse().unwrap()),
+            opened: Some(Moment::At(1_000)),
+            closed: Some(Moment::At(1_200)),
+            ..Connection::default()
+        };
+        change(&mut it);
+        seen.connections.as_mut().unwrap().connections.push(it);
+        seen.connections.as_mut().unwrap().opened = 100;
+        judge(&seen)
+    };
+    let changes: [fn(&mut Connection); 3] = [
+        |it| it.errno = Some(111),
+        |it| (it.established, it.reset_received) = (it.opened, true),
+        |it| (it.closed, it.closed_by_us) = (Some(Moment::At(601_000)), true),
+    ];
+    for change in changes {
+        let judgement = fails(change);
+        assert!(!causes(&judgement).contains(&"pool-exhausted"), "{judgement:#?}");
+        let remark = judgement.advisories.iter().find(|it| it.verdict.cause == Cause::PoolExhausted).unwrap();
+        assert!(remark.verdict.summary.contains("no backend is up"), "{remark:#?}");
+    }
+    // Another address answered sooner.
+    assert_eq!(causes(&fails(|it| it.closed_by_us = true)), ["pool-exhausted"]);
+}
+
+/// A limit to how often an address may connect: next to nothing is open, or there was more when nobody was refused.
+#[test]
+fn refused_by_a_rule() {
+    let mut few = turns_away(|_, _| {});
+    few.sockets.as_mut().unwrap().tcp.truncate(2);
+    let finding = advisory(&few, Cause::PoolExhausted);
+    assert!(finding.verdict.summary.contains("by a rule, or for want of places"), "{finding:#?}");
+    let mut fewer = turns_away(|_, _| {});
+    fewer.fds.as_mut().unwrap().open = readings(&[12, 12, 12, 12, 40, 40, 40, 40, 40, 40, 40]);
+    advisory(&fewer, Cause::PoolExhausted);
 }
 
 /// haproxy, `maxconn 2` for a server that answers in 300 ms, and forty callers.
