@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use overdue_core::{Cause, Confidence, facts::TcpState};
+use overdue_core::{
+    Cause, Confidence,
+    facts::{TcpInfo, TcpState},
+};
 
 use super::{
     Finding, Severity, ShareOf, bpf, count, diag, per_second, proc, share,
@@ -231,20 +234,26 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
     let is_for_lines = told >= PILE as u64 && share(lines, told) >= ALWAYS;
     let away = ended(connections).filter(|it| is_turned_away(it)).count() as u64;
     let refuses = told >= PILE as u64 && share(away, told) >= MOSTLY;
+    let resets = connections.reset_by_peer;
+    let probes = ended(connections).filter(|it| is_probe(it)).count() as u64;
+    let served = answered(seen);
+    let checks = resets == 0 && served > 0 && told >= PILE as u64 && share(probes, told) >= MOSTLY;
     let without = if is_for_lines { "an answer" } else { "work" };
     let where_it_is = if is_for_lines {
         "They may have brought all that they were for, as a metric's line is: then only their number costs"
     } else if refuses {
         "It is this process that ends them, before it has read anything: it may refuse whom it does not want"
+    } else if checks {
+        "This looks like health checks: the clients connect and close, and others are served meanwhile"
     } else {
         "The edge before this process is unstable, not its code"
     };
-    let resets = connections.reset_by_peer;
+    let is_remark = is_for_lines || refuses || checks;
     let life = connections.life_median_us.map(|us| format!(", half of them within {}", time(us))).unwrap_or_default();
     let mut finding = Finding::new(
         Cause::ConnectionChurn,
         Severity::Wasting,
-        if is_for_lines || refuses { Confidence::Low } else { Confidence::High },
+        if is_remark { Confidence::Low } else { Confidence::High },
         format!(
             "{rate:.0} connections a second are accepted and end without {without}{life}: {} of {} carried nothing, \
              or were reset before both sides had said something; {resets} were reset by the peer. {where_it_is}",
@@ -268,10 +277,43 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
         bpf(format!("bytes came on {lines} of {told} that were told of, and no request of a known protocol"))
             .with("lines", lines)
     }))
+    .and(checks.then(|| {
+        bpf(format!(
+            "the peer closed {probes} of {told} that were told of with nothing said; {served} others are served"
+        ))
+        .with("checks", probes)
+        .with("served", served)
+    }))
     .rejected(Cause::TlsHandshakeStorm, "no handshake was begun on most of them")
     .share(ShareOf::Connections, idle);
-    finding.advisory = is_for_lines || refuses;
+    finding.advisory = is_remark;
+    if checks {
+        finding = finding.fix(
+            "A check that only connects is well. If they are too many: check less often, or from fewer places (haproxy: \
+             inter; a load balancer checks from each of its nodes).",
+        );
+    }
     vec![finding]
+}
+
+/// Whether the peer came and went, as a check of health does that asks only whether somebody listens.
+fn is_probe(it: &Connection) -> bool {
+    let ended_well = it.fin_received.is_some() && !it.closed_by_us && !it.reset_received && it.errno.is_none();
+    ended_well && it.read_bytes == 0 && it.written_bytes == 0
+}
+
+/// Clients that are answered meanwhile.
+fn answered(seen: &Observation) -> u64 {
+    let moved = |socket: &TcpSocket, count: fn(&TcpInfo) -> Option<u64>| {
+        let more = socket.first.as_ref().and_then(count).zip(socket.last.as_ref().and_then(count));
+        more.is_some_and(|(first, last)| last > first)
+    };
+    let is_answered =
+        |it: &&TcpSocket| it.inbound && moved(it, |tcp| tcp.bytes_acked) && moved(it, |tcp| tcp.bytes_received);
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(is_answered).map(|it| it.cookie);
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let accepted = connections.filter(|it| it.side == Side::Server && it.read_bytes > 0 && it.written_bytes > 0);
+    sockets.chain(accepted.map(|it| it.cookie)).collect::<HashSet<_>>().len() as u64
 }
 
 /// Of the accepted connections that ended, as far as they are told of one by one: on how many bytes came that are no request
