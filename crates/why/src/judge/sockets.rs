@@ -9,7 +9,7 @@ use overdue_core::{
 
 use super::{
     Finding, Severity, ShareOf,
-    calls::READABLE,
+    calls::{READABLE, callers},
     count, diag, place, proc, share,
     thresholds::{ALWAYS, IDLE_MS, PILE, RWND_LIMITED, SETTLED_US},
     time,
@@ -339,15 +339,18 @@ pub(super) fn is_there(seen: &Observation, socket: &TcpSocket) -> bool {
     seen.window_us.saturating_sub(socket.last_seen_us) < seen.window_us / u64::from(rounds) * 2
 }
 
-/// Idle connections that nothing will ever close.
+/// Idle connections that nothing will ever close. Not of who waits for an answer.
 pub(super) fn no_keepalive(seen: &Observation) -> Vec<Finding> {
     let Some(sockets) = &seen.sockets else { return Vec::new() };
+    let waits: HashSet<u64> = callers(seen).into_iter().map(|socket| socket.cookie).collect();
     let idle: Vec<&TcpSocket> = sockets
         .tcp
         .iter()
         .filter(|socket| {
             socket.state == TcpState::Established
                 && socket.fd.is_some()
+                && is_there(seen, socket)
+                && !waits.contains(&socket.cookie)
                 && socket.timer.kind == TimerKind::Off
                 && socket.unread_bytes == 0
                 && socket.unsent_bytes == 0
