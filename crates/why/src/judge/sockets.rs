@@ -319,8 +319,11 @@ impl SlowReader {
         let (first, last) = socket.first.zip(socket.last).filter(|_| socket.state == TcpState::Established)?;
         let more = |count: fn(&TcpInfo) -> Option<u64>| Some(count(&last)?.saturating_sub(count(&first)?));
         let (limited_us, acked) = (more(|tcp| tcp.rwnd_limited_us)?, more(|tcp| tcp.bytes_acked)?);
-        // What is stuck is more than slow, and another rule's.
-        let moves = acked > 0 && u64::from(last.last_data_sent_ms) * 1_000 < SETTLED_US && socket.unsent_bytes > 0;
+        // One that took some in the watch, and takes nothing just now, pauses; what is stuck is more than slow, and another
+        // rule's.
+        let stands = u64::from(last.last_data_sent_ms) * 1_000 >= SETTLED_US;
+        let pauses = stands && socket.timer.kind == TimerKind::ZeroWindowProbe;
+        let moves = acked > 0 && (pauses || !stands) && socket.unsent_bytes > 0;
         let looked_us = if socket.since_before { window_us } else { socket.in_state_us };
         let part = share(limited_us, looked_us);
         let per_second = acked.saturating_mul(1_000_000).checked_div(looked_us)?;
@@ -328,7 +331,7 @@ impl SlowReader {
         let closed = |tcp: &TcpInfo| tcp.snd_wnd.is_some_and(|window| window < tcp.snd_mss.max(1));
         let is_full = closed(&first) || closed(&last) || socket.timer.kind == TimerKind::ZeroWindowProbe;
         let (most, quick) = RWND_LIMITED;
-        let is_slow = looked_us >= SETTLED_US && is_full && part >= most && per_second < quick;
+        let is_slow = looked_us >= SETTLED_US && is_full && (pauses || part >= most && per_second < quick);
         (moves && is_slow).then_some(Self { part, limited_us, looked_us, per_second })
     }
 }
