@@ -5,7 +5,7 @@ use super::{unanswered::locked, *};
 use crate::observation::{Gaps, HttpHead, Moment, Side};
 
 /// nginx at its worker_connections: it accepts, and closes what it has no place for.
-fn turns_away(change: fn(u64, &mut Connection)) -> Observation {
+pub(super) fn turns_away(change: fn(u64, &mut Connection)) -> Observation {
     let connection = |cookie: u64| {
         let mut it = Connection {
             cookie,
