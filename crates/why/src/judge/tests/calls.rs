@@ -211,6 +211,28 @@ fn callers_that_wait_for_an_upstream() {
     assert_eq!(finding.effects[0].verdict.cause, Cause::ServerSlow);
 }
 
+/// Some of the calls were given up meanwhile: nothing is due on those.
+#[test]
+fn calls_that_have_ended_wait_for_nothing() {
+    let call = |cookie: u64, closed: bool| {
+        let mut seen = asked(|connection| {
+            connection.cookie = cookie;
+            if closed {
+                closed_by_us(connection, 2_000_500);
+            }
+        });
+        seen.connections.as_mut().unwrap().connections.remove(0)
+    };
+    let mut seen = idle();
+    let connections = seen.connections.as_mut().unwrap();
+    connections.connections = (1..=8).map(|cookie| call(cookie, cookie > 4)).collect();
+    connections.opened = 8;
+    let finding = only(&seen, Cause::WaitsUpstream);
+    let (summary, evidence) = (&finding.verdict.summary, &finding.verdict.evidence[0].text);
+    assert!(summary.starts_with("4 calls of this process wait for"), "{summary}");
+    assert!(evidence.starts_with("4 connections to") && evidence.contains("and 4 that ended"), "{evidence}");
+}
+
 /// One peer is waited for by a caller; another is slow, and nobody who asked waits for it.
 #[test]
 fn two_peers_are_two_causes() {
