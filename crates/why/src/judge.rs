@@ -60,7 +60,6 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::WaitsUpstream, Cause::WaitUnlimited),
     (Cause::WaitsUpstream, Cause::TaskBacklog),
     (Cause::WaitsUpstream, Cause::ServerSlow),
-    (Cause::WaitsUpstream, Cause::PoolExhausted),
     (Cause::DnsSerialised, Cause::DnsSlow),
     (Cause::DnsSerialised, Cause::DnsNoAnswer),
     (Cause::DeadlineIgnored, Cause::ServerSlow),
@@ -272,8 +271,16 @@ fn nest(mut found: Vec<Finding>) -> Vec<Finding> {
         }
         let (below, mut rest): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|f| f.verdict.cause == effect && !f.proven);
-        if let Some(above) = rest.iter_mut().find(|finding| explains(finding)) {
-            above.effects.extend(below);
+        for finding in below {
+            // What waits for one peer says nothing of another.
+            let leads = |above: &&mut Finding| {
+                let of_another = above.peer.as_ref().zip(finding.peer.as_ref()).is_some_and(|(a, b)| a != b);
+                explains(above) && !of_another
+            };
+            match rest.iter_mut().find(leads) {
+                Some(above) => above.effects.push(finding),
+                None => rest.push(finding),
+            }
         }
         found = rest;
     }

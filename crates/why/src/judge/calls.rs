@@ -80,6 +80,8 @@ struct Trouble {
     stalled_us: u64,
     /// Whether it waits, or has failed.
     waits: bool,
+    /// Whether its connection has ended, so that nothing is due on it any more.
+    ended: bool,
     /// Whether a client opened it.
     inbound: bool,
     /// How long ago something was last sent on it.
@@ -173,6 +175,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         group.sort_by_key(|trouble| std::cmp::Reverse(trouble.stalled_us));
         let of_group = total(group.iter().map(|trouble| trouble.stalled_us));
         let number = group.len() as u64;
+        let due = group.iter().filter(|trouble| !trouble.ended).count() as u64;
         let mut meant = group.iter().map(|trouble| trouble.meant).min().unwrap_or(Meant::No);
         // A crowd whose requests wait for one peer is no chance. What may ask for nothing holds up nobody, however many
         // there are of it.
@@ -207,7 +210,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             continue;
         }
         if worst_waits_for_peer(&finding)
-            && let Some(mut upstream) = upstream(seen, &peer, stage, callers, number, of_group)
+            && let Some(mut upstream) = upstream(seen, &peer, stage, callers, (number, due), of_group)
         {
             // A doubt about the calls is one about what waits for them.
             let doubt = finding.verdict.rejected.iter().find(|other| other.cause == Cause::Unknown);
@@ -261,25 +264,32 @@ fn crowd_us(seen: &Observation) -> u64 {
     if waits.len() < PILE { 0 } else { total(waits.into_iter()) }
 }
 
-/// A server whose callers wait while it waits for this peer.
+/// A server whose callers wait while it waits for this peer. `calls`: all of them, and those of them that have not ended.
 fn upstream(
     seen: &Observation,
     peer: &str,
     stage: &'static str,
     callers: Callers,
-    number: u64,
+    (all, due): (u64, u64),
     stalled_us: u64,
 ) -> Option<Finding> {
     let waiting = callers.all();
     let loop_waits = loop_waits_for(seen, peer);
-    if waiting == 0 && number < CROWD && !loop_waits {
+    if waiting == 0 && all < CROWD && !loop_waits {
         return None;
     }
+    let ended = all.saturating_sub(due);
+    // Where all have ended, their callers may not have heard of it yet.
+    let number = if due > 0 { due } else { all };
     let who = match waiting {
         0 => format!(
             "{} of this process {} for {peer} in {stage}",
             count(number, "call"),
-            if number == 1 { "waits" } else { "wait" }
+            match (due, number) {
+                (0, _) => "waited",
+                (_, 1) => "waits",
+                _ => "wait",
+            }
         ),
         _ => format!(
             "{} of this process {} while it waits for {peer} in {stage} ({} of its own)",
@@ -307,13 +317,14 @@ fn upstream(
     )
     .because(
         diag(format!(
-            "{} to {peer} with an answer due; {} with a request and no answer for more than {}",
-            count(number, "connection"),
+            "{} to {peer} with an answer due{}; {} with a request and no answer for more than {}",
+            count(due, "connection"),
+            if ended > 0 { format!(", and {ended} that ended without one in time") } else { String::new() },
             count(waiting, "accepted connection"),
             time(SETTLED_US)
         ))
         .with("callers", waiting)
-        .with("calls", number),
+        .with("calls", due),
     )
     .and((callers.perhaps > 0).then(|| {
         diag(format!(
@@ -705,6 +716,7 @@ impl Trouble {
         let unseen = known.connection.is_none_or(|connection| connection.http.is_none() && connection.tls.is_none());
         let sent_ms = known.socket.and_then(|socket| Some(socket.last?.last_data_sent_ms));
         let inbound = known.socket.is_some_and(|socket| socket.inbound);
-        Self { peer, verdict, stalled_us, waits: true, inbound, sent_ms, unseen, meant: Meant::No }
+        let ended = known.connection.is_some_and(|connection| connection.closed.is_some());
+        Self { peer, verdict, stalled_us, waits: true, ended, inbound, sent_ms, unseen, meant: Meant::No }
     }
 }

@@ -2,11 +2,15 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use overdue_core::{Cause, Confidence};
+use overdue_core::{
+    Cause, Confidence,
+    facts::{TcpInfo, TcpState},
+};
 
 use super::{
     Finding, Severity, ShareOf, bpf, count, diag, per_second, proc, share,
-    thresholds::{ALWAYS, CHURN_PER_SECOND, MOSTLY, PILE, SETTLED_US, STORM_PER_SECOND, WORTH},
+    sockets::is_there,
+    thresholds::{ALWAYS, CHURN_PER_SECOND, CROWD, GIVEN_UP_US, MOSTLY, PILE, SETTLED_US, STORM_PER_SECOND, WORTH},
     time, total,
 };
 use crate::{
@@ -56,57 +60,134 @@ pub(super) fn handshake_storm(seen: &Observation) -> Vec<Finding> {
 }
 
 /// Connections that the process accepts and ends at once, before it has read anything, while it serves others of the same
-/// addresses: there is no place for them.
+/// addresses: there is no place for them, a rule forbids them, or there is nobody to whom they could be handed on.
 pub(super) fn turned_away(seen: &Observation) -> Vec<Finding> {
     let Some(connections) = seen.connections.as_ref().filter(|_| seen.process.ended_at_us.is_none()) else {
         return Vec::new();
     };
-    let ended = ended(connections).count() as u64;
-    let away: Vec<&Connection> = self::ended(connections).filter(|it| is_turned_away(it)).collect();
+    let told = ended(connections).count() as u64;
+    let away: Vec<&Connection> = ended(connections).filter(|it| is_turned_away(it)).collect();
     let serves = served(seen);
     let known = away.iter().filter(|it| it.remote.is_some_and(|remote| serves.contains(&remote.ip()))).count();
+    let all = connections.accepted.min(connections.closed).max(told);
+    let of_all = away_of_all(connections, &away, all);
+    let part = share(of_all, all);
     // Whom it never serves it may refuse on purpose.
-    if away.len() < PILE || share(away.len() as u64, ended) < WORTH || known * 2 < away.len() {
+    if away.len() < PILE || part < WORTH || known * 2 < away.len() {
         return Vec::new();
     }
-    // Who was seen in the last rounds is still there.
-    let rounds_us = seen.window_us / u64::from(seen.sockets.as_ref().map_or(1, |sockets| sockets.rounds).max(1)) * 2;
-    let is_there = |it: &&TcpSocket| it.fd.is_some() && seen.window_us.saturating_sub(it.last_seen_us) < rounds_us;
-    let held = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(is_there).count() as u64;
-    let part = share(away.len() as u64, ended);
-    let of_all = if ended < connections.closed { " that were told of" } else { "" };
+    let open = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let held = open.filter(|it| it.fd.is_some() && is_there(seen, it)).count() as u64;
+    let failed = connects_in_vain(seen);
+    let is_sure = failed == 0 && held >= CROWD && is_at_its_most(seen, &away);
+    let why = if failed > 0 {
+        format!("connections that it makes itself fail meanwhile ({failed} did), so perhaps no backend is up for them")
+    } else if is_sure {
+        format!("there is no place for them, with {held} open")
+    } else {
+        format!("by a rule, or for want of places, with {held} open")
+    };
     let finding = Finding::new(
         Cause::PoolExhausted,
         Severity::Refusing,
-        Confidence::Medium,
+        if is_sure { Confidence::Medium } else { Confidence::Low },
         format!(
-            "it closes {:.0} % of the connections that it accepts by itself, at once and before it has read anything, and \
-             serves others of the same addresses meanwhile: there is no place for them, with {held} open",
+            "{:.0} % of the accepted connections that ended were closed by this process at once, before it had read anything, \
+             while it served others of the same addresses: {why}",
             part * 100.0
         ),
     )
     .because(
         bpf(format!(
-            "{} of {ended} accepted connections{of_all} that ended were closed from here with nothing read and \
-             nothing written, before the peer did",
+            "{} of the {told} that ended and are told of one by one: closed from here before the peer did, nothing read and \
+             nothing written",
             away.len()
         ))
         .with("turned_away", away.len() as u64)
-        .with("ended", ended),
+        .with("ended", told),
     )
+    .and((all > told).then(|| {
+        bpf(format!("{all} ended in all, some {of_all} of them so")).with("ended_in_all", all).with("of_all", of_all)
+    }))
     .because(
         bpf(format!("{known} of them came from addresses that others come from which are served")).with("known", known as u64),
     )
     .and((held > 0).then(|| diag(format!("{} open in the end", count(held, "connection"))).with("open", held)))
+    .and((failed > 0).then(|| bpf(format!("{} of its own failed", count(failed, "connect"))).with("connects_failed", failed)))
     .rejected(Cause::FdExhausted, "the accept itself succeeds: a descriptor was there")
-    .rejected(Cause::Unknown, "possible: it may refuse them by a rule, how often an address may connect perhaps")
-    .fix(
+    .rejected(
+        Cause::Unknown,
+        if failed > 0 {
+            "possible: no backend is up, and a proxy closes the clients that it has nobody for"
+        } else {
+            "possible: it may refuse them by a rule, how often an address may connect perhaps"
+        },
+    )
+    .fix(if failed > 0 {
+        "Look first at what it connects to: a proxy without a backend that is up closes its clients so. If its backends are \
+         well, the program's own limit may be reached: allow more connections."
+    } else {
         "Allow more connections, or let idle ones end sooner: the program's own limit is reached (nginx: worker_connections, \
          of which a proxied request takes two; its error log says that they are not enough). If they are all waited for, \
-         look at what they wait for.",
-    )
+         look at what they wait for."
+    })
     .share(ShareOf::Connections, part);
-    vec![finding]
+    vec![Finding { advisory: !is_sure, ..finding }]
+}
+
+/// How many of all that ended were turned away, of which so many are told of: the table has the remarkable ones first, so
+/// that their share of it says nothing. The kernel's half counts those that carried nothing, and those that were reset.
+fn away_of_all(connections: &Connections, away: &[&Connection], all: u64) -> u64 {
+    let told = away.len() as u64;
+    if all <= ended(connections).count() as u64 {
+        return told;
+    }
+    let alike = |counted: u64, is: fn(&Connection) -> bool| {
+        let others = ended(connections).filter(|it| is(it)).count() as u64;
+        let times = share(counted, others).max(1.0);
+        (told as f64 * times).round()
+    };
+    let carried_nothing = |it: &Connection| {
+        let (read, written) = (it.read_bytes > 0, it.written_bytes > 0);
+        !read && !written || it.reset_received && !(read && written)
+    };
+    let mut of_all = alike(connections.little_work, carried_nothing);
+    if away.iter().all(|it| it.reset_sent) && connections.reset_by_us > 0 {
+        of_all = of_all.min(alike(connections.reset_by_us, |it| it.reset_sent));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of connections")]
+    let of_all = of_all as u64;
+    of_all.min(all)
+}
+
+/// The connections of its own that did not come up.
+fn connects_in_vain(seen: &Observation) -> u64 {
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let failed = connections.filter(|it| it.side == Side::Client && it.read_bytes == 0).filter(|it| {
+        let refused = it.errno.is_some() || it.reset_received;
+        // Given up by the process itself; not at once, as for another address that answered sooner.
+        let tried_us = match (it.opened, it.closed) {
+            (Some(Moment::At(opened)), Some(Moment::At(closed))) => closed.saturating_sub(opened),
+            _ => 0,
+        };
+        refused || it.established.is_none() && tried_us >= GIVEN_UP_US
+    });
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let tries =
+        sockets.filter(|it| it.state == TcpState::SynSent && it.in_state_us >= SETTLED_US && is_there(seen, it));
+    failed.count() as u64 + tries.count() as u64
+}
+
+/// Whether about as many descriptors as ever were open when they were turned away, as it is where a limit is reached.
+fn is_at_its_most(seen: &Observation, away: &[&Connection]) -> bool {
+    let readings = seen.fds.as_ref().map(|fds| &fds.open[..]).unwrap_or_default();
+    let most = readings.iter().map(|reading| reading.value).max().unwrap_or(0);
+    let is_below = |it: &&&Connection| {
+        let Some(Moment::At(opened)) = it.opened else { return false };
+        let near = readings.iter().min_by_key(|reading| reading.at_us.abs_diff(opened));
+        near.is_some_and(|reading| share(reading.value, most) < MOSTLY)
+    };
+    away.iter().filter(is_below).count() * 2 <= away.len()
 }
 
 /// The accepted connections that ended, as far as they are told of one by one.
@@ -153,20 +234,26 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
     let is_for_lines = told >= PILE as u64 && share(lines, told) >= ALWAYS;
     let away = ended(connections).filter(|it| is_turned_away(it)).count() as u64;
     let refuses = told >= PILE as u64 && share(away, told) >= MOSTLY;
+    let resets = connections.reset_by_peer;
+    let probes = ended(connections).filter(|it| is_probe(it)).count() as u64;
+    let served = answered(seen);
+    let checks = resets == 0 && served > 0 && told >= PILE as u64 && share(probes, told) >= MOSTLY;
     let without = if is_for_lines { "an answer" } else { "work" };
     let where_it_is = if is_for_lines {
         "They may have brought all that they were for, as a metric's line is: then only their number costs"
     } else if refuses {
         "It is this process that ends them, before it has read anything: it may refuse whom it does not want"
+    } else if checks {
+        "This looks like health checks: the clients connect and close, and others are served meanwhile"
     } else {
         "The edge before this process is unstable, not its code"
     };
-    let resets = connections.reset_by_peer;
+    let is_remark = is_for_lines || refuses || checks;
     let life = connections.life_median_us.map(|us| format!(", half of them within {}", time(us))).unwrap_or_default();
     let mut finding = Finding::new(
         Cause::ConnectionChurn,
         Severity::Wasting,
-        if is_for_lines || refuses { Confidence::Low } else { Confidence::High },
+        if is_remark { Confidence::Low } else { Confidence::High },
         format!(
             "{rate:.0} connections a second are accepted and end without {without}{life}: {} of {} carried nothing, \
              or were reset before both sides had said something; {resets} were reset by the peer. {where_it_is}",
@@ -190,10 +277,43 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
         bpf(format!("bytes came on {lines} of {told} that were told of, and no request of a known protocol"))
             .with("lines", lines)
     }))
+    .and(checks.then(|| {
+        bpf(format!(
+            "the peer closed {probes} of {told} that were told of with nothing said; {served} others are served"
+        ))
+        .with("checks", probes)
+        .with("served", served)
+    }))
     .rejected(Cause::TlsHandshakeStorm, "no handshake was begun on most of them")
     .share(ShareOf::Connections, idle);
-    finding.advisory = is_for_lines || refuses;
+    finding.advisory = is_remark;
+    if checks {
+        finding = finding.fix(
+            "A check that only connects is well. If they are too many: check less often, or from fewer places (haproxy: \
+             inter; a load balancer checks from each of its nodes).",
+        );
+    }
     vec![finding]
+}
+
+/// Whether the peer came and went, as a check of health does that asks only whether somebody listens.
+fn is_probe(it: &Connection) -> bool {
+    let ended_well = it.fin_received.is_some() && !it.closed_by_us && !it.reset_received && it.errno.is_none();
+    ended_well && it.read_bytes == 0 && it.written_bytes == 0
+}
+
+/// Clients that are answered meanwhile.
+fn answered(seen: &Observation) -> u64 {
+    let moved = |socket: &TcpSocket, count: fn(&TcpInfo) -> Option<u64>| {
+        let more = socket.first.as_ref().and_then(count).zip(socket.last.as_ref().and_then(count));
+        more.is_some_and(|(first, last)| last > first)
+    };
+    let is_answered =
+        |it: &&TcpSocket| it.inbound && moved(it, |tcp| tcp.bytes_acked) && moved(it, |tcp| tcp.bytes_received);
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(is_answered).map(|it| it.cookie);
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let accepted = connections.filter(|it| it.side == Side::Server && it.read_bytes > 0 && it.written_bytes > 0);
+    sockets.chain(accepted.map(|it| it.cookie)).collect::<HashSet<_>>().len() as u64
 }
 
 /// Of the accepted connections that ended, as far as they are told of one by one: on how many bytes came that are no request

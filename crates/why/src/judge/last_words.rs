@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     calls,
-    sockets::peer_of,
+    sockets::{is_there, peer_of},
     thresholds::{ALWAYS, SETTLED_US},
     time,
 };
@@ -47,7 +47,9 @@ pub struct LastWords {
 /// By whom, a second or longer ago.
 #[must_use]
 pub fn last_words(seen: &Observation) -> Vec<LastWords> {
-    let ours = || seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|socket| is_quiet(socket));
+    let ours = || {
+        seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|socket| is_quiet(socket) && is_there(seen, socket))
+    };
     let recv_ms = |socket: &TcpSocket| socket.last.map_or(0, |tcp| tcp.last_data_recv_ms);
     let sent_ms = |socket: &TcpSocket| socket.last.map_or(0, |tcp| tcp.last_data_sent_ms);
     let connections = || seen.connections.iter().flat_map(|connections| &connections.connections);
@@ -55,7 +57,11 @@ pub fn last_words(seen: &Observation) -> Vec<LastWords> {
     let is_events = |it: &&Connection| it.http.as_ref().is_some_and(|http| http.is_events);
     let events: HashSet<u64> = connections().filter(is_events).map(|it| it.cookie).collect();
     let heard: HashSet<u64> = seen.threads.iter().flat_map(|threads| &threads.threads).flat_map(listens).collect();
-    let clients = calls::callers(seen).into_iter().map(|client| (client, recv_ms(client))).collect();
+    let clients = calls::callers(seen)
+        .into_iter()
+        .filter(|client| is_there(seen, client))
+        .map(|client| (client, recv_ms(client)))
+        .collect();
     let itself = ours().filter(|socket| !meant.contains(&socket.cookie) && calls::wrote_last(socket));
     let servers = ours().filter(|socket| heard.contains(&socket.cookie) && !calls::wrote_last(socket));
     let (events, servers): (Vec<_>, Vec<_>) =

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use overdue_core::{Cause, Confidence};
 
 use super::{
-    Finding, Severity, ShareOf, bpf,
-    calls::callers,
+    Finding, Severity, bpf,
+    calls::{callers, may_wait},
     count, diag, share,
     threads::runtime_blocked,
     thresholds::{ALWAYS, CROWD, MOST, MOSTLY, PILE, SETTLED_US},
@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// Callers wait long, and were answered late, while few connections to one peer are in use all the time, each call for a
-/// short time only.
+/// short time only. Nothing ties the ones to the others: a fetch in the background that is always under way looks the same
+/// beside callers who wait for a lock. So it is a remark.
 pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
     // A loop that is late reads its answers late, too.
     let computes = seen.cpu.as_ref().is_none_or(|cpu| share(Cpu::used_us(cpu), seen.window_us) >= MOST.0);
@@ -31,12 +32,15 @@ pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
     let (Some(longest_us), Some(few)) = (longest_us, Few::of(seen)) else { return Vec::new() };
     let callers = waiting.len() as u64;
     let (answered, late) = answered(seen);
+    // A single call at a time that is made less often than callers are answered is not made for each of them.
+    let may_be_theirs = few.at_once >= 2 || few.calls >= answered;
     // Who waits for news was not answered late.
     let is_queue = callers >= CROWD
         && callers > few.at_once.saturating_mul(2)
         && longest_us > few.mean_us().saturating_mul(2)
         && answered >= PILE as u64
-        && share(late, answered) >= MOST.0;
+        && share(late, answered) >= MOST.0
+        && may_be_theirs;
     if !is_queue {
         return Vec::new();
     }
@@ -46,10 +50,10 @@ pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
     let finding = Finding::new(
         Cause::PoolExhausted,
         Severity::Waiting,
-        Confidence::Medium,
+        Confidence::Low,
         format!(
-            "{callers} callers of this process wait, the longest for {}, and not for an answer of {peer}, which takes {each} on \
-             the average: {under_way} at a time, and always so many, are all that goes out for them",
+            "{callers} callers of this process wait, the longest for {}; possible: for one of few places, as never more than \
+             {under_way} at a time, and always so many, go out to {peer}, which answers each in {each} on the average",
             time(longest_us)
         ),
     )
@@ -74,13 +78,13 @@ pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
             .with("late", late),
     )
     .rejected(Cause::ServerSlow, format!("{peer} answers each call in {each}; who waits for longer has not been sent on"))
-    .rejected(Cause::Unknown, "possible: what bounds them was not seen, and threads or a lock of this process look the same")
+    .rejected(Cause::Unknown, "possible: that these calls are made for those callers was not seen; a lock of this process beside a fetch in the \
+         background looks the same")
     .fix(
-        "Allow more calls at a time, if the peer can take them (the size of the pool, haproxy: maxconn of the server, the \
+        "If these calls are made for those callers: allow more calls at a time, if the peer can take them (the size of the pool, haproxy: maxconn of the server, the \
          number of workers); if not, let fewer callers wait, and for a short time only (haproxy: timeout queue).",
-    )
-    .share(ShareOf::StalledTime, 1.0);
-    vec![finding]
+    );
+    vec![Finding { advisory: true, ..finding }]
 }
 
 /// Calls to one peer, of which no more go out at a time.
@@ -112,9 +116,9 @@ impl Few {
                 waited_us: total(group.iter().map(|it| it.read_gaps.total_us)),
             })
         });
-        let few = few.max_by_key(|few| few.waited_us)?;
-        let is_full = few.calls >= PILE as u64 && few.busy(seen) >= MOSTLY && few.mean_us() < SETTLED_US;
-        is_full.then_some(few)
+        // A larger group that has room may be beside one that is full.
+        let is_full = |few: &Self| few.calls >= PILE as u64 && few.busy(seen) >= MOSTLY && few.mean_us() < SETTLED_US;
+        few.filter(is_full).max_by_key(|few| few.waited_us)
     }
 
     fn busy(&self, seen: &Observation) -> f64 {
@@ -152,10 +156,10 @@ fn at_once(connections: &[&Connection], window_us: u64) -> Option<u64> {
     (number > 0 && share(us, window_us) >= ALWAYS).then_some(number.unsigned_abs())
 }
 
-/// Callers that were answered, and those of them that had waited for long, as far as that was seen.
+/// Callers that were answered, and those of them that had waited for long, as far as that was seen. Not who asked to wait.
 fn answered(seen: &Observation) -> (u64, u64) {
     let accepted = seen.connections.iter().flat_map(|connections| &connections.connections);
-    let answered = accepted.filter(|it| it.side == Side::Server && it.written_bytes > 0);
+    let answered = accepted.filter(|it| it.side == Side::Server && it.written_bytes > 0 && !may_wait(it));
     answered.fold((0, 0), |(answered, late), it| {
         // Of a request from before the watch, the wait since then is known.
         let asked = it.first_read.or(it.last_read);

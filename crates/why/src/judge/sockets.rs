@@ -9,7 +9,7 @@ use overdue_core::{
 
 use super::{
     Finding, Severity, ShareOf,
-    calls::READABLE,
+    calls::{READABLE, callers},
     count, diag, place, proc, share,
     thresholds::{ALWAYS, IDLE_MS, PILE, RWND_LIMITED, SETTLED_US},
     time,
@@ -319,8 +319,11 @@ impl SlowReader {
         let (first, last) = socket.first.zip(socket.last).filter(|_| socket.state == TcpState::Established)?;
         let more = |count: fn(&TcpInfo) -> Option<u64>| Some(count(&last)?.saturating_sub(count(&first)?));
         let (limited_us, acked) = (more(|tcp| tcp.rwnd_limited_us)?, more(|tcp| tcp.bytes_acked)?);
-        // What is stuck is more than slow, and another rule's.
-        let moves = acked > 0 && u64::from(last.last_data_sent_ms) * 1_000 < SETTLED_US && socket.unsent_bytes > 0;
+        // One that took some in the watch, and takes nothing just now, pauses; what is stuck is more than slow, and another
+        // rule's.
+        let stands = u64::from(last.last_data_sent_ms) * 1_000 >= SETTLED_US;
+        let pauses = stands && socket.timer.kind == TimerKind::ZeroWindowProbe;
+        let moves = acked > 0 && (pauses || !stands) && socket.unsent_bytes > 0;
         let looked_us = if socket.since_before { window_us } else { socket.in_state_us };
         let part = share(limited_us, looked_us);
         let per_second = acked.saturating_mul(1_000_000).checked_div(looked_us)?;
@@ -328,20 +331,29 @@ impl SlowReader {
         let closed = |tcp: &TcpInfo| tcp.snd_wnd.is_some_and(|window| window < tcp.snd_mss.max(1));
         let is_full = closed(&first) || closed(&last) || socket.timer.kind == TimerKind::ZeroWindowProbe;
         let (most, quick) = RWND_LIMITED;
-        let is_slow = looked_us >= SETTLED_US && is_full && part >= most && per_second < quick;
+        let is_slow = looked_us >= SETTLED_US && is_full && (pauses || part >= most && per_second < quick);
         (moves && is_slow).then_some(Self { part, limited_us, looked_us, per_second })
     }
 }
 
-/// Idle connections that nothing will ever close.
+/// Whether it was seen in the last rounds.
+pub(super) fn is_there(seen: &Observation, socket: &TcpSocket) -> bool {
+    let rounds = seen.sockets.as_ref().map_or(1, |sockets| sockets.rounds).max(1);
+    seen.window_us.saturating_sub(socket.last_seen_us) < seen.window_us / u64::from(rounds) * 2
+}
+
+/// Idle connections that nothing will ever close. Not of who waits for an answer.
 pub(super) fn no_keepalive(seen: &Observation) -> Vec<Finding> {
     let Some(sockets) = &seen.sockets else { return Vec::new() };
+    let waits: HashSet<u64> = callers(seen).into_iter().map(|socket| socket.cookie).collect();
     let idle: Vec<&TcpSocket> = sockets
         .tcp
         .iter()
         .filter(|socket| {
             socket.state == TcpState::Established
                 && socket.fd.is_some()
+                && is_there(seen, socket)
+                && !waits.contains(&socket.cookie)
                 && socket.timer.kind == TimerKind::Off
                 && socket.unread_bytes == 0
                 && socket.unsent_bytes == 0

@@ -13,6 +13,7 @@ use super::{
     Finding, Severity, Stall,
     calls::{may_wait, owes_an_answer},
     count, diag, place, proc, share,
+    sockets::is_there,
     thresholds::{ALWAYS, CROWD, MOST},
     time, total,
 };
@@ -148,9 +149,7 @@ impl<'a> Waits<'a> {
     fn of(seen: &'a Observation) -> Self {
         let most_us = most_us(seen);
         let Some(sockets) = &seen.sockets else { return Self::default() };
-        // Who was seen in the last rounds is still there.
-        let rounds_us = seen.window_us / u64::from(sockets.rounds).max(1) * 2;
-        let is_there = |it: &TcpSocket| it.fd.is_some() && seen.window_us.saturating_sub(it.last_seen_us) < rounds_us;
+        let is_there = |it: &TcpSocket| it.fd.is_some() && is_there(seen, it);
         let clients = || sockets.tcp.iter().filter(|socket| socket.inbound && is_there(socket));
         let alive = |socket: &&TcpSocket| matches!(socket.state, TcpState::Established | TcpState::CloseWait);
         let lies_unread = |socket: &&TcpSocket| socket.unread_bytes > 0 && socket.unread_for_us >= most_us;

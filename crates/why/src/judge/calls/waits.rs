@@ -89,7 +89,8 @@ fn read_so_far(known: &Known<'_>, read: u64, us: u64) -> Evidence {
     evidence.with("read_bytes", read).with("watched_us", us)
 }
 
-/// The peer does not take what we send: its window is closed, or nothing is acknowledged.
+/// The peer does not take what we send: its window is closed, or nothing is acknowledged. Who took some within the watch
+/// pauses, as a player does, and is a slow reader.
 pub(super) fn not_taken(known: &Known<'_>) -> Option<Trouble> {
     let socket = known.socket.filter(|socket| {
         let stuck = socket.timer.kind == TimerKind::ZeroWindowProbe
@@ -97,6 +98,11 @@ pub(super) fn not_taken(known: &Known<'_>) -> Option<Trouble> {
         stuck && socket.unsent_bytes > 0 && socket.state != TcpState::SynSent
     })?;
     let tcp = socket.last?;
+    let acked = |tcp: &TcpInfo| tcp.bytes_acked;
+    let took_some = socket.first.as_ref().and_then(acked).zip(acked(&tcp)).is_some_and(|(first, last)| last > first);
+    if socket.timer.kind == TimerKind::ZeroWindowProbe && took_some {
+        return None;
+    }
     let waited = match socket.timer.kind {
         TimerKind::Retransmit => u64::from(tcp.last_ack_recv_ms) * 1_000,
         // A closed window is acknowledged again and again.

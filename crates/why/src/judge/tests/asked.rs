@@ -208,6 +208,9 @@ fn clients_that_had_the_last_word() {
     assert_eq!((words.by, words.connections, words.longest_us), (Speaker::Clients, 2, 8_000_000));
     assert!(words.to_string().starts_with("2 clients had the last word, the first of them 8s ago"), "{words}");
     assert_eq!(crate::Report::of(&idle().tcp([client(9, 200)])).last_words, []);
+    // Who has gone meanwhile waits no more.
+    let gone = TcpSocket { last_seen_us: 2_000_000, ..client(7, 8_000) };
+    assert_eq!(crate::Report::of(&idle().tcp([gone])).last_words, []);
 }
 
 /// The same of those whom the process asked: on a kept connection the second request, or an answer half of which has come.

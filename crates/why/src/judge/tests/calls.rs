@@ -1,6 +1,6 @@
 //! The first table of the catalogue, as far as it is seen from outside of the caller.
 
-use super::*;
+use super::{queue::turns_away, *};
 use crate::observation::{
     Backlog, BlockedIn, Call, Gaps, HttpHead, LateCall, Listener, Moment, Resolved, Side, TlsHandshake, WaitsFor,
 };
@@ -209,6 +209,64 @@ fn callers_that_wait_for_an_upstream() {
     let finding = only(&seen, Cause::WaitsUpstream);
     assert!(finding.verdict.summary.contains("10.0.0.9:5432"), "{}", finding.verdict.summary);
     assert_eq!(finding.effects[0].verdict.cause, Cause::ServerSlow);
+}
+
+/// Some of the calls were given up meanwhile: nothing is due on those.
+#[test]
+fn calls_that_have_ended_wait_for_nothing() {
+    let call = |cookie: u64, closed: bool| {
+        let mut seen = asked(|connection| {
+            connection.cookie = cookie;
+            if closed {
+                closed_by_us(connection, 2_000_500);
+            }
+        });
+        seen.connections.as_mut().unwrap().connections.remove(0)
+    };
+    let mut seen = idle();
+    let connections = seen.connections.as_mut().unwrap();
+    connections.connections = (1..=8).map(|cookie| call(cookie, cookie > 4)).collect();
+    connections.opened = 8;
+    let finding = only(&seen, Cause::WaitsUpstream);
+    let (summary, evidence) = (&finding.verdict.summary, &finding.verdict.evidence[0].text);
+    assert!(summary.starts_with("4 calls of this process wait for"), "{summary}");
+    assert!(evidence.starts_with("4 connections to") && evidence.contains("and 4 that ended"), "{evidence}");
+}
+
+/// One peer is waited for by a caller; another is slow, and nobody who asked waits for it.
+#[test]
+fn two_peers_are_two_causes() {
+    let waits = |cookie, peer: &str, sent_ms| {
+        let mut socket = outbound(cookie, peer);
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (sent_ms, 9_000);
+        socket
+    };
+    let mut caller = inbound(8, "10.0.0.20:50000");
+    let tcp = caller.last.as_mut().unwrap();
+    (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 4_000);
+    let mut seen = asked(|connection| {
+        connection.cookie = 10;
+        connection.remote = Some("10.0.0.9:7301".parse().unwrap());
+    });
+    seen.sockets.as_mut().unwrap().tcp.clear();
+    let mut slow = waits(10, "10.0.0.9:7301", 4_900);
+    slow.last.as_mut().unwrap().bytes_received = Some(0);
+    let seen = seen.tcp([waits(9, "10.0.0.9:7302", 4_000), slow, caller]);
+    let judgement = judge(&seen);
+    let all: Vec<_> = judgement.verdicts.iter().map(|it| (it.verdict.cause, it.peer.as_deref())).collect();
+    let peers = (Some("10.0.0.9:7302"), Some("10.0.0.9:7301"));
+    assert_eq!(all, [(Cause::ServerSlow, peers.1), (Cause::WaitsUpstream, peers.0)]);
+    let beneath: Vec<_> =
+        judgement.verdicts[1].effects.iter().map(|it| (it.verdict.cause, it.peer.as_deref())).collect();
+    assert_eq!(beneath, [(Cause::ServerSlow, peers.0)]);
+    // A server that refuses for want of places does so whoever else is waited for.
+    let mut full = turns_away(|_, _| {});
+    let mut opened = waits(9, "10.0.0.9:7302", 4_000);
+    opened.first = opened.last;
+    full.sockets.as_mut().unwrap().tcp.extend([opened, seen.sockets.unwrap().tcp.pop().unwrap()]);
+    let judgement = judge(&full);
+    assert_eq!(causes(&judgement), ["pool-exhausted", "waits-upstream"], "{judgement:#?}");
 }
 
 #[test]

@@ -276,3 +276,30 @@ fn a_peer_that_reads_slowly() {
     let finding = only(&reads(stuck), Cause::PeerNotReading);
     assert!(finding.verdict.summary.contains("takes no more bytes"), "{}", finding.verdict.summary);
 }
+
+/// Players of a video: each takes a megabyte every four seconds, and nothing in between.
+#[test]
+fn players_that_pause() {
+    let player = |cookie, took: u64| {
+        let mut socket = TcpSocket { unsent_bytes: 2_400_000, ..inbound(cookie, "10.0.0.20:50000") };
+        let at = |acked, limited_us| TcpInfo {
+            bytes_acked: Some(acked),
+            busy_us: Some(limited_us),
+            rwnd_limited_us: Some(limited_us),
+            snd_wnd: Some(0),
+            snd_mss: 1_448,
+            last_data_sent_ms: 3_200,
+            last_data_recv_ms: 60_000,
+            last_ack_recv_ms: 800,
+            ..socket.last.unwrap()
+        };
+        (socket.first, socket.last) = (Some(at(9_000_000, 50_000_000)), Some(at(9_000_000 + took, 54_600_000)));
+        socket.timer = TcpTimer { kind: TimerKind::ZeroWindowProbe, expires_ms: 388, fired: 0 };
+        socket
+    };
+    let finding = advisory(&idle().tcp((1..=20).map(|cookie| player(cookie, 1_000_000))), Cause::PeerNotReading);
+    assert!(finding.verdict.summary.starts_with("20 peers read slowly"), "{finding:#?}");
+    assert_eq!(finding.verdict.confidence, Confidence::Low);
+    // They take nothing at all.
+    only(&idle().tcp((1..=20).map(|cookie| player(cookie, 0))), Cause::PeerNotReading);
+}

@@ -276,6 +276,47 @@ fn connections_of_one_line() {
     only(&seen(510, |it| it.closed = None), Cause::ConnectionChurn);
 }
 
+/// Load balancers look whether somebody listens, and others are served; or their connections come to nothing.
+#[test]
+fn checks_that_only_connect() {
+    let seen = |change: fn(&mut Connections)| {
+        let check = |cookie| Connection {
+            cookie,
+            side: Side::Server,
+            opened: Some(Moment::At(cookie * 1_000)),
+            fin_received: Some(Moment::At(cookie * 1_000 + 300)),
+            closed: Some(Moment::At(cookie * 1_000 + 400)),
+            ..Connection::default()
+        };
+        let served = Connection {
+            cookie: 1_000,
+            side: Side::Server,
+            opened: Some(Moment::Before),
+            read_bytes: 900,
+            written_bytes: 90_000,
+            ..Connection::default()
+        };
+        let mut connections = Connections {
+            accepted: 300,
+            closed: 300,
+            little_work: 300,
+            life_median_us: Some(400),
+            connections: (1..=300).map(check).chain([served]).collect(),
+            ..Connections::default()
+        };
+        change(&mut connections);
+        Observation { connections: Some(connections), ..idle() }
+    };
+    let finding = advisory(&seen(|_| {}), Cause::ConnectionChurn);
+    let summary = &finding.verdict.summary;
+    assert!(summary.contains("looks like health checks") && !summary.contains("unstable"), "{summary}");
+    assert_eq!(finding.verdict.confidence, Confidence::Low);
+    // Some are reset; nobody is served; it ends them itself.
+    only(&seen(|all| all.reset_by_peer = 20), Cause::ConnectionChurn);
+    only(&seen(|all| all.connections.truncate(300)), Cause::ConnectionChurn);
+    only(&seen(|all| all.connections.iter_mut().for_each(|it| it.fin_received = None)), Cause::ConnectionChurn);
+}
+
 #[test]
 fn a_connection_that_nothing_will_close() {
     let mut socket = inbound(7, "10.0.0.9:50000");
@@ -283,6 +324,15 @@ fn a_connection_that_nothing_will_close() {
     let tcp = socket.last.as_mut().unwrap();
     (tcp.last_data_recv_ms, tcp.last_data_sent_ms) = (600_000, 600_000);
     advisory(&idle().tcp([socket.clone()]), Cause::NoKeepalive);
+    // It was closed during the watch; or its client waits for an answer, and is not idle.
+    for change in [
+        |socket: &mut TcpSocket| socket.last_seen_us = 2_000_000,
+        |socket: &mut TcpSocket| socket.last.as_mut().unwrap().last_data_recv_ms = 20_000,
+    ] {
+        let mut other = socket.clone();
+        change(&mut other);
+        assert_eq!(judge(&idle().tcp([other])), Judgement::default());
+    }
     socket.timer.kind = TimerKind::Keepalive;
     let judgement = judge(&idle().tcp([socket]));
     assert_eq!(judgement, Judgement::default());

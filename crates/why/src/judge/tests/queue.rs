@@ -1,11 +1,11 @@
 //! Callers for whom there is no place: turned away at the door, or in a queue inside the process. As nginx and haproxy were
 //! recorded.
 
-use super::*;
-use crate::observation::{Gaps, Moment, Side};
+use super::{unanswered::locked, *};
+use crate::observation::{Gaps, HttpHead, Moment, Side};
 
 /// nginx at its worker_connections: it accepts, and closes what it has no place for.
-fn turns_away(change: fn(u64, &mut Connection)) -> Observation {
+pub(super) fn turns_away(change: fn(u64, &mut Connection)) -> Observation {
     let connection = |cookie: u64| {
         let mut it = Connection {
             cookie,
@@ -38,6 +38,7 @@ fn connections_for_which_there_is_no_place() {
     let finding = only(&turns_away(|_, _| {}), Cause::PoolExhausted);
     assert!(finding.verdict.summary.contains("with 20 open"), "{finding:#?}");
     assert_eq!(finding.verdict.confidence, Confidence::Medium);
+    assert!(finding.verdict.summary.starts_with("98 % of the accepted connections that ended"), "{finding:#?}");
     // Most are served, and some are not.
     let some = |cookie: u64, it: &mut Connection| {
         it.read_bytes = if cookie.is_multiple_of(5) { 0 } else { 80 };
@@ -57,6 +58,67 @@ fn connections_for_which_there_is_no_place() {
     ] {
         assert_eq!(causes(&judge(&turns_away(change))), ["connection-churn"]);
     }
+}
+
+/// Of very many the table has those first that are worth showing: all of them turned away, of few.
+#[test]
+fn the_table_is_no_sample() {
+    let of_many = |little_work, reset_by_us| {
+        let mut seen = turns_away(|_, _| {});
+        let connections = seen.connections.as_mut().unwrap();
+        (connections.accepted, connections.closed, connections.untold) = (10_000, 10_000, 9_800);
+        (connections.little_work, connections.reset_by_us) = (little_work, reset_by_us);
+        seen
+    };
+    let part = only(&of_many(4_000, 2_000), Cause::PoolExhausted).verdict.share;
+    assert!((part - 0.2).abs() < 1e-9, "{part}");
+    no_places(&of_many(4_000, 210));
+    no_places(&of_many(210, 0));
+}
+
+/// A proxy closes its clients for want of a backend, and not of places.
+#[test]
+fn a_proxy_without_a_backend() {
+    let fails = |change: fn(&mut Connection)| {
+        let mut seen = turns_away(|_, _| {});
+        let mut it = Connection {
+            cookie: 900,
+            side: Side::Client,
+            remote: Some("10.0.0.80:80".parse().unwrap()),
+            opened: Some(Moment::At(1_000)),
+            closed: Some(Moment::At(1_200)),
+            ..Connection::default()
+        };
+        change(&mut it);
+        seen.connections.as_mut().unwrap().connections.push(it);
+        seen.connections.as_mut().unwrap().opened = 100;
+        judge(&seen)
+    };
+    let changes: [fn(&mut Connection); 3] = [
+        |it| it.errno = Some(111),
+        |it| (it.established, it.reset_received) = (it.opened, true),
+        |it| (it.closed, it.closed_by_us) = (Some(Moment::At(601_000)), true),
+    ];
+    for change in changes {
+        let judgement = fails(change);
+        assert!(!causes(&judgement).contains(&"pool-exhausted"), "{judgement:#?}");
+        let remark = judgement.advisories.iter().find(|it| it.verdict.cause == Cause::PoolExhausted).unwrap();
+        assert!(remark.verdict.summary.contains("no backend is up"), "{remark:#?}");
+    }
+    // Another address answered sooner.
+    assert_eq!(causes(&fails(|it| it.closed_by_us = true)), ["pool-exhausted"]);
+}
+
+/// A limit to how often an address may connect: next to nothing is open, or there was more when nobody was refused.
+#[test]
+fn refused_by_a_rule() {
+    let mut few = turns_away(|_, _| {});
+    few.sockets.as_mut().unwrap().tcp.truncate(2);
+    let finding = advisory(&few, Cause::PoolExhausted);
+    assert!(finding.verdict.summary.contains("by a rule, or for want of places"), "{finding:#?}");
+    let mut fewer = turns_away(|_, _| {});
+    fewer.fds.as_mut().unwrap().open = readings(&[12, 12, 12, 12, 40, 40, 40, 40, 40, 40, 40]);
+    advisory(&fewer, Cause::PoolExhausted);
 }
 
 /// haproxy, `maxconn 2` for a server that answers in 300 ms, and forty callers.
@@ -109,41 +171,100 @@ fn queues(change: fn(u64, &mut Connection)) -> Observation {
     seen
 }
 
+/// No word of places.
+#[track_caller]
+fn no_places(seen: &Observation) {
+    let judgement = judge(seen);
+    let all = judgement.verdicts.iter().chain(&judgement.advisories);
+    assert!(all.clone().all(|finding| finding.verdict.cause != Cause::PoolExhausted), "{judgement:#?}");
+}
+
 #[test]
 fn callers_in_a_queue_for_few_calls_at_a_time() {
-    let finding = only(&queues(|_, _| {}), Cause::PoolExhausted);
+    let finding = advisory(&queues(|_, _| {}), Cause::PoolExhausted);
     let summary = &finding.verdict.summary;
-    assert!(
-        summary.starts_with("38 callers of this process wait") && summary.contains("2 calls at a time"),
-        "{summary}"
-    );
-    assert_eq!(finding.verdict.confidence, Confidence::Medium);
+    assert!(summary.starts_with("38 callers of this process wait") && summary.contains("possible"), "{summary}");
+    assert!(summary.contains("2 calls at a time"), "{summary}");
+    // What ties the calls to the callers is not seen.
+    assert!(finding.verdict.confidence == Confidence::Low && finding.verdict.share < 1.0, "{finding:#?}");
     // A connection that lies idle after its call counts no more.
-    only(
-        &queues(|cookie, it| {
-            if cookie == 4 {
-                it.closed = None
-            }
-        }),
-        Cause::PoolExhausted,
-    );
-    // Those who were answered had not waited: the others listen for news. Or nobody waits at all.
-    let at_once = |cookie: u64, it: &mut Connection| {
+    let idles = |cookie: u64, it: &mut Connection| {
+        if cookie == 4 {
+            it.closed = None;
+        }
+    };
+    advisory(&queues(idles), Cause::PoolExhausted);
+    // Those who were answered had not waited: the others listen for news. Or they asked to wait, or nobody waits at all.
+    no_places(&queues(|cookie, it| {
         if cookie >= 100 {
             (it.opened, it.last_read) = (Some(Moment::At(1)), Some(Moment::At(2)));
         }
-    };
-    nothing(&queues(at_once));
+    }));
+    no_places(&queues(|cookie, it| {
+        it.http = (cookie >= 100).then(|| HttpHead { asks_to_wait: true, ..HttpHead::default() });
+    }));
     let mut served = queues(|_, _| {});
     served.sockets.as_mut().unwrap().tcp.clear();
-    nothing(&served);
+    no_places(&served);
     // The calls come as they like, in bursts; or the connections are there and not in use.
-    nothing(&queues(|cookie, it| {
+    no_places(&queues(|cookie, it| {
         if cookie < 16 {
             (it.opened, it.established) = (Some(Moment::At(0)), Some(Moment::At(0)));
         }
     }));
-    nothing(&queues(|_, it| it.read_gaps.total_us /= 2));
+    no_places(&queues(|_, it| it.read_gaps.total_us /= 2));
     // It computes.
-    nothing(&queues(|_, _| {}).used(4_900_000));
+    no_places(&queues(|_, _| {}).used(4_900_000));
+}
+
+/// A connection on which the next fetch is always under way.
+fn fetches(seen: &mut Observation, turns: u32, waited_us: u64) {
+    let all = &mut seen.connections.as_mut().unwrap().connections;
+    all.retain(|it| it.side == Side::Server);
+    all.push(Connection {
+        cookie: 900,
+        side: Side::Client,
+        remote: Some("10.0.0.90:9092".parse().unwrap()),
+        opened: Some(Moment::Before),
+        established: Some(Moment::Before),
+        turns,
+        read_gaps: Gaps { total_us: waited_us, longest_us: 301_000, ..Gaps::default() },
+        ..Connection::default()
+    });
+}
+
+/// A broker whose callers wait for news, and that fetches what there is in the background; the same beside a lock.
+#[test]
+fn a_fetch_in_the_background_is_no_queue() {
+    let mut hub = queues(|_, _| {});
+    fetches(&mut hub, 16, 4_900_000);
+    no_places(&hub);
+    // As many answers as callers were answered may be theirs.
+    fetches(&mut hub, 32, 4_900_000);
+    advisory(&hub, Cause::PoolExhausted);
+    // It hides no wait that nobody can explain.
+    let mut stuck = locked(4);
+    stuck.connections = hub.connections.clone();
+    stuck = stuck.tcp(hub.sockets.unwrap().tcp.into_iter().take(4));
+    let finding = only(&stuck, Cause::Unknown);
+    assert!(finding.verdict.summary.contains("threads (server) sit in futex"), "{finding:#?}");
+}
+
+/// More is waited for at a peer that has room than at one that has none.
+#[test]
+fn a_larger_pool_that_is_not_full() {
+    let mut seen = queues(|_, _| {});
+    let all = &mut seen.connections.as_mut().unwrap().connections;
+    all.extend((0..8).map(|at| Connection {
+        cookie: 800 + at,
+        side: Side::Client,
+        remote: Some("10.0.0.70:5432".parse().unwrap()),
+        opened: Some(Moment::Before),
+        established: Some(Moment::Before),
+        turns: 10,
+        read_gaps: Gaps { total_us: 2_500_000, longest_us: 400_000, ..Gaps::default() },
+        ..Connection::default()
+    }));
+    let finding = advisory(&seen, Cause::PoolExhausted);
+    assert!(finding.verdict.summary.contains("10.0.0.80:80"), "{finding:#?}");
 }

@@ -30,7 +30,7 @@ fn sits(tid: u32, call: &str, limit: Option<u64>, functions: &[&str]) -> Thread 
 }
 
 /// The first thread sits in `accept`, so many more for a lock.
-fn locked(number: u32) -> Observation {
+pub(super) fn locked(number: u32) -> Observation {
     let lock = ["__lll_lock_wait", "pthread_mutex_lock", "look_up", "handle"];
     with((0..number).map(|at| sits(5_000 + at, "futex", None, &lock)))
 }
