@@ -12,6 +12,7 @@ mod deadlock;
 mod descriptors;
 mod edge;
 mod last_words;
+mod pools;
 mod processor;
 mod queue;
 mod resolving;
@@ -169,6 +170,7 @@ const RULES: &[Rule] = &[
     tasks::threads,
     calls::rule,
     calls::deadline_ignored,
+    pools::waits_for_a_place,
     queue::waits_for_few,
     deadlock::rule,
     deadlock::held,

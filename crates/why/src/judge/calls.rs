@@ -300,8 +300,10 @@ fn upstream(
     };
     let used = seen.cpu.as_ref().map(Cpu::used_us);
     let itself = is_own(seen, peer);
-    let trouble = if itself {
+    let trouble = if itself && has_nobody_left(seen, peer) {
         "it calls itself, and has nobody left to answer"
+    } else if itself {
+        "it calls itself, and what that call waits for is to be found among the others here"
     } else if loop_waits {
         "the trouble begins there, and an event loop of this process sits in the call, so that all that it serves waits"
     } else if waiting > number {
@@ -353,6 +355,16 @@ fn upstream(
 }
 
 /// Whether the process itself listens there.
+/// Whether a call to this process lies at the door: not accepted, or not read.
+fn has_nobody_left(seen: &Observation, peer: &str) -> bool {
+    let Ok(peer) = peer.parse::<SocketAddr>() else { return false };
+    let sockets = seen.sockets.iter();
+    let mut listeners = sockets.clone().flat_map(|sockets| &sockets.listeners);
+    let mut tcp = sockets.flat_map(|sockets| &sockets.tcp);
+    listeners.any(|listener| listener.local.port() == peer.port() && listener.queued_last > 0)
+        || tcp.any(|socket| socket.inbound && socket.local.port() == peer.port() && socket.unread_bytes > 0)
+}
+
 fn is_own(seen: &Observation, peer: &str) -> bool {
     let Ok(peer) = peer.parse::<SocketAddr>() else { return false };
     let mut listeners = seen.sockets.iter().flat_map(|sockets| &sockets.listeners);

@@ -59,6 +59,9 @@ pub(super) fn handshake_storm(seen: &Observation) -> Vec<Finding> {
     ]
 }
 
+/// A refusal is no longer: `-ERR max number of clients reached`, `421 too many connections`.
+const REFUSAL_MAX: u64 = 256;
+
 /// Connections that the process accepts and ends at once, before it has read anything, while it serves others of the same
 /// addresses: there is no place for them, a rule forbids them, or there is nobody to whom they could be handed on.
 pub(super) fn turned_away(seen: &Observation) -> Vec<Finding> {
@@ -100,7 +103,7 @@ pub(super) fn turned_away(seen: &Observation) -> Vec<Finding> {
     .because(
         bpf(format!(
             "{} of the {told} that ended and are told of one by one: closed from here before the peer did, nothing read and \
-             nothing written",
+             nothing written but a short refusal perhaps",
             away.len()
         ))
         .with("turned_away", away.len() as u64)
@@ -195,10 +198,13 @@ fn ended(connections: &Connections) -> impl Iterator<Item = &Connection> {
     connections.connections.iter().filter(|it| it.side == Side::Server && it.closed.is_some())
 }
 
-/// Whether the process closed it soon, having read and said nothing; who waits for a client that says nothing waits longer.
+/// Whether the process closed it soon, having read nothing, and said no more than that there is no place; who waits for a
+/// client that says nothing waits longer.
 fn is_turned_away(it: &Connection) -> bool {
     // The peer's FIN may answer ours.
-    let quiet = it.read_bytes == 0 && it.written_bytes == 0 && it.fin_received.is_none_or(|fin| Some(fin) >= it.closed);
+    let quiet = it.read_bytes == 0
+        && it.written_bytes <= REFUSAL_MAX
+        && it.fin_received.is_none_or(|fin| Some(fin) >= it.closed);
     let soon = match (it.opened, it.closed) {
         (Some(Moment::At(opened)), Some(Moment::At(closed))) => closed.saturating_sub(opened) < SETTLED_US,
         _ => false,

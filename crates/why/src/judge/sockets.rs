@@ -8,7 +8,7 @@ use overdue_core::{
 };
 
 use super::{
-    Finding, Severity, ShareOf,
+    Finding, Severity, ShareOf, bpf,
     calls::{READABLE, callers},
     count, diag, place, proc, share,
     thresholds::{ALWAYS, IDLE_MS, PILE, RWND_LIMITED, SETTLED_US},
@@ -213,7 +213,19 @@ pub(super) fn accept_queue(seen: &Observation) -> Vec<Finding> {
     if let Some((_, evidence)) = instead {
         finding = finding.because(evidence);
     }
-    let finding = if listener.backlog < 128 && !always {
+    let accepted = seen.connections.as_ref().map_or(0, |connections| connections.accepted);
+    if always && accepted > 0 {
+        finding = finding.because(
+            bpf(format!("{accepted} connections accepted in {}: it takes some, and more come", time(seen.window_us)))
+                .with("accepted", accepted),
+        );
+    }
+    let finding = if always && accepted > 0 {
+        finding.fix(
+            "It accepts, and not fast enough: more workers or threads, or a higher limit of connections, if that is what it \
+             waits for (haproxy: maxconn; it accepts only as others end). A longer queue only lets more of them wait.",
+        )
+    } else if listener.backlog < 128 && !always {
         finding.fix(format!(
             "Raise the backlog of listen() ({} now; net.core.somaxconn caps it), and accept in a loop until EAGAIN.",
             listener.backlog

@@ -11,6 +11,7 @@ mod look_alikes;
 mod misread;
 mod names;
 mod paces;
+mod pools;
 mod process;
 mod queue;
 mod spins;

@@ -155,7 +155,9 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
         trouble.verdict.rejected.push(Rejected { cause: Cause::Unknown, why });
     }
     let awaited = received == 0 && all_wait_in(seen, &GO_ANSWER);
+    let asks_to_wait = received > 0 && super::waits::asks_to_wait(known);
     trouble.meant = match untaken || awaited || calls > 0 && !goes_one_way {
+        true if asks_to_wait => Meant::Asked,
         true if relayed && received > 0 => Meant::Relayed,
         true => Meant::No,
         false => Meant::Unseen,

@@ -497,7 +497,7 @@ fn is_taken(known: &Known<'_>) -> bool {
 }
 
 /// Whether the request is of a kind that waits for something to happen.
-fn asks_to_wait(known: &Known<'_>) -> bool {
+pub(super) fn asks_to_wait(known: &Known<'_>) -> bool {
     let Some(connection) = known.connection else { return false };
     connection.http.as_ref().is_some_and(|http| http.asks_to_wait)
         || connection.redis.as_deref().is_some_and(redis_waits)

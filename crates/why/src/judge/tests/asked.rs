@@ -182,7 +182,10 @@ fn a_process_that_calls_itself() {
     let listener = Listener { queued_max: 0, ..process::listener() };
     seen.sockets.as_mut().unwrap().listeners.push(listener);
     let finding = only(&seen, Cause::WaitsUpstream);
-    assert!(finding.verdict.summary.contains("it calls itself"), "{}", finding.verdict.summary);
+    assert!(finding.verdict.summary.contains("it calls itself, and what"), "{}", finding.verdict.summary);
+    seen.sockets.as_mut().unwrap().listeners[0].queued_last = 1;
+    let finding = only(&seen, Cause::WaitsUpstream);
+    assert!(finding.verdict.summary.contains("it calls itself, and has nobody left"), "{}", finding.verdict.summary);
 }
 
 /// Its host vanished: the keepalive finds that out long before the reader does.

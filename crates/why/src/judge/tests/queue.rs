@@ -46,6 +46,9 @@ fn connections_for_which_there_is_no_place() {
     only(&turns_away(some), Cause::PoolExhausted);
     let few = |cookie: u64, it: &mut Connection| it.read_bytes = if cookie.is_multiple_of(40) { 0 } else { 80 };
     assert!(!causes(&judge(&turns_away(few))).contains(&"pool-exhausted"));
+    // Redis says so before it closes.
+    only(&turns_away(|_, it| it.written_bytes = 37), Cause::PoolExhausted);
+    assert!(!causes(&judge(&turns_away(|_, it| it.written_bytes = 3_000))).contains(&"pool-exhausted"));
     // Whom it never serves it may refuse on purpose; that is no unstable edge either.
     let strangers = turns_away(|_, it| it.remote = Some("10.0.0.66:50000".parse().unwrap()));
     let finding = advisory(&strangers, Cause::ConnectionChurn);

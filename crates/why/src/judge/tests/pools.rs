@@ -1,0 +1,65 @@
+//! Goroutines that wait for a place.
+
+use super::*;
+use crate::observation::{Go, GoroutineGroup, Runtime};
+
+const HANDLER: [&str; 4] =
+    ["main.search", "net/http.HandlerFunc.ServeHTTP", "net/http.serverHandler.ServeHTTP", "net/http.(*conn).serve"];
+
+/// A server of Go whose goroutines are at this function; four callers wait.
+fn waits_in(function: &str, below: &[&str], stayed: u64) -> Observation {
+    let caller = |cookie| {
+        let mut caller = inbound(cookie, "10.0.0.20:50000");
+        let tcp = caller.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (9_000, 4_900);
+        caller
+    };
+    let mut seen = idle().tcp((20..24).map(caller));
+    seen.process.runtime = Runtime::Go { version: "go1.27".to_owned() };
+    let functions: Vec<&str> = ["runtime.gopark", "runtime.selectgo", function].iter().chain(below).copied().collect();
+    let group = GoroutineGroup {
+        wait_reason: Some("select".to_owned()),
+        stack: stack(&functions),
+        stayed,
+        ..GoroutineGroup::default()
+    };
+    seen.go = Some(Go { groups: vec![group], ..Go::default() });
+    seen
+}
+
+/// Five connections, on which the peer had the last word so long ago.
+fn idle_for(ms: u32, mut seen: Observation) -> Observation {
+    let sockets = (31..36).map(|cookie| {
+        let mut socket = outbound(cookie, "10.0.0.5:5432");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (ms + 1, ms);
+        socket
+    });
+    seen = seen.tcp(sockets);
+    seen
+}
+
+#[test]
+fn connections_that_were_not_given_back() {
+    let waits = || waits_in("database/sql.(*DB).conn", &HANDLER, 4);
+    let finding = only(&idle_for(60_000, waits()), Cause::PoolExhausted);
+    assert!(
+        finding.verdict.summary.contains("4 goroutines that answer callers wait for a connection of database/sql"),
+        "{finding:#?}"
+    );
+    assert!(finding.verdict.summary.contains("connections to 10.0.0.5:5432 lie idle meanwhile"), "{finding:#?}");
+    assert!(finding.verdict.fix.contains("close rows"), "{finding:#?}");
+    // In use: it is too small, or what is asked takes too long.
+    let finding = only(&idle_for(3, waits()), Cause::PoolExhausted);
+    assert!(!finding.verdict.summary.contains("idle") && !finding.verdict.fix.contains("close rows"), "{finding:#?}");
+}
+
+/// Others each time; a producer that waits until there is room; one that dials.
+#[test]
+fn goroutines_that_get_on() {
+    let told = |seen: &Observation| causes(&judge(seen)).contains(&"pool-exhausted");
+    assert!(!told(&waits_in("database/sql.(*DB).conn", &HANDLER, 0)));
+    assert!(!told(&waits_in("golang.org/x/sync/semaphore.(*Weighted).Acquire", &["main.produce"], 1)));
+    assert!(!told(&waits_in("net.(*Dialer).DialContext", &["database/sql.(*DB).conn"], 4)));
+    assert!(told(&waits_in("golang.org/x/sync/semaphore.(*Weighted).Acquire", &HANDLER, 3)));
+}
