@@ -212,6 +212,7 @@ targets! {
     handlers_locked: "handlers-locked",
     handlers_locked_rwlock: "handlers-locked-rwlock",
     handlers_locked_python: "handlers-locked-python",
+    pool_exhausted_go: "pool-exhausted-go",
     handlers_locked_go: "handlers-locked-go",
     requests_unread: "requests-unread",
     runtime_blocked_node: "runtime-blocked-node",

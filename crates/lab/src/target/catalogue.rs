@@ -27,7 +27,7 @@ const SOURCES: &[(&str, &str)] = embedded! {
     "healthy.js" "healthy.py" "healthy.rs" "healthy_calls.go" "healthy_logger.c" "healthy_long_poll.py"
     "healthy_pool.py" "healthy_pool_idles.c"
     "healthy_subscriber.c" "healthy_ticker.c" "healthy_worker.py" "healthy_workers.rs" "io_stuck.c" "no_keepalive.py" "peer.py" "peer_not_reading.go"
-    "peer_not_reading.rs" "peer_reset.py" "reader_slow.rs" "requests_unread.c" "runtime_blocked.c" "runtime_blocked.js" "runtime_blocked.py"
+    "peer_not_reading.rs" "peer_reset.py" "pool_exhausted.go" "reader_slow.rs" "requests_unread.c" "runtime_blocked.c" "runtime_blocked.js" "runtime_blocked.py"
     "runtime_blocked_tokio.rs" "server_slow.c" "server_slow.py" "spin_accept_emfile.c" "spin_accept_error.c"
     "spin_error_fd.c" "spin_half_closed.c" "spin_half_closed.py" "spin_short_timer.c" "spin_short_timer.py"
     "spin_zero_timeout.c" "spin_zero_timeout.js" "task_backlog.go" "task_backlog.py" "task_backlog_tokio.rs"

@@ -219,6 +219,10 @@ checks! {
     handlers_locked "handlers-locked" locked_handlers;
     handlers_locked_rwlock "handlers-locked-rwlock" locked_handlers;
     handlers_locked_python "handlers-locked-python" locked_handlers;
+    pool_exhausted_go "pool-exhausted-go" |seen| {
+        assert_eq!((seen.count(State::Established), unread(seen)), (4, 0));
+        sleeps(seen);
+    };
     handlers_locked_go "handlers-locked-go" |seen| {
         assert_eq!((seen.count(State::Established), unread(seen)), (4, 0));
         sleeps(seen);
