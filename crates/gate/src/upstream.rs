@@ -212,15 +212,18 @@ impl Servers {
 
     /// The server that gets a request after this one failed it: another that is well, where there is one.
     pub(crate) fn choose_but(&self, failed: SocketAddr) -> Option<&Rc<Server>> {
-        let now = clock::now();
-        let is_other = |server: &&Rc<Server>| server.address != failed && !server.ill.get() && !server.is_shunned(now);
-        let others = self.all.iter().filter(is_other);
+        let others = self.well_but(failed, clock::now());
         others.min_by_key(|server| server.pending.get()).or_else(|| self.choose())
     }
 
     /// Whether another one is well, as far as is known.
-    pub(crate) fn has_other(&self, than: &Rc<Server>, now: Instant) -> bool {
-        self.all.iter().any(|server| !Rc::ptr_eq(server, than) && !server.ill.get() && !server.is_shunned(now))
+    pub(crate) fn has_other(&self, than: SocketAddr, now: Instant) -> bool {
+        self.well_but(than, now).next().is_some()
+    }
+
+    fn well_but(&self, except: SocketAddr, now: Instant) -> impl Iterator<Item = &Rc<Server>> {
+        let is_well = move |server: &&Rc<Server>| !server.ill.get() && !server.is_shunned(now);
+        self.all.iter().filter(move |server| server.address != except).filter(is_well)
     }
 
     /// Those that are neither ill nor shunned; where there are none, those that are shunned alone.

@@ -99,7 +99,7 @@ impl<S: Client> Connection<S> {
                 self.since = clock::now();
                 // It heard nothing of the request, of which nothing was taken. There is no point in asking it again.
                 let waits_for_it = trouble.stage == Stage::Queue && server.only_dials() && !trouble.is_callers();
-                let elsewhere = (trouble.is_servers() || waits_for_it) && servers.has_other(server, self.since);
+                let elsewhere = (trouble.is_servers() || waits_for_it) && servers.has_other(server.address, self.since);
                 let tried = Tried { unheard: elsewhere, whole: true, harmless: true };
                 return missed(Failed { whom, socket, ..Failed::of(trouble) }, head, tried);
             }

@@ -354,7 +354,6 @@ fn upstream(
     Some(finding)
 }
 
-/// Whether the process itself listens there.
 /// Whether a call to this process lies at the door: not accepted, or not read.
 fn has_nobody_left(seen: &Observation, peer: &str) -> bool {
     let Ok(peer) = peer.parse::<SocketAddr>() else { return false };
@@ -365,6 +364,7 @@ fn has_nobody_left(seen: &Observation, peer: &str) -> bool {
         || tcp.any(|socket| socket.inbound && socket.local.port() == peer.port() && socket.unread_bytes > 0)
 }
 
+/// Whether the process itself listens there.
 fn is_own(seen: &Observation, peer: &str) -> bool {
     let Ok(peer) = peer.parse::<SocketAddr>() else { return false };
     let mut listeners = seen.sockets.iter().flat_map(|sockets| &sockets.listeners);
