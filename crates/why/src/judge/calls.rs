@@ -112,6 +112,8 @@ enum Meant {
     Quiet,
     /// What was sent was not seen: it may ask for nothing.
     Unseen,
+    /// Callers wait, who asked before it was sent: for it, or for another call.
+    Called,
     /// It is a request that has an answer, some day.
     Request,
     /// Nothing speaks against it.
@@ -160,8 +162,9 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             None => groups.push((key, vec![trouble])),
         }
     }
+    let led: Vec<HashSet<u64>> = groups.iter().map(|(_, group)| led_by(seen, group)).collect();
     let mut found = Vec::new();
-    for ((_, peer), mut group) in groups {
+    for (at, ((_, peer), mut group)) in groups.into_iter().enumerate() {
         // A failure among many calls that go well is the network's ordinary noise.
         let waits = group.iter().any(|trouble| trouble.waits);
         if !waits && of_all(seen, &group) < WORTH * opened as f64 {
@@ -179,10 +182,12 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         let mut meant = group.iter().map(|trouble| trouble.meant).min().unwrap_or(Meant::No);
         // A crowd whose requests wait for one peer is no chance. What may ask for nothing holds up nobody, however many
         // there are of it.
-        let callers = Callers::of(seen, &group);
+        let others = led.iter().enumerate().filter(|(other, _)| *other != at).flat_map(|(_, led)| led);
+        let elsewhere: HashSet<u64> = others.filter(|caller| !led[at].contains(*caller)).copied().collect();
+        let callers = Callers::of(seen, &group, &elsewhere);
         let requests = group.iter().filter(|trouble| trouble.meant == Meant::Request).count() as u64;
         let held_up = || callers.all() > 0 || loop_waits_for(seen, &peer);
-        if matches!(meant, Meant::Request | Meant::Perhaps) && held_up() || requests >= CROWD {
+        if matches!(meant, Meant::Called | Meant::Request | Meant::Perhaps) && held_up() || requests >= CROWD {
             meant = Meant::No;
         }
         if others_are_served(seen, &group) {
@@ -281,9 +286,10 @@ fn upstream(
     let ended = all.saturating_sub(due);
     // Where all have ended, their callers may not have heard of it yet.
     let number = if due > 0 { due } else { all };
+    let took = if all == 1 { time(stalled_us).to_string() } else { format!("{} in all", time(stalled_us)) };
     let who = match waiting {
         0 => format!(
-            "{} of this process {} for {peer} in {stage}",
+            "{} of this process {} for {peer} in {stage}, {took}",
             count(number, "call"),
             match (due, number) {
                 (0, _) => "waited",
@@ -292,7 +298,7 @@ fn upstream(
             }
         ),
         _ => format!(
-            "{} of this process {} while it waits for {peer} in {stage} ({} of its own)",
+            "{} of this process {} while it waits for {peer} in {stage} ({} of its own, {took})",
             count(waiting, "caller"),
             if waiting == 1 { "waits" } else { "wait" },
             count(number, "call")
@@ -315,7 +321,7 @@ fn upstream(
         Cause::WaitsUpstream,
         Severity::Waiting,
         if callers.perhaps == 0 && waiting <= number { Confidence::High } else { Confidence::Medium },
-        format!("{who}, {} in all: {trouble}", time(stalled_us)),
+        format!("{who}: {trouble}"),
     )
     .because(
         diag(format!(
@@ -415,19 +421,36 @@ struct Callers {
 }
 
 impl Callers {
-    fn of(seen: &Observation, calls: &[Trouble]) -> Self {
+    /// `elsewhere`: those who are known to wait for other calls.
+    fn of(seen: &Observation, calls: &[Trouble], elsewhere: &HashSet<u64>) -> Self {
         let sent_ms: BTreeSet<u32> = calls.iter().filter_map(|trouble| trouble.sent_ms).collect();
         let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
         let led = |caller: &&TcpSocket| sent_ms.iter().any(|sent_ms| led_to(seen, caller, *sent_ms));
         let perhaps = sockets.filter(led).count() as u64;
         // Calls that were made before anybody asked are made for nobody who waits.
         let none = !sent_ms.is_empty() && !sent_ms.iter().any(|sent_ms| is_asked_for(seen, *sent_ms));
-        Self { surely: if none { 0 } else { callers(seen).len() as u64 }, perhaps }
+        let surely = callers(seen).iter().filter(|caller| !elsewhere.contains(&caller.cookie)).count() as u64;
+        Self { surely: if none { 0 } else { surely }, perhaps }
     }
 
     const fn all(self) -> u64 {
         self.surely.saturating_add(self.perhaps)
     }
+}
+
+/// Those who wait for an answer of this process, and asked just before one of these calls went out: it is made for them, for
+/// all that is known.
+fn led_by(seen: &Observation, calls: &[Trouble]) -> HashSet<u64> {
+    let sent_ms: BTreeSet<u32> = calls.iter().filter_map(|trouble| trouble.sent_ms).collect();
+    let asked = |caller: &&&TcpSocket| {
+        caller.last.is_some_and(|tcp| sent_ms.iter().any(|sent_ms| is_just_before(tcp.last_data_recv_ms, *sent_ms)))
+    };
+    callers(seen).iter().filter(asked).map(|caller| caller.cookie).collect()
+}
+
+/// Whether what came so long ago came just before what was sent so long ago.
+const fn is_just_before(came_ms: u32, sent_ms: u32) -> bool {
+    came_ms.saturating_add(TICK_MS) >= sent_ms && came_ms <= sent_ms.saturating_add(HANDED_ON_MS)
 }
 
 /// Whether a caller, who may have given up by now, had asked when a call was sent, so long ago.
@@ -478,10 +501,9 @@ pub(super) fn led_to(seen: &Observation, caller: &TcpSocket, sent_ms: u32) -> bo
         return false;
     };
     let (asked_ms, answered_ms) = (tcp.last_data_recv_ms, tcp.last_data_sent_ms);
-    let before = asked_ms.saturating_add(TICK_MS) >= sent_ms && asked_ms <= sent_ms.saturating_add(HANDED_ON_MS);
     // Who got an answer, and has nothing to say, acknowledges it some 40 ms later.
     let acknowledged = tcp.last_ack_recv_ms.saturating_add(TICK_MS) < asked_ms;
-    before
+    is_just_before(asked_ms, sent_ms)
         && asked_ms == answered_ms
         && !acknowledged
         && !owes_an_answer(caller)
@@ -570,8 +592,13 @@ impl Meant {
                       answer on this connection, look at the server.",
                 instead: FOR_IT,
             },
+            Self::Called => Doubt {
+                why: "the callers of this process that wait asked just before other calls went out",
+                fix: NEWS,
+                instead: FOR_IT,
+            },
             Self::Asked => Doubt {
-                why: "no caller of this process waits, and the request itself asks to wait",
+                why: "no caller of this process is known to wait for it, and the request itself asks to wait",
                 fix: NEWS,
                 instead: FOR_IT,
             },
@@ -581,7 +608,7 @@ impl Meant {
                 instead: FOR_IT,
             },
             Self::No | Self::Request | Self::Perhaps => Doubt {
-                why: "no caller of this process waits, and the peer has answered before",
+                why: "no caller of this process is known to wait for it, and the peer has answered before",
                 fix: NEWS,
                 instead: FOR_IT,
             },

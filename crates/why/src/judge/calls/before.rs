@@ -149,17 +149,24 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     let wrote_on = socket.first.and_then(|tcp| tcp.bytes_acked).is_some_and(|acked| acked.saturating_sub(1) < sent);
     let goes_one_way = received == 0 && (wrote_on || sent > REQUEST_MAX);
     let relayed = !untaken && is_relayed(seen, socket);
-    if relayed && received == 0 {
-        let why = "possible: lines that are sent one way, as logs and metrics are, have no answer".into();
-        trouble.verdict.confidence = trouble.verdict.confidence.min(Confidence::Medium);
-        trouble.verdict.rejected.push(Rejected { cause: Cause::Unknown, why });
-    }
     let awaited = received == 0 && all_wait_in(seen, &GO_ANSWER);
     let asks_to_wait = received > 0 && super::waits::asks_to_wait(known);
+    let doubt = if relayed && received == 0 {
+        Some("possible: lines that are sent one way, as logs and metrics are, have no answer")
+    } else if !untaken && !awaited {
+        Some("possible: it may have asked to wait, for a job or for news, and what holds up the callers is something else")
+    } else {
+        None
+    };
+    if let Some(why) = doubt {
+        trouble.verdict.confidence = trouble.verdict.confidence.min(Confidence::Medium);
+        trouble.verdict.rejected.push(Rejected { cause: Cause::Unknown, why: why.into() });
+    }
     trouble.meant = match untaken || awaited || calls > 0 && !goes_one_way {
         true if asks_to_wait => Meant::Asked,
         true if relayed && received > 0 => Meant::Relayed,
-        true => Meant::No,
+        true if untaken || awaited => Meant::No,
+        true => Meant::Called,
         false => Meant::Unseen,
     };
     Some(trouble)

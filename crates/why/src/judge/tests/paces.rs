@@ -193,6 +193,34 @@ fn callers_behind_another_s_call() {
     assert!(!summary(7).contains("not here"), "{}", summary(7));
 }
 
+/// A slow peer is called for each caller; a long poll to another, which was sent meanwhile, holds up none of them.
+#[test]
+fn callers_wait_for_the_call_that_they_led_to() {
+    let call = |cookie, peer: &str, sent_ms| {
+        let mut socket = outbound(cookie, peer);
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (sent_ms, 9_000);
+        socket
+    };
+    let slow = [call(9, "10.0.0.9:5432", 4_090), call(10, "10.0.0.9:5432", 6_080)];
+    let callers = [caller(20, 4_100), caller(21, 6_100)];
+    let beside = |sent_ms| {
+        let judgement = judge(&idle().tcp(slow.clone()).tcp([call(12, "10.0.0.9:2379", sent_ms)]).tcp(callers.clone()));
+        let upstream = |finding: &&Finding| finding.verdict.cause == Cause::WaitsUpstream;
+        let peers: Vec<String> =
+            judgement.verdicts.iter().filter(upstream).filter_map(|finding| finding.peer.clone()).collect();
+        let doubts: Vec<&str> = judgement.verdicts[0].verdict.rejected.iter().map(|other| other.why.as_ref()).collect();
+        assert!(doubts.iter().any(|why| why.contains("may have asked to wait")), "{doubts:?}");
+        assert_eq!(judgement.verdicts[0].verdict.confidence, Confidence::Medium, "nobody saw what was asked");
+        peers
+    };
+    assert_eq!(beside(3_000), ["10.0.0.9:5432"]);
+    // Sent just after a caller had asked, it may be made for that one.
+    let mut both = beside(6_050);
+    both.sort();
+    assert_eq!(both, ["10.0.0.9:2379", "10.0.0.9:5432"]);
+}
+
 /// A client of SSH, which has sent its own greeting; and what was opened before anybody looked.
 #[test]
 fn another_protocol_is_no_http() {
