@@ -15,7 +15,7 @@ use std::{
 };
 
 use overdue_core::{
-    Cause, Confidence, Source, Verdict,
+    Cause, Confidence, Evidence, Source, Verdict,
     facts::{CallFacts, Failure, TcpInfo, TcpState},
     judge as judge_call,
 };
@@ -28,8 +28,8 @@ pub(super) use names::asked_lately;
 use facts::libc_errno;
 
 use super::{
-    Finding, Severity, ShareOf, count, diag, share,
-    sockets::peer_of,
+    Finding, Severity, ShareOf, count, diag, proc, share,
+    sockets::{most_frequent, peer_of},
     threads::loop_waits_for,
     thresholds::{CROWD, HANDED_ON_MS, PILE, SETTLED_US, TICK_MS, WORTH},
     time, total,
@@ -164,7 +164,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     }
     let led: Vec<HashSet<u64>> = groups.iter().map(|(_, group)| led_by(seen, group)).collect();
     let mut found = Vec::new();
-    for (at, ((_, peer), mut group)) in groups.into_iter().enumerate() {
+    for (((_, peer), mut group), own) in groups.into_iter().zip(&led) {
         // A failure among many calls that go well is the network's ordinary noise.
         let waits = group.iter().any(|trouble| trouble.waits);
         if !waits && of_all(seen, &group) < WORTH * opened as f64 {
@@ -182,8 +182,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         let mut meant = group.iter().map(|trouble| trouble.meant).min().unwrap_or(Meant::No);
         // A crowd whose requests wait for one peer is no chance. What may ask for nothing holds up nobody, however many
         // there are of it.
-        let others = led.iter().enumerate().filter(|(other, _)| *other != at).flat_map(|(_, led)| led);
-        let elsewhere: HashSet<u64> = others.filter(|caller| !led[at].contains(*caller)).copied().collect();
+        let elsewhere = led.iter().flatten().filter(|caller| !own.contains(*caller)).copied().collect();
         let callers = Callers::of(seen, &group, &elsewhere);
         let requests = group.iter().filter(|trouble| trouble.meant == Meant::Request).count() as u64;
         let held_up = || callers.all() > 0 || loop_waits_for(seen, &peer);
@@ -223,13 +222,28 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
                 upstream.verdict.confidence = upstream.verdict.confidence.min(Confidence::Medium);
                 upstream.verdict.rejected.push(doubt);
             }
+            upstream = upstream.and(goes_on_at(seen, &peer));
             upstream.peer = Some(peer);
             found.push(upstream.share(ShareOf::StalledTime, part));
+        } else if waits {
+            finding = finding.and(goes_on_at(seen, &peer));
         }
         found.push(finding);
     }
     // Only the worst of several upstreams is the verdict; the others stand by themselves.
     found
+}
+
+/// Where to look next: the process at the other end of calls to this peer, if it is another one of this host.
+fn goes_on_at(seen: &Observation, peer: &str) -> Option<Evidence> {
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let theirs = sockets.filter(|socket| !socket.inbound && peer_of(socket) == peer);
+    let pids = theirs.filter_map(|socket| socket.peer_pid).filter(|pid| *pid != seen.process.pid);
+    let (pid, _) = most_frequent(pids)?;
+    Some(
+        proc(format!("the other end is process {pid} of this host: `overdue why --pid {pid}` goes on there"))
+            .with("peer_pid", pid),
+    )
 }
 
 /// How many connections failed as these did. Where there were too many to tell of each, the kernel's count of resets tells:
@@ -342,7 +356,7 @@ fn upstream(
         .with("same_millisecond", callers.perhaps)
     }))
     .and(used.map(|us| {
-        super::proc(format!("it used {} of processor time in {}", time(us), time(seen.window_us))).with("cpu_us", us)
+        proc(format!("it used {} of processor time in {}", time(us), time(seen.window_us))).with("cpu_us", us)
     }))
     .rejected(Cause::CpuBusy, "it does not compute: its calls wait");
     finding.verdict.stage = stage;

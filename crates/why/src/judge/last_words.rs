@@ -1,13 +1,16 @@
 //! Who spoke last on a connection, a while ago. No rule makes a verdict of that alone: what hangs looks like this, and so
 //! does what rests.
 
-use std::{collections::HashSet, fmt};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+};
 
 use overdue_core::facts::TcpState;
 use serde::Serialize;
 
 use super::{
-    calls,
+    calls, count, place,
     sockets::{is_there, peer_of},
     thresholds::{ALWAYS, SETTLED_US},
     time,
@@ -42,6 +45,21 @@ pub struct LastWords {
     pub longest_us: u64,
     /// The other end of that one.
     pub peer: String,
+    /// Where threads are meanwhile that may work for the clients, and listen to none: asleep, or waiting for a child.
+    pub asleep: Option<Asleep>,
+}
+
+/// Threads in a call that only time or a child ends, a second or longer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Asleep {
+    /// The call.
+    pub call: String,
+    /// How many.
+    pub threads: u64,
+    /// For how long the first of them, in microseconds, as far as it was watched.
+    pub longest_us: u64,
+    /// The functions that led there, the innermost first, where they could be read.
+    pub at: Option<String>,
 }
 
 /// By whom, a second or longer ago.
@@ -73,8 +91,32 @@ pub fn last_words(seen: &Observation) -> Vec<LastWords> {
         (Speaker::Events, events),
     ]
     .into_iter()
-    .filter_map(|(by, said)| LastWords::of(by, said))
+    .filter_map(|(by, said)| {
+        let words = LastWords::of(by, said)?;
+        Some(LastWords { asleep: asleep(seen).filter(|_| by == Speaker::Clients), ..words })
+    })
     .collect()
+}
+
+/// Where most of the threads are that sleep, or wait for a child.
+fn asleep(seen: &Observation) -> Option<Asleep> {
+    const CALLS: [&str; 4] = ["nanosleep", "clock_nanosleep", "wait4", "waitid"];
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let mut calls: BTreeMap<&str, Vec<&Thread>> = BTreeMap::new();
+    for thread in threads.filter(|thread| thread.blocked_us >= SETTLED_US) {
+        let call = thread.blocked_in.as_ref().map(|blocked| blocked.call.as_str());
+        if let Some(call) = call.filter(|call| CALLS.contains(call)) {
+            calls.entry(call).or_default().push(thread);
+        }
+    }
+    let (call, threads) = calls.into_iter().max_by_key(|(_, threads)| threads.len())?;
+    let first = threads.iter().max_by_key(|thread| thread.blocked_us)?;
+    Some(Asleep {
+        call: call.to_owned(),
+        threads: threads.len() as u64,
+        longest_us: first.blocked_us,
+        at: first.stack.as_ref().and_then(place),
+    })
 }
 
 /// Whether it is a connection of the process on which something came once, and nothing is on its way.
@@ -101,7 +143,7 @@ impl LastWords {
         let said: Vec<_> = said.into_iter().filter(|(_, ms)| settled(*ms)).collect();
         let &(first, ms) = said.iter().max_by_key(|(_, ms)| *ms)?;
         let (connections, longest_us) = (said.len() as u64, u64::from(ms) * 1_000);
-        Some(Self { by, connections, longest_us, peer: peer_of(first) })
+        Some(Self { by, connections, longest_us, peer: peer_of(first), asleep: None })
     }
 }
 
@@ -131,6 +173,15 @@ impl fmt::Display for LastWords {
             Speaker::Itself => ": a request that nobody answers looks like this, and so does one who has said all.",
             Speaker::Servers => ": an answer that stopped half-way looks like this, and so does a wait for news.",
             Speaker::Events => ": by its head a stream of events (text/event-stream), which come when there are some.",
-        })
+        })?;
+        let Some(Asleep { call, threads, longest_us, at }) = &self.asleep else { return Ok(()) };
+        let does = if call.starts_with("wait") { "waited for a child" } else { "slept" };
+        let from = at.as_ref().map(|at| format!(", from {at}")).unwrap_or_default();
+        write!(
+            out,
+            " Meanwhile {} {does} ({call}{from}), for {} at most.",
+            count(*threads, "thread"),
+            time(*longest_us)
+        )
     }
 }

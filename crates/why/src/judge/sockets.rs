@@ -1,6 +1,9 @@
 //! Connections that pile up in a state that should be short.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+};
 
 use overdue_core::{
     Cause, Confidence, Evidence, Source,
@@ -556,11 +559,11 @@ pub(super) fn peer_of(socket: &TcpSocket) -> String {
     if socket.inbound { socket.remote.ip().to_string() } else { socket.remote.to_string() }
 }
 
-pub(super) fn most_frequent(values: impl Iterator<Item = String>) -> Option<(String, u64)> {
-    let mut counts: HashMap<String, u64> = HashMap::new();
+pub(super) fn most_frequent<T: Ord + Hash>(values: impl Iterator<Item = T>) -> Option<(T, u64)> {
+    let mut counts: HashMap<T, u64> = HashMap::new();
     for value in values {
         *counts.entry(value).or_default() += 1;
     }
-    // The name decides between equals, so that the same observation gives the same text.
+    // Their order decides between equals, so that the same observation gives the same text.
     counts.into_iter().max_by(|(a, m), (b, n)| m.cmp(n).then_with(|| b.cmp(a)))
 }

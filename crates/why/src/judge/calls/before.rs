@@ -8,7 +8,7 @@ use overdue_core::{
 use super::{
     Known, Meant, Trouble, callers,
     facts::{facts, passed, untaken},
-    is_relayed, led_to,
+    is_just_before, is_relayed, led_to,
 };
 use crate::{
     Observation,
@@ -153,8 +153,10 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     let asks_to_wait = received > 0 && super::waits::asks_to_wait(known);
     let doubt = if relayed && received == 0 {
         Some("possible: lines that are sent one way, as logs and metrics are, have no answer")
-    } else if !untaken && !awaited {
-        Some("possible: it may have asked to wait, for a job or for news, and what holds up the callers is something else")
+    } else if !untaken && !awaited && !is_handed_on(seen, &tcp) {
+        Some(
+            "possible: it may have asked to wait, for a job or for news, and what holds up the callers is something else",
+        )
     } else {
         None
     };
@@ -170,6 +172,16 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
         false => Meant::Unseen,
     };
     Some(trouble)
+}
+
+/// Whether it went out just when a caller had asked, who waits since.
+fn is_handed_on(seen: &Observation, tcp: &TcpInfo) -> bool {
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let led = |caller: &TcpSocket| led_to(seen, caller, tcp.last_data_sent_ms);
+    let asked = |caller: &TcpSocket| {
+        caller.last.is_some_and(|caller| is_just_before(caller.last_data_recv_ms, tcp.last_data_sent_ms))
+    };
+    sockets.into_iter().any(led) || callers(seen).into_iter().any(asked)
 }
 
 /// Connections on which an answer may have stopped half-way before the watch began, where callers wait and nothing tells

@@ -211,6 +211,14 @@ fn clients_that_had_the_last_word() {
     assert_eq!((words.by, words.connections, words.longest_us), (Speaker::Clients, 2, 8_000_000));
     assert!(words.to_string().starts_with("2 clients had the last word, the first of them 8s ago"), "{words}");
     assert_eq!(crate::Report::of(&idle().tcp([client(9, 200)])).last_words, []);
+    // Where its threads are that hear nobody: in a sleep, as one who listens is not.
+    let sleeps = |call: &str| {
+        let seen = blocked(idle().tcp([client(7, 8_000)]), call, 99, 3_000_000);
+        crate::Report::of(&seen).last_words[0].to_string()
+    };
+    assert!(sleeps("clock_nanosleep").ends_with("Meanwhile 1 thread slept (clock_nanosleep), for 3s at most."));
+    assert!(sleeps("wait4").ends_with("Meanwhile 1 thread waited for a child (wait4), for 3s at most."));
+    assert!(sleeps("epoll_wait").ends_with("has said all."));
     // Who has gone meanwhile waits no more.
     let gone = TcpSocket { last_seen_us: 2_000_000, ..client(7, 8_000) };
     assert_eq!(crate::Report::of(&idle().tcp([gone])).last_words, []);

@@ -209,6 +209,17 @@ fn callers_that_wait_for_an_upstream() {
     let finding = only(&seen, Cause::WaitsUpstream);
     assert!(finding.verdict.summary.contains("10.0.0.9:5432"), "{}", finding.verdict.summary);
     assert_eq!(finding.effects[0].verdict.cause, Cause::ServerSlow);
+    // Where to go on, once.
+    let goes_on = |seen: &Observation| {
+        let finding = only(seen, Cause::WaitsUpstream);
+        let all = finding.verdict.evidence.iter().chain(&finding.effects[0].verdict.evidence);
+        all.filter(|it| it.text.contains("`overdue why --pid 4343`")).count()
+    };
+    assert_eq!(goes_on(&seen), 0);
+    seen.sockets.as_mut().unwrap().tcp[0].peer_pid = Some(4343);
+    assert_eq!(goes_on(&seen), 1);
+    seen.process.pid = 4343;
+    assert_eq!(goes_on(&seen), 0);
 }
 
 /// Some of the calls were given up meanwhile: nothing is due on those.
