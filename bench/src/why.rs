@@ -215,6 +215,10 @@ impl Bench<'_> {
                     // Of ours nothing is left out.
                     ensure!(watcher.name != OURS, "{OURS}: {why:#}");
                     eprintln!("{} is left out: {why:#}", watcher.name);
+                    // Older ones look for tracepoints at one place only.
+                    if watcher.name.starts_with("bpftrace") && !Path::new("/sys/kernel/debug/tracing").exists() {
+                        eprintln!("bpftrace may want debugfs: mount -t debugfs none /sys/kernel/debug");
+                    }
                     watcher.left_out = true;
                 }
             }

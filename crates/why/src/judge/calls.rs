@@ -303,7 +303,7 @@ fn upstream(
     let took = if all == 1 { time(stalled_us).to_string() } else { format!("{} in all", time(stalled_us)) };
     let who = match waiting {
         0 => format!(
-            "{} of this process {} for {peer} in {stage}, {took}",
+            "{} of this process {} for {peer}, {took} in stage {stage}",
             count(number, "call"),
             match (due, number) {
                 (0, _) => "waited",
@@ -312,7 +312,7 @@ fn upstream(
             }
         ),
         _ => format!(
-            "{} of this process {} while it waits for {peer} in {stage} ({} of its own, {took})",
+            "{} of this process {} while it waits for {peer} ({} of its own in stage {stage}, {took})",
             count(waiting, "caller"),
             if waiting == 1 { "waits" } else { "wait" },
             count(number, "call")
