@@ -375,7 +375,7 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
     if !is_remark && !is_sure {
         finding = finding.rejected(
             Cause::Unknown,
-            "possible: checks of health, which connect and end it by a reset (haproxy does), and then it is no fault at all",
+            "possible: checks of health, which connect and end it by a reset (some load balancers do), and then it is no fault",
         );
     }
     if checks {

@@ -318,7 +318,7 @@ fn checks_that_only_connect() {
     only(&seen(|all| all.connections.iter_mut().for_each(|it| it.fin_received = None)), Cause::ConnectionChurn);
 }
 
-/// haproxy ends its checks by a reset (`SO_LINGER` 0), beside clients that are served; and an edge that breaks these, too.
+/// Load balancers may end their checks by a reset (`SO_LINGER` 0), beside clients that are served; and an edge that breaks these, too.
 #[test]
 fn checks_that_end_by_a_reset() {
     let seen = |sources: u64, change: fn(&mut Connection)| {

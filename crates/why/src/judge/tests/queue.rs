@@ -263,6 +263,56 @@ fn callers_in_a_queue_for_few_calls_at_a_time() {
     no_places(&queues(|_, _| {}).used(4_900_000));
 }
 
+/// Keep-alive: whoever is answered asks again at once, and waits for as long as the watch takes.
+#[test]
+fn callers_that_ask_again() {
+    let seen = |had_waited_ms: u32, answered_ms: u32| {
+        let again = |cookie: u64, it: &mut Connection| {
+            if cookie >= 100 {
+                let wrote = (cookie - 100) / 2 * 303_000 + 303_000;
+                it.closed = None;
+                (it.first_read, it.last_read) = (Some(Moment::At(wrote + 400)), Some(Moment::At(wrote + 400)));
+                (it.read_bytes, it.turns) = (27, 1);
+            }
+        };
+        let answered = |cookie: u64| {
+            let mut socket = inbound(100 + cookie, "10.0.0.9:50000");
+            let tcp = TcpInfo {
+                last_data_recv_ms: had_waited_ms,
+                last_data_sent_ms: answered_ms,
+                bytes_received: Some(27),
+                bytes_acked: Some(41),
+                ..socket.last.unwrap()
+            };
+            socket.first = Some(tcp);
+            socket
+        };
+        queues(again).tcp((0..32).map(answered))
+    };
+    advisory(&seen(3_000, 3_002), Cause::PoolExhausted);
+    // The last had been answered.
+    no_places(&seen(3_000, 2_800));
+}
+
+/// Threads that compute a little each, on many processors, are no loop that is late; one that does is, and so are all where
+/// no processor is left.
+#[test]
+fn many_threads_that_compute() {
+    let seen = |threads: u32, each_us: u64, processors: f64| {
+        let mut seen = queues(|_, _| {});
+        let cpu = seen.cpu.as_mut().unwrap();
+        (cpu.user_us, cpu.processors) = (u64::from(threads) * each_us, processors);
+        let all = seen.threads.as_mut().unwrap();
+        let first = all.threads[0].clone();
+        all.threads = (0..threads).map(|at| Thread { tid: PID + at, cpu_us: each_us, ..first.clone() }).collect();
+        (all.first, all.last) = (threads.into(), threads.into());
+        seen
+    };
+    advisory(&seen(8, 600_000, 16.0), Cause::PoolExhausted);
+    no_places(&seen(8, 600_000, 1.0));
+    no_places(&seen(2, 4_000_000, 16.0));
+}
+
 /// A connection on which the next fetch is always under way.
 fn fetches(seen: &mut Observation, turns: u32, waited_us: u64) {
     let all = &mut seen.connections.as_mut().unwrap().connections;
