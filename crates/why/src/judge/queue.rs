@@ -7,7 +7,9 @@ use overdue_core::{Cause, Confidence};
 use super::{
     Finding, Severity, bpf,
     calls::{callers, may_wait},
-    count, diag, share,
+    count, diag,
+    pools::waits_for_a_thread,
+    share,
     threads::runtime_blocked,
     thresholds::{ALWAYS, BUSY, CROWD, MOST, MOSTLY, PILE, SETTLED_US},
     time, total,
@@ -21,7 +23,11 @@ use crate::{
 /// short time only. Nothing ties the ones to the others: a fetch in the background that is always under way looks the same
 /// beside callers who wait for a lock. So it is a remark.
 pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
-    if may_be_late(seen) || runtime_blocked(seen).iter().any(|finding| !finding.advisory) {
+    // Who waits for a thread is told of by another rule, and that is more.
+    if may_be_late(seen)
+        || waits_for_a_thread(seen).is_some_and(|it| !it.advisory)
+        || runtime_blocked(seen).iter().any(|finding| !finding.advisory)
+    {
         return Vec::new();
     }
     let is_there = |socket: &TcpSocket| seen.window_us.saturating_sub(socket.last_seen_us) < SETTLED_US;
