@@ -127,7 +127,8 @@ pub(super) fn waits_for_a_thread(seen: &Observation) -> Option<Finding> {
     if number < CROWD || !runtime_blocked(seen).is_empty() {
         return None;
     }
-    let at_work: Vec<&Thread> = threads.threads.iter().filter(|thread| is_at_work(thread)).collect();
+    let contended = threads.threads.iter().any(takes_a_lock);
+    let at_work: Vec<&Thread> = threads.threads.iter().filter(|thread| is_at_work(thread, contended)).collect();
     let taken = taken_up(seen, &at_work);
     // A thread for each of those that wait, too, is no pool: it has its own reason not to read.
     let is_pool = taken.len() >= 2 && taken.len() <= at_work.len() && number > (at_work.len() - taken.len()) as u64;
@@ -243,18 +244,21 @@ fn connection(seen: &Observation, cookie: u64) -> Option<&Connection> {
 }
 
 /// Whether it sits in a call nearly always, and not in one in which work is waited for. Who waits in a futex may be idle,
-/// unless he takes a lock.
-fn is_at_work(thread: &Thread) -> bool {
+/// unless he takes a lock; and so may who waited in one before, unless others take a lock (`contended`).
+fn is_at_work(thread: &Thread, contended: bool) -> bool {
     let Some(blocked) = &thread.blocked_in else { return false };
-    // A poll of a single connection is a read with a limit.
-    let idles = |call: &str| {
-        let of_one = call == blocked.call && blocked.cookie.is_some() && !call.starts_with("accept");
-        let locks = call == "futex" && is_in(thread, &LOCKS);
-        deadlock::hears(call) && !of_one || call == "futex" && !locks
+    let idles = |call: &str| match call {
+        "futex" => !contended || call == blocked.call && !takes_a_lock(thread),
+        // A poll of a single connection is a read with a limit.
+        _ if call == blocked.call && blocked.cookie.is_some() => call.starts_with("accept"),
+        _ => deadlock::hears(call),
     };
-    let looks =
-        |idle: bool| total(thread.calls.iter().filter(|(it, _)| idles(it) == idle).map(|(_, looks)| (*looks).into()));
-    thread.looks >= 3 && !idles(&blocked.call) && share(looks(false), thread.looks.into()) >= ALWAYS
+    let at_work = thread.calls.iter().filter(|(call, _)| !idles(call)).map(|(_, looks)| u64::from(*looks));
+    thread.looks >= 3 && !idles(&blocked.call) && share(total(at_work), thread.looks.into()) >= ALWAYS
+}
+
+fn takes_a_lock(thread: &Thread) -> bool {
+    is_in_futex(thread) && is_in(thread, &LOCKS)
 }
 
 fn is_in_futex(thread: &Thread) -> bool {

@@ -243,8 +243,14 @@ fn threads_that_are_no_pool_which_is_used_up() {
 #[test]
 fn threads_before_a_lock_are_a_remark() {
     let mut seen = pool("futex", |_| {});
-    workers(&mut seen)
-        .for_each(|thread| thread.stack = Some(stack(&["__lll_lock_wait", "pthread_mutex_lock", "look_up"])));
+    for thread in workers(&mut seen) {
+        thread.stack = Some(stack(&["__lll_lock_wait", "pthread_mutex_lock", "look_up"]));
+    }
+    // Its holder waited for it, too, until just now.
+    let holder = workers(&mut seen).next().unwrap();
+    holder.calls = vec![("futex".to_owned(), 15), ("clock_nanosleep".to_owned(), 5)];
+    holder.blocked_in.as_mut().unwrap().call = "clock_nanosleep".to_owned();
+    holder.stack = Some(stack(&["clock_nanosleep", "look_up"]));
     let judgement = judge(&seen);
     assert!(!causes(&judgement).contains(&"pool-exhausted"), "{judgement:#?}");
     let remark = judgement.advisories.iter().find(|it| it.verdict.cause == Cause::PoolExhausted).unwrap();
