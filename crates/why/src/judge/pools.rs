@@ -243,12 +243,15 @@ fn connection(seen: &Observation, cookie: u64) -> Option<&Connection> {
     seen.connections.iter().flat_map(|connections| &connections.connections).find(|it| it.cookie == cookie)
 }
 
+/// Functions in which threads without work wait.
+const IDLE: [&str; 3] = ["cond_", "Condvar", "park"];
+
 /// Whether it sits in a call nearly always, and not in one in which work is waited for. Who waits in a futex may be idle,
-/// unless he takes a lock; and so may who waited in one before, unless others take a lock (`contended`).
+/// unless some take a lock (`contended`) and his stack, which may be of a moment later, names no wait for work.
 fn is_at_work(thread: &Thread, contended: bool) -> bool {
     let Some(blocked) = &thread.blocked_in else { return false };
     let idles = |call: &str| match call {
-        "futex" => !contended || call == blocked.call && !takes_a_lock(thread),
+        "futex" => !contended || call == blocked.call && (thread.stack.is_none() || is_in(thread, &IDLE)),
         // A poll of a single connection is a read with a limit.
         _ if call == blocked.call && blocked.cookie.is_some() => call.starts_with("accept"),
         _ => deadlock::hears(call),

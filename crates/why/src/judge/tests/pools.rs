@@ -255,4 +255,7 @@ fn threads_before_a_lock_are_a_remark() {
     assert!(!causes(&judgement).contains(&"pool-exhausted"), "{judgement:#?}");
     let remark = judgement.advisories.iter().find(|it| it.verdict.cause == Cause::PoolExhausted).unwrap();
     assert!(remark.verdict.summary.contains("in futex, from"), "{remark:#?}");
+    // One of them is without work.
+    workers(&mut seen).last().unwrap().stack = Some(stack(&["pthread_cond_wait", "work"]));
+    nobody_waits_for_a_thread(&seen);
 }
