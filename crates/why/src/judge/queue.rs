@@ -1,6 +1,9 @@
 //! Callers that wait inside the process for one of few: a connection of a pool, a place of a server's `maxconn`, a thread.
 
-use std::collections::HashMap;
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 use overdue_core::{Cause, Confidence};
 
@@ -30,8 +33,7 @@ pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
     {
         return Vec::new();
     }
-    let is_there = |socket: &TcpSocket| seen.window_us.saturating_sub(socket.last_seen_us) < SETTLED_US;
-    let waiting: Vec<&TcpSocket> = callers(seen).into_iter().filter(|socket| is_there(socket)).collect();
+    let waiting = waiting(seen);
     let longest_us = waiting.iter().filter_map(|socket| Some(u64::from(socket.last?.last_data_recv_ms) * 1_000)).max();
     let (Some(longest_us), Some(few)) = (longest_us, Few::of(seen)) else { return Vec::new() };
     let callers = waiting.len() as u64;
@@ -89,6 +91,25 @@ pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
          number of workers); if not, let fewer callers wait, and for a short time only (haproxy: timeout queue).",
     );
     vec![Finding { advisory: true, ..finding }]
+}
+
+/// Callers who wait and are there. Of whom the last answer and the request are of one tick, as where he asks again at once, the
+/// reads and writes tell which was later.
+fn waiting(seen: &Observation) -> Vec<&TcpSocket> {
+    let is_there = |socket: &TcpSocket| seen.window_us.saturating_sub(socket.last_seen_us) < SETTLED_US;
+    let callers = callers(seen).into_iter().filter(|socket| is_there(socket));
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let asked = connections.filter(|it| it.closed.is_none() && at(it.last_read) > at(it.last_write) && !may_wait(it));
+    let asked: HashSet<u64> = asked.map(|it| it.cookie).collect();
+    let in_a_tick = |socket: &&TcpSocket| {
+        let Some(tcp) = socket.last.filter(|_| socket.inbound && is_there(socket)) else { return false };
+        tcp.last_data_recv_ms == tcp.last_data_sent_ms
+            && socket.acked(&tcp).is_some_and(|bytes| bytes > 0)
+            && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US
+            && asked.contains(&socket.cookie)
+    };
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    callers.chain(sockets.filter(in_a_tick)).collect()
 }
 
 /// Whether a thread computes for most of the time: a loop that is late for that reads its answers late, too. How much all
@@ -180,11 +201,11 @@ fn answered(seen: &Observation) -> (u64, u64) {
     let accepted = seen.connections.iter().flat_map(|connections| &connections.connections);
     let answered = accepted.filter(|it| it.side == Side::Server && it.written_bytes > 0 && !may_wait(it));
     let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
-    let asked_before: HashMap<u64, u64> = sockets.filter_map(|it| Some((it.cookie, asked_before(it)?))).collect();
+    let sockets: HashMap<u64, &TcpSocket> = sockets.map(|socket| (socket.cookie, socket)).collect();
     answered.fold((0, 0), |(answered, late), it| {
         let asked = it.first_read.or(it.last_read);
-        let wrote = it.first_write.and_then(|wrote| at(Some(wrote))).unwrap_or(0);
-        let waited = match asked_before.get(&it.cookie) {
+        let wrote = at(it.first_write).unwrap_or(0);
+        let waited = match sockets.get(&it.cookie).and_then(|socket| asked_before(socket, it)) {
             // When the first of several answers was written is not known any more.
             Some(before) => before.saturating_add(if it.turns <= 1 { wrote } else { 0 }),
             // Of a request from before the watch, the wait since then is known.
@@ -198,9 +219,16 @@ fn answered(seen: &Observation) -> (u64, u64) {
 
 /// For how long a request had waited for its answer when the watch began. Its caller may ask for more at once when that has
 /// come, so that what was read and written since does not tell.
-fn asked_before(socket: &TcpSocket) -> Option<u64> {
+fn asked_before(socket: &TcpSocket, connection: &Connection) -> Option<u64> {
     let tcp = socket.first.filter(|_| socket.inbound && socket.since_before)?;
     let silent = socket.acked(&tcp) == Some(0);
-    let asked = tcp.bytes_received? > 0 && (tcp.last_data_recv_ms < tcp.last_data_sent_ms || silent);
-    asked.then(|| u64::from(tcp.last_data_recv_ms) * 1_000)
+    // Of the same tick as the answer before it: the next thing that was seen is an answer, and no request.
+    let is_due = connection.turns <= 1
+        && at(connection.first_write).is_some_and(|wrote| at(connection.first_read) > Some(wrote));
+    let asked = match tcp.last_data_recv_ms.cmp(&tcp.last_data_sent_ms) {
+        Ordering::Less => true,
+        Ordering::Equal => silent || is_due,
+        Ordering::Greater => false,
+    };
+    (asked && tcp.bytes_received? > 0).then(|| u64::from(tcp.last_data_recv_ms) * 1_000)
 }

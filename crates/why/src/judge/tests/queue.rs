@@ -292,6 +292,39 @@ fn callers_that_ask_again() {
     advisory(&seen(3_000, 3_002), Cause::PoolExhausted);
     // The last had been answered.
     no_places(&seen(3_000, 2_800));
+    // It came within the tick of the answer before it, and the next that was seen is its answer; those who wait asked so, too.
+    let mut ticks = seen(3_000, 3_000);
+    let answered = |cookie| Connection {
+        cookie,
+        side: Side::Server,
+        opened: Some(Moment::Before),
+        last_write: Some(Moment::At(900_000)),
+        last_read: Some(Moment::At(900_300)),
+        ..Connection::default()
+    };
+    ticks.connections.as_mut().unwrap().connections.extend((201..=238).map(answered));
+    for socket in &mut ticks.sockets.as_mut().unwrap().tcp {
+        if socket.cookie > 200 {
+            let tcp = socket.last.as_mut().unwrap();
+            (tcp.bytes_acked, tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (Some(41), 4_100, 4_100);
+        }
+    }
+    advisory(&ticks, Cause::PoolExhausted);
+    // What was seen next is a request: that before had been answered.
+    let mut asks = ticks.clone();
+    asks.connections.as_mut().unwrap().connections.iter_mut().for_each(|it| {
+        if (100..200).contains(&it.cookie) {
+            it.first_read = Some(Moment::At(100));
+        }
+    });
+    no_places(&asks);
+    // They were answered last.
+    for it in &mut ticks.connections.as_mut().unwrap().connections {
+        if it.cookie > 200 {
+            it.last_write = Some(Moment::At(900_400));
+        }
+    }
+    no_places(&ticks);
 }
 
 /// Threads that compute a little each, on many processors, are no loop that is late; one that does is, and so are all where
