@@ -10,7 +10,9 @@ use overdue_core::{
 use super::{
     Finding, Severity, ShareOf, bpf, count, diag, per_second, proc, share,
     sockets::is_there,
-    thresholds::{ALWAYS, CHURN_PER_SECOND, CROWD, GIVEN_UP_US, MOSTLY, PILE, SETTLED_US, STORM_PER_SECOND, WORTH},
+    thresholds::{
+        ALWAYS, CHECKERS, CHURN_PER_SECOND, CROWD, GIVEN_UP_US, MOSTLY, PILE, SETTLED_US, STORM_PER_SECOND, WORTH,
+    },
     time, total,
 };
 use crate::{
@@ -82,7 +84,7 @@ pub(super) fn turned_away(seen: &Observation) -> Vec<Finding> {
     let open = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
     let held = open.filter(|it| it.fd.is_some() && is_there(seen, it)).count() as u64;
     let failed = connects_in_vain(seen);
-    let is_sure = failed == 0 && held >= CROWD && is_at_its_most(seen, &away);
+    let is_sure = failed == 0 && held >= CROWD && is_for_want_of_places(seen, connections, &away);
     let why = if failed > 0 {
         format!("connections that it makes itself fail meanwhile ({failed} did), so perhaps no backend is up for them")
     } else if is_sure {
@@ -129,10 +131,13 @@ pub(super) fn turned_away(seen: &Observation) -> Vec<Finding> {
     .fix(if failed > 0 {
         "Look first at what it connects to: a proxy without a backend that is up closes its clients so. If its backends are \
          well, the program's own limit may be reached: allow more connections."
-    } else {
+    } else if is_sure {
         "Allow more connections, or let idle ones end sooner: the program's own limit is reached (nginx: worker_connections, \
          of which a proxied request takes two; its error log says that they are not enough). If they are all waited for, \
          look at what they wait for."
+    } else {
+        "If it refuses them by a rule (how often an address may connect), this is meant. If not, its limit of connections is \
+         reached (nginx: worker_connections; its error log says so): allow more, or let idle ones end sooner."
     })
     .share(ShareOf::Connections, part);
     vec![Finding { advisory: !is_sure, ..finding }]
@@ -179,6 +184,58 @@ fn connects_in_vain(seen: &Observation) -> u64 {
     let tries =
         sockets.filter(|it| it.state == TcpState::SynSent && it.in_state_us >= SETTLED_US && is_there(seen, it));
     failed.count() as u64 + tries.count() as u64
+}
+
+/// Whether the number of those that were open tells who was turned away: so many were open when somebody was, and fewer when
+/// somebody was let in. A rule of how often somebody may connect lets in and turns away at the same numbers. Where that of
+/// all others is not known, nobody can tell the two apart.
+fn is_for_want_of_places(seen: &Observation, connections: &Connections, away: &[&Connection]) -> bool {
+    let turned: HashSet<u64> = away.iter().map(|it| it.cookie).collect();
+    let others: Vec<&Connection> = connections.connections.iter().filter(|it| !turned.contains(&it.cookie)).collect();
+    let is_new = |it: &&&Connection| it.side == Side::Server && matches!(it.opened, Some(Moment::At(_)));
+    let let_in: Vec<&Connection> = others.iter().filter(is_new).copied().collect();
+    if share((away.len() + let_in.len()) as u64, connections.accepted) < ALWAYS {
+        return false;
+    }
+    if let_in.is_empty() {
+        return is_at_its_most(seen, away);
+    }
+    // A proxy may count those that it opens, too.
+    let sides: [fn(Side) -> bool; 2] = [|side| side == Side::Server, |_| true];
+    sides.iter().any(|counts| {
+        let places: Vec<&Connection> = others.iter().filter(|it| counts(it.side)).copied().collect();
+        let open_at = |it: &Connection, us: Option<u64>| {
+            let open = |other: &&&Connection| {
+                let ended = other.closed.map(|closed| at(closed).unwrap_or(0));
+                other.cookie != it.cookie && taken_up(other) < us && ended.is_none_or(|ended| Some(ended) > us)
+            };
+            places.iter().filter(open).count()
+        };
+        let when_away: Vec<usize> = away.iter().map(|it| open_at(it, it.closed.and_then(at))).collect();
+        let when_let_in: Vec<usize> = let_in.iter().map(|it| open_at(it, taken_up(it))).collect();
+        // A few may come in the moment in which a place is given back.
+        let is_limit = |limit: usize| {
+            let full = when_away.iter().filter(|open| **open >= limit).count();
+            let room = when_let_in.iter().filter(|open| **open < limit).count();
+            share(full as u64, when_away.len() as u64) >= MOSTLY
+                && share(room as u64, when_let_in.len() as u64) >= MOSTLY
+        };
+        let_in.len() as u64 >= CROWD && when_away.iter().any(|open| is_limit(*open))
+    })
+}
+
+/// When the process took it up, as far as that is known: it is open before, and waits to be accepted.
+fn taken_up(it: &Connection) -> Option<u64> {
+    let opened = it.opened.map(|opened| at(opened).unwrap_or(0))?;
+    let read = it.first_read.and_then(at).filter(|_| it.turns <= 1 && it.opened != Some(Moment::Before));
+    Some(read.unwrap_or(opened))
+}
+
+const fn at(moment: Moment) -> Option<u64> {
+    match moment {
+        Moment::At(us) | Moment::Inferred(us) => Some(us),
+        Moment::Before => None,
+    }
 }
 
 /// Whether about as many descriptors as ever were open when they were turned away, as it is where a limit is reached.
@@ -241,9 +298,16 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
     let away = ended(connections).filter(|it| is_turned_away(it)).count() as u64;
     let refuses = told >= PILE as u64 && share(away, told) >= MOSTLY;
     let resets = connections.reset_by_peer;
-    let probes = ended(connections).filter(|it| is_probe(it)).count() as u64;
-    let served = answered(seen);
-    let checks = resets == 0 && served > 0 && told >= PILE as u64 && share(probes, told) >= MOSTLY;
+    let probes: Vec<&Connection> = ended(connections).filter(|it| is_probe(it)).collect();
+    let silent = told >= PILE as u64 && share(probes.len() as u64, told) >= MOSTLY;
+    let sources = probes.iter().filter_map(|it| Some(it.remote?.ip())).collect::<HashSet<_>>().len();
+    let (served, cut) = (answered(seen), ended(connections).filter(|it| is_cut_off(it)).count() as u64);
+    // An edge that is unstable breaks those with work, too.
+    let breaks = cut >= CROWD && share(cut, served.max(1)) >= WORTH;
+    let is_sure = breaks || told >= PILE as u64 && !silent;
+    // Who checks by a reset is a load balancer, of which there are few; clients that give up may be many.
+    let few = resets == 0 || (1..=CHECKERS).contains(&sources);
+    let checks = silent && served > 0 && !is_sure && few;
     let without = if is_for_lines { "an answer" } else { "work" };
     let where_it_is = if is_for_lines {
         "They may have brought all that they were for, as a metric's line is: then only their number costs"
@@ -251,15 +315,22 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
         "It is this process that ends them, before it has read anything: it may refuse whom it does not want"
     } else if checks {
         "This looks like health checks: the clients connect and close, and others are served meanwhile"
-    } else {
+    } else if is_sure {
         "The edge before this process is unstable, not its code"
+    } else {
+        "The edge before this process may be unstable, or only asks whether somebody listens"
     };
     let is_remark = is_for_lines || refuses || checks;
+    let confidence = match (is_remark, is_sure) {
+        (true, _) => Confidence::Low,
+        (false, false) => Confidence::Medium,
+        (false, true) => Confidence::High,
+    };
     let life = connections.life_median_us.map(|us| format!(", half of them within {}", time(us))).unwrap_or_default();
     let mut finding = Finding::new(
         Cause::ConnectionChurn,
         Severity::Wasting,
-        if is_remark { Confidence::Low } else { Confidence::High },
+        confidence,
         format!(
             "{rate:.0} connections a second are accepted and end without {without}{life}: {} of {} carried nothing, \
              or were reset before both sides had said something; {resets} were reset by the peer. {where_it_is}",
@@ -283,16 +354,30 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
         bpf(format!("bytes came on {lines} of {told} that were told of, and no request of a known protocol"))
             .with("lines", lines)
     }))
-    .and(checks.then(|| {
+    .and(silent.then(|| {
         bpf(format!(
-            "the peer closed {probes} of {told} that were told of with nothing said; {served} others are served"
+            "the peer ended {} of {told} that were told of with nothing said, from {}; {served} others are served and not \
+             reset, {cut} were reset before their answer",
+            probes.len(),
+            count(sources as u64, "address").replace("addresss", "addresses"),
         ))
-        .with("checks", probes)
+        .with("checks", probes.len() as u64)
+        .with("sources", sources as u64)
         .with("served", served)
+        .with("cut_off", cut)
     }))
     .rejected(Cause::TlsHandshakeStorm, "no handshake was begun on most of them")
     .share(ShareOf::Connections, idle);
     finding.advisory = is_remark;
+    if checks && resets > 0 {
+        finding = finding.rejected(Cause::Unknown, "possible: clients that give up before they ask end them so, too");
+    }
+    if !is_remark && !is_sure {
+        finding = finding.rejected(
+            Cause::Unknown,
+            "possible: checks of health, which connect and end it by a reset (some load balancers do), and then it is no fault",
+        );
+    }
     if checks {
         finding = finding.fix(
             "A check that only connects is well. If they are too many: check less often, or from fewer places (haproxy: \
@@ -302,13 +387,20 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
     vec![finding]
 }
 
-/// Whether the peer came and went, as a check of health does that asks only whether somebody listens.
+/// Whether the peer came and went, as a check of health does that asks only whether somebody listens. Some end it by a reset.
 fn is_probe(it: &Connection) -> bool {
-    let ended_well = it.fin_received.is_some() && !it.closed_by_us && !it.reset_received && it.errno.is_none();
-    ended_well && it.read_bytes == 0 && it.written_bytes == 0
+    let ended_by_peer = (it.fin_received.is_some() || it.reset_received) && !it.closed_by_us;
+    ended_by_peer && it.read_bytes == 0 && it.written_bytes == 0
 }
 
-/// Clients that are answered meanwhile.
+/// Whether the peer reset it after something had been said, and before it was answered. Proxies reset what is over.
+fn is_cut_off(it: &Connection) -> bool {
+    let said = it.read_bytes > 0 || it.written_bytes > 0;
+    let answered = it.read_bytes > 0 && it.last_write.and_then(at) >= it.last_read.and_then(at) && it.written_bytes > 0;
+    it.reset_received && said && !answered
+}
+
+/// Clients that are answered meanwhile, and do not reset their connections.
 fn answered(seen: &Observation) -> u64 {
     let moved = |socket: &TcpSocket, count: fn(&TcpInfo) -> Option<u64>| {
         let more = socket.first.as_ref().and_then(count).zip(socket.last.as_ref().and_then(count));
@@ -317,9 +409,11 @@ fn answered(seen: &Observation) -> u64 {
     let is_answered =
         |it: &&TcpSocket| it.inbound && moved(it, |tcp| tcp.bytes_acked) && moved(it, |tcp| tcp.bytes_received);
     let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(is_answered).map(|it| it.cookie);
-    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
-    let accepted = connections.filter(|it| it.side == Side::Server && it.read_bytes > 0 && it.written_bytes > 0);
-    sockets.chain(accepted.map(|it| it.cookie)).collect::<HashSet<_>>().len() as u64
+    let connections = || seen.connections.iter().flat_map(|connections| &connections.connections);
+    let reset: HashSet<u64> = connections().filter(|it| it.reset_received).map(|it| it.cookie).collect();
+    let accepted = connections().filter(|it| it.side == Side::Server && it.read_bytes > 0 && it.written_bytes > 0);
+    let all: HashSet<u64> = sockets.chain(accepted.map(|it| it.cookie)).collect();
+    all.difference(&reset).count() as u64
 }
 
 /// Of the accepted connections that ended, as far as they are told of one by one: on how many bytes came that are no request

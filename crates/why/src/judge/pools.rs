@@ -1,18 +1,25 @@
-//! Goroutines that wait for a place in a pool of their own program.
+//! Who waits for a place in a pool of the program itself: goroutines for a connection, requests for a thread.
 
-use overdue_core::{Cause, Confidence, Evidence, Source};
+use std::collections::HashSet;
+
+use overdue_core::{
+    Cause, Confidence, Evidence, Source,
+    facts::{TcpInfo, TcpState},
+};
 
 use super::{
     Finding, Severity, ShareOf,
-    calls::callers,
-    count, diag,
+    calls::{self, callers, owes_an_answer},
+    count, deadlock, diag, place, proc, share,
     sockets::{is_there, most_frequent, peer_of},
-    thresholds::CROWD,
+    threads::{frozen, io_stuck, runtime_blocked, wait_unlimited},
+    thresholds::{ALWAYS, CROWD, MOST, PILE, QUEUE_FULL, SETTLED_US},
     time, total,
+    unanswered::{LOCKS, is_in},
 };
 use crate::{
     Observation,
-    observation::{GoroutineGroup, TcpSocket},
+    observation::{Connection, GoroutineGroup, Moment, Runtime, Side, TcpSocket, Thread},
 };
 
 /// Where a goroutine waits until a place is given back, and what is to be given back.
@@ -34,8 +41,15 @@ const SERVES: [&str; 3] = [
     "net/http.(*http2serverConn).runHandler",
 ];
 
-/// Goroutines that were there at the first look and at the last, while callers wait.
+/// Callers that wait for one.
 pub(super) fn waits_for_a_place(seen: &Observation) -> Vec<Finding> {
+    let mut found = goroutines(seen);
+    found.extend(waits_for_a_thread(seen));
+    found
+}
+
+/// Goroutines that were there at the first look and at the last, while callers wait.
+fn goroutines(seen: &Observation) -> Vec<Finding> {
     let groups = seen.go.iter().flat_map(|go| &go.groups);
     let waiting: Vec<(&GoroutineGroup, &str)> = groups.filter_map(|group| Some((group, awaited(group)?))).collect();
     let number = total(waiting.iter().map(|(group, _)| group.stayed));
@@ -99,4 +113,202 @@ fn idle(seen: &Observation) -> Vec<&TcpSocket> {
         long && tcp.last_data_recv_ms <= tcp.last_data_sent_ms && socket.unread_bytes == 0 && socket.unsent_bytes == 0
     };
     seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(silent).collect()
+}
+
+/// Requests lie unread in connections that were accepted, while each thread that answers callers sits in a call for its own.
+/// Whoever turns a loop is another rule's: there a single thread reads for all.
+pub(super) fn waits_for_a_thread(seen: &Observation) -> Option<Finding> {
+    let process = &seen.process;
+    let runs = process.ended_at_us.is_none() && !process.stopped && !process.only_waits_for_children;
+    let has_loops = matches!(process.runtime, Runtime::Go { .. } | Runtime::Tokio | Runtime::Node);
+    let threads = seen.threads.as_ref().filter(|threads| runs && !has_loops && threads.left_out == 0)?;
+    let unread: Vec<&TcpSocket> = clients(seen).filter(|socket| lies_untouched(seen, socket)).collect();
+    let number = unread.len() as u64;
+    if number < CROWD || !runtime_blocked(seen).is_empty() {
+        return None;
+    }
+    let contended = threads.threads.iter().any(takes_a_lock);
+    let at_work: Vec<&Thread> = threads.threads.iter().filter(|thread| is_at_work(thread, contended)).collect();
+    let taken = taken_up(seen, &at_work);
+    // A thread for each of those that wait, too, is no pool: it has its own reason not to read.
+    let is_pool = taken.len() >= 2 && taken.len() <= at_work.len() && number > (at_work.len() - taken.len()) as u64;
+    if !is_pool || one_reads_for_all(seen, &at_work) {
+        return None;
+    }
+    let longest_us = unread.iter().map(|socket| socket.unread_for_us).max()?;
+    // One burst is over soon.
+    let waited = clients(seen).filter(|it| it.unread_longest_us.max(it.unread_for_us) >= SETTLED_US).count();
+    let lasts = share(longest_us, seen.window_us) >= MOST.0 && longest_us >= MOST.1 || waited >= PILE;
+    let locked = at_work.iter().any(|thread| is_in_futex(thread));
+    let is_sure = lasts && !locked && !is_explained(seen);
+    let places = places(seen, &at_work);
+    let at = most_frequent(places.iter().cloned()).map(|(place, _)| place).unwrap_or_default();
+    let workers = count(at_work.len() as u64, "thread");
+    // They wait for clients that say nothing.
+    let silent = at_work.iter().filter(|thread| listens_to_a_caller(seen, thread)).count();
+    let keeps_alive = silent * 2 > at_work.len();
+    let of_whom = if keeps_alive { ", for callers that say nothing" } else { "" };
+    let finding = Finding::new(
+        Cause::PoolExhausted,
+        Severity::Waiting,
+        if is_sure { Confidence::Medium } else { Confidence::Low },
+        format!(
+            "{number} requests lie unread in connections that this process has accepted, the longest for {}: it does not take \
+             them up, while all {workers} that work for callers sit in calls, most often {at}{of_whom}",
+            time(longest_us)
+        ),
+    )
+    .because(
+        diag(format!(
+            "{number} accepted connections whose request nobody has read for {} or more, {} at least; {waited} have waited so \
+             long in all",
+            time(SETTLED_US),
+            count(unread.iter().map(|socket| socket.unread_bytes).min().unwrap_or(0), "byte"),
+        ))
+        .with("unread", number)
+        .with("longest_us", longest_us)
+        .with("waited", waited as u64),
+    )
+    .because(
+        diag(format!(
+            "{} taken up: read and not answered, or a thread sits in a call on them",
+            count(taken.len() as u64, "other connection")
+        ))
+        .with("taken_up", taken.len() as u64),
+    )
+    .because({
+        let mut each: Vec<(String, u64)> = Vec::new();
+        for place in places {
+            match each.iter_mut().find(|(of, _)| *of == place) {
+                Some((_, number)) => *number += 1,
+                None => each.push((place, 1)),
+            }
+        }
+        each.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
+        let texts: Vec<String> = each.iter().take(3).map(|(place, number)| format!("{number} {place}")).collect();
+        proc(format!("{workers}: {}", texts.join("; "))).with("threads", at_work.len() as u64)
+    })
+    .rejected(Cause::AcceptQueueOverflow, "they have been accepted: it is not the listener's queue in which they wait")
+    .rejected(
+        Cause::Unknown,
+        "possible: it leaves them unread on purpose, as one does that takes turns or holds back who asks too much",
+    );
+    let fix = if keeps_alive {
+        "Let fewer threads wait for silent callers: a shorter limit for idle connections (keep-alive), or one thread that listens \
+         to all idle ones. More threads only let more of them idle."
+    } else {
+        "Look at what they sit in, and give it a limit or make it shorter; allow more threads, if the machine and whom they call \
+         have room. Callers hear sooner if the queue before the pool has a limit."
+    };
+    let finding = finding.fix(fix).share(ShareOf::Connections, share(number, number + taken.len() as u64));
+    Some(Finding { advisory: !is_sure, ..finding })
+}
+
+/// The connections that were accepted.
+fn clients(seen: &Observation) -> impl Iterator<Item = &TcpSocket> {
+    seen.sockets.iter().flat_map(|sockets| &sockets.tcp).filter(|socket| socket.inbound)
+}
+
+/// Whether it is there, and was not closed since it was last looked at.
+fn is_open(seen: &Observation, socket: &TcpSocket) -> bool {
+    socket.fd.is_some()
+        && is_there(seen, socket)
+        && connection(seen, socket.cookie).is_none_or(|connection| connection.closed.is_none())
+}
+
+/// A request of which nothing was read. Not what is left of one that is worked on, nor what comes to one who only sends, and
+/// nothing of who has closed.
+fn lies_untouched(seen: &Observation, socket: &TcpSocket) -> bool {
+    let Some(tcp) = socket.last.filter(|_| is_open(seen, socket)) else { return false };
+    let waits = socket.state == TcpState::Established
+        && !socket.fin_unread
+        && (1..QUEUE_FULL).contains(&socket.unread_bytes)
+        && socket.unread_for_us >= SETTLED_US
+        && socket.unsent_bytes == 0;
+    let is_first = tcp.bytes_received == Some(socket.unread_bytes.into()) && socket.acked(&tcp) == Some(0);
+    waits && (is_first || is_next(seen, socket, &tcp))
+}
+
+/// Whether what lies unread came after an answer, so that it is another request.
+fn is_next(seen: &Observation, socket: &TcpSocket, tcp: &TcpInfo) -> bool {
+    let came_us = seen.window_us.saturating_sub(socket.unread_for_us);
+    let answered = |it: &Connection| match (it.last_read, it.last_write) {
+        (Some(Moment::At(read)), Some(Moment::At(wrote))) => read < wrote && wrote <= came_us,
+        _ => false,
+    };
+    tcp.last_data_recv_ms < tcp.last_data_sent_ms && connection(seen, socket.cookie).is_some_and(answered)
+}
+
+fn connection(seen: &Observation, cookie: u64) -> Option<&Connection> {
+    seen.connections.iter().flat_map(|connections| &connections.connections).find(|it| it.cookie == cookie)
+}
+
+/// Functions in which threads without work wait.
+const IDLE: [&str; 3] = ["cond_", "Condvar", "park"];
+
+/// Whether it sits in a call nearly always, and not in one in which work is waited for. Who waits in a futex may be idle,
+/// unless some take a lock (`contended`) and his stack, which may be of a moment later, names no wait for work.
+fn is_at_work(thread: &Thread, contended: bool) -> bool {
+    let Some(blocked) = &thread.blocked_in else { return false };
+    let idles = |call: &str| match call {
+        "futex" => !contended || call == blocked.call && (thread.stack.is_none() || is_in(thread, &IDLE)),
+        // A poll of a single connection is a read with a limit.
+        _ if call == blocked.call && blocked.cookie.is_some() => call.starts_with("accept"),
+        _ => deadlock::hears(call),
+    };
+    let at_work = thread.calls.iter().filter(|(call, _)| !idles(call)).map(|(_, looks)| u64::from(*looks));
+    thread.looks >= 3 && !idles(&blocked.call) && share(total(at_work), thread.looks.into()) >= ALWAYS
+}
+
+fn takes_a_lock(thread: &Thread) -> bool {
+    is_in_futex(thread) && is_in(thread, &LOCKS)
+}
+
+fn is_in_futex(thread: &Thread) -> bool {
+    thread.blocked_in.as_ref().is_some_and(|blocked| blocked.call == "futex")
+}
+
+/// The connections that are worked on: read and not answered, or with a thread that reads from them or writes to them.
+fn taken_up(seen: &Observation, at_work: &[&Thread]) -> HashSet<u64> {
+    let sat_on: HashSet<u64> = at_work.iter().filter_map(|thread| thread.blocked_in.as_ref()?.cookie).collect();
+    let worked_on = |socket: &&TcpSocket| {
+        let owed = socket.unread_bytes == 0 && owes_an_answer(socket);
+        is_open(seen, socket) && (owed || sat_on.contains(&socket.cookie))
+    };
+    clients(seen).filter(worked_on).map(|socket| socket.cookie).collect()
+}
+
+/// Whether one of these threads was the first to use all connections whose user is known, as the thread of a loop is.
+fn one_reads_for_all(seen: &Observation, at_work: &[&Thread]) -> bool {
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let readers: Vec<u32> =
+        connections.filter(|it| it.side == Side::Server && it.read_bytes > 0).filter_map(|it| it.tid).collect();
+    let Some(first) = readers.first().filter(|_| readers.len() >= 2) else { return false };
+    readers.iter().all(|tid| tid == first) && at_work.iter().any(|thread| thread.tid == *first)
+}
+
+/// Whether it reads from a caller to whom nothing is owed.
+fn listens_to_a_caller(seen: &Observation, thread: &Thread) -> bool {
+    let Some(blocked) = &thread.blocked_in else { return false };
+    let writes = ["write", "send"].iter().any(|call| blocked.call.contains(call));
+    !writes && clients(seen).any(|socket| Some(socket.cookie) == blocked.cookie && !owes_an_answer(socket))
+}
+
+/// Where each of them sits. The port of a caller says nothing.
+fn places(seen: &Observation, at_work: &[&Thread]) -> Vec<String> {
+    let sockets = || seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let place_of = |thread: &&Thread| {
+        let blocked = thread.blocked_in.as_ref()?;
+        let on = sockets().find(|socket| Some(socket.cookie) == blocked.cookie && !socket.inbound);
+        let on = on.map(|socket| format!(" on {}", peer_of(socket))).unwrap_or_default();
+        let at = thread.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
+        Some(format!("in {}{on}{at}", blocked.call))
+    };
+    at_work.iter().filter_map(place_of).collect()
+}
+
+/// Whether another rule says what holds them up.
+fn is_explained(seen: &Observation) -> bool {
+    let rules = [calls::rule, wait_unlimited, deadlock::rule, deadlock::held, io_stuck, frozen];
+    rules.iter().flat_map(|rule| rule(seen)).any(|finding| !finding.advisory)
 }

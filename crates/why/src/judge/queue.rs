@@ -1,33 +1,39 @@
 //! Callers that wait inside the process for one of few: a connection of a pool, a place of a server's `maxconn`, a thread.
 
-use std::collections::HashMap;
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 use overdue_core::{Cause, Confidence};
 
 use super::{
     Finding, Severity, bpf,
     calls::{callers, may_wait},
-    count, diag, share,
+    count, diag,
+    pools::waits_for_a_thread,
+    share,
     threads::runtime_blocked,
-    thresholds::{ALWAYS, CROWD, MOST, MOSTLY, PILE, SETTLED_US},
+    thresholds::{ALWAYS, BUSY, CROWD, MOST, MOSTLY, PILE, SETTLED_US},
     time, total,
 };
 use crate::{
     Observation,
-    observation::{Connection, Cpu, Moment, Side, TcpSocket},
+    observation::{Connection, Moment, Side, TcpSocket},
 };
 
 /// Callers wait long, and were answered late, while few connections to one peer are in use all the time, each call for a
 /// short time only. Nothing ties the ones to the others: a fetch in the background that is always under way looks the same
 /// beside callers who wait for a lock. So it is a remark.
 pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
-    // A loop that is late reads its answers late, too.
-    let computes = seen.cpu.as_ref().is_none_or(|cpu| share(Cpu::used_us(cpu), seen.window_us) >= MOST.0);
-    if computes || runtime_blocked(seen).iter().any(|finding| !finding.advisory) {
+    // Who waits for a thread is told of by another rule, and that is more.
+    if may_be_late(seen)
+        || waits_for_a_thread(seen).is_some_and(|it| !it.advisory)
+        || runtime_blocked(seen).iter().any(|finding| !finding.advisory)
+    {
         return Vec::new();
     }
-    let is_there = |socket: &TcpSocket| seen.window_us.saturating_sub(socket.last_seen_us) < SETTLED_US;
-    let waiting: Vec<&TcpSocket> = callers(seen).into_iter().filter(|socket| is_there(socket)).collect();
+    let waiting = waiting(seen);
     let longest_us = waiting.iter().filter_map(|socket| Some(u64::from(socket.last?.last_data_recv_ms) * 1_000)).max();
     let (Some(longest_us), Some(few)) = (longest_us, Few::of(seen)) else { return Vec::new() };
     let callers = waiting.len() as u64;
@@ -85,6 +91,40 @@ pub(super) fn waits_for_few(seen: &Observation) -> Vec<Finding> {
          number of workers); if not, let fewer callers wait, and for a short time only (haproxy: timeout queue).",
     );
     vec![Finding { advisory: true, ..finding }]
+}
+
+/// Callers who wait and are there. Of whom the last answer and the request are of one tick, as where he asks again at once, the
+/// reads and writes tell which was later.
+fn waiting(seen: &Observation) -> Vec<&TcpSocket> {
+    let is_there = |socket: &TcpSocket| seen.window_us.saturating_sub(socket.last_seen_us) < SETTLED_US;
+    let callers = callers(seen).into_iter().filter(|socket| is_there(socket));
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let asked = connections.filter(|it| it.closed.is_none() && at(it.last_read) > at(it.last_write) && !may_wait(it));
+    let asked: HashSet<u64> = asked.map(|it| it.cookie).collect();
+    let in_a_tick = |socket: &&TcpSocket| {
+        let Some(tcp) = socket.last.filter(|_| socket.inbound && is_there(socket)) else { return false };
+        tcp.last_data_recv_ms == tcp.last_data_sent_ms
+            && socket.acked(&tcp).is_some_and(|bytes| bytes > 0)
+            && u64::from(tcp.last_data_recv_ms) * 1_000 >= SETTLED_US
+            && asked.contains(&socket.cookie)
+    };
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    callers.chain(sockets.filter(in_a_tick)).collect()
+}
+
+/// Whether a thread computes for most of the time: a loop that is late for that reads its answers late, too. How much all
+/// threads use together says nothing of any, unless they use all processors that there are.
+fn may_be_late(seen: &Observation) -> bool {
+    let Some(cpu) = &seen.cpu else { return true };
+    let threads = seen.threads.as_ref().filter(|threads| threads.left_out == 0 && !threads.threads.is_empty());
+    let most = |used_us: u64| share(used_us, seen.window_us) >= MOST.0;
+    match threads {
+        Some(threads) => {
+            let all = cpu.processors * seen.window_us as f64;
+            threads.threads.iter().any(|thread| most(thread.cpu_us)) || cpu.used_us() as f64 >= BUSY * all
+        }
+        None => most(cpu.used_us()),
+    }
 }
 
 /// Calls to one peer, of which no more go out at a time.
@@ -160,12 +200,35 @@ fn at_once(connections: &[&Connection], window_us: u64) -> Option<u64> {
 fn answered(seen: &Observation) -> (u64, u64) {
     let accepted = seen.connections.iter().flat_map(|connections| &connections.connections);
     let answered = accepted.filter(|it| it.side == Side::Server && it.written_bytes > 0 && !may_wait(it));
+    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    let sockets: HashMap<u64, &TcpSocket> = sockets.map(|socket| (socket.cookie, socket)).collect();
     answered.fold((0, 0), |(answered, late), it| {
-        // Of a request from before the watch, the wait since then is known.
         let asked = it.first_read.or(it.last_read);
-        let before = asked.is_none() && it.opened == Some(Moment::Before);
-        let since = if before { it.first_write.and_then(|wrote| at(Some(wrote))).unwrap_or(0) } else { 0 };
-        let waited = since.max(it.write_gaps.longest_us);
+        let wrote = at(it.first_write).unwrap_or(0);
+        let waited = match sockets.get(&it.cookie).and_then(|socket| asked_before(socket, it)) {
+            // When the first of several answers was written is not known any more.
+            Some(before) => before.saturating_add(if it.turns <= 1 { wrote } else { 0 }),
+            // Of a request from before the watch, the wait since then is known.
+            None if asked.is_none() && it.opened == Some(Moment::Before) => wrote,
+            None => 0,
+        };
+        let waited = waited.max(it.write_gaps.longest_us);
         (answered + 1, late + u64::from(waited >= SETTLED_US))
     })
+}
+
+/// For how long a request had waited for its answer when the watch began. Its caller may ask for more at once when that has
+/// come, so that what was read and written since does not tell.
+fn asked_before(socket: &TcpSocket, connection: &Connection) -> Option<u64> {
+    let tcp = socket.first.filter(|_| socket.inbound && socket.since_before)?;
+    let silent = socket.acked(&tcp) == Some(0);
+    // Of the same tick as the answer before it: the next thing that was seen is an answer, and no request.
+    let is_due = connection.turns <= 1
+        && at(connection.first_write).is_some_and(|wrote| at(connection.first_read) > Some(wrote));
+    let asked = match tcp.last_data_recv_ms.cmp(&tcp.last_data_sent_ms) {
+        Ordering::Less => true,
+        Ordering::Equal => silent || is_due,
+        Ordering::Greater => false,
+    };
+    (asked && tcp.bytes_received? > 0).then(|| u64::from(tcp.last_data_recv_ms) * 1_000)
 }

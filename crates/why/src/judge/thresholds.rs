@@ -15,6 +15,7 @@
 //! | [`FAR`] | 16 more, the limit within a day | the same, as a remark, where it is farther away |
 //! | [`STORM_PER_SECOND`] | 5 | failed handshakes a second |
 //! | [`CHURN_PER_SECOND`] | 50 | connections a second that end without work |
+//! | [`CHECKERS`] | 4 | addresses from which checks of health come that end by a reset: load balancers are few |
 //! | [`THROTTLED`] | 0.1 | the share of periods in which a quota was used up |
 //! | [`STARVED`] | 0.3 | the share of its waiting and running that a process waited for a processor |
 //! | [`STARVED_EACH_US`] | 50 ms | a wait for a processor that is felt; shorter ones are an advisory |
@@ -80,6 +81,8 @@ pub const FAR: (u64, Duration) = (16, Duration::from_secs(86_400));
 pub const STORM_PER_SECOND: f64 = 5.0;
 /// See the table.
 pub const CHURN_PER_SECOND: f64 = 50.0;
+/// See the table.
+pub const CHECKERS: usize = 4;
 /// See the table.
 pub const THROTTLED: f64 = 0.1;
 /// See the table.

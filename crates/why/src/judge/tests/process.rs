@@ -311,10 +311,71 @@ fn checks_that_only_connect() {
     let summary = &finding.verdict.summary;
     assert!(summary.contains("looks like health checks") && !summary.contains("unstable"), "{summary}");
     assert_eq!(finding.verdict.confidence, Confidence::Low);
-    // Some are reset; nobody is served; it ends them itself.
-    only(&seen(|all| all.reset_by_peer = 20), Cause::ConnectionChurn);
-    only(&seen(|all| all.connections.truncate(300)), Cause::ConnectionChurn);
+    // Nobody is served; it ends them itself.
+    let finding = only(&seen(|all| all.connections.truncate(300)), Cause::ConnectionChurn);
+    assert_eq!(finding.verdict.confidence, Confidence::Medium);
+    assert!(finding.verdict.rejected.iter().any(|other| other.why.contains("checks of health")), "{finding:#?}");
     only(&seen(|all| all.connections.iter_mut().for_each(|it| it.fin_received = None)), Cause::ConnectionChurn);
+}
+
+/// Load balancers may end their checks by a reset (`SO_LINGER` 0), beside clients that are served; and an edge that breaks these, too.
+#[test]
+fn checks_that_end_by_a_reset() {
+    let seen = |sources: u64, change: fn(&mut Connection)| {
+        let from = |cookie: u64| Some(format!("10.0.1.{}:50000", cookie % sources).parse().unwrap());
+        let check = |cookie| Connection {
+            cookie,
+            side: Side::Server,
+            remote: from(cookie),
+            opened: Some(Moment::At(cookie * 1_000)),
+            closed: Some(Moment::At(cookie * 1_000 + 60)),
+            errno: Some(104),
+            reset_received: true,
+            ..Connection::default()
+        };
+        let served = |cookie| {
+            let mut it = Connection {
+                cookie,
+                side: Side::Server,
+                remote: from(cookie),
+                opened: Some(Moment::At(cookie * 1_000)),
+                fin_received: Some(Moment::At(cookie * 1_000 + 700)),
+                closed: Some(Moment::At(cookie * 1_000 + 800)),
+                read_bytes: 90,
+                written_bytes: 900,
+                ..Connection::default()
+            };
+            change(&mut it);
+            it
+        };
+        let mut seen = idle();
+        seen.connections = Some(Connections {
+            accepted: 330,
+            closed: 330,
+            reset_by_peer: 300,
+            little_work: 300,
+            life_median_us: Some(60),
+            connections: (1..=300).map(check).chain((301..=330).map(served)).collect(),
+            ..Connections::default()
+        });
+        seen
+    };
+    let finding = advisory(&seen(2, |_| {}), Cause::ConnectionChurn);
+    let summary = &finding.verdict.summary;
+    assert!(summary.contains("looks like health checks") && !summary.contains("unstable"), "{summary}");
+    assert!(finding.verdict.rejected.iter().any(|other| other.why.contains("give up before they ask")), "{finding:#?}");
+    // Of many addresses it is less likely, and not shown either.
+    let crowd = only(&seen(100, |_| {}), Cause::ConnectionChurn);
+    assert_eq!(crowd.verdict.confidence, Confidence::Medium);
+    assert!(crowd.verdict.rejected.iter().any(|other| other.why.contains("checks of health")), "{crowd:#?}");
+    // Those with work are broken, too.
+    let cut = |it: &mut Connection| (it.fin_received, it.reset_received, it.written_bytes) = (None, true, 0);
+    let edge = only(&seen(2, cut), Cause::ConnectionChurn);
+    assert_eq!(edge.verdict.confidence, Confidence::High);
+    assert!(edge.verdict.summary.contains("is unstable"), "{edge:#?}");
+    // All are reset, and some had their answers before: proxies end them so, and so do clients that do not wait for it.
+    let over = |it: &mut Connection| (it.fin_received, it.reset_received) = (None, true);
+    assert_eq!(only(&seen(2, over), Cause::ConnectionChurn).verdict.confidence, Confidence::Medium);
 }
 
 #[test]
