@@ -169,6 +169,7 @@ const RULES: &[Rule] = &[
     tasks::goroutines,
     tasks::threads,
     calls::rule,
+    calls::impatient,
     calls::deadline_ignored,
     pools::waits_for_a_place,
     queue::waits_for_few,

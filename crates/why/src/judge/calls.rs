@@ -4,6 +4,7 @@
 mod before;
 mod facts;
 mod failures;
+mod handed_on;
 mod late;
 mod names;
 mod waits;
@@ -22,6 +23,7 @@ use overdue_core::{
 use serde::Serialize;
 
 pub(super) use before::stopped_or_idle;
+pub(super) use handed_on::impatient;
 pub(super) use late::deadline_ignored;
 pub(super) use names::asked_lately;
 
@@ -86,6 +88,8 @@ struct Trouble {
     inbound: bool,
     /// How long ago something was last sent on it.
     sent_ms: Option<u32>,
+    /// The wait that is over, or was given up.
+    span: Option<handed_on::Span>,
     /// Whether nothing of what was said on it was seen.
     unseen: bool,
     /// Whether it may be a wait for what comes some day, in which nobody is held up.
@@ -162,12 +166,15 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             None => groups.push((key, vec![trouble])),
         }
     }
+    let before = handed_on::callers(seen);
     let led: Vec<HashSet<u64>> = groups.iter().map(|(_, group)| led_by(seen, group)).collect();
     let mut found = Vec::new();
     for (((_, peer), mut group), own) in groups.into_iter().zip(&led) {
-        // A failure among many calls that go well is the network's ordinary noise.
+        let spans: Vec<_> = group.iter().filter_map(|trouble| trouble.span).collect();
+        let waited = handed_on::led_to(&before, &spans);
+        // A failure among many calls that go well is the network's ordinary noise, unless callers wait for it.
         let waits = group.iter().any(|trouble| trouble.waits);
-        if !waits && of_all(seen, &group) < WORTH * opened as f64 {
+        if !waits && waited.is_empty() && of_all(seen, &group) < WORTH * opened as f64 {
             continue;
         }
         // One refusal among many handshakes that go well is the peer's.
@@ -186,7 +193,9 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         let callers = Callers::of(seen, &group, &elsewhere);
         let requests = group.iter().filter(|trouble| trouble.meant == Meant::Request).count() as u64;
         let held_up = || callers.all() > 0 || loop_waits_for(seen, &peer);
-        if matches!(meant, Meant::Called | Meant::Request | Meant::Perhaps) && held_up() || requests >= CROWD {
+        let may_be_held_up = matches!(meant, Meant::Called | Meant::Request | Meant::Perhaps);
+        let handed_on = !waited.is_empty() && (may_be_held_up || meant == Meant::Unseen);
+        if may_be_held_up && held_up() || handed_on || requests >= CROWD {
             meant = Meant::No;
         }
         if others_are_served(seen, &group) {
@@ -214,7 +223,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             continue;
         }
         if worst_waits_for_peer(&finding)
-            && let Some(mut upstream) = upstream(seen, &peer, stage, callers, (number, due), of_group)
+            && let Some(mut upstream) = upstream(seen, &peer, stage, (callers, &waited), (number, due), of_group)
         {
             // A doubt about the calls is one about what waits for them.
             let doubt = finding.verdict.rejected.iter().find(|other| other.cause == Cause::Unknown);
@@ -230,7 +239,14 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         }
         found.push(finding);
     }
-    // Only the worst of several upstreams is the verdict; the others stand by themselves.
+    // Callers are known to wait for that peer; nobody is known to be refused for what failed at another.
+    let upstream = |finding: &Finding| finding.verdict.cause == Cause::WaitsUpstream && !finding.advisory;
+    let waited_for: Vec<_> = found.iter().filter(|finding| upstream(finding)).map(|it| it.peer.clone()).collect();
+    for finding in found.iter_mut().filter(|it| it.severity == Severity::Refusing && !waited_for.is_empty()) {
+        if !waited_for.contains(&finding.peer) {
+            finding.severity = Severity::Wasting;
+        }
+    }
     found
 }
 
@@ -288,13 +304,13 @@ fn upstream(
     seen: &Observation,
     peer: &str,
     stage: &'static str,
-    callers: Callers,
+    (callers, waited): (Callers, &[handed_on::Caller]),
     (all, due): (u64, u64),
     stalled_us: u64,
 ) -> Option<Finding> {
     let waiting = callers.all();
     let loop_waits = loop_waits_for(seen, peer);
-    if waiting == 0 && all < CROWD && !loop_waits {
+    if waiting == 0 && waited.is_empty() && all < CROWD && !loop_waits {
         return None;
     }
     let ended = all.saturating_sub(due);
@@ -302,6 +318,11 @@ fn upstream(
     let number = if due > 0 { due } else { all };
     let took = if all == 1 { time(stalled_us).to_string() } else { format!("{} in all", time(stalled_us)) };
     let who = match waiting {
+        0 if !waited.is_empty() => format!(
+            "{} of this process waited while it waited for {peer} ({} of its own in stage {stage}, {took})",
+            count(waited.len() as u64, "caller"),
+            count(all, "call"),
+        ),
         0 => format!(
             "{} of this process {} for {peer}, {took} in stage {stage}",
             count(number, "call"),
@@ -331,23 +352,26 @@ fn upstream(
     } else {
         "the trouble is there, not here"
     };
+    let parts = [
+        (due > 0).then(|| format!("{} to {peer} with an answer due", count(due, "connection"))),
+        (ended > 0).then(|| format!("{} to {peer} that took long and are over", count(ended, "call"))),
+        (waiting > 0).then(|| {
+            format!(
+                "{} with a request and no answer for more than {}",
+                count(waiting, "accepted connection"),
+                time(SETTLED_US)
+            )
+        }),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
     let mut finding = Finding::new(
         Cause::WaitsUpstream,
         Severity::Waiting,
         if callers.perhaps == 0 && waiting <= number { Confidence::High } else { Confidence::Medium },
         format!("{who}: {trouble}"),
     )
-    .because(
-        diag(format!(
-            "{} to {peer} with an answer due{}; {} with a request and no answer for more than {}",
-            count(due, "connection"),
-            if ended > 0 { format!(", and {ended} that ended without one in time") } else { String::new() },
-            count(waiting, "accepted connection"),
-            time(SETTLED_US)
-        ))
-        .with("callers", waiting)
-        .with("calls", due),
-    )
+    .because(diag(parts.join("; ")).with("callers", waiting).with("calls", due))
+    .and((!waited.is_empty()).then(|| handed_on::evidence(waited, all)))
     .and((callers.perhaps > 0).then(|| {
         diag(format!(
             "of {} the request came in the millisecond of the answer before it, and just before the call went out",
@@ -770,6 +794,7 @@ impl Trouble {
         let sent_ms = known.socket.and_then(|socket| Some(socket.last?.last_data_sent_ms));
         let inbound = known.socket.is_some_and(|socket| socket.inbound);
         let ended = known.connection.is_some_and(|connection| connection.closed.is_some());
-        Self { peer, verdict, stalled_us, waits: true, ended, inbound, sent_ms, unseen, meant: Meant::No }
+        let span = known.connection.and_then(handed_on::waited);
+        Self { peer, verdict, stalled_us, waits: true, ended, inbound, sent_ms, span, unseen, meant: Meant::No }
     }
 }

@@ -5,6 +5,7 @@ mod backlog;
 mod before;
 mod calls;
 mod descriptors;
+mod handed_on;
 mod healthy;
 mod kernel;
 mod look_alikes;

@@ -453,9 +453,9 @@ fn badness(raw: &RawConnection, heads: &Heads, now: u64) -> (u8, u64) {
     let handshake =
         heads.tls.as_deref().and_then(|tls| tls.hello_at.map(|hello| tls.done_at.unwrap_or(end).saturating_sub(hello)));
     let waited = if raw.has(ACCEPTED) { raw.write.longest_gap } else { raw.read.longest_gap };
-    // Still waiting, for who speaks last waits.
+    // Still waiting, or until the end: who speaks last waits.
     let (own, peer) = if raw.has(ACCEPTED) { (raw.read.last, raw.write.last) } else { (raw.write.last, raw.read.last) };
-    let waiting = if raw.ended == 0 && own > peer { now.saturating_sub(own) } else { 0 };
+    let waiting = if own > peer { end.saturating_sub(own) } else { 0 };
     (class, connecting.max(handshake.unwrap_or(0)).max(waited).max(waiting))
 }
 

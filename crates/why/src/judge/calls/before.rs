@@ -153,10 +153,8 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     let asks_to_wait = received > 0 && super::waits::asks_to_wait(known);
     let doubt = if relayed && received == 0 {
         Some("possible: lines that are sent one way, as logs and metrics are, have no answer")
-    } else if !untaken && !awaited && !is_handed_on(seen, &tcp) {
-        Some(
-            "possible: it may have asked to wait, for a job or for news, and what holds up the callers is something else",
-        )
+    } else if !untaken && !is_handed_on(seen, &tcp) {
+        Some("possible: what it asked was not seen, and may be to wait, for a job or for news")
     } else {
         None
     };

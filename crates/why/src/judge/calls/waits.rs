@@ -279,7 +279,8 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         // Whose wait has ended, and who then went on, waited for no answer.
         let wait_ended = sends_again && matches!(call.timeout_us, Some(Some(_)));
         let is_quick = is_usually_quick(known, waits.stalled_us);
-        let goes_on = received == 0 && (several || sends_on || sends_again) || wait_ended && !is_quick;
+        let elsewhere = || answers_others(seen, known);
+        let goes_on = received == 0 && (several || sends_on || sends_again || elsewhere()) || wait_ended && !is_quick;
         let one_way = goes_on && waits.unseen && !untaken;
         // After an answer it may send heartbeats, even in a program that was started to be watched.
         let beats = received > 0 && sends_on && !untaken && !is_request(known) && !is_quick;
@@ -460,9 +461,12 @@ fn meant(seen: &Observation, known: &Known<'_>, waited: u64) -> Meant {
     if http.is_some_and(HttpHead::is_switched) && is_taken(known) {
         return Meant::Perhaps;
     }
-    if !can_be_meant(seen, known) || received == 0 || is_usually_quick(known, waited) {
+    let is_request = is_request(known);
+    // A consumer fetches at once while there is something to fetch, and keeps a connection for its heartbeats.
+    let is_unlike = is_usually_quick(known, waited) && (is_request || !answers_others(seen, known));
+    if !can_be_meant(seen, known) || received == 0 || is_unlike {
         Meant::No
-    } else if is_request(known) {
+    } else if is_request {
         Meant::Request
     } else {
         Meant::Perhaps
@@ -514,6 +518,19 @@ fn is_usually_quick(known: &Known<'_>, waited: u64) -> bool {
     let in_window = gaps.total_us.saturating_sub(if itself == 1 { gaps.longest_us } else { 0 });
     let took = gaps.before_us.saturating_add(in_window);
     others >= USUAL_ANSWERS && (took / others).saturating_mul(10) <= waited
+}
+
+/// Whether its peer has answered on another connection since it was asked on this one.
+fn answers_others(seen: &Observation, known: &Known<'_>) -> bool {
+    let Some((socket, asked)) = known.socket.and_then(|socket| Some((socket, socket.last?))) else { return false };
+    let mut sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
+    sockets.any(|other| {
+        let later = |tcp: TcpInfo| {
+            let has_last_word = tcp.last_data_recv_ms < tcp.last_data_sent_ms.saturating_add(TICK_MS);
+            tcp.bytes_received > Some(0) && has_last_word && tcp.last_data_recv_ms < asked.last_data_sent_ms
+        };
+        other.cookie != socket.cookie && other.remote == socket.remote && other.last.is_some_and(later)
+    })
 }
 
 /// Whether bytes were read since then: of an answer whose head was missed, perhaps.

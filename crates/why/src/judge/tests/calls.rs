@@ -241,7 +241,7 @@ fn calls_that_have_ended_wait_for_nothing() {
     let finding = only(&seen, Cause::WaitsUpstream);
     let (summary, evidence) = (&finding.verdict.summary, &finding.verdict.evidence[0].text);
     assert!(summary.starts_with("4 calls of this process wait for"), "{summary}");
-    assert!(evidence.starts_with("4 connections to") && evidence.contains("and 4 that ended"), "{evidence}");
+    assert!(evidence.starts_with("4 connections to") && evidence.contains("; 4 calls to"), "{evidence}");
 }
 
 /// One peer is waited for by a caller; another is slow, and nobody who asked waits for it.

@@ -2,7 +2,7 @@
 //! for nothing, that are paused, or that refuse their peers; servers that reset what is over.
 
 use super::{calls::blocked, *};
-use crate::observation::{HttpHead, Moment, Side, TlsHandshake};
+use crate::observation::{Gaps, HttpHead, Moment, Side, TlsHandshake};
 
 /// Clients, each with a thread that reads, of which the last was sent and received so long ago.
 fn clients(number: u64, sent_ms: u32, recv_ms: u32, change: fn(&mut TcpSocket, &mut Connection)) -> Observation {
@@ -242,4 +242,35 @@ fn a_sender_that_reads_beside() {
         (socket.peer_unread_bytes, socket.peer_unsent_bytes) = (Some(2_376), Some(0));
     };
     only(&clients(1, 88, 7_292, untaken), Cause::ServerSlow);
+}
+
+/// A consumer that fetches at once while there is something, and says now and then to the same broker that it lives, as it
+/// was recorded; nobody saw what it asks for.
+#[test]
+fn a_fetch_beside_heartbeats_may_wait_for_news() {
+    let consumer = |received: u64, heartbeat_ms: u32| {
+        let mut fetch = outbound(9, "10.0.0.9:9092");
+        let tcp = fetch.last.as_mut().unwrap();
+        (tcp.bytes_acked, tcp.bytes_received) = (Some(45), Some(received));
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (7_500, 7_600);
+        let mut heartbeats = outbound(10, "10.0.0.9:9092");
+        let tcp = heartbeats.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (heartbeat_ms, heartbeat_ms);
+        let mut seen = blocked(idle().tcp([fetch, heartbeats]), "recvfrom", 9, WINDOW);
+        seen.connections.as_mut().unwrap().connections.push(Connection {
+            cookie: 9,
+            remote: Some("10.0.0.9:9092".parse().unwrap()),
+            side: Side::Client,
+            opened: Some(Moment::Before),
+            turns: 8,
+            read_gaps: Gaps { before_us: 8_000, ..Gaps::default() },
+            ..Connection::default()
+        });
+        seen
+    };
+    for received in [0, 800] {
+        advisory(&consumer(received, 900), Cause::ServerSlow);
+        // The last that the broker said to anybody was before.
+        only(&consumer(received, 9_000), Cause::ServerSlow);
+    }
 }

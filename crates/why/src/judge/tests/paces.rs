@@ -219,7 +219,7 @@ fn callers_wait_for_the_call_that_they_led_to() {
     // Nobody saw what was asked, and where it went out long after a caller had come, that says less.
     let doubted = |sent_ms| {
         let finding = only(&idle().tcp([call(9, "10.0.0.9:6379", sent_ms), caller(20, 6_100)]), Cause::WaitsUpstream);
-        let doubts = finding.verdict.rejected.iter().filter(|other| other.why.contains("may have asked to wait"));
+        let doubts = finding.verdict.rejected.iter().filter(|other| other.why.contains("may be to wait"));
         (finding.verdict.confidence, doubts.count())
     };
     assert_eq!(doubted(6_090), (Confidence::High, 0));
