@@ -1,6 +1,6 @@
 //! The judge of a process: an [`Observation`] in, ranked verdicts out.
 //!
-//! Each rule looks at the whole observation and finds one cause, or nothing; what was not observed is never taken for
+//! Each rule looks at the whole observation and finds causes, or nothing; what was not observed is never taken for
 //! zero. Then findings that follow from others are put beneath them ([`EFFECTS`]), advisories are set apart, and the
 //! rest is ranked: by severity first, then by the share of stalled time, processor or limit that it explains.
 //!
@@ -37,10 +37,12 @@ pub(crate) use calls::stalls as stalled_calls;
 pub use last_words::{LastWords, Speaker, last_words};
 pub(crate) use sockets::left;
 
-/// What follows from what: the second is listed beneath the first when both are found.
-pub const EFFECTS: &[(Cause, Cause)] = &[
+/// What follows from what: the second is listed beneath the first when both are found. A row that has a cause beneath
+/// another stands before all rows of that cause.
+const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::CpuThrottled, Cause::LocalStall),
     (Cause::CpuThrottled, Cause::AcceptQueueOverflow),
+    (Cause::SpinHalfClosed, Cause::CloseWaitPileup),
     (Cause::CloseWaitPileup, Cause::FdLeak),
     (Cause::FinWait2Pileup, Cause::FdLeak),
     (Cause::FdLeak, Cause::SpinAcceptEmfile),
@@ -57,7 +59,6 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::RuntimeBlocked, Cause::AcceptQueueOverflow),
     (Cause::RuntimeBlocked, Cause::PoolExhausted),
     (Cause::CpuThrottled, Cause::PoolExhausted),
-    (Cause::SpinHalfClosed, Cause::CloseWaitPileup),
     (Cause::WaitsUpstream, Cause::WaitUnlimited),
     (Cause::WaitsUpstream, Cause::TaskBacklog),
     (Cause::WaitsUpstream, Cause::ServerSlow),
@@ -379,8 +380,12 @@ fn share(part: u64, whole: u64) -> f64 {
 /// "1 connection", "3 connections".
 fn count(number: impl Into<u64>, what: &str) -> String {
     let number = number.into();
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
+    match what.strip_suffix('y') {
+        _ if number == 1 => format!("1 {what}"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{number} {stem}ies"),
+        _ if what.ends_with('s') => format!("{number} {what}es"),
+        _ => format!("{number} {what}s"),
+    }
 }
 
 /// The numbers of `/proc` as evidence.

@@ -85,7 +85,7 @@ pub(crate) fn connection(picture: &Picture, cookie: u64, columns: usize) -> Vec<
         let state = judge::state_text(socket.state);
         page.fact("state", &format!("{state} for {}{longer}", long(socket.in_state_us)));
     }
-    if let Some(us) = life.and_then(|it| at(it.closed)) {
+    if let Some(us) = life.and_then(|it| it.closed.and_then(Moment::us)) {
         page.fact("closed", &format!("{} ago", long(seen.window_us.saturating_sub(us))));
     }
     if let Some(what) = life.and_then(what) {
@@ -104,13 +104,6 @@ pub(crate) fn connection(picture: &Picture, cookie: u64, columns: usize) -> Vec<
         kernel(&mut page, socket);
     }
     page.lines
-}
-
-fn at(moment: Option<Moment>) -> Option<u64> {
-    match moment? {
-        Moment::At(us) | Moment::Inferred(us) => Some(us),
-        Moment::Before => None,
-    }
 }
 
 fn stalled(page: &mut Lines, stall: &Stall) {

@@ -210,8 +210,10 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         finding.peer = Some(peer.clone());
         if number > 1 {
             // Of very many connections the worst alone are looked at.
-            let some =
-                seen.connections.as_ref().is_some_and(|all| all.opened + all.accepted > all.connections.len() as u64);
+            let some = seen
+                .connections
+                .as_ref()
+                .is_some_and(|all| all.opened.saturating_add(all.accepted) > all.connections.len() as u64);
             let least = if some { "at least " } else { "" };
             finding = finding.because(
                 diag(format!("{least}{} like it with {peer}", count(number, "connection"))).with("connections", number),
@@ -558,7 +560,7 @@ fn is_answered(seen: &Observation, cookie: u64) -> bool {
     let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
     let mut same = connections.filter(|connection| connection.cookie == cookie);
     let wrote = |connection: &Connection| {
-        let (wrote, read) = (connection.last_write.and_then(facts::at), connection.last_read.and_then(facts::at));
+        let (wrote, read) = (connection.last_write.and_then(Moment::us), connection.last_read.and_then(Moment::us));
         wrote.zip(read).is_some_and(|(wrote, read)| wrote > read)
     };
     threads.filter_map(|thread| thread.blocked_in.as_ref()).any(reads) || same.any(wrote)

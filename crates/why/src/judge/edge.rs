@@ -41,7 +41,7 @@ pub(super) fn handshake_storm(seen: &Observation) -> Vec<Finding> {
             Confidence::High,
             format!(
                 "{rate:.0} inbound TLS handshakes a second fail ({failed} of {begun}), from {}; {} of them from {}{sni}{alert}",
-                count(worst as u64, "address").replace("addresss", "addresses"),
+                count(worst as u64, "address"),
                 top.failed,
                 top.source
             ),
@@ -206,12 +206,12 @@ fn is_for_want_of_places(seen: &Observation, connections: &Connections, away: &[
         let places: Vec<&Connection> = others.iter().filter(|it| counts(it.side)).copied().collect();
         let open_at = |it: &Connection, us: Option<u64>| {
             let open = |other: &&&Connection| {
-                let ended = other.closed.map(|closed| at(closed).unwrap_or(0));
+                let ended = other.closed.map(|closed| closed.us().unwrap_or(0));
                 other.cookie != it.cookie && taken_up(other) < us && ended.is_none_or(|ended| Some(ended) > us)
             };
             places.iter().filter(open).count()
         };
-        let when_away: Vec<usize> = away.iter().map(|it| open_at(it, it.closed.and_then(at))).collect();
+        let when_away: Vec<usize> = away.iter().map(|it| open_at(it, it.closed.and_then(Moment::us))).collect();
         let when_let_in: Vec<usize> = let_in.iter().map(|it| open_at(it, taken_up(it))).collect();
         // A few may come in the moment in which a place is given back.
         let is_limit = |limit: usize| {
@@ -226,16 +226,9 @@ fn is_for_want_of_places(seen: &Observation, connections: &Connections, away: &[
 
 /// When the process took it up, as far as that is known: it is open before, and waits to be accepted.
 fn taken_up(it: &Connection) -> Option<u64> {
-    let opened = it.opened.map(|opened| at(opened).unwrap_or(0))?;
-    let read = it.first_read.and_then(at).filter(|_| it.turns <= 1 && it.opened != Some(Moment::Before));
+    let opened = it.opened.map(|opened| opened.us().unwrap_or(0))?;
+    let read = it.first_read.and_then(Moment::us).filter(|_| it.turns <= 1 && it.opened != Some(Moment::Before));
     Some(read.unwrap_or(opened))
-}
-
-const fn at(moment: Moment) -> Option<u64> {
-    match moment {
-        Moment::At(us) | Moment::Inferred(us) => Some(us),
-        Moment::Before => None,
-    }
 }
 
 /// Whether about as many descriptors as ever were open when they were turned away, as it is where a limit is reached.
@@ -261,7 +254,7 @@ fn is_turned_away(it: &Connection) -> bool {
     // The peer's FIN may answer ours.
     let quiet = it.read_bytes == 0
         && it.written_bytes <= REFUSAL_MAX
-        && it.fin_received.is_none_or(|fin| Some(fin) >= it.closed);
+        && it.fin_received.zip(it.closed).is_none_or(|(fin, closed)| !closed.is_after(fin));
     let soon = match (it.opened, it.closed) {
         (Some(Moment::At(opened)), Some(Moment::At(closed))) => closed.saturating_sub(opened) < SETTLED_US,
         _ => false,
@@ -359,7 +352,7 @@ pub(super) fn churn(seen: &Observation) -> Vec<Finding> {
             "the peer ended {} of {told} that were told of with nothing said, from {}; {served} others are served and not \
              reset, {cut} were reset before their answer",
             probes.len(),
-            count(sources as u64, "address").replace("addresss", "addresses"),
+            count(sources as u64, "address"),
         ))
         .with("checks", probes.len() as u64)
         .with("sources", sources as u64)
@@ -396,7 +389,9 @@ fn is_probe(it: &Connection) -> bool {
 /// Whether the peer reset it after something had been said, and before it was answered. Proxies reset what is over.
 fn is_cut_off(it: &Connection) -> bool {
     let said = it.read_bytes > 0 || it.written_bytes > 0;
-    let answered = it.read_bytes > 0 && it.last_write.and_then(at) >= it.last_read.and_then(at) && it.written_bytes > 0;
+    let answered = it.read_bytes > 0
+        && it.last_write.and_then(Moment::us) >= it.last_read.and_then(Moment::us)
+        && it.written_bytes > 0;
     it.reset_received && said && !answered
 }
 

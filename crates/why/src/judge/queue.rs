@@ -99,7 +99,9 @@ fn waiting(seen: &Observation) -> Vec<&TcpSocket> {
     let is_there = |socket: &TcpSocket| seen.window_us.saturating_sub(socket.last_seen_us) < SETTLED_US;
     let callers = callers(seen).into_iter().filter(|socket| is_there(socket));
     let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
-    let asked = connections.filter(|it| it.closed.is_none() && at(it.last_read) > at(it.last_write) && !may_wait(it));
+    let asked = connections.filter(|it| {
+        it.closed.is_none() && it.last_read.and_then(Moment::us) > it.last_write.and_then(Moment::us) && !may_wait(it)
+    });
     let asked: HashSet<u64> = asked.map(|it| it.cookie).collect();
     let in_a_tick = |socket: &&TcpSocket| {
         let Some(tcp) = socket.last.filter(|_| socket.inbound && is_there(socket)) else { return false };
@@ -170,19 +172,14 @@ impl Few {
     }
 }
 
-fn at(moment: Option<Moment>) -> Option<u64> {
-    match moment? {
-        Moment::At(us) | Moment::Inferred(us) => Some(us),
-        Moment::Before => None,
-    }
-}
-
 /// How many were in use nearly always: one that is opened in the place of another may overlap with it. `None` where the
 /// number changes, as it does when nothing bounds it.
 fn at_once(connections: &[&Connection], window_us: u64) -> Option<u64> {
     // One that was used once, and lies idle since, is in use no more.
-    let end = |it: &Connection| if it.turns == 1 { at(it.last_read) } else { at(it.closed) };
-    let begins = connections.iter().map(|it| (at(it.opened).unwrap_or(0), 1));
+    let end = |it: &Connection| {
+        if it.turns == 1 { it.last_read.and_then(Moment::us) } else { it.closed.and_then(Moment::us) }
+    };
+    let begins = connections.iter().map(|it| (it.opened.and_then(Moment::us).unwrap_or(0), 1));
     let ends = connections.iter().map(|it| (end(it).unwrap_or(window_us), -1));
     let mut changes: Vec<(u64, i64)> = begins.chain(ends).chain([(window_us, 0)]).collect();
     changes.sort_unstable();
@@ -204,7 +201,7 @@ fn answered(seen: &Observation) -> (u64, u64) {
     let sockets: HashMap<u64, &TcpSocket> = sockets.map(|socket| (socket.cookie, socket)).collect();
     answered.fold((0, 0), |(answered, late), it| {
         let asked = it.first_read.or(it.last_read);
-        let wrote = at(it.first_write).unwrap_or(0);
+        let wrote = it.first_write.and_then(Moment::us).unwrap_or(0);
         let waited = match sockets.get(&it.cookie).and_then(|socket| asked_before(socket, it)) {
             // When the first of several answers was written is not known any more.
             Some(before) => before.saturating_add(if it.turns <= 1 { wrote } else { 0 }),
@@ -224,7 +221,10 @@ fn asked_before(socket: &TcpSocket, connection: &Connection) -> Option<u64> {
     let silent = socket.acked(&tcp) == Some(0);
     // Of the same tick as the answer before it: the next thing that was seen is an answer, and no request.
     let is_due = connection.turns <= 1
-        && at(connection.first_write).is_some_and(|wrote| at(connection.first_read) > Some(wrote));
+        && connection
+            .first_write
+            .and_then(Moment::us)
+            .is_some_and(|wrote| connection.first_read.and_then(Moment::us) > Some(wrote));
     let asked = match tcp.last_data_recv_ms.cmp(&tcp.last_data_sent_ms) {
         Ordering::Less => true,
         Ordering::Equal => silent || is_due,

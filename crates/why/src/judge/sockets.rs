@@ -138,7 +138,7 @@ pub(super) fn half_open(seen: &Observation) -> Vec<Finding> {
     }
     // What waits for its client's first bytes (TCP_DEFER_ACCEPT) is in this state, too, and answered.
     let unanswered = half.sent_again.is_none_or(|again| again as usize >= PILE);
-    let few = half.sources <= 4 || half.top.as_ref().is_some_and(|(_, top)| *top * 2 >= half.last);
+    let few = half.sources <= 4 || half.top.as_ref().is_some_and(|(_, top)| top.saturating_mul(2) >= half.last);
     let who = match &half.top {
         _ if !unanswered => {
             "and nearly none had to be answered twice: they are new, or their clients have sent nothing yet \
@@ -354,7 +354,7 @@ impl SlowReader {
 /// Whether it was seen in the last rounds.
 pub(super) fn is_there(seen: &Observation, socket: &TcpSocket) -> bool {
     let rounds = seen.sockets.as_ref().map_or(1, |sockets| sockets.rounds).max(1);
-    seen.window_us.saturating_sub(socket.last_seen_us) < seen.window_us / u64::from(rounds) * 2
+    seen.window_us.saturating_sub(socket.last_seen_us) < (seen.window_us / u64::from(rounds)).saturating_mul(2)
 }
 
 /// Idle connections that nothing will ever close. Not of who waits for an answer.

@@ -206,7 +206,7 @@ fn same_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Fin
     // Where each poll returns but one of several, they take turns.
     let takes_turns = total(poll.ready.iter().map(|ready| ready.times)) <= poll.returns;
     let alike = poll.ready.iter().filter(|ready| takes_turns && neglected.is_some() && neglect(ready) == neglected);
-    let (alike, times) = alike.fold((0, 0), |(alike, times), ready| (alike + 1, times + ready.times));
+    let (alike, times) = alike.fold((0, 0), |(alike, times), ready| (alike + 1, ready.times.saturating_add(times)));
     let (alike, times) = if alike > 1 { (alike, times) } else { (1, top.times) };
     if rate < SPIN_PER_SECOND || share(times, poll.returns) < ALWAYS {
         return None;

@@ -5,6 +5,7 @@ mod backlog;
 mod before;
 mod calls;
 mod descriptors;
+mod effects;
 mod handed_on;
 mod healthy;
 mod kernel;

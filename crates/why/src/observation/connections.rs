@@ -54,7 +54,7 @@ pub enum Side {
 }
 
 /// A moment of a connection's life, in microseconds since the watch began.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Moment {
     /// It happened then.
@@ -63,6 +63,23 @@ pub enum Moment {
     Before,
     /// It happened in the window, this is inferred from other events.
     Inferred(u64),
+}
+
+impl Moment {
+    /// In microseconds since the watch began; `None` where it was before that.
+    #[must_use]
+    pub const fn us(self) -> Option<u64> {
+        match self {
+            Self::At(us) | Self::Inferred(us) => Some(us),
+            Self::Before => None,
+        }
+    }
+
+    /// Whether this is known to be the later of two: of what was before the watch, nobody knows the order.
+    #[must_use]
+    pub fn is_after(self, other: Self) -> bool {
+        self.us() > other.us()
+    }
 }
 
 /// One connection.

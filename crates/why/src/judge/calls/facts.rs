@@ -128,7 +128,7 @@ pub(super) fn unread(known: &Known<'_>) -> u64 {
     let Some(socket) = known.socket else { return 0 };
     let Some(connection) = known.connection else { return socket.unread_bytes.into() };
     // What lay there when it was looked at may have been read since.
-    let read_since = connection.last_read.and_then(at).is_some_and(|read| read > socket.last_seen_us);
+    let read_since = connection.last_read.and_then(Moment::us).is_some_and(|read| read > socket.last_seen_us);
     let lay = if read_since { 0 } else { u64::from(socket.unread_bytes) };
     // Both count from the connection's beginning where that was seen; the kernel counts a FIN as a byte.
     let http = connection.http.as_ref();
@@ -187,22 +187,15 @@ pub(super) fn given_up(life_us: u64) -> Failure {
     Failure::DeadlinePassed(limit.with_origin(Origin::Inferred))
 }
 
-pub(super) fn at(moment: Moment) -> Option<u64> {
-    match moment {
-        Moment::At(us) | Moment::Inferred(us) => Some(us),
-        Moment::Before => None,
-    }
-}
-
 /// From then to the end of the window; what was before counts from its beginning.
 pub(super) fn since(moment: Moment, window_us: u64) -> Option<u64> {
-    Some(window_us.saturating_sub(at(moment).unwrap_or(0)))
+    Some(window_us.saturating_sub(moment.us().unwrap_or(0)))
 }
 
 /// The same, to the end of the connection where that was seen.
 pub(super) fn since_or_until(moment: Moment, known: &Known<'_>, window_us: u64) -> Option<u64> {
-    let end = known.connection.and_then(|connection| at(connection.closed?)).unwrap_or(window_us);
-    Some(end.saturating_sub(at(moment).unwrap_or(0)))
+    let end = known.connection.and_then(|connection| connection.closed?.us()).unwrap_or(window_us);
+    Some(end.saturating_sub(moment.us().unwrap_or(0)))
 }
 
 pub(super) const CLOSE_NOTIFY: u8 = 0;

@@ -10,7 +10,7 @@ use overdue_core::{
 
 use super::{
     Known, Meant, Trouble,
-    facts::{CLOSE_NOTIFY, Stages, alert, at, facts, given_up, libc_errno, os, response_bytes, unread},
+    facts::{CLOSE_NOTIFY, Stages, alert, facts, given_up, libc_errno, os, response_bytes, unread},
     waits::{asked, came_since, can_be_meant, may_be_answered},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         thresholds::{GIVEN_UP_US, SETTLED_US, TRICKLE_PER_SECOND},
         time,
     },
-    observation::{Call, Connection, HttpHead, Side, TlsHandshake},
+    observation::{Call, Connection, HttpHead, Moment, Side, TlsHandshake},
 };
 
 fn answered(connection: &Connection) -> bool {
@@ -33,7 +33,7 @@ fn answered(connection: &Connection) -> bool {
 /// It ended with an error.
 pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let connection = known.connection?;
-    let life = match (connection.opened.and_then(at), connection.closed.and_then(at)) {
+    let life = match (connection.opened.and_then(Moment::us), connection.closed.and_then(Moment::us)) {
         (Some(opened), Some(closed)) => closed.saturating_sub(opened),
         _ => 0,
     };
@@ -131,8 +131,8 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let closed_before = connection.closed_by_us
         && connection
             .closed
-            .and_then(at)
-            .zip(connection.fin_received.and_then(at))
+            .and_then(Moment::us)
+            .zip(connection.fin_received.and_then(Moment::us))
             .is_some_and(|(ours, fin)| ours < fin);
     // Neither is one that answers our alert.
     let refused_by_us = connection.tls.as_ref().is_some_and(|tls| matches!(tls.alert, Some((_, false))));
@@ -163,10 +163,11 @@ fn elsewhere(seen: &Observation, remote: SocketAddr) -> impl Iterator<Item = &Co
 /// Whether the thread whose connect failed, or was given up, got on with another address at the same port meanwhile or
 /// right after.
 pub(super) fn went_elsewhere(seen: &Observation, failed: &Connection) -> bool {
-    let span = failed.opened.and_then(at).zip(failed.closed.and_then(at));
+    let span = failed.opened.and_then(Moment::us).zip(failed.closed.and_then(Moment::us));
     let (Some(remote), Some((opened, ended))) = (failed.remote, span) else { return false };
     let meanwhile = |at: u64| (opened..ended.saturating_add(GIVEN_UP_US)).contains(&at);
-    elsewhere(seen, remote).any(|other| other.tid == failed.tid && other.opened.and_then(at).is_some_and(meanwhile))
+    elsewhere(seen, remote)
+        .any(|other| other.tid == failed.tid && other.opened.and_then(Moment::us).is_some_and(meanwhile))
 }
 
 /// The client's own alert ended the handshake.
@@ -207,7 +208,7 @@ fn is_whole(connection: &Connection) -> bool {
 }
 
 fn asked_since(connection: &Connection) -> bool {
-    connection.last_write.and_then(at) > connection.last_read.and_then(at)
+    connection.last_write.and_then(Moment::us) > connection.last_read.and_then(Moment::us)
 }
 
 /// Whether the own socket, after the peer's FIN, is known to hold no more than was seen in it.
@@ -216,7 +217,7 @@ fn is_left_empty(seen: &Observation, known: &Known<'_>, connection: &Connection)
         // The kernel resets a connection that is closed with bytes unread.
         return !connection.reset_sent;
     }
-    let fin = connection.fin_received.and_then(at).unwrap_or(0);
+    let fin = connection.fin_received.and_then(Moment::us).unwrap_or(0);
     match known.socket {
         Some(socket) => socket.last_seen_us >= fin,
         // Nobody has looked at it yet: on a busy machine looks are late.
@@ -245,12 +246,12 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     let is_in_handshake = connection.tls.as_ref().is_some_and(|tls| tls.done.is_none());
     let hidden = asked_in_tls(connection);
     if (is_first || is_in_handshake || hidden.is_some())
-        && let Some(opened) = connection.opened.and_then(at)
+        && let Some(opened) = connection.opened.and_then(Moment::us)
     {
         if let Some(name) = &connection.resolved {
             stages.add(Stage::Resolve, name.sent_us, name.sent_us.saturating_add(name.duration_us));
         }
-        stages.add(Stage::Connect, opened, connection.established.and_then(at)?);
+        stages.add(Stage::Connect, opened, connection.established.and_then(Moment::us)?);
     }
     let due = due(seen, known, connection, &mut stages)?;
     stages.without_pause(GIVEN_UP_US);
@@ -259,7 +260,7 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
         return None;
     }
     let (came, of_body) = response_bytes(connection);
-    let last_read = connection.last_read.and_then(at).filter(|_| !matches!(due, Due::All));
+    let last_read = connection.last_read.and_then(Moment::us).filter(|_| !matches!(due, Due::All));
     let mut facts = stages.facts(known, given_up(life), last_read);
     let exchange = &mut facts.exchange;
     exchange.response_bytes = if matches!(due, Due::All) { 0 } else { came.max(1) };
@@ -338,28 +339,28 @@ pub(super) fn asked_in_tls(connection: &Connection) -> Option<(&TlsHandshake, u6
     let tls = connection.tls.as_ref().filter(|tls| tls.client && tls.done.is_some())?;
     let is_http = tls.alpn.iter().any(|protocol| protocol == "h2" || protocol.starts_with("http/"));
     let refused = tls.alert.is_some_and(|(code, _)| code != CLOSE_NOTIFY) || tls.alert_hidden;
-    (is_http && !refused).then_some((tls, at(tls.unanswered?)?))
+    (is_http && !refused).then_some((tls, tls.unanswered?.us()?))
 }
 
 /// What was due, and the stages that were under way for it.
 fn due(seen: &Observation, known: &Known<'_>, connection: &Connection, stages: &mut Stages) -> Option<Due> {
-    let closed = at(connection.closed?)?;
+    let closed = connection.closed?.us()?;
     if let Some(tls) = connection.tls.as_ref().filter(|tls| tls.client && tls.done.is_none()) {
         // Who refuses a certificate says so and leaves.
         if tls.alert.is_some() || tls.alert_hidden {
             return None;
         }
-        stages.add(Stage::Tls, at(tls.hello?)?, closed);
+        stages.add(Stage::Tls, tls.hello?.us()?, closed);
         return Some(if tls.answered.is_some() { Due::Rest } else { Due::All });
     }
     if let Some((tls, sent)) = asked_in_tls(connection) {
-        stages.add(Stage::Tls, at(tls.hello?)?, at(tls.done?)?);
+        stages.add(Stage::Tls, tls.hello?.us()?, tls.done?.us()?);
         stages.add(Stage::Wait, sent, closed);
         return (unread(known) == 0).then_some(Due::All);
     }
     let http = connection.http.as_ref()?;
     let requested = http.requested?;
-    let (begun, answered) = (at(requested)?, http.answered.and_then(at));
+    let (begun, answered) = (requested.us()?, http.answered.and_then(Moment::us));
     let Some(answered) = answered.filter(|_| !http.half_head) else {
         if answered.is_none() && (came_since(known, requested) || may_be_answered(seen, known, requested)) {
             return None;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use overdue_core::{Cause, Confidence, Evidence, Stage};
 
-use super::{facts::at, may_wait, waits::all_transfers};
+use super::{may_wait, waits::all_transfers};
 use crate::{
     Observation,
     judge::{
@@ -13,7 +13,7 @@ use crate::{
         thresholds::{CROWD, GIVEN_UP_US, HANDED_ON_MS, MOST, PILE, SETTLED_US, TICK_MS},
         time, total,
     },
-    observation::{Connection, Gaps, Side},
+    observation::{Connection, Gaps, Moment, Side},
 };
 
 /// From when until when, in microseconds since the watch began.
@@ -21,18 +21,24 @@ pub(super) type Span = (u64, u64);
 
 /// What a call waited for its peer, if that is over: for its answer, or until it was given up.
 pub(super) fn waited(connection: &Connection) -> Option<Span> {
-    let closed = connection.closed.and_then(at);
-    let asked = connection.last_write.and_then(at).filter(|wrote| Some(*wrote) > connection.last_read.and_then(at));
+    let closed = connection.closed.and_then(Moment::us);
+    let asked = connection
+        .last_write
+        .and_then(Moment::us)
+        .filter(|wrote| Some(*wrote) > connection.last_read.and_then(Moment::us));
     // One that never came up was waited for from its beginning.
-    let begun = if connection.established.is_none() { connection.opened.and_then(at) } else { asked };
+    let begun = if connection.established.is_none() { connection.opened.and_then(Moment::us) } else { asked };
     let given_up = begun.zip(closed.filter(|_| connection.closed_by_us));
     longest([given_up, gap(&connection.read_gaps)])
 }
 
 /// What a caller waited, if he was answered, or left.
 fn kept_waiting(connection: &Connection) -> Option<Caller> {
-    let asked = connection.last_read.and_then(at).filter(|read| Some(*read) > connection.last_write.and_then(at));
-    let gone = connection.fin_received.and_then(at).or(connection.closed.and_then(at));
+    let asked = connection
+        .last_read
+        .and_then(Moment::us)
+        .filter(|read| Some(*read) > connection.last_write.and_then(Moment::us));
+    let gone = connection.fin_received.and_then(Moment::us).or(connection.closed.and_then(Moment::us));
     let left = asked.zip(gone).filter(|(asked, gone)| gone > asked);
     let answered = gap(&connection.write_gaps);
     let span = longest([left, answered])?;
@@ -164,6 +170,6 @@ pub(super) fn evidence(led: &[Caller], calls: u64) -> Evidence {
 /// Connections on which something was asked in the window.
 fn served(seen: &Observation) -> u64 {
     let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
-    let asked = connections.filter(|it| it.side == Side::Server && it.last_read.and_then(at).is_some());
+    let asked = connections.filter(|it| it.side == Side::Server && it.last_read.and_then(Moment::us).is_some());
     asked.map(|it| it.cookie).collect::<HashSet<_>>().len() as u64
 }

@@ -2,11 +2,11 @@
 
 use overdue_core::{Cause, Confidence};
 
-use super::{facts::at, waits::all_transfers};
+use super::waits::all_transfers;
 use crate::{
     Observation,
     judge::{Finding, Severity, ShareOf, bpf, count, share, time},
-    observation::{Connection, HttpHead, LateCall, Side},
+    observation::{Connection, HttpHead, LateCall, Moment, Side},
 };
 
 /// A call that runs on after the time that its caller allowed has passed.
@@ -55,10 +55,10 @@ pub(in crate::judge) fn deadline_ignored(seen: &Observation) -> Vec<Finding> {
 /// The last call on the connection, and whether it was answered.
 fn last(seen: &Observation, connection: &Connection, http: &HttpHead) -> Option<(LateCall, bool)> {
     let (header, allowed_us) = http.deadline_us.clone()?;
-    let requested = at(http.requested?)?;
-    let answered = http.answered.and_then(at);
+    let requested = http.requested?.us()?;
+    let answered = http.answered.and_then(Moment::us);
     // What was written since may have been the answer, where not every write was looked at.
-    if answered.is_none() && (!all_transfers(seen) || connection.last_write.and_then(at) > Some(requested)) {
+    if answered.is_none() && (!all_transfers(seen) || connection.last_write.and_then(Moment::us) > Some(requested)) {
         return None;
     }
     let ran_us = answered.unwrap_or(seen.window_us).saturating_sub(requested);

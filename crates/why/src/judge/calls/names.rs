@@ -9,7 +9,7 @@ use overdue_core::{
 
 use super::{
     Known, Meant, Trouble,
-    facts::{at, facts, passed},
+    facts::{facts, passed},
 };
 use crate::{
     Observation,
@@ -18,7 +18,7 @@ use crate::{
         thresholds::{GIVEN_UP_US, NAMES, SETTLED_US, WORTH},
         time,
     },
-    observation::{BlockedIn, Connection, Connections, DnsExchange, Lookup, Thread},
+    observation::{BlockedIn, Connection, Connections, DnsExchange, Lookup, Moment, Thread},
 };
 
 /// Where name servers listen.
@@ -165,7 +165,7 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
             // Asked again over TCP, and there it was refused, or nothing came.
             (Some(_), _) if query.truncated => {
                 let Some(last) = over_tcp(connections, &query.server).last() else { continue };
-                let end = last.closed.and_then(at).unwrap_or(seen.window_us);
+                let end = last.closed.and_then(Moment::us).unwrap_or(seen.window_us);
                 waited = end.saturating_sub(query.sent_us);
                 match last.errno {
                     Some(errno) => Failure::Dns {

@@ -9,7 +9,7 @@ use overdue_core::{
 
 use super::{
     Known, Meant, Trouble, callers,
-    facts::{Stages, at, facts, given_up, passed, response_bytes, since, since_or_until, unread, untaken},
+    facts::{Stages, facts, given_up, passed, response_bytes, since, since_or_until, unread, untaken},
     failures::{asked_in_tls, hidden_by_tls, went_elsewhere},
     is_relayed,
 };
@@ -151,7 +151,7 @@ pub(super) fn connecting(seen: &Observation, known: &Known<'_>) -> Option<Troubl
         // Given up by the program itself, before the kernel did; not for another address that answered sooner.
         (_, Some(connection)) if connection.established.is_none() && connection.errno.is_none() => {
             given_up = !went_elsewhere(seen, connection);
-            let (opened, closed) = (at(connection.opened?)?, at(connection.closed?)?);
+            let (opened, closed) = (connection.opened?.us()?, connection.closed?.us()?);
             closed.saturating_sub(opened)
         }
         _ => return None,
@@ -190,10 +190,10 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         && !may_be_answered(seen, known, requested)
     {
         let wrote =
-            known.connection.and_then(|connection| connection.last_write).filter(|wrote| at(*wrote) > at(requested));
+            known.connection.and_then(|connection| connection.last_write).filter(|wrote| wrote.us() > requested.us());
         let waited = since_or_until(wrote.unwrap_or(requested), known, seen.window_us)?;
         // Whoever sends a body at its own pace pauses; a silence that is longer than that took is the peer's.
-        let sending = wrote.and_then(at).map_or(0, |wrote| wrote.saturating_sub(at(requested).unwrap_or(0)));
+        let sending = wrote.and_then(Moment::us).map_or(0, |wrote| wrote.saturating_sub(requested.us().unwrap_or(0)));
         if waited >= SETTLED_US.max(sending) && !came_since(known, requested) {
             return waiting(seen, known, waited);
         }
@@ -252,7 +252,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     }
     // The kernel's times are of milliseconds, in which many an answer comes.
     let exact = known.connection.filter(|_| all_transfers(seen));
-    let exact = exact.and_then(|connection| Some(at(connection.last_write?)? > at(connection.last_read?)?));
+    let exact = exact.and_then(|connection| Some(connection.last_write?.us()? > connection.last_read?.us()?));
     let wrote_last = exact.unwrap_or_else(|| wrote_last(socket, &tcp));
     let sent_nothing = tcp.bytes_acked.is_some_and(|acked| acked <= 1) && socket.unsent_bytes == 0;
     if received == 0 && sent_nothing {
@@ -340,8 +340,9 @@ fn chunks_stopped(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
 fn sends_again(known: &Known<'_>) -> bool {
     let apart = |bytes: u64, us: u64| us >= SETTLED_US && per_second(bytes, us) < TRICKLE_PER_SECOND as f64;
     let written = known.connection.is_some_and(|connection| {
-        let since_read = connection.first_write.filter(|first| Some(*first) > connection.last_read);
-        let span = since_read.and_then(at).zip(connection.last_write.and_then(at));
+        let since_read =
+            connection.first_write.filter(|first| connection.last_read.is_none_or(|read| first.is_after(read)));
+        let span = since_read.and_then(Moment::us).zip(connection.last_write.and_then(Moment::us));
         span.is_some_and(|(first, last)| apart(connection.written_bytes, last.saturating_sub(first)))
     });
     let looked = known.socket.and_then(|socket| Some((socket, socket.first?, socket.last?)));
@@ -389,7 +390,7 @@ fn trickle(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
     let connection = known.connection.filter(|connection| connection.closed.is_none() && unread(known) == 0)?;
     let http = connection.http.as_ref()?;
     let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
-    let (answered, last) = (at(http.answered?)?, at(connection.last_read?)?);
+    let (answered, last) = (http.answered?.us()?, connection.last_read?.us()?);
     let took = seen.window_us.saturating_sub(answered);
     let (came, of_body) = response_bytes(connection);
     let per_second = came.saturating_mul(1_000_000).checked_div(took)?;
@@ -411,7 +412,7 @@ pub(super) fn slow_stages(known: &Known<'_>) -> Vec<Trouble> {
     };
     let peer = connection.remote.map_or_else(|| "the peer".to_owned(), |remote| remote.to_string());
     let took = |begun: Option<Moment>, ended: Option<Moment>| {
-        let took = at(ended?)?.saturating_sub(at(begun?)?);
+        let took = ended?.us()?.saturating_sub(begun?.us()?);
         (took >= SETTLED_US).then_some(took)
     };
     let mut slow = Vec::new();
@@ -535,7 +536,7 @@ fn answers_others(seen: &Observation, known: &Known<'_>) -> bool {
 
 /// Whether bytes were read since then: of an answer whose head was missed, perhaps.
 pub(super) fn came_since(known: &Known<'_>, requested: Moment) -> bool {
-    known.connection.and_then(|connection| at(connection.last_read?)) > at(requested)
+    known.connection.and_then(|connection| connection.last_read?.us()) > requested.us()
 }
 
 /// Whether every read and write was watched, not those of short windows alone. Where none could be, there are no times to
@@ -551,8 +552,8 @@ pub(super) fn may_be_answered(seen: &Observation, known: &Known<'_>, requested: 
     if all_transfers(seen) {
         return false;
     }
-    let requested = at(requested).unwrap_or(0);
-    let read = known.connection.and_then(|connection| at(connection.last_read?)).is_some_and(|read| read > requested);
+    let requested = requested.us().unwrap_or(0);
+    let read = known.connection.and_then(|connection| connection.last_read?.us()).is_some_and(|read| read > requested);
     let received = known.socket.and_then(|socket| {
         let before_last_look = u64::from(socket.last?.last_data_recv_ms).saturating_mul(1_000);
         Some(socket.last_seen_us.saturating_sub(before_last_look))
