@@ -172,7 +172,12 @@ fn who_sends_again_waits_for_no_answer() {
         });
         seen.thread(|thread| thread.blocked_in.as_mut().unwrap().timeout_us = timeout_us)
     };
-    advisory(&redis(208_338, Some(Some(4_000_000))), Cause::ServerSlow);
+    let timed = redis(208_338, Some(Some(4_000_000)));
+    advisory(&timed, Cause::ServerSlow);
+    // Its only answer came before the window.
+    let mut later = timed;
+    later.connections.as_mut().unwrap().connections[0].last_read = Some(Moment::Before);
+    advisory(&later, Cause::ServerSlow);
     // Its wait has no limit; it is the first request after an answer.
     only(&redis(208_338, Some(None)), Cause::ServerSlow);
     only(&redis(2_300_000, Some(Some(4_000_000))), Cause::ServerSlow);
