@@ -9,12 +9,12 @@ mod tests;
 
 use std::net::SocketAddr;
 
-use overdue_core::{Cause, DurationText, facts::TcpState};
+use overdue_core::{Cause, facts::TcpState};
 use serde::Serialize;
 
 use crate::{
     Observation,
-    judge::{Finding, Judgement, left, stalled_calls, state_text},
+    judge::{Finding, Judgement, left, stalled_calls, state_text, time},
     observation::{Fds, PollCall, TcpSocket, TimerKind},
 };
 
@@ -242,8 +242,7 @@ fn uses_select(seen: &Observation) -> bool {
     let mut selects = loops.filter(|it| it.call == PollCall::Select && !it.ready.is_empty());
     let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
     let mut blocked = threads.filter_map(|thread| thread.blocked_in.as_ref());
-    selects.next().is_some()
-        || blocked.any(|in_| matches!(in_.call.as_str(), "select" | "pselect6") && !in_.waits_for.is_empty())
+    selects.next().is_some() || blocked.any(|in_| in_.call == "select" && !in_.waits_for.is_empty())
 }
 
 /// Connections that nobody will ever end.
@@ -360,8 +359,4 @@ pub(crate) fn is_stuck(cause: Cause, at_least: u32, socket: &TcpSocket) -> bool 
         }
         _ => false,
     }
-}
-
-fn time(us: u64) -> DurationText {
-    DurationText(std::time::Duration::from_micros(us))
 }

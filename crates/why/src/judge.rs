@@ -4,7 +4,7 @@
 //! zero. Then findings that follow from others are put beneath them ([`EFFECTS`]), advisories are set apart, and the
 //! rest is ranked: by severity first, then by the share of stalled time, processor or limit that it explains.
 //!
-//! What counts as long, many or full is in [`thresholds`], all of it.
+//! What counts as long, many or full is in [`thresholds`], but for what a single rule asks, which stands beside it.
 
 mod backlog;
 mod calls;
@@ -349,7 +349,7 @@ fn is_young(seen: &Observation) -> bool {
 }
 
 /// Microseconds for a reader.
-fn time(us: u64) -> DurationText {
+pub(crate) fn time(us: u64) -> DurationText {
     DurationText(Duration::from_micros(us))
 }
 

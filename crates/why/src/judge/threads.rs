@@ -650,8 +650,7 @@ enum Ends {
 /// A read or a connect on a connection, a poll on one, without limit; a write that nobody takes. Waiting for work (accept,
 /// a read from a pipe, a queue, a unix socket without a server's name, a UDP socket without a peer) is no wait for a peer.
 fn ends(seen: &Observation, blocked: &BlockedIn) -> Option<Ends> {
-    const WAITS: [&str; 10] =
-        ["read", "recvfrom", "recvmsg", "readv", "connect", "write", "sendto", "sendmsg", "poll", "ppoll"];
+    const WAITS: [&str; 9] = ["read", "recvfrom", "recvmsg", "readv", "connect", "write", "sendto", "sendmsg", "poll"];
     if !WAITS.contains(&blocked.call.as_str()) || matches!(blocked.timeout_us, Some(Some(_))) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! What counts as long, many or full.
+//! What counts as long, many or full, where it is more than one rule's own matter.
 //!
 //! | what | value | why |
 //! |---|---|---|
