@@ -114,7 +114,7 @@ fn whoever_uses_select_gets_no_descriptor_that_it_has_no_room_for() {
     assert!(aid.means.contains("select()"), "{}", aid.means);
 
     let waits_for = vec![WaitsFor { fd: 5, ..WaitsFor::default() }];
-    let blocked = BlockedIn { call: "pselect6".to_owned(), waits_for, ..BlockedIn::default() };
+    let blocked = BlockedIn { call: "select".to_owned(), waits_for, ..BlockedIn::default() };
     let thread = Thread { blocked_in: Some(blocked), ..Thread::default() };
     let threads = Some(Threads { threads: vec![thread], ..Threads::default() });
     let aid = only(&Observation { threads, ..leaking(980, 1000, 1024, 1 << 19) });
