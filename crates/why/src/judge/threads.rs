@@ -591,7 +591,8 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
             "and its keepalive ends that only when the peer's host is gone, not while the peer is silent"
         }
     };
-    let what = call.what.as_ref().map(|what| format!(" on {what}")).unwrap_or_default();
+    let pipe = pipe(call);
+    let what = pipe.clone().or(call.what.clone()).map(|what| format!(" on {what}")).unwrap_or_default();
     let at = thread.stack.as_ref().and_then(place).map(|place| format!(", from {place}")).unwrap_or_default();
     let holder = call.peer_pid.map(|pid| format!(" (held by process {pid})")).unwrap_or_default();
     let mut finding = Finding::new(
@@ -611,8 +612,26 @@ pub(super) fn wait_unlimited(seen: &Observation) -> Vec<Finding> {
     .because(blocked_evidence(thread, call, stuck.len()))
     .rejected(Cause::IoStuck, "the sleep can be interrupted: it is no device that holds it")
     .share(ShareOf::StalledTime, share(stuck.len() as u64, threads.last));
+    if pipe.is_some() {
+        finding = finding.fix(
+            "Whoever reads that pipe takes nothing: look at him (a logger, a pager, the log driver of a container; \
+             `lsof -p PID +E` names the other end). In the program: write logs on a thread of their own, from a bounded queue \
+             that drops what finds no room.",
+        );
+    }
     finding.advisory = !all;
     vec![finding]
+}
+
+/// The pipe into which it writes.
+fn pipe(call: &BlockedIn) -> Option<String> {
+    let is_pipe = call.what.as_deref() == Some("pipe") && call.call.starts_with("write");
+    is_pipe.then(|| match call.fd {
+        Some(1) => "its standard output, a pipe".to_owned(),
+        Some(2) => "its standard error, a pipe".to_owned(),
+        Some(fd) => format!("a pipe (descriptor {fd})"),
+        None => "a pipe".to_owned(),
+    })
 }
 
 /// Whether all threads but those that listen for work sit there.

@@ -110,6 +110,7 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
         if answered(connection) && unknown && !asked_since(connection) && can_be_meant(seen, known) {
             trouble.meant = Meant::Whole;
         }
+        tell_of_reuse(&mut trouble, connection);
         return Some(trouble);
     }
     // Closed by the peer while an answer was due, or in the middle of one. A reader that is behind has the rest of it in
@@ -145,9 +146,41 @@ pub(super) fn failed(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
             let missing = http.and_then(|http| http.missing_bytes);
             facts.exchange.body_expected = missing.map(|missing| of_body.saturating_add(missing));
         }
-        return Some(Trouble { waits: false, ..Trouble::of(known, &facts, life) });
+        let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
+        tell_of_reuse(&mut trouble, connection);
+        return Some(trouble);
     }
     None
+}
+
+/// A connection that lay idle after an answer, and was ended when it was used again: who ended it may have done so just
+/// before the request came. All that was sent on it is more than this request.
+fn tell_of_reuse(trouble: &mut Trouble, connection: &Connection) {
+    let sent = connection.first_write.and_then(Moment::us);
+    let idle = sent.zip(connection.last_read.and_then(Moment::us)).map(|(sent, read)| sent.saturating_sub(read));
+    let ended = connection.closed.or(connection.fin_received).and_then(Moment::us);
+    let at_once = ended.zip(sent).is_some_and(|(ended, sent)| ended.saturating_sub(sent) < GIVEN_UP_US);
+    let Some(idle_us) = idle.filter(|_| connection.turns > 0 && asked_since(connection) && at_once) else { return };
+    let verdict = &mut trouble.verdict;
+    verdict.evidence.retain(|evidence| evidence.source != Source::Http);
+    verdict.evidence.push(
+        bpf(format!(
+            "it had been answered {} on this connection, which then lay idle for {}, and was ended when the next request came",
+            times(connection.turns),
+            time(idle_us)
+        ))
+        .with("answers", connection.turns)
+        .with("idle_us", idle_us),
+    );
+    verdict.fix =
+        "Let the client drop idle connections sooner than the server, a balancer or a NAT between them does: its \
+                   limit for idle ones (keep-alive) must be the shorter one. Until then repeat requests that may be \
+                   repeated, once, on a new connection."
+            .into();
+}
+
+fn times(number: u32) -> String {
+    if number == 1 { "once".to_owned() } else { format!("{number} times") }
 }
 
 /// Connections that came up at the same port of other addresses.

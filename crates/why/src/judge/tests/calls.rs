@@ -140,6 +140,36 @@ fn resets_after_an_answer_began() {
     only(&reset(0, 1_400_000), Cause::PeerReset);
 }
 
+/// The server's limit for idle connections is the shorter one, as it was recorded.
+#[test]
+fn a_connection_that_was_ended_when_it_was_used_again() {
+    let reused = |change: fn(&mut Connection)| {
+        let seen = asked(|connection| {
+            (connection.written_bytes, connection.read_bytes, connection.turns) = (376, 80, 2);
+            connection.last_read = Some(Moment::At(200_000));
+            let again = Some(Moment::At(500_000));
+            (connection.first_write, connection.last_write) = (again, again);
+            connection.http.as_mut().unwrap().requested = again;
+            (connection.reset_received, connection.closed) = (true, Some(Moment::At(500_200)));
+            change(connection);
+        });
+        only(&seen, Cause::PeerReset).verdict
+    };
+    let said = |verdict: &overdue_core::Verdict| {
+        let evidence = &verdict.evidence;
+        evidence.iter().any(|it| it.text.contains("answered 2 times on this connection, which then lay idle for 300ms"))
+    };
+    let race = reused(|_| {});
+    assert!(said(&race) && race.fix.starts_with("Let the client drop idle connections sooner"), "{race:#?}");
+    // All that was ever sent on it is no size of a request.
+    assert!(!race.evidence.iter().any(|it| it.text.contains("376 bytes")), "{race:#?}");
+    // It worked for a while on what was asked; it is the first request.
+    assert!(!said(&reused(|connection| connection.closed = Some(Moment::At(1_400_000)))));
+    assert!(!said(
+        &reused(|connection| (connection.turns, connection.read_bytes, connection.last_read) = (0, 0, None))
+    ));
+}
+
 #[test]
 fn a_thread_that_reads_and_gets_nothing() {
     let mut socket = outbound(9, "10.0.0.9:5432");

@@ -501,7 +501,13 @@ fn waits_for_others_than_tcp() {
     assert!(summary.contains("on unix /run/docker.sock (held by process 812) for 5s or longer"), "{summary}");
     advisory(&waits("recvfrom", "udp 127.0.0.1:18195"), Cause::WaitUnlimited);
     // A log that nobody reads.
-    advisory(&waits("write", "pipe"), Cause::WaitUnlimited);
+    let log = advisory(&waits("write", "pipe"), Cause::WaitUnlimited);
+    assert!(log.verdict.summary.contains("waits in write on a pipe (descriptor 3)"), "{log:#?}");
+    let output = waits("write", "pipe").thread(|thread| thread.blocked_in.as_mut().unwrap().fd = Some(1));
+    let output = advisory(&output, Cause::WaitUnlimited).verdict;
+    assert!(
+        output.summary.contains("on its standard output, a pipe") && output.fix.contains("Whoever reads that pipe")
+    );
     // Work that has not come: a listener's end, a socket of UDP that hears everybody, a pipe.
     for (call, what) in [("recvfrom", "unix"), ("recvmsg", "udp"), ("read", "pipe"), ("accept4", "unix /run/a.sock")] {
         assert_eq!(judge(&waits(call, what)), Judgement::default(), "{call} {what}");
