@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Where a goroutine waits until a place is given back, and what is to be given back.
-const POOLS: [(&str, &str); 5] = [
+const POOLS: [(&str, &str); 6] = [
     (
         "database/sql.(*DB).conn",
         "a connection of database/sql: rows that are not closed keep one, and so do transactions",
@@ -25,10 +25,18 @@ const POOLS: [(&str, &str); 5] = [
     ("github.com/jackc/puddle/v2.", "a resource of a pool (puddle)"),
     ("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).waitTurn", "a connection of go-redis"),
     ("golang.org/x/sync/semaphore.(*Weighted).Acquire", "a place of a semaphore"),
+    (
+        GET_CONN,
+        "a connection of net/http (MaxConnsPerHost): a body that is neither closed nor read to its end keeps one",
+    ),
 ];
 
+/// Here a goroutine waits for a place, or for another that dials.
+const GET_CONN: &str = "net/http.(*Transport).getConn";
+const DIALS: &str = "net/http.(*Transport).dialConn";
+
 /// Below which a goroutine answers a caller.
-const SERVES: [&str; 3] = [
+pub(super) const SERVES: [&str; 3] = [
     "net/http.(*conn).serve",
     "google.golang.org/grpc.(*Server).handleStream",
     "net/http.(*http2serverConn).runHandler",
@@ -36,8 +44,10 @@ const SERVES: [&str; 3] = [
 
 /// Goroutines that were there at the first look and at the last, while callers wait.
 pub(super) fn waits_for_a_place(seen: &Observation) -> Vec<Finding> {
-    let groups = seen.go.iter().flat_map(|go| &go.groups);
-    let waiting: Vec<(&GoroutineGroup, &str)> = groups.filter_map(|group| Some((group, awaited(group)?))).collect();
+    let groups = || seen.go.iter().flat_map(|go| &go.groups);
+    let dials = groups().any(|group| group.stack.functions().any(|name| name == DIALS));
+    let waiting: Vec<(&GoroutineGroup, &str)> =
+        groups().filter_map(|group| Some((group, awaited(group, dials)?))).collect();
     let number = total(waiting.iter().map(|(group, _)| group.stayed));
     let callers = callers(seen).len() as u64;
     let Some((first, what)) = waiting.iter().max_by_key(|(group, _)| group.stayed).filter(|_| callers > 0) else {
@@ -81,13 +91,13 @@ pub(super) fn waits_for_a_place(seen: &Observation) -> Vec<Finding> {
     vec![finding.fix(fix).share(ShareOf::StalledTime, 1.0)]
 }
 
-/// What this group waits for, if it answers a caller.
-fn awaited(group: &GoroutineGroup) -> Option<&'static str> {
+/// What this group waits for, if it answers a caller. `dials`: whether one of net/http's clients does.
+fn awaited(group: &GoroutineGroup, dials: bool) -> Option<&'static str> {
     let is = |functions: &[&str]| group.stack.functions().any(|name| functions.iter().any(|it| name.starts_with(it)));
     // Where it dials, or asks whether a connection still lives, other functions are above.
     let at = group.stack.functions().find(|name| !["runtime.", "sync."].iter().any(|of| name.starts_with(of)))?;
-    let (_, what) = POOLS.iter().find(|(function, _)| at.starts_with(function))?;
-    (group.stayed > 0 && is(&SERVES)).then_some(what)
+    let (pool, what) = POOLS.iter().find(|(function, _)| at.starts_with(function))?;
+    (!(dials && *pool == GET_CONN) && group.stayed > 0 && is(&SERVES)).then_some(what)
 }
 
 /// Connections of the process on which nothing was said while it was watched, and whose peer had the last word: no call is

@@ -14,6 +14,7 @@ mod paces;
 mod pools;
 mod process;
 mod queue;
+mod silence;
 mod spins;
 mod threads;
 mod ties;

@@ -63,3 +63,18 @@ fn goroutines_that_get_on() {
     assert!(!told(&waits_in("net.(*Dialer).DialContext", &["database/sql.(*DB).conn"], 4)));
     assert!(told(&waits_in("golang.org/x/sync/semaphore.(*Weighted).Acquire", &HANDLER, 3)));
 }
+
+/// Bodies that nobody closed keep all places of a host. Where one dials, its callers wait for that.
+#[test]
+fn bodies_that_were_not_closed() {
+    let mut seen = idle_for(60_000, waits_in("net/http.(*Transport).getConn", &HANDLER, 4));
+    let finding = only(&seen, Cause::PoolExhausted);
+    assert!(finding.verdict.summary.contains("a connection of net/http (MaxConnsPerHost)"), "{finding:#?}");
+    let dials = GoroutineGroup {
+        stack: stack(&["net.(*netFD).connect", "net/http.(*Transport).dialConn", "net/http.(*Transport).dialConnFor"]),
+        stayed: 1,
+        ..GoroutineGroup::default()
+    };
+    seen.go.as_mut().unwrap().groups.push(dials);
+    nothing(&seen);
+}
