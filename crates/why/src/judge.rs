@@ -218,6 +218,10 @@ pub fn judge(seen: &Observation) -> Judgement {
     if verdicts.is_empty() {
         verdicts.extend(unanswered::rule(seen, &advisories));
     }
+    if verdicts.is_empty() {
+        advisories.extend(pools::may_be_used_up(seen));
+        advisories.extend(silence::fails_late(seen));
+    }
     Judgement { verdicts, advisories }
 }
 

@@ -1,14 +1,16 @@
-//! Goroutines that wait for a place in a pool of their own program.
+//! Goroutines that wait for a place in a pool of their own program, and threads that may.
 
 use overdue_core::{Cause, Confidence, Evidence, Source};
 
 use super::{
     Finding, Severity, ShareOf,
     calls::callers,
-    count, diag,
+    count, diag, place, proc,
+    silence::answered_lately,
     sockets::{is_there, most_frequent, peer_of},
     thresholds::CROWD,
     time, total,
+    unanswered::{all_stacks, asked_us, limited_threads, most_us},
 };
 use crate::{
     Observation,
@@ -89,6 +91,47 @@ pub(super) fn waits_for_a_place(seen: &Observation) -> Vec<Finding> {
          then a restart helps; a larger pool only takes longer to be used up."
     };
     vec![finding.fix(fix).share(ShareOf::StalledTime, 1.0)]
+}
+
+/// Threads that wait with a limit, no fewer than callers, while the connections of the process lie idle. So does a server
+/// that is asked to wait, and what its threads wait for cannot be told: it is a remark.
+pub(super) fn may_be_used_up(seen: &Observation) -> Option<Finding> {
+    let most_us = most_us(seen);
+    let waits = |socket: &&TcpSocket| is_there(seen, socket) && asked_us(socket) >= most_us;
+    let callers: Vec<&TcpSocket> = callers(seen).into_iter().filter(waits).collect();
+    let number = callers.len() as u64;
+    let threads = limited_threads(seen, most_us);
+    let (peer, of) = most_frequent(idle(seen).into_iter().map(peer_of))?;
+    if number < CROWD || threads.len() < callers.len() || answered_lately(seen, most_us) {
+        return None;
+    }
+    let first = threads.iter().max_by_key(|thread| thread.blocked_us)?;
+    let longest_us = callers.iter().map(|socket| asked_us(socket)).max()?;
+    let at = first.stack.as_ref().and_then(place).map(|at| format!(", from {at}")).unwrap_or_default();
+    let sit = format!("{} threads ({}) sit in futex with a limit{at}", threads.len(), first.name);
+    let mut finding = Finding::new(
+        Cause::PoolExhausted,
+        Severity::Waiting,
+        Confidence::Low,
+        format!(
+            "{number} callers wait for an answer, the longest for {}, and nobody was answered meanwhile; {sit}, and {} to {peer} \
+             {} idle: a pool whose places are not given back looks like this, and so does a server that is asked to wait",
+            time(longest_us),
+            count(of, "connection"),
+            if of == 1 { "lies" } else { "lie" },
+        ),
+    )
+    .because(diag(format!("{number} accepted connections with a request and no answer")).with("callers", number))
+    .because(proc(format!("{sit}, for {} or longer", time(first.blocked_us))).with("threads", threads.len() as u64))
+    .because(diag(format!("{} to {peer}, on which nothing was said since the watch began", count(of, "connection"))).with("idle", of))
+    .rejected(Cause::Unknown, "possible: they wait for news or for jobs, and then it is no fault at all")
+    .fix(format!(
+        "Look what they wait for, by {}. If it is a place in a pool: give back what is held, also where a function fails, and \
+         set the wait a limit shorter than that of the callers.",
+        all_stacks(&seen.process)
+    ));
+    finding.advisory = true;
+    Some(finding)
 }
 
 /// What this group waits for, if it answers a caller. `dials`: whether one of net/http's clients does.

@@ -1,19 +1,24 @@
-//! Callers who were answered at once, again and again, and then, all at the same time, no more.
+//! Callers who were answered at once, again and again, and then, all at the same time, no more; or only that it failed.
 //!
-//! That needs no knowledge of what the threads wait in: who answers each of its callers within milliseconds, and then none
+//! The first needs no knowledge of what the threads wait in: who answers each of its callers within milliseconds, and then none
 //! of them for seconds, hangs. Not so a server that is asked to wait: it was slow before, on the same connections.
 
 use std::collections::HashMap;
 
+use overdue_core::{Cause, Confidence};
+
 use super::{
+    Finding, Severity, bpf,
     calls::callers,
-    share,
+    count, share,
     sockets::is_there,
-    thresholds::{ALWAYS, CROWD, FELL_SILENT},
+    thresholds::{ALWAYS, CROWD, FELL_SILENT, SETTLED_US},
+    time, total,
+    unanswered::{all_stacks, handlers},
 };
 use crate::{
     Observation,
-    observation::{Connection, Moment, Side, TcpSocket},
+    observation::{Connection, FailedCalls, Moment, Side, TcpSocket},
 };
 
 /// Callers whom it no longer answers.
@@ -77,4 +82,42 @@ pub(super) fn answered_lately(seen: &Observation, least_us: u64) -> bool {
 fn asks(connection: &Connection) -> bool {
     let is_http = connection.http.as_ref().is_some_and(|http| !http.request.starts_with("CONNECT "));
     connection.side == Side::Server && is_http && !connection.http2 && connection.turns > FELL_SILENT.0
+}
+
+/// Errors of the server that each took about as long: a limit of its own passes each time, and what it waits for is not
+/// known.
+pub(super) fn fails_late(seen: &Observation) -> Option<Finding> {
+    let connections = seen.connections.iter().flat_map(|connections| &connections.connections);
+    let served = connections.filter(|connection| connection.side == Side::Server);
+    let failed = served.filter_map(|connection| connection.http.as_ref()?.failed);
+    let at_a_limit = |failed: &FailedCalls| {
+        let each_us = failed.total_us / u64::from(failed.number.max(1));
+        each_us >= SETTLED_US && failed.longest_us <= each_us.saturating_add(each_us / 10)
+    };
+    let late: Vec<FailedCalls> = failed.filter(at_a_limit).collect();
+    let number = total(late.iter().map(|failed| u64::from(failed.number)));
+    let FailedCalls { status, longest_us, .. } = *late.iter().max_by_key(|failed| failed.number)?;
+    if number < CROWD {
+        return None;
+    }
+    let at = handlers(seen).map(|it| format!("; {}", it.text)).unwrap_or_default();
+    let callers = count(late.len() as u64, "caller");
+    let mut finding = Finding::new(
+        Cause::Unknown,
+        Severity::Refusing,
+        Confidence::Low,
+        format!(
+            "{number} answers to {callers} were errors ({status}), each after {}: a limit of this program passes, for all that \
+             is known, while it waits for something{at}",
+            time(longest_us),
+        ),
+    )
+    .because(bpf(format!("{number} answers with a status of 500 or more")).with("answers", number).with("longest_us", longest_us))
+    .rejected(Cause::Unknown, "possible: it is asked for what takes so long, and fails for another reason")
+    .fix(format!(
+        "Look at its log of those answers, and what it waits for meanwhile: all stacks by {}.",
+        all_stacks(&seen.process)
+    ));
+    finding.advisory = true;
+    Some(finding)
 }

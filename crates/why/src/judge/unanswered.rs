@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     Observation,
-    observation::{Connection, GoroutineGroup, Listener, Process, Runtime, TcpSocket, Thread, ThreadState},
+    observation::{BlockedIn, Connection, GoroutineGroup, Listener, Process, Runtime, TcpSocket, Thread, ThreadState},
 };
 
 /// Requests, places and listeners that are named.
@@ -84,7 +84,7 @@ pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding
 }
 
 /// What shows where everything waits, in the words of its runtime.
-fn all_stacks(process: &Process) -> String {
+pub(super) fn all_stacks(process: &Process) -> String {
     let pid = process.pid;
     match process.runtime {
         Runtime::Go { .. } => "its /debug/pprof/goroutine?debug=2, or SIGQUIT, which ends it".to_owned(),
@@ -156,7 +156,7 @@ fn waiting(number: u64, what: &str) -> String {
 
 /// From this on a wait is most of the watch.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a whole number")]
-fn most_us(seen: &Observation) -> u64 {
+pub(super) fn most_us(seen: &Observation) -> u64 {
     ((seen.window_us as f64 * MOST.0) as u64).max(MOST.1)
 }
 
@@ -286,7 +286,7 @@ impl<'a> Waits<'a> {
 }
 
 /// Since when the caller waits.
-fn asked_us(socket: &TcpSocket) -> u64 {
+pub(super) fn asked_us(socket: &TcpSocket) -> u64 {
     socket.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000)
 }
 
@@ -463,6 +463,15 @@ fn is_stuck(thread: &Thread, most_us: u64) -> bool {
         && blocked.timeout_us == Some(None)
         && HOLD.contains(&blocked.call.as_str())
         && !is_connection
+}
+
+/// Those that have waited for so long for something in the program itself, with a limit.
+pub(super) fn limited_threads(seen: &Observation, least_us: u64) -> Vec<&Thread> {
+    let is_limited = |thread: &&Thread| {
+        let limited = |blocked: &BlockedIn| blocked.call == "futex" && matches!(blocked.timeout_us, Some(Some(_)));
+        thread.blocked_us >= least_us && thread.blocked_in.as_ref().is_some_and(limited)
+    };
+    own_threads(seen).filter(is_limited).collect()
 }
 
 /// Goroutines that have waited for a lock since the first look: also for that of a file, which its writer holds; and those

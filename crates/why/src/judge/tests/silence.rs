@@ -1,7 +1,7 @@
 //! Callers who were answered at once, and then no more; and servers that are well and look like that.
 
 use super::*;
-use crate::observation::{Gaps, Go, GoroutineGroup, HttpHead, Moment, Runtime, Side};
+use crate::observation::{FailedCalls, Gaps, Go, GoroutineGroup, HttpHead, Moment, Runtime, Side};
 
 /// Callers of a server over HTTP. Each was answered fifty times, within a millisecond, asked again 2.2 s ago, and waits.
 fn fell_silent(number: u64) -> Observation {
@@ -134,4 +134,23 @@ fn where_handlers_are_that_answer_no_more() {
     let summary = &finding.verdict.summary;
     assert!(summary.contains("while 6 goroutines that answer callers are in main.search"), "{summary}");
     assert!(finding.verdict.fix.contains("/debug/pprof/goroutine") && !finding.verdict.fix.contains("py-spy"));
+}
+
+/// A pool that is used up, and a limit of two seconds for it: each answer is a 503 then.
+#[test]
+fn errors_after_a_limit_are_worth_a_remark() {
+    let failing = |number: u32, each_us: u64, longest_us| {
+        changed(move |socket, connection| {
+            socket.last.as_mut().unwrap().last_data_recv_ms = 400;
+            connection.write_gaps.longest_us = longest_us;
+            let failed = FailedCalls { status: 503, number, total_us: u64::from(number) * each_us, longest_us };
+            connection.http.as_mut().unwrap().failed = Some(failed);
+        })
+    };
+    let finding = advisory(&failing(2, 2_000_000, 2_010_000), Cause::Unknown);
+    assert!(finding.verdict.summary.starts_with("12 answers to 6 callers were errors (503), each after 2.01s"));
+    // Errors at once, and of any length.
+    let quiet = |seen: &Observation| assert_eq!(judge(seen), Judgement::default());
+    quiet(&failing(2, 20_000, 21_000));
+    quiet(&failing(2, 2_000_000, 3_500_000));
 }
