@@ -37,15 +37,16 @@ impl<'a> Silence<'a> {
         if answered_lately(seen, least_us) {
             return None;
         }
-        let asks: HashMap<u64, &Connection> =
-            connections.connections.iter().filter(|it| asks(it)).map(|it| (it.cookie, it)).collect();
+        // Of very many connections the worst alone are told of, the longest waits first.
+        let told: HashMap<u64, &Connection> = connections.connections.iter().map(|it| (it.cookie, it)).collect();
+        let is_served = |it: &&TcpSocket| told.get(&it.cookie).is_some_and(|connection| connection.turns > 0);
         let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
-        let served = sockets.filter(|it| it.inbound && is_there(seen, it) && asks.contains_key(&it.cookie)).count();
-        let waiting: Vec<&TcpSocket> =
-            callers(seen).into_iter().filter(|it| it.fd.is_some() && is_there(seen, it)).collect();
+        let served = sockets.filter(|it| it.inbound && is_there(seen, it)).filter(is_served).count();
+        let waits = |it: &&TcpSocket| it.fd.is_some() && is_there(seen, it) && told.contains_key(&it.cookie);
+        let waiting: Vec<&TcpSocket> = callers(seen).into_iter().filter(waits).collect();
         let mut silence = Self::default();
         for &caller in &waiting {
-            let Some(connection) = asks.get(&caller.cookie) else { continue };
+            let Some(connection) = told.get(&caller.cookie).filter(|it| asks(it)) else { continue };
             let earlier_us = connection.write_gaps.longest_us;
             let waited_us = caller.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000);
             if waited_us >= least_us && waited_us / FELL_SILENT.1 >= earlier_us {

@@ -10,7 +10,7 @@ use overdue_why::{
 };
 
 use crate::{
-    render::time,
+    render::{time, why::is_doubted},
     screen::{Ink, Screen, harmless},
 };
 
@@ -81,9 +81,12 @@ pub(super) fn connections(screen: Screen, report: &Report) -> String {
     out
 }
 
-/// Whether some may stall of which it is not known: clients wait, for all that was seen, or a verdict tells of them.
+/// Whether some may stall of which it is not known: clients wait, for all that was seen, or a verdict or a remark tells of
+/// what may be wrong.
 pub(crate) fn may_stall(report: &Report) -> bool {
-    !report.verdicts.is_empty() || report.last_words.iter().any(|words| words.by == Speaker::Clients)
+    !report.verdicts.is_empty()
+        || report.advisories.iter().any(is_doubted)
+        || report.last_words.iter().any(|words| words.by == Speaker::Clients)
 }
 
 /// A connection that stalled.

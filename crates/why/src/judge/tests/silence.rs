@@ -72,7 +72,7 @@ fn what_has_just_begun_is_watched_on() {
 #[test]
 fn who_is_asked_to_wait_was_slow_before() {
     let is_well = |change: fn(&mut TcpSocket, &mut Connection)| nothing(&changed(change));
-    is_well(|_, connection| connection.write_gaps.longest_us = 150_000);
+    is_well(|_, connection| connection.write_gaps.longest_us = 60_000);
     is_well(|_, connection| connection.turns = 1);
     is_well(|_, connection| connection.http.as_mut().unwrap().asks_to_wait = true);
     // A websocket, a tunnel, another protocol, or what nobody saw.
