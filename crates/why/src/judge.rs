@@ -16,6 +16,7 @@ mod pools;
 mod processor;
 mod queue;
 mod resolving;
+mod silence;
 mod sockets;
 mod spin;
 mod tasks;
@@ -180,10 +181,11 @@ const RULES: &[Rule] = &[
 ];
 
 /// Whether a watch of [`thresholds::SETTLED_US`] more would tell nothing new of what has only just begun: a question to a
-/// name server that a resolver asks again every few seconds, and that is the only trace of a long wait.
+/// name server that a resolver asks again every few seconds, and that is the only trace of a long wait; or callers of whom
+/// none is answered any more.
 #[must_use]
 pub fn is_settled(seen: &Observation) -> bool {
-    !calls::asked_lately(seen)
+    !calls::asked_lately(seen) && !unanswered::has_just_fallen_silent(seen)
 }
 
 /// Judges one process.
@@ -217,6 +219,10 @@ pub fn judge(seen: &Observation) -> Judgement {
     }
     if verdicts.is_empty() {
         verdicts.extend(unanswered::rule(seen, &advisories));
+    }
+    if verdicts.is_empty() {
+        advisories.extend(pools::may_be_used_up(seen));
+        advisories.extend(silence::fails_late(seen));
     }
     Judgement { verdicts, advisories }
 }

@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 pub use calls::{Call, CallCount, Calls};
 pub(crate) use connections::redis_waits;
 pub use connections::{
-    Connection, Connections, DnsExchange, Gaps, HttpHead, LateCall, Moment, Resolved, Side, SourceHandshakes,
-    TlsHandshake,
+    Connection, Connections, DnsExchange, FailedCalls, Gaps, HttpHead, LateCall, Moment, Resolved, Side,
+    SourceHandshakes, TlsHandshake,
 };
 pub use cpu::{Cpu, HotStack, Throttling};
 pub use fds::{FdKind, Fds, Opener, PeerFds, Reading};

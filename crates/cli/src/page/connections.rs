@@ -5,7 +5,7 @@ use overdue_why::{ConnectionLine, Report, timeline::Phase};
 use super::html::{Element, el, folded_table};
 use crate::render::{
     time,
-    why::connections::{open_ends, places, stalled_phase},
+    why::connections::{may_stall, open_ends, places, stalled_phase},
 };
 
 /// Rows of the waterfall: those that stalled, and of the others as many as are left of the second. The table has more.
@@ -30,6 +30,8 @@ pub(super) fn section(report: &Report) -> Option<Element> {
     let mut rows: Vec<&ConnectionLine> = stalled.collect();
     rows.extend(others.take(ROWS.saturating_sub(rows.len())));
     let counted = match (all, report.connections_stalled) {
+        (1, 0) if may_stall(report) => "One connection.".to_owned(),
+        (all, 0) if may_stall(report) => format!("{all} connections."),
         (1, 0) => "One connection, which was not seen to stall.".to_owned(),
         (1, _) => "One connection, which stalled.".to_owned(),
         (all, 0) => format!("{all} connections, none of which was seen to stall."),

@@ -14,6 +14,7 @@ use super::{
     sockets::{is_there, peer_of},
     thresholds::{ALWAYS, SETTLED_US},
     time,
+    unanswered::limited_threads,
 };
 use crate::{
     Observation,
@@ -45,11 +46,12 @@ pub struct LastWords {
     pub longest_us: u64,
     /// The other end of that one.
     pub peer: String,
-    /// Where threads are meanwhile that may work for the clients, and listen to none: asleep, or waiting for a child.
+    /// Where threads are meanwhile that may work for the clients, and listen to none: asleep, waiting for a child, or with a
+    /// limit for something in the program.
     pub asleep: Option<Asleep>,
 }
 
-/// Threads in a call that only time or a child ends, a second or longer.
+/// Threads in a call that time, a child or another thread ends, a second or longer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Asleep {
     /// The call.
@@ -98,7 +100,7 @@ pub fn last_words(seen: &Observation) -> Vec<LastWords> {
     .collect()
 }
 
-/// Where most of the threads are that sleep, or wait for a child.
+/// Where most of the threads are that sleep, or wait for a child, or with a limit.
 fn asleep(seen: &Observation) -> Option<Asleep> {
     const CALLS: [&str; 4] = ["nanosleep", "clock_nanosleep", "wait4", "waitid"];
     let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
@@ -108,6 +110,10 @@ fn asleep(seen: &Observation) -> Option<Asleep> {
         if let Some(call) = call.filter(|call| CALLS.contains(call)) {
             calls.entry(call).or_default().push(thread);
         }
+    }
+    let limited = limited_threads(seen, SETTLED_US);
+    if !limited.is_empty() {
+        calls.insert("futex", limited);
     }
     let (call, threads) = calls.into_iter().max_by_key(|(_, threads)| threads.len())?;
     let first = threads.iter().max_by_key(|thread| thread.blocked_us)?;
@@ -175,7 +181,11 @@ impl fmt::Display for LastWords {
             Speaker::Events => ": by its head a stream of events (text/event-stream), which come when there are some.",
         })?;
         let Some(Asleep { call, threads, longest_us, at }) = &self.asleep else { return Ok(()) };
-        let does = if call.starts_with("wait") { "waited for a child" } else { "slept" };
+        let does = match call.as_str() {
+            "wait4" | "waitid" => "waited for a child",
+            "futex" => "waited with a limit",
+            _ => "slept",
+        };
         let from = at.as_ref().map(|at| format!(", from {at}")).unwrap_or_default();
         write!(
             out,

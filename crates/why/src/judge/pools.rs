@@ -1,4 +1,5 @@
-//! Who waits for a place in a pool of the program itself: goroutines for a connection, requests for a thread.
+//! Who waits for a place in a pool of the program itself: goroutines for a connection, requests for a thread, threads
+//! perhaps.
 
 use std::collections::HashSet;
 
@@ -11,11 +12,12 @@ use super::{
     Finding, Severity, ShareOf,
     calls::{self, callers, owes_an_answer},
     count, deadlock, diag, place, proc, share,
+    silence::answered_lately,
     sockets::{is_there, most_frequent, peer_of},
     threads::{frozen, io_stuck, runtime_blocked, wait_unlimited},
     thresholds::{ALWAYS, CROWD, MOST, PILE, QUEUE_FULL, SETTLED_US},
     time, total,
-    unanswered::{LOCKS, is_in},
+    unanswered::{LOCKS, all_stacks, asked_us, is_in, limited_threads, most_us},
 };
 use crate::{
     Observation,
@@ -23,7 +25,7 @@ use crate::{
 };
 
 /// Where a goroutine waits until a place is given back, and what is to be given back.
-const POOLS: [(&str, &str); 5] = [
+const POOLS: [(&str, &str); 6] = [
     (
         "database/sql.(*DB).conn",
         "a connection of database/sql: rows that are not closed keep one, and so do transactions",
@@ -32,10 +34,18 @@ const POOLS: [(&str, &str); 5] = [
     ("github.com/jackc/puddle/v2.", "a resource of a pool (puddle)"),
     ("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).waitTurn", "a connection of go-redis"),
     ("golang.org/x/sync/semaphore.(*Weighted).Acquire", "a place of a semaphore"),
+    (
+        GET_CONN,
+        "a connection of net/http (MaxConnsPerHost): a body that is neither closed nor read to its end keeps one",
+    ),
 ];
 
+/// Here a goroutine waits for a place, or for another that dials.
+const GET_CONN: &str = "net/http.(*Transport).getConn";
+const DIALS: &str = "net/http.(*Transport).dialConn";
+
 /// Below which a goroutine answers a caller.
-const SERVES: [&str; 3] = [
+pub(super) const SERVES: [&str; 3] = [
     "net/http.(*conn).serve",
     "google.golang.org/grpc.(*Server).handleStream",
     "net/http.(*http2serverConn).runHandler",
@@ -50,8 +60,10 @@ pub(super) fn waits_for_a_place(seen: &Observation) -> Vec<Finding> {
 
 /// Goroutines that were there at the first look and at the last, while callers wait.
 fn goroutines(seen: &Observation) -> Vec<Finding> {
-    let groups = seen.go.iter().flat_map(|go| &go.groups);
-    let waiting: Vec<(&GoroutineGroup, &str)> = groups.filter_map(|group| Some((group, awaited(group)?))).collect();
+    let groups = || seen.go.iter().flat_map(|go| &go.groups);
+    let dials = groups().any(|group| group.stack.functions().any(|name| name == DIALS));
+    let waiting: Vec<(&GoroutineGroup, &str)> =
+        groups().filter_map(|group| Some((group, awaited(group, dials)?))).collect();
     let number = total(waiting.iter().map(|(group, _)| group.stayed));
     let callers = callers(seen).len() as u64;
     let Some((first, what)) = waiting.iter().max_by_key(|(group, _)| group.stayed).filter(|_| callers > 0) else {
@@ -95,13 +107,54 @@ fn goroutines(seen: &Observation) -> Vec<Finding> {
     vec![finding.fix(fix).share(ShareOf::StalledTime, 1.0)]
 }
 
-/// What this group waits for, if it answers a caller.
-fn awaited(group: &GoroutineGroup) -> Option<&'static str> {
+/// Threads that wait with a limit, no fewer than callers, while the connections of the process lie idle. So does a server
+/// that is asked to wait, and what its threads wait for cannot be told: it is a remark.
+pub(super) fn may_be_used_up(seen: &Observation) -> Option<Finding> {
+    let most_us = most_us(seen);
+    let waits = |socket: &&TcpSocket| is_there(seen, socket) && asked_us(socket) >= most_us;
+    let callers: Vec<&TcpSocket> = callers(seen).into_iter().filter(waits).collect();
+    let number = callers.len() as u64;
+    let threads = limited_threads(seen, most_us);
+    let (peer, of) = most_frequent(idle(seen).into_iter().map(peer_of))?;
+    if number < CROWD || threads.len() < callers.len() || answered_lately(seen, most_us) {
+        return None;
+    }
+    let first = threads.iter().max_by_key(|thread| thread.blocked_us)?;
+    let longest_us = callers.iter().map(|socket| asked_us(socket)).max()?;
+    let at = first.stack.as_ref().and_then(place).map(|at| format!(", from {at}")).unwrap_or_default();
+    let sit = format!("{} threads ({}) sit in futex with a limit{at}", threads.len(), first.name);
+    let mut finding = Finding::new(
+        Cause::PoolExhausted,
+        Severity::Waiting,
+        Confidence::Low,
+        format!(
+            "{number} callers wait for an answer, the longest for {}, and nobody was answered meanwhile; {sit}, and {} to {peer} \
+             {} idle: a pool whose places are not given back looks like this, and so does a server that is asked to wait",
+            time(longest_us),
+            count(of, "connection"),
+            if of == 1 { "lies" } else { "lie" },
+        ),
+    )
+    .because(diag(format!("{number} accepted connections with a request and no answer")).with("callers", number))
+    .because(proc(format!("{sit}, for {} or longer", time(first.blocked_us))).with("threads", threads.len() as u64))
+    .because(diag(format!("{} to {peer}, on which nothing was said since the watch began", count(of, "connection"))).with("idle", of))
+    .rejected(Cause::Unknown, "possible: they wait for news or for jobs, and then it is no fault at all")
+    .fix(format!(
+        "Look what they wait for, by {}. If it is a place in a pool: give back what is held, also where a function fails, and \
+         set the wait a limit shorter than that of the callers.",
+        all_stacks(&seen.process)
+    ));
+    finding.advisory = true;
+    Some(finding)
+}
+
+/// What this group waits for, if it answers a caller. `dials`: whether one of net/http's clients does.
+fn awaited(group: &GoroutineGroup, dials: bool) -> Option<&'static str> {
     let is = |functions: &[&str]| group.stack.functions().any(|name| functions.iter().any(|it| name.starts_with(it)));
     // Where it dials, or asks whether a connection still lives, other functions are above.
     let at = group.stack.functions().find(|name| !["runtime.", "sync."].iter().any(|of| name.starts_with(of)))?;
-    let (_, what) = POOLS.iter().find(|(function, _)| at.starts_with(function))?;
-    (group.stayed > 0 && is(&SERVES)).then_some(what)
+    let (pool, what) = POOLS.iter().find(|(function, _)| at.starts_with(function))?;
+    (!(dials && *pool == GET_CONN) && group.stayed > 0 && is(&SERVES)).then_some(what)
 }
 
 /// Connections of the process on which nothing was said while it was watched, and whose peer had the last word: no call is

@@ -16,6 +16,7 @@ mod paces;
 mod pools;
 mod process;
 mod queue;
+mod silence;
 mod spins;
 mod threads;
 mod ties;

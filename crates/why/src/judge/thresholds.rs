@@ -24,6 +24,7 @@
 //! | [`GIVEN_UP_US`] | 250 ms | a caller that closes sooner after its call began changed its mind, or asked elsewhere at the same time |
 //! | [`TRICKLE_PER_SECOND`] | 1,000 | bytes a second of a body below which it is no transfer: no link is so slow |
 //! | [`USUAL_ANSWERS`] | 3, each within a tenth | answers on the same connection that make a longer wait one that is not meant |
+//! | [`FELL_SILENT`] | 5, 50 times | so many answers on a connection, and all of them so much shorter than the wait for the next, make it one that is not meant, where all callers wait at the same time |
 //! | [`MOST`] | half of the watch, 2 s at least | a caller that has waited for so long, with nothing that explains it, is told of |
 //! | [`CROWD`] | 3 | requests that wait for the same peer at once, or clients that do not read: no single case |
 //! | [`TASKS`] | 64 | tasks at the same place before they are called a crowd |
@@ -99,6 +100,8 @@ pub const GIVEN_UP_US: u64 = 250_000;
 pub const TRICKLE_PER_SECOND: u64 = 1_000;
 /// See the table.
 pub const USUAL_ANSWERS: u64 = 3;
+/// See the table.
+pub const FELL_SILENT: (u32, u64) = (5, 50);
 /// See the table.
 pub const MOST: (f64, u64) = (0.5, 2_000_000);
 /// See the table.

@@ -3,7 +3,8 @@
 //! That a client had the last word says little: on a websocket it often has, and a long poll waits because it is meant
 //! to. What says that a caller is held up: its request lies unread; it waits to be accepted and nobody accepts; or its
 //! request was read, nobody listens to the connection any more, and threads sit where only another thread of the program
-//! can free them, without a limit. Whoever waits for news listens, or has a limit.
+//! can free them, without a limit. Whoever waits for news listens, or has a limit. And where all of them were answered at
+//! once before, and nobody is any more, nothing need be known of the threads ([`Silence`]).
 
 use std::collections::HashSet;
 
@@ -12,14 +13,17 @@ use overdue_core::{Cause, Confidence, Evidence, Source, facts::TcpState};
 use super::{
     Finding, Severity, Stall,
     calls::{may_wait, owes_an_answer},
-    count, diag, place, proc, share,
+    count, diag, place,
+    pools::SERVES,
+    proc, share,
+    silence::Silence,
     sockets::is_there,
-    thresholds::{ALWAYS, CROWD, MOST},
+    thresholds::{ALWAYS, CROWD, MOST, SETTLED_US},
     time, total,
 };
 use crate::{
     Observation,
-    observation::{Connection, GoroutineGroup, Listener, Runtime, TcpSocket, Thread, ThreadState},
+    observation::{BlockedIn, Connection, GoroutineGroup, Listener, Process, Runtime, TcpSocket, Thread, ThreadState},
 };
 
 /// Requests, places and listeners that are named.
@@ -48,20 +52,27 @@ pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding
         || "nothing shows that it computes".to_owned(),
         |us| format!("it used {} of processor time in {}", time(us), time(seen.window_us)),
     );
+    let before = waits.earlier_us.map_or_else(String::new, |us| {
+        format!("; all of them were answered before, within {} each time, and nobody was since", time(us))
+    });
+    let meant = match waits.earlier_us {
+        Some(_) => " If its callers ask for jobs or news, and there are none any more, it is well.",
+        None => "",
+    };
     let mut finding = Finding::new(
         Cause::Unknown,
         Severity::Waiting,
         Confidence::Low,
-        format!("{who}, the longest for {}{at}; nothing that was seen tells why", time(longest_us)),
+        format!("{who}, the longest for {}{before}{at}; nothing that was seen tells why", time(longest_us)),
     )
     .and(waits.evidence(seen))
     .and(places)
     .rejected(Cause::CpuBusy, used)
-    .fix(
-        "Look at what its threads wait for, and who should wake them: `overdue flame --pid PID --wait`, or all stacks by \
-         `py-spy dump`, `jcmd PID Thread.print`, Go's /debug/pprof/goroutine?debug=2, or gdb's `thread apply all bt`, which \
-         stops the process for a moment.",
-    );
+    .fix(format!(
+        "Look at what its threads wait for, and who should wake them: `overdue flame --pid {pid} --wait`, or all stacks by {}.{meant}",
+        all_stacks(process),
+        pid = process.pid,
+    ));
     if waits.locked && !waits_to_be_told(seen, most_us(seen)) {
         finding = finding.rejected(
             Cause::WaitUnlimited,
@@ -70,6 +81,27 @@ pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding
     }
     finding.verdict.stage = STAGE;
     Some(finding)
+}
+
+/// What shows where everything waits, in the words of its runtime.
+pub(super) fn all_stacks(process: &Process) -> String {
+    let pid = process.pid;
+    match process.runtime {
+        Runtime::Go { .. } => "its /debug/pprof/goroutine?debug=2, or SIGQUIT, which ends it".to_owned(),
+        Runtime::Python => {
+            format!("`py-spy dump --pid {pid}`, of asyncio's tasks by `python3 -m asyncio pstree {pid}` (3.14 on)")
+        }
+        Runtime::Java => format!("`jcmd {pid} Thread.print`"),
+        Runtime::Node => format!("its inspector (`kill -USR1 {pid}`, then chrome://inspect)"),
+        Runtime::Tokio | Runtime::Native => {
+            format!("`gdb -p {pid} -batch -ex 'thread apply all bt'`, which stops it for a moment")
+        }
+    }
+}
+
+/// Whether callers are answered no more, for so short a time that it may still be chance.
+pub(super) fn has_just_fallen_silent(seen: &Observation) -> bool {
+    Silence::of(seen, SETTLED_US).is_some() && Silence::of(seen, MOST.1).is_none()
 }
 
 /// It does not run at all, and somebody waits for it.
@@ -124,7 +156,7 @@ fn waiting(number: u64, what: &str) -> String {
 
 /// From this on a wait is most of the watch.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a whole number")]
-fn most_us(seen: &Observation) -> u64 {
+pub(super) fn most_us(seen: &Observation) -> u64 {
     ((seen.window_us as f64 * MOST.0) as u64).max(MOST.1)
 }
 
@@ -141,14 +173,18 @@ struct Waits<'a> {
     answers: Vec<&'a TcpSocket>,
     /// Whether threads were found that wait for a lock.
     locked: bool,
-    /// Whether its runtime listens to all connections, always.
+    /// Whether its runtime listens to all connections, always; or whether that does not matter.
     anyhow: bool,
+    /// Where all callers were answered before, within so long, and none is any more.
+    earlier_us: Option<u64>,
 }
 
 impl<'a> Waits<'a> {
     fn of(seen: &'a Observation) -> Self {
-        let most_us = most_us(seen);
         let Some(sockets) = &seen.sockets else { return Self::default() };
+        let silence = Silence::of(seen, MOST.1);
+        let earlier_us = silence.as_ref().map(|silence| silence.earlier_us);
+        let most_us = if earlier_us.is_some() { MOST.1 } else { most_us(seen) };
         let is_there = |it: &TcpSocket| it.fd.is_some() && is_there(seen, it);
         let clients = || sockets.tcp.iter().filter(|socket| socket.inbound && is_there(socket));
         let alive = |socket: &&TcpSocket| matches!(socket.state, TcpState::Established | TcpState::CloseWait);
@@ -177,12 +213,16 @@ impl<'a> Waits<'a> {
             Some(Listened::Anyhow) => owed,
             None => Vec::new(),
         };
+        let unanswered = silence.map_or(unanswered, |Silence { callers, .. }| {
+            callers.into_iter().filter(|socket| socket.unread_bytes == 0).collect()
+        });
         // Where it has workers, they accept.
         let nobody_accepts = seen.process.children.is_empty() && nobody_accepts(seen, most_us);
         let queues = sockets.listeners.iter().filter(|it| it.queued_last > 0 && it.waiting_us >= most_us);
         let queues: Vec<&Listener> = queues.filter(|_| nobody_accepts).collect();
         let locked = held && !(unread.is_empty() && unanswered.is_empty());
-        Self { unread, unanswered, queues, answers, locked, anyhow }
+        let anyhow = anyhow || earlier_us.is_some();
+        Self { unread, unanswered, queues, answers, locked, anyhow, earlier_us }
     }
 
     fn who(&self) -> String {
@@ -246,7 +286,7 @@ impl<'a> Waits<'a> {
 }
 
 /// Since when the caller waits.
-fn asked_us(socket: &TcpSocket) -> u64 {
+pub(super) fn asked_us(socket: &TcpSocket) -> u64 {
     socket.last.map_or(0, |tcp| u64::from(tcp.last_data_recv_ms) * 1_000)
 }
 
@@ -320,6 +360,11 @@ fn listens(call: &str) -> bool {
     ["epoll", "poll", "select", "read", "recv", "io_uring"].iter().any(|word| call.contains(word))
 }
 
+/// Whether it waits to hear from connections, old or new.
+fn hears(thread: &Thread) -> bool {
+    thread.blocked_in.as_ref().is_some_and(|blocked| listens(&blocked.call) || blocked.call.starts_with("accept"))
+}
+
 /// Whether threads wait for something in the program itself, or a lock of a file, that nothing but another thread ends;
 /// and so many of them that they may be those who should answer the callers.
 fn held_up(seen: &Observation, most_us: u64, callers: usize) -> bool {
@@ -330,9 +375,6 @@ fn held_up(seen: &Observation, most_us: u64, callers: usize) -> bool {
     let idle = stuck.iter().filter(|thread| is_in(thread, &IDLE)).count();
     let locked = stuck.iter().filter(|thread| takes_a_lock(thread)).count();
     // They may work for callers: asleep for a while, or waiting for a child.
-    let hears = |thread: &Thread| {
-        thread.blocked_in.as_ref().is_some_and(|blocked| listens(&blocked.call) || blocked.call.starts_with("accept"))
-    };
     let others = own_threads(seen).filter(|thread| !is_stuck(thread, most_us) && !hears(thread)).count();
     let unlimited = stuck.len() - idle;
     // Who holds the lock may have a caller, too. Who waits for a condition may wait for work, unless a crowd waits and
@@ -423,6 +465,15 @@ fn is_stuck(thread: &Thread, most_us: u64) -> bool {
         && !is_connection
 }
 
+/// Those that have waited for so long for something in the program itself, with a limit.
+pub(super) fn limited_threads(seen: &Observation, least_us: u64) -> Vec<&Thread> {
+    let is_limited = |thread: &&Thread| {
+        let limited = |blocked: &BlockedIn| blocked.call == "futex" && matches!(blocked.timeout_us, Some(Some(_)));
+        thread.blocked_us >= least_us && thread.blocked_in.as_ref().is_some_and(limited)
+    };
+    own_threads(seen).filter(is_limited).collect()
+}
+
 /// Goroutines that have waited for a lock since the first look: also for that of a file, which its writer holds; and those
 /// that answer a caller, and have something to hand over that nobody takes.
 fn goroutines(seen: &Observation) -> impl Iterator<Item = &GoroutineGroup> {
@@ -445,9 +496,11 @@ fn may_idle(thread: &Thread) -> bool {
 
 /// Where the threads are: the most first, and last those that may be without work.
 fn places(seen: &Observation, waits: &Waits<'_>) -> Vec<Evidence> {
-    let most_us = most_us(seen);
+    // Where nobody is answered any more, those who listen wait for other work.
+    let silent = waits.earlier_us.is_some();
+    let most_us = if silent { SETTLED_US } else { most_us(seen) };
     let stuck = |thread: &&Thread| is_stuck(thread, most_us);
-    let sits = |thread: &&Thread| thread.blocked_us >= most_us;
+    let sits = |thread: &&Thread| thread.blocked_us >= most_us && !(silent && hears(thread));
     let all = || own_threads(seen);
     let locked = waits.locked && all().any(|thread| stuck(&thread));
     let chosen: Vec<&Thread> = if locked { all().filter(stuck).collect() } else { all().filter(sits).collect() };
@@ -478,7 +531,9 @@ fn places(seen: &Observation, waits: &Waits<'_>) -> Vec<Evidence> {
                 .with("blocked_us", longest_us),
         )
     });
-    let goroutines = goroutines(seen).take(NAMED).map(|group| {
+    let locks: Vec<&GoroutineGroup> = goroutines(seen).take(NAMED).collect();
+    let handlers = handlers(seen).filter(|_| silent && locks.is_empty());
+    let goroutines = locks.into_iter().map(|group| {
         let own = |name: &&str| !["runtime.", "sync.", "internal/"].iter().any(|package| name.starts_with(package));
         let at: Vec<&str> = group.stack.functions().filter(own).take(2).collect();
         let at = if at.is_empty() { String::new() } else { format!(" in {}", at.join(" < ")) };
@@ -490,5 +545,16 @@ fn places(seen: &Observation, waits: &Waits<'_>) -> Vec<Evidence> {
         )
         .with("goroutines", number)
     });
-    goroutines.chain(threads).collect()
+    goroutines.chain(handlers).chain(threads).collect()
+}
+
+/// Where most goroutines are that answer callers.
+pub(super) fn handlers(seen: &Observation) -> Option<Evidence> {
+    let serves = |group: &&GoroutineGroup| group.stack.functions().any(|name| SERVES.contains(&name));
+    let groups = seen.go.iter().flat_map(|go| &go.groups).filter(serves);
+    let group = groups.max_by_key(|group| group.last).filter(|group| group.last >= CROWD)?;
+    let at: Vec<&str> = group.stack.functions().filter(|name| !name.starts_with("runtime.")).take(3).collect();
+    let reason = group.wait_reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let text = format!("{} that answer callers are in {}{reason}", count(group.last, "goroutine"), at.join(" < "));
+    Some(Evidence::new(Source::Memory, text).with("goroutines", group.last))
 }

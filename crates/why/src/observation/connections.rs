@@ -256,6 +256,9 @@ pub struct HttpHead {
     /// An earlier call on the connection that was answered later than its caller allowed; of several the latest.
     #[serde(default)]
     pub late: Option<LateCall>,
+    /// Calls on the connection that were answered by an error of the server (5xx), the last one included.
+    #[serde(default)]
+    pub failed: Option<FailedCalls>,
     /// Of a response that the process reads: bytes of it that had not come at the end, where its head says how many
     /// there are and the connection was watched from its beginning.
     #[serde(default)]
@@ -304,6 +307,19 @@ pub struct LateCall {
     pub allowed_us: u64,
     /// From its head to that of the answer.
     pub ran_us: u64,
+}
+
+/// Calls of one connection that were answered by an error of the server, of those whose heads were looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FailedCalls {
+    /// The status of the latest.
+    pub status: u16,
+    /// How many.
+    pub number: u32,
+    /// From the head of the request to that of the answer, of all of them together.
+    pub total_us: u64,
+    /// The longest of them.
+    pub longest_us: u64,
 }
 
 /// TLS handshakes of one source address.

@@ -3,10 +3,14 @@
 use std::{fmt::Write as _, ops::Range};
 
 use overdue_core::Stage;
-use overdue_why::{ConnectionLine, Report, judge::Stall, timeline::Phase};
+use overdue_why::{
+    ConnectionLine, Report,
+    judge::{Speaker, Stall},
+    timeline::Phase,
+};
 
 use crate::{
-    render::time,
+    render::{time, why::is_doubted},
     screen::{Ink, Screen, harmless},
 };
 
@@ -22,10 +26,12 @@ pub(super) fn connections(screen: Screen, report: &Report) -> String {
     let all = report.connections.len() as u64 + report.connections_not_listed;
     let rows: Vec<Row<'_>> = report.connections.iter().filter_map(Row::of).take(SHOWN).collect();
     if rows.is_empty() {
-        let quiet = match all {
-            0 => return String::new(),
-            1 => "Its one connection was not seen to stall.".to_owned(),
-            many => format!("Of its {many} connections none was seen to stall."),
+        let quiet = match (all, may_stall(report)) {
+            (0, _) => return String::new(),
+            (1, true) => "It has one connection.".to_owned(),
+            (1, false) => "Its one connection was not seen to stall.".to_owned(),
+            (many, true) => format!("It has {many} connections."),
+            (many, false) => format!("Of its {many} connections none was seen to stall."),
         };
         let mut out = format!("\n{}\n", screen.ink(Ink::Dim, &quiet));
         for last_words in &report.last_words {
@@ -73,6 +79,14 @@ pub(super) fn connections(screen: Screen, report: &Report) -> String {
         _ = writeln!(out, "  {}", screen.ink(Ink::Dim, &counted.join(", ")));
     }
     out
+}
+
+/// Whether some may stall of which it is not known: clients wait, for all that was seen, or a verdict or a remark tells of
+/// what may be wrong.
+pub(crate) fn may_stall(report: &Report) -> bool {
+    !report.verdicts.is_empty()
+        || report.advisories.iter().any(is_doubted)
+        || report.last_words.iter().any(|words| words.by == Speaker::Clients)
 }
 
 /// A connection that stalled.

@@ -1,4 +1,4 @@
-use overdue_core::facts::TcpState;
+use overdue_core::facts::{TcpInfo, TcpState};
 use overdue_why::{
     Observation,
     observation::{Connection, Connections, HttpHead, Moment, Process, Side, Sockets, TcpSocket, TlsHandshake},
@@ -111,6 +111,17 @@ fn connections_without_a_stall_are_counted_only() {
     let mut seen = stalled();
     seen.connections = None;
     assert_eq!(shown(80, &seen), "\nOf its 3 connections none was seen to stall.\n");
+    // A client may wait: then it is not said that none does.
+    let mut asks = socket(9, "10.0.0.8:50000");
+    asks.inbound = true;
+    let said =
+        TcpInfo { bytes_acked: Some(80), bytes_received: Some(40), last_data_recv_ms: 3_000, ..TcpInfo::default() };
+    asks.last = Some(TcpInfo { last_data_sent_ms: 3_100, ..said });
+    if let Some(sockets) = &mut seen.sockets {
+        sockets.tcp.push(asks);
+    }
+    let text = shown(80, &seen);
+    assert!(text.starts_with("\nIt has 4 connections.\nOne client, 10.0.0.8, had the last word"), "{text}");
     seen.sockets = None;
     assert_eq!(shown(80, &seen), "");
 }

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::collect::window::Overlap;
 use crate::observation::{
-    Connection, Connections, DnsExchange, Gaps, HttpHead, LateCall, Moment, Resolved, Side, SourceHandshakes,
-    TlsHandshake, redis_waits,
+    Connection, Connections, DnsExchange, FailedCalls, Gaps, HttpHead, LateCall, Moment, Resolved, Side,
+    SourceHandshakes, TlsHandshake, redis_waits,
 };
 
 /// Connections in the observation.
@@ -96,6 +96,8 @@ struct Exchange {
     response: Response,
     /// One before it that was answered too late, the latest of them.
     late: Option<Late>,
+    /// Those before it that were answered by an error of the server, and when the last of them was.
+    failed: Option<(FailedCalls, u64)>,
 }
 
 /// A call that was answered when its caller waited no more.
@@ -177,6 +179,22 @@ impl Exchange {
             (ran_us > deadline.1).then_some(Late { request: request.line, deadline, ran_us, answered })
         });
         this.into_iter().chain(late).max_by_key(|late| late.ran_us.saturating_sub(late.deadline.1))
+    }
+
+    /// It and those before it that were answered by an error of the server, and when the last of them was.
+    fn failed(&self) -> Option<(FailedCalls, u64)> {
+        let Some((status, answered)) = self.status.filter(|status| *status >= 500).zip(self.answered) else {
+            return self.failed;
+        };
+        let FailedCalls { number, total_us, longest_us, .. } = self.failed.unwrap_or_default().0;
+        let took_us = answered.saturating_sub(self.requested) / 1000;
+        let failed = FailedCalls {
+            status,
+            number: number.saturating_add(1),
+            total_us: total_us.saturating_add(took_us),
+            longest_us: longest_us.max(took_us),
+        };
+        Some((failed, answered))
     }
 
     /// Whether these bytes are more of the head of its response.
@@ -396,8 +414,10 @@ impl Heads {
             exchange.take(piece);
         } else if let Some(request) = http::request(bytes) {
             let way = Some(piece.way);
-            let late = self.http.take().and_then(|before| before.late());
-            let mut exchange = Exchange { request, way, requested: piece.at, late, ..Exchange::default() };
+            let before = self.http.take();
+            let failed = before.as_ref().and_then(|before| before.failed());
+            let late = before.and_then(|before| before.late());
+            let mut exchange = Exchange { request, way, requested: piece.at, late, failed, ..Exchange::default() };
             // Where one thread writes and another reads, an answer may be read before the write is told.
             if let Some(early) = self.early.take()
                 && early.way != piece.way
@@ -532,6 +552,7 @@ fn http_seen(exchange: &Exchange, raw: &RawConnection, epoch: Epoch) -> HttpHead
             allowed_us: late.deadline.1,
             ran_us: late.ran_us,
         }),
+        failed: exchange.failed().filter(|(_, last)| *last >= epoch.0).map(|(failed, _)| failed),
         // Of a connection that was there before, not all bytes were counted.
         missing_bytes: response
             .ends_at

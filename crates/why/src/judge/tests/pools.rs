@@ -1,6 +1,6 @@
 //! Goroutines that wait for a place, and requests that wait for a thread.
 
-use super::*;
+use super::{unanswered::limited, *};
 use crate::observation::{BlockedIn, Go, GoroutineGroup, HttpHead, Moment, Runtime, Side};
 
 const HANDLER: [&str; 4] =
@@ -258,4 +258,54 @@ fn threads_before_a_lock_are_a_remark() {
     // One of them is without work.
     workers(&mut seen).last().unwrap().stack = Some(stack(&["pthread_cond_wait", "work"]));
     nobody_waits_for_a_thread(&seen);
+}
+
+/// Bodies that nobody closed keep all places of a host. Where one dials, its callers wait for that.
+#[test]
+fn bodies_that_were_not_closed() {
+    let mut seen = idle_for(60_000, waits_in("net/http.(*Transport).getConn", &HANDLER, 4));
+    let finding = only(&seen, Cause::PoolExhausted);
+    assert!(finding.verdict.summary.contains("a connection of net/http (MaxConnsPerHost)"), "{finding:#?}");
+    let dials = GoroutineGroup {
+        stack: stack(&["net.(*netFD).connect", "net/http.(*Transport).dialConn", "net/http.(*Transport).dialConnFor"]),
+        stayed: 1,
+        ..GoroutineGroup::default()
+    };
+    seen.go.as_mut().unwrap().groups.push(dials);
+    nothing(&seen);
+}
+
+/// Eight callers, eight threads that wait with a limit, and connections that lie idle. A long poll looks the same.
+#[test]
+fn threads_that_wait_with_a_limit_may_wait_for_a_place() {
+    let seen = |threads, callers: u64| {
+        let handlers = waits_in("", &[], 0).sockets.unwrap().tcp;
+        let mut seen = limited(threads).tcp((0..callers).map(|cookie| TcpSocket { cookie, ..handlers[0].clone() }));
+        seen.process.runtime = Runtime::Python;
+        seen
+    };
+    let told = |seen: &Observation| judge(seen).advisories.iter().any(|it| it.verdict.cause == Cause::PoolExhausted);
+    let finding = advisory(&idle_for(60_000, seen(8, 8)), Cause::PoolExhausted);
+    let verdict = &finding.verdict;
+    assert!(verdict.summary.starts_with("8 callers wait for an answer, the longest for 4.9s"), "{verdict:#?}");
+    assert!(
+        verdict.summary.contains("8 threads (server) sit in futex with a limit, from wait < handle"),
+        "{verdict:#?}"
+    );
+    assert!(verdict.summary.contains("5 connections to 10.0.0.5:5432 lie idle"), "{verdict:#?}");
+    assert!(verdict.fix.contains("py-spy dump --pid 4242"), "{verdict:#?}");
+    // Without a pool; with one that is used; and where some are answered.
+    assert!(!told(&seen(8, 8)));
+    assert!(!told(&idle_for(3, seen(8, 8))));
+    assert!(!told(&idle_for(60_000, seen(2, 8))));
+    let mut answers = idle_for(60_000, seen(8, 9));
+    let mut sockets = answers.sockets.as_mut().unwrap().tcp.iter_mut();
+    sockets.next().unwrap().last.as_mut().unwrap().last_data_sent_ms = 10;
+    assert!(!told(&answers));
+    // The sentence on who had the last word says where the threads are, all the same.
+    let words = crate::Report::of(&seen(8, 8)).last_words[0].to_string();
+    assert!(
+        words.ends_with("Meanwhile 8 threads waited with a limit (futex, from wait < handle), for 5s at most."),
+        "{words}"
+    );
 }

@@ -35,6 +35,11 @@ pub(super) fn locked(number: u32) -> Observation {
     with((0..number).map(|at| sits(5_000 + at, "futex", None, &lock)))
 }
 
+/// The first thread sits in `accept`, so many more for news, with a limit.
+pub(super) fn limited(number: u32) -> Observation {
+    with((0..number).map(|at| sits(5_000 + at, "futex", Some(20_000_000), &["wait", "handle"])))
+}
+
 pub(super) fn with(threads: impl IntoIterator<Item = Thread>) -> Observation {
     let mut seen = idle();
     let all: Vec<Thread> = std::iter::once(sits(PID, "accept", None, &[])).chain(threads).collect();
@@ -55,6 +60,14 @@ fn handlers_that_wait_for_a_lock() {
     assert!(summary.starts_with("4 callers wait for an answer, the longest for 4s, while 4 threads"), "{summary}");
     assert!(summary.contains("look_up < handle"), "{summary}");
     assert_eq!((finding.verdict.stage, finding.verdict.confidence), ("handle", Confidence::Low));
+    // The tool that fits its runtime, and no other.
+    for (runtime, tool) in [(Runtime::Python, "py-spy"), (Runtime::Native, "gdb"), (Runtime::Node, "inspector")] {
+        let mut seen = seen.clone();
+        seen.process.runtime = runtime;
+        let fix = only(&seen, Cause::Unknown).verdict.fix;
+        let named = ["py-spy", "gdb", "inspector", "jcmd", "pprof"].into_iter().filter(|tool| fix.contains(tool));
+        assert_eq!(named.collect::<Vec<_>>(), [tool], "{fix}");
+    }
     let report = crate::Report::of(&seen);
     assert_eq!((report.outcome, report.connections_stalled), ("failed", 4));
     // One of them waits for something else, and holds it.
@@ -235,10 +248,9 @@ fn who_listens_holds_up_nobody() {
 /// Threads that wait for news, with a limit, and others that wait for work.
 #[test]
 fn long_polls_are_meant_to_wait() {
-    let limited = |number: u32| (0..number).map(|at| sits(5_000 + at, "futex", Some(20_000_000), &["wait", "handle"]));
-    nothing(&with(limited(4)).tcp((1..5).map(asked)));
+    nothing(&limited(4).tcp((1..5).map(asked)));
     // The main thread waits for its end.
-    let mut seen = with(limited(4)).tcp((1..5).map(asked));
+    let mut seen = limited(4).tcp((1..5).map(asked));
     threads(&mut seen).push(sits(PID, "futex", None, &["PyThread_acquire_lock_timed"]));
     nothing(&seen);
     // Who works for the caller sleeps for a while, among a pool without work whose stacks say nothing.

@@ -32,6 +32,26 @@ fn a_call_that_was_late_is_remembered_with_its_own_deadline() {
     assert_eq!(late(400), Some(("GET /slow".to_owned(), 400_000, 2_000_000)));
 }
 
+#[test]
+fn answers_that_are_errors_are_counted_with_their_times() {
+    let s = 1_000_000_000;
+    let error = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    let read = |at| told(Way::Read, at, REQUEST);
+    let write = |at, bytes| told(Way::Write, at, bytes);
+    let seen = exchange(&[
+        read(s),
+        write(3 * s, error),
+        read(4 * s),
+        write(5 * s, ANSWER),
+        read(6 * s),
+        write(7 * s, error),
+        read(8 * s),
+    ]);
+    let failed = FailedCalls { status: 503, number: 2, total_us: 3_000_000, longest_us: 2_000_000 };
+    assert_eq!((seen.status, seen.failed()), (None, Some((failed, 7 * s))));
+    assert_eq!(exchange(&[read(s), write(2 * s, ANSWER)]).failed(), None);
+}
+
 /// The life of a connection that an hour of them consists of: a request, and its end.
 fn live(lives: &mut Lives, cookie: u64, at: u64) {
     lives.take(Event::Piece(Piece { cookie, ..told(Way::Write, at, REQUEST) }));
