@@ -62,7 +62,7 @@ pub const EFFECTS: &[(Cause, Cause)] = &[
     (Cause::WaitsUpstream, Cause::TaskBacklog),
     (Cause::WaitsUpstream, Cause::ServerSlow),
     (Cause::DnsSerialised, Cause::DnsSlow),
-    (Cause::DnsSerialised, Cause::DnsNoAnswer),
+    (Cause::DnsNoAnswer, Cause::DnsSerialised),
     (Cause::DeadlineIgnored, Cause::ServerSlow),
     (Cause::SpinZeroTimeout, Cause::CpuBusy),
     (Cause::SpinHalfClosed, Cause::CpuBusy),
