@@ -61,7 +61,9 @@ fn accepts_in_vain(seen: &Observation) -> Option<Finding> {
     let failed = accepts().filter(|it| !matches!(it.errno, 0 | EINTR | EAGAIN | ENFILE | EMFILE | ECONNABORTED));
     let top = failed.max_by_key(|it| it.count)?;
     let rate = per_second(top.count, calls.looked_us);
-    if rate < SPIN_PER_SECOND || share(top.count, total(accepts().map(|it| it.count))) < ALWAYS {
+    // Threads that a listener's end wakes fail once each.
+    let is_loop = rate.min(top.count as f64) >= SPIN_PER_SECOND;
+    if !is_loop || share(top.count, total(accepts().map(|it| it.count))) < ALWAYS {
         return None;
     }
     let on = top.fd.map(|fd| format!(" on fd {fd}")).unwrap_or_default();

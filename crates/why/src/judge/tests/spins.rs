@@ -174,6 +174,10 @@ fn an_accept_that_fails_for_ever() {
     };
     let finding = only(&accepts(22, 210_807), Cause::SpinAcceptError);
     assert!(finding.verdict.summary.contains("EINVAL"), "{finding:#?}");
+    // It ends, and many threads waited; it was looked at for a moment.
+    let mut ends = accepts(22, 300);
+    ends.calls.as_mut().unwrap().looked_us = 20_000;
+    nothing(&ends);
     // Now and then; a listener that is asked without a poll; clients that leave before they are served.
     for (errno, count) in [(22, 20), (11, 210_807), (103, 210_807)] {
         nothing(&accepts(errno, count));
