@@ -18,6 +18,7 @@ pub mod fds;
 pub mod flame;
 pub mod go;
 mod join;
+mod locks;
 mod lookups;
 pub mod machine;
 mod off_cpu;

@@ -221,6 +221,10 @@ impl Goroutines {
                 first: count(first, &place),
                 last: count(last, &place),
                 stayed: stayed.get(&place).copied().unwrap_or(0),
+                channels: last.channels.get(&place).map(|channels| match channels.len() as u64 {
+                    1 => 1,
+                    number => number.saturating_mul(last.stride),
+                }),
                 oldest_wait_us: oldest.and_then(|oldest| now.checked_sub(oldest)).map(|wait_ns| wait_ns / 1000),
             }
         });

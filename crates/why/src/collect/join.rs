@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     Target,
     descriptors::{self, Named},
+    locks::FileLocks,
     sockets::{Source, UnixPeer, neighbours, text},
 };
 use crate::observation::{Observation, ThreadState};
@@ -94,8 +95,13 @@ pub(super) fn join(seen: &mut Observation, target: &Target) {
         }
     }
     let holders = unix.holders();
+    let mut locks = FileLocks::default();
     for blocked in threads.threads.iter_mut().filter_map(|thread| thread.blocked_in.as_mut()) {
         blocked.peer_pid = blocked.fd.and_then(|fd| holders.get(&fd).copied());
+        if let Some(holder) = locks.holder(target, blocked) {
+            blocked.peer_pid = Some(holder);
+            blocked.what = blocked.what.take().map(|what| format!("{what} (locked by process {holder})"));
+        }
     }
 }
 

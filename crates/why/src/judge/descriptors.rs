@@ -68,7 +68,10 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
                  them among more processes. If not, close idle ones after a time, and close on every path.",
             );
         }
-        let may_stop = part < FEW_FDS && is_young(seen) || part < NEAR_LIMIT.0 && may_be_load(seen, fds, growth);
+        // So many idle ones to the same peer are no pool that fills.
+        let is_pool = growth.grown < FEW_FDS.1 || left_idle(seen, fds, growth.grown).is_none();
+        let may_begin = part < FEW_FDS.0 && is_young(seen) && is_pool;
+        let may_stop = may_begin || part < NEAR_LIMIT.0 && may_be_load(seen, fds, growth);
         finding.advisory = nothing_refused && (is_over || may_stop);
         return vec![finding];
     }

@@ -14,16 +14,20 @@ use crate::{Observation, observation::DnsExchange};
 /// Many callers queue behind few blocking resolver threads.
 pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
     let Some(connections) = &seen.connections else { return Vec::new() };
-    // Time that each thread spent waiting for names.
+    // Time that each thread spent waiting for names, and how much of it for answers that never came.
     let mut by_thread: HashMap<u32, (u64, u64)> = HashMap::new();
+    let mut in_vain = 0_u64;
     let asynchronous = asks_at_the_same_time(&connections.dns);
     let queries: Vec<&DnsExchange> = connections.dns.iter().filter(|it| !asynchronous.contains(&it.tid)).collect();
     for query in &queries {
         let end = query.answered_us.map_or(seen.window_us, |took| query.sent_us.saturating_add(took));
         let (number, waited) = by_thread.entry(query.tid).or_default();
+        let took = end.saturating_sub(query.sent_us);
         *number += 1;
-        *waited = waited.saturating_add(end.saturating_sub(query.sent_us));
+        *waited = waited.saturating_add(took);
+        in_vain = in_vain.saturating_add(if query.answered_us.is_none() { took } else { 0 });
     }
+    let is_in_vain = share(in_vain, total(by_thread.values().map(|(_, waited)| *waited))) >= 0.5;
     // A and AAAA are asked at the same time: a thread's time is not counted twice.
     let waited = total(by_thread.values().map(|(_, waited)| (*waited).min(seen.window_us)));
     let threads = by_thread.len() as u64;
@@ -73,6 +77,8 @@ pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
     .rejected(Cause::DnsSlow, "a slow server alone would not keep callers from asking at the same time")
     .share(ShareOf::StalledTime, occupied);
     finding.advisory = !queued;
+    // Who queues behind a server that does not answer would not queue if it did.
+    finding.proven = !is_in_vain;
     vec![finding]
 }
 
@@ -113,6 +119,10 @@ fn asks_at_the_same_time(queries: &[DnsExchange]) -> HashSet<u32> {
 /// it is the only one, or the first.
 fn alone(seen: &Observation, tid: u32, queries: &[&DnsExchange], occupied: f64) -> Option<Finding> {
     let answered: Vec<u64> = queries.iter().filter_map(|query| query.answered_us).collect();
+    // That no server answers is another's finding.
+    if answered.is_empty() {
+        return None;
+    }
     let mean_us = total(answered.iter().copied()) / (answered.len() as u64).max(1);
     let others = seen.threads.as_ref().is_some_and(|threads| threads.last > 1) && tid != seen.process.pid;
     if !others && mean_us < LOOKUP_US {

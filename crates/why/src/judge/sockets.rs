@@ -94,7 +94,7 @@ fn workers(seen: &Observation) -> usize {
 /// Our side shut down its write half and waits for the peer's end.
 pub(super) fn fin_wait2(seen: &Observation) -> Vec<Finding> {
     let Some(sockets) = &seen.sockets else { return Vec::new() };
-    let Some((stuck, are_left)) = pile(seen, TcpState::FinWait2) else { return Vec::new() };
+    let Some((stuck, are_left)) = pile(seen, TcpState::FinWait2) else { return unheard(seen).into_iter().collect() };
     let oldest = oldest(&stuck);
     // Who listens was not seen.
     let mut threads = seen.threads.iter().flat_map(|threads| &threads.threads);
@@ -124,6 +124,53 @@ pub(super) fn fin_wait2(seen: &Observation) -> Vec<Finding> {
         finding = finding.because(proc("a thread waits until it can read from them: it may have said all, and listen"));
     }
     vec![finding]
+}
+
+/// Connections on which it asked, shut its side and never had an answer, while no thread is seen to listen for one: left, or
+/// looked at now and then.
+fn unheard(seen: &Observation) -> Option<Finding> {
+    let sockets = seen.sockets.as_ref()?;
+    let asked = |socket: &&TcpSocket| socket.fd.is_some() && !moves(socket) && awaits_an_answer(socket);
+    let stuck: Vec<&TcpSocket> = settled(sockets, TcpState::FinWait2).filter(asked).collect();
+    let threads = seen.threads.iter().flat_map(|threads| &threads.threads);
+    let calls: Vec<&str> = threads.filter_map(|thread| Some(thread.blocked_in.as_ref()?.call.as_str())).collect();
+    // What is asked for over io_uring is not known.
+    let is_seen = !calls.is_empty() && !calls.iter().any(|call| call.starts_with("io_uring"));
+    let heard = heard(seen)?;
+    if stuck.len() < PILE || !is_seen || stuck.iter().any(|socket| heard.contains(&socket.cookie)) {
+        return None;
+    }
+    let oldest = oldest(&stuck);
+    let finding = Finding::new(
+        Cause::FinWait2Pileup,
+        Severity::Wasting,
+        Confidence::Low,
+        format!(
+            "{} are in FIN_WAIT2: this process said something, shut down its writing side{}, and the peers neither answered \
+             nor ended since ({})",
+            count(stuck.len() as u64, "connection"),
+            oldest_text(oldest, "up to "),
+            side(&stuck),
+        ),
+    )
+    .because(
+        diag(format!(
+            "{} of {} connections, each for more than {}; nothing came on them since",
+            stuck.len(),
+            sockets.tcp.len(),
+            time(SETTLED_US)
+        ))
+        .with("connections", stuck.len() as u64)
+        .with("connections_total", sockets.tcp.len() as u64),
+    )
+    .because(
+        proc(format!("no thread is seen to listen to any of them; the oldest {}", since(oldest)))
+            .with("oldest_us", oldest.map_or(0, |(us, _)| us)),
+    )
+    .rejected(Cause::CloseWaitPileup, "it is this side that closed first; the peers have not")
+    .rejected(Cause::ServerSlow, "possible: it may look now and then whether an answer has come")
+    .share(ShareOf::Connections, share(stuck.len() as u64, sockets.tcp.len() as u64));
+    Some(Finding { advisory: true, ..finding })
 }
 
 /// Inbound handshakes that do not complete.

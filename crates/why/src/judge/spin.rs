@@ -3,7 +3,7 @@
 use overdue_core::{Cause, Confidence, Evidence, facts::TcpState};
 
 use super::{
-    Finding, Severity, ShareOf, bpf, per_second, place, proc, share,
+    Finding, Severity, ShareOf, bpf, in_looks, per_second, place, proc, share,
     thresholds::{
         ALWAYS, BETWEEN, POLLING, SHORT_SPIN_PER_SECOND, SLICE_US, SMALL_WORK, SPIN_PER_SECOND, TURN_SLEEPS, TURN_US,
     },
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Observation,
-    observation::{PollCall, PollLoop, ReadyFd, Runtime, TcpSocket, Thread},
+    observation::{Call, HotStack, PollCall, PollLoop, ReadyFd, Runtime, TcpSocket, Thread},
 };
 
 const EPOLLIN: u32 = 0x1;
@@ -21,9 +21,14 @@ const EPOLLHUP: u32 = 0x10;
 const POLLNVAL: u32 = 0x20;
 const EPOLLRDHUP: u32 = 0x2000;
 
+const EPERM: i32 = 1;
+const EINTR: i32 = 4;
+const EBADF: i32 = 9;
 const EAGAIN: i32 = 11;
-const EMFILE: i32 = 24;
+const EINVAL: i32 = 22;
 const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const ECONNABORTED: i32 = 103;
 
 /// The worst loop of each kind.
 pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
@@ -32,6 +37,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     for poll in &polling.loops {
         let finding = empty(seen, poll, polling.looked_us)
             .filter(|_| !is_sleep(seen, poll))
+            .or_else(|| tries_again(seen, poll, polling.looked_us))
             .or_else(|| same_again(seen, poll, polling.looked_us))
             .or_else(|| failing(seen, poll, polling.looked_us));
         let Some(finding) = finding else { continue };
@@ -41,7 +47,53 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
             None => found.push(finding),
         }
     }
+    if !found.iter().any(|it| it.verdict.cause == Cause::SpinAcceptError) {
+        found.extend(accepts_in_vain(seen));
+    }
     found
+}
+
+/// A loop that does not poll: the accept itself fails at once, and is called again.
+fn accepts_in_vain(seen: &Observation) -> Option<Finding> {
+    let calls = seen.calls.as_ref()?;
+    let accepts = || calls.counts.iter().filter(|it| it.call == Call::Accept);
+    // Where none is left of what it needs is another's finding.
+    let failed = accepts().filter(|it| !matches!(it.errno, 0 | EINTR | EAGAIN | ENFILE | EMFILE | ECONNABORTED));
+    let top = failed.max_by_key(|it| it.count)?;
+    let rate = per_second(top.count, calls.looked_us);
+    // Threads that a listener's end wakes fail once each.
+    let is_loop = rate.min(top.count as f64) >= SPIN_PER_SECOND;
+    if !is_loop || share(top.count, total(accepts().map(|it| it.count))) < ALWAYS {
+        return None;
+    }
+    let on = top.fd.map(|fd| format!(" on fd {fd}")).unwrap_or_default();
+    let error = match top.errno {
+        EPERM => "EPERM: it is forbidden".to_owned(),
+        EBADF => "EBADF: the descriptor is closed".to_owned(),
+        EINVAL => "EINVAL: the socket does not listen any more".to_owned(),
+        errno => format!("errno {errno}"),
+    };
+    let from = top.stack.as_ref().and_then(place).map(|place| format!(" (from {place})")).unwrap_or_default();
+    let hot = seen.cpu.as_ref().and_then(|cpu| Some((cpu.hot.as_ref()?, cpu.samples)));
+    let part = hot.map_or(0.0, |(hot, all)| {
+        let is_there =
+            |it: &&HotStack| it.stack.functions().any(|name| name.trim_start_matches('_').starts_with("accept"));
+        share(total(hot.iter().filter(is_there).map(|it| it.samples)), all)
+    });
+    let finding = Finding::new(
+        Cause::SpinAcceptError,
+        Severity::Refusing,
+        Confidence::High,
+        format!("accept{on} is called {rate:.0} times a second and fails at once with {error}{from}"),
+    )
+    .because(
+        bpf(format!("accept failed {} times with errno {}{}", top.count, top.errno, in_looks(seen)))
+            .with("failed", top.count)
+            .with("errno", top.errno.unsigned_abs())
+            .with("looked_us", calls.looked_us),
+    )
+    .rejected(Cause::SpinAcceptEmfile, "the error is not EMFILE: descriptors are left");
+    Some(finding.share(ShareOf::Cpu, part))
 }
 
 /// Polls that find nothing: timeout 0, or about 1 ms.
@@ -181,7 +233,7 @@ impl Neglect {
     fn of(seen: &Observation, ready: &ReadyFd, poll: &PollLoop, looked_us: u64) -> Option<Self> {
         let socket = ready.cookie.and_then(|cookie| socket(seen, cookie));
         let half_closed = is_half_closed(ready, socket);
-        if is_used(ready, poll) || sleeps_inside(seen, poll, looked_us) {
+        if is_used(ready, poll) || is_renewed(seen, ready, poll) || sleeps_inside(seen, poll, looked_us) {
             None
         } else if ready.events & (EPOLLERR | POLLNVAL) != 0 || (ready.events & EPOLLHUP != 0 && !half_closed) {
             Some(Self::Error)
@@ -189,12 +241,52 @@ impl Neglect {
             Some(Self::End)
         } else if is_handled_uncounted(poll) || turn_us(seen, poll, looked_us).is_some_and(|us| us >= TURN_US.0) {
             None
-        } else if ready.events & EPOLLIN != 0 {
+        } else if ready.events & EPOLLIN != 0 && !is_read(ready, socket) {
             Some(Self::Read)
         } else {
             (ready.events & EPOLLOUT != 0).then_some(Self::Write)
         }
     }
+}
+
+/// Polls that wait for connecting, which fails each time: the number of the descriptor is the same, what it stands for is
+/// not. Why it fails is another's finding.
+fn tries_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Finding> {
+    let top = poll.ready.iter().max_by_key(|ready| ready.times)?;
+    let connects = times_between(poll, "connect");
+    let rate = per_second(connects, looked_us);
+    let fails = top.events & (EPOLLERR | EPOLLHUP) != 0 && share(top.times, poll.returns) >= ALWAYS;
+    if rate < SPIN_PER_SECOND || share(connects, poll.returns) < ALWAYS || !fails || !is_renewed(seen, top, poll) {
+        return None;
+    }
+    let finding = Finding::new(
+        Cause::ConnectionChurn,
+        Severity::Wasting,
+        Confidence::High,
+        format!(
+            "thread {} ({}) makes a socket, fails to connect and closes it {rate:.0} times a second: it tries again without a \
+             pause{}",
+            poll.tid,
+            poll.thread,
+            from(poll)
+        ),
+    )
+    .because(rates(poll, looked_us))
+    .and(processor(seen, poll))
+    .and(between(poll))
+    .rejected(Cause::SpinErrorFd, "each is another socket, which is closed: no error is left unhandled")
+    .fix("Wait before each further try, longer each time, with jitter (backoff).");
+    Some(Finding { advisory: true, ..finding.share(ShareOf::Cpu, of_cpu(seen, poll)) })
+}
+
+fn times_between(poll: &PollLoop, call: &str) -> u64 {
+    total(poll.other_calls.iter().filter(|(other, _)| other == call).map(|(_, times)| *times))
+}
+
+/// Whether descriptors are closed all the time, so that the same number need not be the same again.
+fn is_renewed(seen: &Observation, ready: &ReadyFd, poll: &PollLoop) -> bool {
+    let is_there = ready.cookie.is_some_and(|cookie| socket(seen, cookie).is_some());
+    !is_there && share(times_between(poll, "close"), poll.returns) > BETWEEN
 }
 
 /// Polls that find the same descriptor over and over, which nobody handles.
@@ -256,14 +348,23 @@ fn same_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Fin
                 format!("the peer of {what} has closed its side, and the end of the stream is never consumed"),
                 (Cause::SpinErrorFd, "no EPOLLERR and no lone EPOLLHUP was reported"),
             ),
+            Neglect::Read if is_own(top) => (
+                Cause::Unknown,
+                format!("{what} is ready ({}) over and over, and {}", events(top.events), uses(top, "read from")),
+                (Cause::SpinHalfClosed, "it is no connection: there is no peer that could close its side"),
+            ),
             Neglect::Read => (
                 Cause::Unknown,
-                format!("{what} is ready ({}) over and over, and nothing is read from it", events(top.events)),
+                format!("{what} is ready ({}) over and over, and {}", events(top.events), uses(top, "read from")),
                 (Cause::SpinHalfClosed, "possible: the state of the descriptor is not known"),
             ),
             Neglect::Write => (
                 Cause::Unknown,
-                format!("{what} is ready ({}) over and over, and nothing is written to it", events(top.events)),
+                format!(
+                    "{what} has room to write to, so it is ready ({}) over and over, and {}",
+                    events(top.events),
+                    uses(top, "written to")
+                ),
                 (Cause::SpinHalfClosed, "neither an end of the stream nor an error was reported, only room to write"),
             ),
         };
@@ -286,11 +387,18 @@ fn same_again(seen: &Observation, poll: &PollLoop, looked_us: u64) -> Option<Fin
     if matches!(cause, Cause::SpinAcceptEmfile | Cause::SpinAcceptError) {
         finding.severity = Severity::Refusing;
     }
-    if neglected == Some(Neglect::Write) {
-        finding = finding.fix(
-            "Ask for OUT only while something is left to write, and take it out after the last byte. A socket that \
-             takes more is always ready to be written to.",
-        );
+    if cause == Cause::Unknown {
+        finding = finding.fix(match neglected {
+            Some(Neglect::Write) => {
+                "Ask for OUT only while something is left to write, and take it out after the last byte, or ask for it \
+                 edge-triggered. A socket that takes more is always ready to be written to."
+            }
+            _ if is_own(top) => "Read it (8 bytes) each time it is ready: until then it stays so. Or take it out of the poll.",
+            _ => {
+                "Read from it until it would block each time it is ready, or take it out of the poll while nobody wants what \
+                 comes."
+            }
+        });
     }
     if let Some(socket) = socket.filter(|socket| socket.state == TcpState::CloseWait) {
         finding = finding.because(super::diag(format!(
@@ -372,6 +480,29 @@ fn is_handled_uncounted(poll: &PollLoop) -> bool {
     const CALLS: [&str; 4] = ["mq_timed", "ioctl", "timerfd_settime", "epoll_ctl"];
     let calls = poll.other_calls.iter().filter(|(call, _)| CALLS.iter().any(|it| call.starts_with(it)));
     share(total(calls.map(|(_, calls)| *calls)), poll.returns) > BETWEEN
+}
+
+/// Whether what comes is read: then it is for something else that it is ready all the time. All that it was ready with is
+/// known, not how often with which.
+fn is_read(ready: &ReadyFd, socket: Option<&TcpSocket>) -> bool {
+    let is_read = match socket {
+        Some(socket) => socket.unread_bytes == 0 && !socket.fin_unread,
+        None => ready.used.is_some_and(|used| used > 0),
+    };
+    ready.events & EPOLLOUT != 0 && is_read
+}
+
+/// Whether it is a counter of the process's own, which is ready until it is read.
+fn is_own(ready: &ReadyFd) -> bool {
+    ready.what.as_deref().is_some_and(|what| matches!(what, "timerfd" | "eventfd"))
+}
+
+/// How often it was used, which is hardly ever: reads and writes are counted together.
+fn uses(ready: &ReadyFd, verb: &str) -> String {
+    match ready.used {
+        Some(used) if used > 0 => format!("it is read or written {used} times in {} polls", ready.times),
+        _ => format!("nothing is {verb} it"),
+    }
 }
 
 fn is_half_closed(ready: &ReadyFd, socket: Option<&TcpSocket>) -> bool {

@@ -7,7 +7,7 @@ use overdue_core::{
 
 use super::{
     Finding, Severity, ShareOf, is_young, place, proc, share,
-    thresholds::{BYTES_OF_A_THREAD, HEAP_GROWN, PILE, PILE_OF_THREADS, SETTLED_US, TASKS, TASKS_GROWN},
+    thresholds::{ALWAYS, BYTES_OF_A_THREAD, HEAP_GROWN, PILE, PILE_OF_THREADS, SETTLED_US, TASKS, TASKS_GROWN},
     time, total,
 };
 use crate::{
@@ -51,6 +51,18 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
             Cause::TaskBacklog,
             "a backlog would drain when what it waits for comes, and its heap would not grow like this".to_owned(),
         )
+    } else if crowd.is_left_behind() {
+        (
+            Cause::TaskLeak,
+            "grow and none of them ends: each waits to hand something over, at a channel of its own",
+            Cause::TaskBacklog,
+            format!(
+                "a backlog waits for one thing and drains when it comes; these wait at {} different channels, and the {} that were \
+                 there at the first look still do",
+                crowd.channels.unwrap_or(0),
+                crowd.first
+            ),
+        )
     } else {
         (
             Cause::TaskBacklog,
@@ -91,6 +103,14 @@ pub(super) fn goroutines(seen: &Observation) -> Vec<Finding> {
 }
 
 impl GoroutineGroup {
+    /// Whether nobody is left to whom they could hand over what they have: each has a channel of its own, none of the old
+    /// ones has ended.
+    fn is_left_behind(&self) -> bool {
+        self.wait_reason.as_deref() == Some("chan send")
+            && self.channels.is_some_and(|channels| share(channels, self.last) >= ALWAYS)
+            && share(self.stayed, self.first) >= ALWAYS
+    }
+
     /// Workers of the runtime and of pools that wait for work are idle, not waiting; and who sleeps goes on when it is time.
     fn is_idle(&self) -> bool {
         let reason = self.wait_reason.as_deref().unwrap_or_default();

@@ -11,7 +11,7 @@
 //! | [`ALWAYS`] | 0.9 | the share of polls, of threads, of looks that is called "nearly all" |
 //! | [`BETWEEN`] | 0.1 | other calls for each poll: a loop that does less between its polls does nothing |
 //! | [`NEAR_LIMIT`] | half of the limit, or the limit within 10 minutes | descriptors that grow and end there; below half, sockets in use are a remark |
-//! | [`FEW_FDS`] | 0.05 | the share of the limit below which a young process may as well open what it needs |
+//! | [`FEW_FDS`] | 0.05, 256 | the share of the limit below which a young process may as well open what it needs; more connections to one peer that lie idle are no pool that it fills |
 //! | [`FAR`] | 16 more, the limit within a day | the same, as a remark, where it is farther away |
 //! | [`STORM_PER_SECOND`] | 5 | failed handshakes a second |
 //! | [`CHURN_PER_SECOND`] | 50 | connections a second that end without work |
@@ -75,7 +75,7 @@ pub const BETWEEN: f64 = 0.1;
 /// See the table.
 pub const NEAR_LIMIT: (f64, Duration) = (0.5, Duration::from_secs(600));
 /// See the table.
-pub const FEW_FDS: f64 = 0.05;
+pub const FEW_FDS: (f64, u64) = (0.05, 256);
 /// See the table.
 pub const FAR: (u64, Duration) = (16, Duration::from_secs(86_400));
 /// See the table.

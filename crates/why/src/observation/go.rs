@@ -48,6 +48,9 @@ pub struct GoroutineGroup {
     pub last: u64,
     /// How many of the first are among the last: the same goroutines at the same place.
     pub stayed: u64,
+    /// Where they wait at channels: at how many different ones.
+    #[serde(default)]
+    pub channels: Option<u64>,
     /// The longest wait among them, where the runtime noted when it began (the collector does, so not at once).
     pub oldest_wait_us: Option<u64>,
 }

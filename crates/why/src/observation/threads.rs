@@ -85,11 +85,13 @@ pub struct BlockedIn {
     pub call: String,
     /// The descriptor it was given, for calls that take one, and for a `poll` of one.
     pub fd: Option<u32>,
-    /// What that descriptor is: `tcp 10.0.0.1:5432`, `unix /run/docker.sock` by the name of the other end, `pipe`.
+    /// What that descriptor is: `tcp 10.0.0.1:5432`, `unix /run/docker.sock` by the name of the other end, `pipe`. Of a call
+    /// that opens a file, its path.
     pub what: Option<String>,
     /// The cookie of the TCP socket that the descriptor is.
     pub cookie: Option<u64>,
-    /// The process that holds the other end, where the descriptor is a unix socket and it could be found.
+    /// The process that holds the other end, where the descriptor is a unix socket and it could be found; or the lock, where
+    /// it waits for that of a file and there is one holder.
     #[serde(default)]
     pub peer_pid: Option<u32>,
     /// The descriptors that `poll` or `select` was given or that are in the epoll set, where those could be read.

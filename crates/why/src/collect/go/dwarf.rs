@@ -19,8 +19,15 @@ const OFFSET_MAX: u64 = 1 << 20;
 /// Names that a type may have.
 const NAMES_MAX: usize = 4;
 
-const WANTED: [&str; 6] =
-    ["runtime.g", "runtime.p", "runtime.schedt", "runtime.gcControllerState", "runtime.mstats", "runtime.moduledata"];
+const WANTED: [&str; 7] = [
+    "runtime.g",
+    "runtime.p",
+    "runtime.schedt",
+    "runtime.gcControllerState",
+    "runtime.mstats",
+    "runtime.moduledata",
+    "runtime.sudog",
+];
 
 /// Reads it; `section` gives the contents of one, unpacked.
 pub(super) fn layout(section: impl Fn(&'static str) -> Option<Vec<u8>>) -> Option<Layout> {
@@ -156,6 +163,8 @@ fn layout_of(dwarf: &Dwarf<'_>, found: &HashMap<&str, Fields>) -> Option<Layout>
             wait_reason: at(g, "waitreason")?,
             created_at: at(g, "gopc")?,
             starts_at: at(g, "startpc")?,
+            queued: at(g, "waiting")?,
+            channel: at("runtime.sudog", "c.maybeTraceablePtr.vu").or_else(|| at("runtime.sudog", "c"))?,
         },
         p: P {
             status: at(p, "status")?,

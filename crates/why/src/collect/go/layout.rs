@@ -27,6 +27,10 @@ pub(super) struct G {
     pub(super) wait_reason: u32,
     pub(super) created_at: u32,
     pub(super) starts_at: u32,
+    /// The first of its places in queues: a `sudog`.
+    pub(super) queued: u32,
+    /// In `sudog`: the channel whose queue it is.
+    pub(super) channel: u32,
 }
 
 /// In `p`, a processor.
@@ -86,6 +90,8 @@ impl Layout {
                 wait_reason: status + 32,
                 created_at,
                 starts_at: created_at + 16,
+                queued: created_at + 32,
+                channel: if minor < 26 { 80 } else { 96 },
             },
             p: P {
                 status: 4,
@@ -105,7 +111,16 @@ impl Layout {
 /// How many bytes of a `g` have to be read.
 pub(super) const fn span(g: &G) -> usize {
     let mut end = g.starts_at + 8;
-    let ends = [g.sp + 8, g.pc + 8, g.status + 4, g.id + 8, g.wait_since + 8, g.wait_reason + 1, g.created_at + 8];
+    let ends = [
+        g.sp + 8,
+        g.pc + 8,
+        g.status + 4,
+        g.id + 8,
+        g.wait_since + 8,
+        g.wait_reason + 1,
+        g.created_at + 8,
+        g.queued + 8,
+    ];
     let mut rest: &[u32] = &ends;
     while let Some((other, others)) = rest.split_first() {
         if *other > end {

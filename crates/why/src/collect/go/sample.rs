@@ -3,7 +3,11 @@
 //! Nothing is stopped, so each is read, then its stack, then itself again; one that moved on meanwhile is left out. All
 //! of it is bounded: goroutines, frames, different stacks, time.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    time::Duration,
+};
 
 use super::{
     code::Code,
@@ -73,6 +77,8 @@ pub(super) struct Members {
 #[derive(Debug, Default)]
 pub(super) struct Sample {
     pub(super) places: HashMap<Place, Members>,
+    /// The channels that they wait at, of those that wait at one.
+    pub(super) channels: HashMap<Place, HashSet<u64>>,
     /// Where each goroutine was, by its number; with its index in the runtime's list.
     pub(super) members: HashMap<u64, (u64, Place)>,
     /// One of so many was read.
@@ -109,6 +115,7 @@ struct Goroutine {
     wait_reason: u8,
     created_at: u64,
     starts_at: u64,
+    queued: u64,
 }
 
 impl Goroutine {
@@ -127,6 +134,7 @@ impl Goroutine {
             // The first was made by the runtime's own beginning, which tells nobody anything.
             created_at: if word(g.id)? == 1 { 0 } else { word(g.created_at)? },
             starts_at: word(g.starts_at)?,
+            queued: word(g.queued)?,
         };
         let sane = low < stack_end && stack_end - low <= STACK_MAX && this.id > 0 && is_alive(status);
         sane.then_some(this)
@@ -219,9 +227,11 @@ impl Reader {
                 }
             }
         }
+        let channels = channels(memory, g, &before)?;
         let after = parse(&memory.read_all(&ranges)?);
 
-        for (((index, _), before), (after, walk)) in batch.iter().zip(&before).zip(after.iter().zip(walks)) {
+        let walked = before.iter().zip(&after).zip(walks);
+        for (i, ((index, _), ((before, after), walk))) in batch.iter().zip(walked).enumerate() {
             let (Some(goroutine), Some(walk)) = (before, walk) else {
                 sample.unreadable += 1;
                 continue;
@@ -242,6 +252,9 @@ impl Reader {
                 created_at: goroutine.created_at,
             };
             sample.members.insert(goroutine.id, (*index, place));
+            if let Some(channel) = channels.get(&i).copied() {
+                sample.channels.entry(place).or_default().insert(channel);
+            }
             let members = sample.places.entry(place).or_default();
             members.count += 1;
             // A time that was noted is kept until the goroutine waits again; it counts only while it waits.
@@ -297,6 +310,20 @@ impl Reader {
         self.stack_ids.insert(trace, id);
         id
     }
+}
+
+/// The channels that goroutines wait at, by their index.
+fn channels(memory: &Memory, g: &G, goroutines: &[Option<Goroutine>]) -> io::Result<HashMap<usize, u64>> {
+    let is_queued = |it: &Goroutine| it.state() == GoroutineState::Waiting && it.queued != 0;
+    let queued = goroutines.iter().enumerate().filter_map(|(i, it)| Some((i, it.filter(is_queued)?.queued)));
+    let (indices, ranges): (Vec<usize>, Vec<Range>) =
+        queued.map(|(i, at)| (i, Range { at: at.wrapping_add(g.channel.into()), len: 8 })).unzip();
+    if ranges.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let read = memory.read_all(&ranges)?;
+    let channel = |(place, i)| Some((i, read.get(place).and_then(|bytes| le64(bytes, 0)).filter(|at| *at != 0)?));
+    Ok(indices.into_iter().enumerate().filter_map(channel).collect())
 }
 
 /// Those that live, with their index in the list; and one of how many was looked at.
@@ -420,6 +447,7 @@ mod tests {
             wait_reason: 0,
             created_at: 0,
             starts_at: 0,
+            queued: 0,
         };
         let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut walk = Walk::new(&goroutine);

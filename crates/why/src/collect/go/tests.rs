@@ -278,13 +278,18 @@ fn a_leak_a_backlog_and_coming_and_going_are_told_apart() {
     assert_eq!(values(&leak.goroutines), [201, 401, 601, 801]);
     assert!(grows(&leak.live_bytes, 200 * (16 << 10)), "{leak:#?}");
     let leaked = group(&leak, "main.leaked");
-    assert_eq!((leaked.first, leaked.last, leaked.stayed), (200, 800, 200));
+    assert_eq!((leaked.first, leaked.last, leaked.stayed, leaked.channels), (200, 800, 200, Some(1)));
+    // Each hands its answer to a caller of its own, who has gone.
+    let left = watch("leave 100");
+    let left = group(&left, "main.left");
+    assert_eq!((left.last, left.stayed, left.channels), (400, 100, Some(400)));
 
     let backlog = watch("backlog 200");
     assert_eq!(values(&backlog.goroutines), [201, 401, 601, 801]);
     let (first, last) = (backlog.live_bytes[0].value, backlog.live_bytes[3].value);
     assert!(last < first + 600 * 2048, "{backlog:#?}");
-    assert_eq!(group(&backlog, "main.enter").wait_reason.as_deref(), Some("sync.Mutex.Lock"));
+    let waiting = group(&backlog, "main.enter");
+    assert_eq!((waiting.wait_reason.as_deref(), waiting.channels), (Some("sync.Mutex.Lock"), None));
 
     let served = watch("serve 500");
     assert_eq!(values(&served.goroutines), [1; 4]);

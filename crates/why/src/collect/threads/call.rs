@@ -70,6 +70,8 @@ pub(super) enum On {
     Poll,
     /// Bits: as many as the first argument says, that the next three point to.
     Select,
+    /// None yet: an argument points to the path of a file.
+    Path(usize),
 }
 
 /// What is known of the calls in which threads wait for long.
@@ -121,7 +123,9 @@ const CALLS: &[Known] = &[
     known(libc::SYS_sendfile, "sendfile", On::Fd, Limit::Unknown),
     known(libc::SYS_splice, "splice", On::Fd, Limit::Unknown),
     known(libc::SYS_io_uring_enter, "io_uring_enter", On::Fd, Limit::Unknown),
-    known(libc::SYS_openat, "openat", On::Nothing, Limit::Never),
+    #[cfg(target_arch = "x86_64")]
+    known(libc::SYS_open, "open", On::Path(0), Limit::Never),
+    known(libc::SYS_openat, "openat", On::Path(1), Limit::Never),
     // A parent sleeps in these only while a child uses its memory.
     #[cfg(target_arch = "x86_64")]
     known(libc::SYS_vfork, "vfork", On::Nothing, Limit::Never),
@@ -226,6 +230,17 @@ pub(super) fn length_us(bytes: &[u8], per_second: u64) -> Option<u64> {
     seconds.checked_mul(1_000_000)?.checked_add(parts.checked_mul(1_000_000)? / per_second.max(1))
 }
 
+/// As much of a path as is read.
+pub(super) const PATH_BYTES: usize = 256;
+
+/// A path of the process's memory, as far as it was read; what steers a terminal is replaced.
+pub(super) fn path(bytes: &[u8]) -> Option<String> {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    let text = String::from_utf8_lossy(bytes.get(..end.unwrap_or(bytes.len()))?);
+    let path: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    (!path.is_empty()).then(|| if end.is_none() { format!("{path}...") } else { path })
+}
+
 /// `struct pollfd` one after another: descriptors with the events that are waited for. A negative one is skipped, as the
 /// kernel does.
 pub(super) fn poll_fds(bytes: &[u8]) -> Vec<(u32, u32)> {
@@ -294,6 +309,14 @@ mod tests {
     }
 
     #[test]
+    fn a_path_in_memory() {
+        assert_eq!(path(b"/run/app.fifo\0rest").as_deref(), Some("/run/app.fifo"));
+        assert_eq!(path(b"a\x1b[2J\n\0").as_deref(), Some("a?[2J?"));
+        assert_eq!(path(b"cut of").as_deref(), Some("cut of..."));
+        assert_eq!((path(b""), path(b"\0")), (None, None));
+    }
+
+    #[test]
     fn a_mutex_names_its_owner() {
         let mutex = |words: [u32; 5]| mutex_owner(&words.map(u32::to_ne_bytes).concat());
         assert_eq!(mutex([2, 0, 77, 1, 0]), Some(77));
@@ -323,7 +346,7 @@ mod tests {
             if let Some(Doing::Call(call)) = parse(&line) {
                 let _ = (call.name(), call.fd());
             }
-            let _ = mutex_owner(&bytes);
+            let _ = (mutex_owner(&bytes), path(&bytes));
             let _ = (length_us(&bytes, 0), poll_fds(&bytes), set_fds(&bytes, 7, 1));
         }
     }

@@ -166,7 +166,7 @@ impl Reader<'_> {
             _ => None,
         };
         let fd = call.fd().or(polled);
-        let what = fd.and_then(|fd| self.what(fd));
+        let what = fd.and_then(|fd| self.what(fd)).or_else(|| self.path(&call));
         let waits_for: Vec<WaitsFor> = members
             .into_iter()
             .map(|(fd, events)| WaitsFor { fd, events, what: self.what(fd), cookie: None })
@@ -201,6 +201,12 @@ impl Reader<'_> {
         };
         members.truncate(MEMBERS);
         members
+    }
+
+    /// The path of the file that it opens.
+    fn path(&self, call: &InCall) -> Option<String> {
+        let On::Path(argument) = call.known()?.on else { return None };
+        call::path(&self.memory(call.argument(argument), call::PATH_BYTES)?)
     }
 
     fn timeout(&self, call: &InCall, what: Option<&str>) -> Option<Option<u64>> {

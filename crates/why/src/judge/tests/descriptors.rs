@@ -209,6 +209,24 @@ fn connections_that_are_opened_while_others_lie_idle() {
     };
     let finding = advisory(&grows(false, |_| {}), Cause::FdLeak);
     assert!(finding.verdict.summary.contains("connections to 10.0.0.9:80"), "{}", finding.verdict.summary);
+    // As it was recorded: 750 more in the first seconds of a program, no twentieth of its limit, which it reaches in two
+    // minutes. So many are no pool that it fills; fewer may be, and so may files.
+    let young = |step, change: fn(&mut Fds)| {
+        let mut seen = grows(false, |_| {});
+        let first = seen.sockets.as_ref().unwrap().tcp[0].clone();
+        seen = seen.tcp((31..=400).map(|cookie| TcpSocket { cookie, ..first.clone() }));
+        seen.process.age_us = Some(1_416_000);
+        let fds = seen.fds.as_mut().unwrap();
+        fds.open = rising(224, step);
+        fds.by_kind = vec![kind("tcp", 217, 217 + 19 * step)];
+        fds.by_peer = vec![PeerFds { peer: "10.0.0.9:80".to_owned(), first: 208, last: 208 + 19 * step }];
+        change(fds);
+        seen
+    };
+    let finding = only(&young(39, |_| {}), Cause::FdLeak);
+    assert!(finding.verdict.summary.contains("which is reached in 2m"), "{}", finding.verdict.summary);
+    advisory(&young(10, |fds| fds.soft_limit = 10_000), Cause::FdLeak);
+    advisory(&young(39, |fds| (fds.by_kind, fds.by_peer) = (vec![kind("file", 217, 958)], Vec::new())), Cause::FdLeak);
     // Clients that come; calls that wait for their answers; connections in use.
     assert_eq!(judge(&grows(true, |_| {})), Judgement::default());
     nothing(&grows(false, |tcp| tcp.last_data_recv_ms = 9_000));

@@ -158,6 +158,16 @@ fn half_closed_callers_wait_for_their_answer() {
     // The client's side of it: it asked, or had its answer.
     nothing(&idle().tcp(half(TcpState::FinWait2, [29, 0], [7_976, 7_976], Some(9))));
     only(&idle().tcp(half(TcpState::FinWait2, [29, 90], [7_976, 7_900], Some(9))), Cause::FinWait2Pileup);
+    // It asked, and does not listen for the answer: left, or looked at now and then. One that is read tells of all.
+    let asks = |call: &str, cookie| {
+        let blocked_in = Some(BlockedIn { call: call.to_owned(), cookie, ..BlockedIn::default() });
+        let sockets = half(TcpState::FinWait2, [29, 0], [7_976, 7_976], Some(9));
+        idle().tcp(sockets).thread(|thread| thread.blocked_in = blocked_in)
+    };
+    advisory(&asks("clock_nanosleep", None), Cause::FinWait2Pileup);
+    for seen in [asks("recvfrom", Some(3)), asks("io_uring_enter", None)] {
+        assert_eq!(judge(&seen), Judgement::default());
+    }
 }
 
 /// Subscribers of a feed that speaks once a minute: they ask, are answered, and shut their writing side as `nc -N` does.

@@ -122,6 +122,40 @@ fn the_server_that_does_not_answer_is_named() {
     assert!(!names(&only(&late(|query| query.in_vain.clear()), Cause::DnsSlow)));
 }
 
+/// Twenty tasks of asyncio, two threads for names, a server that reads no query. Each thread gives a
+/// name up after a while and asks for the next.
+#[test]
+fn callers_queue_behind_lookups_because_the_server_is_dead() {
+    let query = |place: u64, thread: u32, kind| DnsExchange {
+        name: format!("db{}.internal", 2 * place + u64::from(thread)),
+        kind,
+        server: "127.0.0.53".to_owned(),
+        tid: 100 + thread,
+        sent_us: 300_000 + place * 1_701_700,
+        sent: 1,
+        ..DnsExchange::default()
+    };
+    let seen = |threads: u32, answered_us| {
+        let blocked_in = Some(BlockedIn { call: "epoll_wait".to_owned(), ..BlockedIn::default() });
+        let mut seen = idle().thread(|thread| thread.blocked_in = blocked_in);
+        seen.threads.as_mut().unwrap().last = 1 + u64::from(threads);
+        let dns = (0..3)
+            .flat_map(|place| (0..threads).flat_map(move |thread| [query(place, thread, 1), query(place, thread, 28)]));
+        let answered = |query| DnsExchange { answered_us, rcode: Some(0), answers: Some(1), ..query };
+        let dns =
+            dns.map(|query| if query.sent_us > 3_000_000 || answered_us.is_none() { query } else { answered(query) });
+        seen.connections.as_mut().unwrap().dns = dns.collect();
+        seen
+    };
+    let finding = only(&seen(2, None), Cause::DnsNoAnswer);
+    assert!(finding.effects.iter().any(|effect| effect.verdict.cause == Cause::DnsSerialised), "{finding:#?}");
+    // Nobody can tell that others queue behind the only one, and that the server is dead says all.
+    let finding = only(&seen(1, None), Cause::DnsNoAnswer);
+    assert!(finding.effects.is_empty(), "{finding:#?}");
+    // A server that is slow, and forgets the last: each is a cause of its own.
+    assert_eq!(causes(&judge(&seen(2, Some(1_990_000)))).len(), 2);
+}
+
 /// A resolver for others: one name, or one of the servers that it asks, is dead.
 #[test]
 fn a_dead_name_among_many_that_are_answered() {

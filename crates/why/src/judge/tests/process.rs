@@ -440,6 +440,24 @@ fn goroutines_with_and_without_their_heap() {
     let finding = only(&leak, Cause::TaskLeak);
     assert!(finding.verdict.summary.contains("main.serve main.go:40"), "{}", finding.verdict.summary);
     only(&goroutines(1_000, 1_500, [20 << 20, 20 << 20], "IO wait"), Cause::TaskBacklog);
+    // As it was recorded: each hands its answer to a handler that gave up, and no heap grows by so little.
+    let left = |reason, stayed, channels| {
+        let mut seen = goroutines(129, 233, [1_089_536, 1_376_256], reason);
+        let group = &mut seen.go.as_mut().unwrap().groups[0];
+        (group.first, group.last, group.stayed, group.channels) = (88, 200, stayed, channels);
+        seen
+    };
+    let finding = only(&left("chan send", 88, Some(200)), Cause::TaskLeak);
+    assert!(finding.verdict.rejected[0].why.contains("200 different channels"), "{finding:#?}");
+    // For a permit, all at one channel; old ones end; their own channels bring an answer; nobody knows.
+    for (reason, stayed, channels) in [
+        ("chan send", 88, Some(1)),
+        ("chan send", 40, Some(200)),
+        ("chan receive", 88, Some(200)),
+        ("chan send", 88, None),
+    ] {
+        only(&left(reason, stayed, channels), Cause::TaskBacklog);
+    }
     // As many as ever: idle keep-alive connections.
     nothing(&goroutines(10_000, 10_003, [20 << 20, 20 << 20], "IO wait"));
 }

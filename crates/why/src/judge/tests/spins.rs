@@ -1,7 +1,7 @@
 //! Loops that are woken over and over: those that do nothing for it, and those that look alike.
 
 use super::*;
-use crate::observation::{PollCall, Runtime};
+use crate::observation::{Call, PollCall, Runtime};
 
 /// A loop of a thread that was watched for 400 ms.
 fn turns(returns: u64, ready: Vec<ReadyFd>) -> PollLoop {
@@ -100,6 +100,88 @@ fn a_descriptor_that_was_closed_stays_in_the_poll() {
     let closed = ReadyFd { what: None, ..ready(3, "", 65_000, 0x20) };
     let finding = only(&idle().used(3_389_000).poll(turns(65_000, vec![closed])), Cause::SpinErrorFd);
     assert!(finding.verdict.summary.contains("NVAL"), "{finding:#?}");
+}
+
+/// As it was recorded: Python tries a port where nobody listens, again and again.
+#[test]
+fn a_number_that_is_used_for_one_socket_after_the_other_is_not_one_that_nobody_handles() {
+    let tries = |closes| {
+        let calls = [("ioctl", 8_427), ("socket", 8_427), ("connect", 8_426), ("close", closes), ("getsockopt", 8_424)];
+        PollLoop {
+            call: PollCall::Poll,
+            other_calls: calls.map(|(call, times)| (call.to_owned(), times)).to_vec(),
+            failed_calls: vec![("connect".to_owned(), 115, 8_426)],
+            ..turns(8_424, vec![ReadyFd { what: None, ..ready(3, "", 8_424, 0x1c) }])
+        }
+    };
+    let finding = advisory(&idle().used(4_920_000).poll(tries(8_424)), Cause::ConnectionChurn);
+    assert!(finding.verdict.summary.contains("without a pause"), "{finding:#?}");
+    assert!(finding.verdict.fix.contains("backoff"), "{finding:#?}");
+    // None is closed: one of them is left, and nobody handles it.
+    only(&idle().used(4_920_000).poll(tries(0)), Cause::SpinErrorFd);
+    // Other work that comes and goes, beside one that stays.
+    let stays = PollLoop { ready: vec![ReadyFd { cookie: Some(7), ..ready(3, "", 8_424, 0x1c) }], ..tries(8_424) };
+    let socket = TcpSocket { state: TcpState::Close, ..outbound(7, "10.0.0.9:80") };
+    only(&idle().used(4_920_000).tcp([socket]).poll(stays), Cause::SpinErrorFd);
+}
+
+/// As it was recorded: of two connections, one poll in 50,000 brings something, which is read and answered.
+#[test]
+fn out_left_on_beside_what_is_read() {
+    let seen = |unread_bytes| {
+        let left_on = ReadyFd { cookie: Some(5), used: Some(6), ..ready(5, "tcp 127.0.0.1:42138", 155_660, 5) };
+        let poll = PollLoop {
+            other_calls: vec![("read".to_owned(), 6), ("write".to_owned(), 6)],
+            ..turns(155_660, vec![left_on])
+        };
+        let client = TcpSocket { unread_bytes, ..inbound(5, "127.0.0.1:42138") };
+        idle().used(5_000_000).tcp([client]).poll(poll)
+    };
+    let finding = only(&seen(0), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("room to write"), "{finding:#?}");
+    assert!(finding.verdict.summary.contains("read or written 6 times in 155660 polls"), "{finding:#?}");
+    assert!(finding.verdict.fix.contains("OUT"), "{finding:#?}");
+    // It has something to read, and hardly anything is read.
+    let finding = only(&seen(40), Cause::Unknown);
+    assert!(!finding.verdict.summary.contains("room to write"), "{finding:#?}");
+    assert!(finding.verdict.fix.contains("until it would block"), "{finding:#?}");
+}
+
+#[test]
+fn a_timer_that_is_never_read() {
+    let finding =
+        only(&idle().used(4_990_000).poll(turns(182_919, vec![ready(5, "timerfd", 182_919, 1)])), Cause::Unknown);
+    assert!(finding.verdict.summary.contains("nothing is read from it"), "{finding:#?}");
+    assert!(finding.verdict.fix.contains("8 bytes"), "{finding:#?}");
+}
+
+/// As it was recorded: a thread calls accept, without a poll, on a socket that was shut down.
+#[test]
+fn an_accept_that_fails_for_ever() {
+    let accepts = |errno, count| {
+        let mut seen = idle().used(4_900_000);
+        let stack = Some(stack(&["accept", "main"]));
+        let of = |errno, count| CallCount {
+            call: Call::Accept,
+            errno,
+            count,
+            fd: Some(3),
+            stack: stack.clone(),
+            ..CallCount::default()
+        };
+        seen.calls.as_mut().unwrap().counts = vec![of(errno, count), of(0, 20)];
+        seen
+    };
+    let finding = only(&accepts(22, 210_807), Cause::SpinAcceptError);
+    assert!(finding.verdict.summary.contains("EINVAL"), "{finding:#?}");
+    // It ends, and many threads waited; it was looked at for a moment.
+    let mut ends = accepts(22, 300);
+    ends.calls.as_mut().unwrap().looked_us = 20_000;
+    nothing(&ends);
+    // Now and then; a listener that is asked without a poll; clients that leave before they are served.
+    for (errno, count) in [(22, 20), (11, 210_807), (103, 210_807)] {
+        nothing(&accepts(errno, count));
+    }
 }
 
 #[test]

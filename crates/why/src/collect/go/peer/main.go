@@ -1,6 +1,7 @@
 // A program whose goroutines are looked at. It does what it is told, a line a time, and says `ok` when it is done:
 //
 //	leak N     N goroutines that hold memory and wait for what never comes
+//	leave N    N goroutines that each hand over an answer that nobody takes
 //	backlog N  N goroutines that wait for a lock which another holds
 //	serve N    N goroutines that come and go
 //	spin       a goroutine that computes
@@ -34,6 +35,10 @@ func leak(n int) {
 	for i := 0; i < n; i++ {
 		go leaked(make([]byte, 16<<10))
 	}
+}
+
+func left(answer chan<- int) {
+	answer <- 1
 }
 
 func enter() {
@@ -78,6 +83,10 @@ func main() {
 		switch what {
 		case "leak":
 			leak(n)
+		case "leave":
+			for i := 0; i < n; i++ {
+				go left(make(chan int))
+			}
 		case "backlog":
 			for i := 0; i < n; i++ {
 				go enter()
