@@ -65,7 +65,7 @@ pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
     .because(
         bpf(format!(
             "{} for {} names by {}",
-            count(queries.len() as u64, "query").replace("querys", "queries"),
+            count(queries.len() as u64, "query"),
             names.len(),
             count(threads, "thread")
         ))

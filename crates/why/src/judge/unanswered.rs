@@ -74,10 +74,7 @@ pub(super) fn rule(seen: &Observation, advisories: &[Finding]) -> Option<Finding
         pid = process.pid,
     ));
     if waits.locked && !waits_to_be_told(seen, most_us(seen)) {
-        finding = finding.rejected(
-            Cause::WaitUnlimited,
-            "no circle of locks was seen that their holders wait for; who holds them cannot be told",
-        );
+        finding = finding.rejected(Cause::WaitUnlimited, "no circle of locks was seen that their holders wait for");
     }
     finding.verdict.stage = STAGE;
     Some(finding)

@@ -188,6 +188,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
     if let Some(http) = http
         && let (Some(requested), None) = (http.requested, http.answered)
         && !may_be_answered(seen, known, requested)
+        && !came_before(known, requested)
     {
         let wrote =
             known.connection.and_then(|connection| connection.last_write).filter(|wrote| wrote.us() > requested.us());
@@ -537,6 +538,14 @@ fn answers_others(seen: &Observation, known: &Known<'_>) -> bool {
 /// Whether bytes were read since then: of an answer whose head was missed, perhaps.
 pub(super) fn came_since(known: &Known<'_>, requested: Moment) -> bool {
     known.connection.and_then(|connection| connection.last_read?.us()) > requested.us()
+}
+
+/// Whether something came after a request, both of which were before the watch: the kernel alone knows the order.
+fn came_before(known: &Known<'_>, requested: Moment) -> bool {
+    let before = Some(Moment::Before);
+    let read = known.connection.is_some_and(|it| it.last_read == before && it.last_write == before);
+    let asked_last = known.socket.is_none_or(|socket| socket.last.is_none_or(|tcp| wrote_last(socket, &tcp)));
+    requested == Moment::Before && read && !asked_last
 }
 
 /// Whether every read and write was watched, not those of short windows alone. Where none could be, there are no times to

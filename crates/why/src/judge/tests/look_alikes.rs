@@ -274,3 +274,32 @@ fn a_fetch_beside_heartbeats_may_wait_for_news() {
         only(&consumer(received, 9_000), Cause::ServerSlow);
     }
 }
+
+/// A window of `top` in which nothing happens on a kept connection: the request, its answer and all else were before, and
+/// the kernel's times tell that the answer was the last, as it was recorded.
+#[test]
+fn an_answer_from_before_the_window() {
+    let kept = |recv_ms: u32| {
+        let mut socket = outbound(9, "10.0.0.9:80");
+        let tcp = socket.last.as_mut().unwrap();
+        (tcp.last_data_sent_ms, tcp.last_data_recv_ms) = (7_084, recv_ms);
+        let mut seen = idle().tcp([socket]);
+        let before = Some(Moment::Before);
+        seen.connections.as_mut().unwrap().connections.push(Connection {
+            cookie: 9,
+            remote: Some("10.0.0.9:80".parse().unwrap()),
+            side: Side::Client,
+            opened: before,
+            established: before,
+            last_write: before,
+            last_read: before,
+            http: Some(HttpHead { request: "GET /".to_owned(), requested: before, ..HttpHead::default() }),
+            ..Connection::default()
+        });
+        seen
+    };
+    nothing(&kept(7_060));
+    let asked = judge(&kept(9_000));
+    let all = asked.verdicts.iter().chain(&asked.advisories);
+    assert_eq!(all.map(|finding| finding.verdict.cause).collect::<Vec<_>>(), [Cause::ServerSlow], "{asked:#?}");
+}
