@@ -26,6 +26,7 @@ pub(super) use before::stopped_or_idle;
 pub(super) use handed_on::impatient;
 pub(super) use late::deadline_ignored;
 pub(super) use names::asked_lately;
+pub(super) use waits::all_transfers;
 
 use facts::libc_errno;
 

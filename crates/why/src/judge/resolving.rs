@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use overdue_core::{Cause, Confidence};
 
 use super::{
-    Finding, Severity, ShareOf, bpf, count, share,
+    Finding, Severity, ShareOf, bpf,
+    calls::all_transfers,
+    count, share,
     thresholds::{ALWAYS, LOOKUP_US},
     time, total,
 };
@@ -14,13 +16,14 @@ use crate::{Observation, observation::DnsExchange};
 /// Many callers queue behind few blocking resolver threads.
 pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
     let Some(connections) = &seen.connections else { return Vec::new() };
+    let Some(watched_us) = watched_us(seen) else { return Vec::new() };
     // Time that each thread spent waiting for names, and how much of it for answers that never came.
     let mut by_thread: HashMap<u32, (u64, u64)> = HashMap::new();
     let mut in_vain = 0_u64;
     let asynchronous = asks_at_the_same_time(&connections.dns);
     let queries: Vec<&DnsExchange> = connections.dns.iter().filter(|it| !asynchronous.contains(&it.tid)).collect();
     for query in &queries {
-        let end = query.answered_us.map_or(seen.window_us, |took| query.sent_us.saturating_add(took));
+        let end = query.answered_us.map_or(watched_us, |took| query.sent_us.saturating_add(took));
         let (number, waited) = by_thread.entry(query.tid).or_default();
         let took = end.saturating_sub(query.sent_us);
         *number += 1;
@@ -29,10 +32,10 @@ pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
     }
     let is_in_vain = share(in_vain, total(by_thread.values().map(|(_, waited)| *waited))) >= 0.5;
     // A and AAAA are asked at the same time: a thread's time is not counted twice.
-    let waited = total(by_thread.values().map(|(_, waited)| (*waited).min(seen.window_us)));
+    let waited = total(by_thread.values().map(|(_, waited)| (*waited).min(watched_us)));
     let threads = by_thread.len() as u64;
     let names: HashSet<&str> = queries.iter().map(|query| query.name.as_str()).collect();
-    let occupied = share(waited, threads.saturating_mul(seen.window_us));
+    let occupied = share(waited, threads.saturating_mul(watched_us));
     let repeated = queries.len() as u64 >= 2 * threads && names.len() as u64 > threads;
     // libuv has four threads for names, glibc's asyncio default executor a few more.
     if threads == 0 || threads > 32 || !repeated || occupied < 0.7 {
@@ -80,6 +83,17 @@ pub(super) fn dns_serialised(seen: &Observation) -> Vec<Finding> {
     // Who queues behind a server that does not answer would not queue if it did.
     finding.proven = !is_in_vain;
     vec![finding]
+}
+
+/// For how long, from its beginning, the watch saw each answer: to its end, or until that was too dear. `None` where it saw
+/// those of short windows alone: then nobody knows what was answered.
+fn watched_us(seen: &Observation) -> Option<u64> {
+    let connections = seen.connections.as_ref()?;
+    if all_transfers(seen) {
+        return Some(seen.window_us);
+    }
+    let until = connections.transfers_us?;
+    connections.dns.iter().all(|query| query.sent_us <= until).then_some(until)
 }
 
 /// Whether anybody may wait for the threads that resolve names: an event loop, a thread that waits for another, a caller, or

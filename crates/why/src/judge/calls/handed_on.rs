@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use overdue_core::{Cause, Confidence, Evidence, Stage};
 
-use super::{may_wait, waits::all_transfers};
+use super::{all_transfers, may_wait};
 use crate::{
     Observation,
     judge::{

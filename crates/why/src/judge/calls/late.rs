@@ -2,7 +2,7 @@
 
 use overdue_core::{Cause, Confidence};
 
-use super::waits::all_transfers;
+use super::all_transfers;
 use crate::{
     Observation,
     judge::{Finding, Severity, ShareOf, bpf, count, share, time},

@@ -8,7 +8,7 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Meant, Trouble,
+    Known, Meant, Trouble, all_transfers,
     facts::{facts, passed},
 };
 use crate::{
@@ -181,6 +181,8 @@ pub(super) fn names(seen: &Observation) -> Vec<Trouble> {
                     None => continue,
                 }
             }
+            // It may have been answered when nobody looked.
+            (None, _) if !all_transfers(seen) => continue,
             // The queries for both kinds of address share a socket, and one of them gets the error.
             (None, _) if waited >= GIVEN_UP_US && is_refused(connections, query) => Failure::Dns {
                 reason: DnsFailure::Unusable,

@@ -550,7 +550,7 @@ fn came_before(known: &Known<'_>, requested: Moment) -> bool {
 
 /// Whether every read and write was watched, not those of short windows alone. Where none could be, there are no times to
 /// be wrong about.
-pub(super) fn all_transfers(seen: &Observation) -> bool {
+pub(in crate::judge) fn all_transfers(seen: &Observation) -> bool {
     let watched = seen.connections.as_ref().and_then(|connections| connections.transfers_us);
     watched.is_none_or(|us| share(us, seen.window_us) >= ALWAYS)
 }

@@ -152,6 +152,12 @@ fn callers_queue_behind_lookups_because_the_server_is_dead() {
     // Nobody can tell that others queue behind the only one, and that the server is dead says all.
     let finding = only(&seen(1, None), Cause::DnsNoAnswer);
     assert!(finding.effects.is_empty(), "{finding:#?}");
+    // The watch saw reads and writes for a second only, or now and then: answers may have come.
+    for transfers_us in [2_500_000, 400_000] {
+        let mut unseen = seen(2, Some(1_000));
+        unseen.connections.as_mut().unwrap().transfers_us = Some(transfers_us);
+        nothing(&unseen);
+    }
     // A server that is slow, and forgets the last: each is a cause of its own.
     assert_eq!(causes(&judge(&seen(2, Some(1_990_000)))).len(), 2);
 }
