@@ -20,6 +20,9 @@ pub mod go;
 mod join;
 mod lookups;
 pub mod machine;
+#[cfg(test)]
+#[path = "../tests/need/mod.rs"]
+mod need;
 mod off_cpu;
 mod patience;
 mod pause;
