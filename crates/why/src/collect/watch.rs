@@ -237,7 +237,6 @@ impl Watch {
         let kernel = seen(Kernel::new(), &mut hidden);
         let mut connections =
             kernel.as_ref().and_then(|kernel| seen(events(LIVES, Connections::attach(kernel, &target)), &mut hidden));
-        hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
         let waiting =
             kernel.as_ref().and_then(|kernel| seen(events(LOOPS, Waiting::attach(kernel, &target)), &mut hidden));
         let go = seen(Goroutines::attach(&target), &mut hidden).flatten();
@@ -496,6 +495,7 @@ impl Watch {
         let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
         let map_bytes = self.connections.as_ref().map_or(0, Connections::map_bytes);
         seen.connections = self.connections.as_mut().map(|connections| connections.observed(begin_us));
+        hidden.extend(self.connections.iter().flat_map(Connections::hidden).cloned());
         seen.cpu = self.cpu.as_ref().map(|cpu| cpu.observed(begin_us));
         if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
             cpu.runqueue_us = threads.threads.iter().map(|thread| thread.runqueue_us).sum();
