@@ -126,7 +126,7 @@ impl Flame {
             Seer::Wait(waits) => {
                 let Waits { mut stacks, mut go, mut threads } = *waits;
                 threads.iter_mut().for_each(|threads| threads.look_at_all(at_us));
-                seen.threads = threads.map(|threads| threads.observed(&mut self.hidden));
+                seen.threads = threads.map(|mut threads| threads.observed(&mut self.hidden));
                 stacks.iter_mut().for_each(|stacks| stacks.observed(&mut seen));
                 go.iter_mut().for_each(|go| go.look_at_all(at_us));
                 seen.go = go.map(|go| go.observed(0));

@@ -15,6 +15,36 @@ use crate::observation::Hidden;
 
 /// How long a read of a process's memory may take that usually takes microseconds.
 pub(super) const LIMIT: Duration = Duration::from_millis(500);
+/// How long a whole look may take, of many reads.
+pub(super) const LOOK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Reads of one kind, over and over: under a limit, and not again once one was given up. So one thread is left behind at
+/// most, however long the watch.
+#[derive(Debug)]
+pub(super) struct Patience {
+    what: &'static str,
+    limit: Duration,
+    refused: Option<Hidden>,
+}
+
+impl Patience {
+    pub(super) const fn new(what: &'static str, limit: Duration) -> Self {
+        Self { what, limit, refused: None }
+    }
+
+    /// As [`patiently`]; `None` where that was given up, now or before.
+    pub(super) fn ask<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if self.refused.is_some() {
+            return None;
+        }
+        patiently(self.what, self.limit, work).map_err(|hidden| self.refused = Some(hidden)).ok()
+    }
+
+    /// Why it is not asked any more.
+    pub(super) const fn refused(&self) -> Option<&Hidden> {
+        self.refused.as_ref()
+    }
+}
 
 /// Runs `work` on a thread of its own and waits for it no longer than `limit`. What has not ended by then is left
 /// behind, with its thread: whoever gets an error does not ask for the same again.
@@ -61,5 +91,19 @@ mod tests {
         assert!(hidden.why.contains("10 ms"), "{hidden:?}");
         drop(end);
         assert_eq!(patiently("x", LIMIT, || 7), Ok(7));
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_asked_again() {
+        let mut patience = Patience::new("memory", Duration::from_millis(10));
+        assert_eq!((patience.ask(|| 7), patience.refused()), (Some(7), None));
+        let (end, ended) = channel::<()>();
+        assert_eq!(patience.ask(move || ended.recv().is_ok()), None);
+        assert_eq!(patience.refused().map(|hidden| hidden.what.as_str()), Some("memory"));
+        let (tell, told) = channel();
+        assert_eq!(patience.ask(move || tell.send(())), None);
+        assert!(told.recv().is_err(), "nothing was begun");
+        assert!(patience.refused().is_some(), "it is still said");
+        drop(end);
     }
 }

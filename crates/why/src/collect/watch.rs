@@ -485,13 +485,13 @@ impl Watch {
         }
         let mut hidden = self.not_visible.clone();
         let mut seen = Observation { window_us: at_us.saturating_sub(begin_us), ..Observation::default() };
-        seen.fds = self.fds.as_ref().map(|fds| fds.observed(begin_us));
+        seen.fds = self.fds.as_ref().map(|fds| fds.observed(begin_us, &mut hidden));
         if let Some(sockets) = &mut self.sockets {
             let (sockets, by_peer) = sockets.observed(begin_us, at_us, &mut hidden);
             seen.sockets = Some(sockets);
             seen.fds.iter_mut().for_each(|fds| fds.by_peer.clone_from(&by_peer));
         }
-        seen.threads = self.threads.as_ref().map(|threads| threads.observed(&mut hidden));
+        seen.threads = self.threads.as_mut().map(|threads| threads.observed(&mut hidden));
         let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
         let map_bytes = self.connections.as_ref().map_or(0, Connections::map_bytes);
         seen.connections = self.connections.as_mut().map(|connections| connections.observed(begin_us));
