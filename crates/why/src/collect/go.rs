@@ -43,6 +43,10 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
+/// What is not visible where they are not.
+pub(super) const TOPIC: &str = "goroutines";
+/// Why, where the program is not yet where it will be: it may only just begin.
+pub(super) const NOT_YET: &str = "the runtime was not found in memory";
 /// Groups that are handed over.
 const GROUPS_MAX: usize = 100;
 /// Frames of one of them.
@@ -101,11 +105,15 @@ impl Goroutines {
             return Err(hidden("the machine is not amd64, the only one whose code is understood", PPROF));
         }
         let entered_at = target.read("auxv", 4096).map_err(|error| unreadable(target, &error))?;
-        let entered_at = entry(&entered_at).ok_or_else(|| hidden("where it was loaded is not known", PPROF))?;
+        let entered_at = entry(&entered_at).ok_or_else(not_yet)?;
         let moved_by = binary.moved_by(entered_at);
 
         let known = binary.segments().first().map(|segment| segment.address.wrapping_add(moved_by)).unwrap_or_default();
-        let memory = Memory::new(target, Range { at: known, len: 16 }).map_err(|error| unreadable(target, &error))?;
+        let memory = Memory::new(target, Range { at: known, len: 16 }).map_err(|error| match error.raw_os_error() {
+            // The program's first bytes: the kernel is about to map them.
+            Some(libc::EFAULT | libc::EIO) => not_yet(),
+            _ => unreadable(target, &error),
+        })?;
         let version = match info {
             BuildInfo::Version(version) => version,
             BuildInfo::At(at) => pointed_at(&memory, at).unwrap_or_else(|| "go before 1.18".into()),
@@ -116,7 +124,7 @@ impl Goroutines {
         let code = Code::find(binary, &memory, moved_by, layout.functions_data).map_err(|why| match why {
             NoCode::NoTable => hidden("the program has no table of functions that could be read", PPROF),
             NoCode::OldTable => unknown(&version),
-            NoCode::NoModule => hidden("the runtime was not found in memory", "attach again: it may only just begin"),
+            NoCode::NoModule => not_yet(),
         })?;
         let globals = Globals::by_symbol(code.binary(), moved_by, &layout)
             .or_else(|| Globals::by_code(code.binary(), moved_by, &layout, code.table(), code.text()))
@@ -317,7 +325,11 @@ fn entry(auxv: &[u8]) -> Option<u64> {
 }
 
 fn hidden(why: &str, how: &str) -> Hidden {
-    Hidden { what: "goroutines".into(), why: why.into(), how: how.into() }
+    Hidden { what: TOPIC.into(), why: why.into(), how: how.into() }
+}
+
+fn not_yet() -> Hidden {
+    hidden(NOT_YET, "attach again: it may only just begin")
 }
 
 fn unknown(version: &str) -> Hidden {

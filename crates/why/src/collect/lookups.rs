@@ -26,6 +26,12 @@ use crate::observation::{Hidden, Lookup, Lookups as Seen};
 /// The program; `cargo xtask bpf` builds it.
 pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("lookups/lookups.bpf.o");
 
+/// What is not visible where they are not.
+pub(super) const TOPIC: &str = "lookups by the C library";
+/// Why, where the process has none. One that has only just begun may get it yet.
+pub(super) const NOT_YET: &str =
+    "the process has no C library mapped: it is linked statically, or resolves names itself";
+
 const FUNCTION: &str = "getaddrinfo";
 /// Lookups that are kept of each window: the longest.
 const KEPT: usize = 256;
@@ -71,7 +77,7 @@ impl Lookups {
     /// # Errors
     /// When BPF is not allowed, or the process has no C library that is a file of its own.
     pub(super) fn attach(kernel: &Kernel, target: &Target) -> Result<Self, Hidden> {
-        let named = |why: Hidden| Hidden { what: "lookups by the C library".to_owned(), ..why };
+        let named = |why: Hidden| Hidden { what: TOPIC.to_owned(), ..why };
         if !cfg!(target_arch = "x86_64") {
             return Err(named(Hidden {
                 what: String::new(),
@@ -82,8 +88,7 @@ impl Lookups {
         let library = library(target).ok_or_else(|| {
             named(Hidden {
                 what: String::new(),
-                why: "the process has no C library mapped: it is linked statically, or resolves names itself"
-                    .to_owned(),
+                why: NOT_YET.to_owned(),
                 how: "its queries to name servers are seen without probes".to_owned(),
             })
         })?;
