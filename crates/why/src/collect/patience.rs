@@ -3,7 +3,7 @@
 //! Some files of `/proc/PID` take a lock of the process that they tell of: `cmdline`, `environ`, `maps`, `mem`, and the
 //! memory itself want its `mmap_lock`; `syscall` and `stack` wait for an `execve` to end. A thread that is stuck in the
 //! kernel with such a lock (a page fault on a dead file server, say) stops every reader for as long, and that is
-//! the very process that people ask about.
+//! the very process that people ask about. The files that it has mapped may lie on that server, too.
 
 use std::{
     sync::mpsc::{RecvTimeoutError, sync_channel},
@@ -68,10 +68,11 @@ pub(super) fn patiently<T: Send + 'static>(
     told.recv_timeout(limit).map_err(|err| match err {
         RecvTimeoutError::Timeout => hidden(
             format!(
-                "the kernel did not answer within {} ms: a lock of the process's memory is held",
+                "the kernel did not answer within {} ms: a lock of the process's memory is held, or its files lie on \
+                 a server that is silent",
                 limit.as_millis()
             ),
-            "look for threads in uninterruptible sleep: one of them holds it",
+            "look for threads in uninterruptible sleep: one of them holds it, or waits for the same",
         ),
         RecvTimeoutError::Disconnected => hidden("the read failed within the watcher".to_owned(), "report this"),
     })

@@ -518,9 +518,11 @@ impl Watch {
         if let Some(go) = &self.go {
             self.process.set_runtime(Runtime::Go { version: go.version().to_owned() });
             seen.go = Some(go.observed(begin_us));
+            hidden.extend(go.hidden().cloned());
         }
         let ago_us = self.clock.at_us().saturating_sub(begin_us);
         seen.lookups = self.lookups.as_mut().map(|lookups| lookups.observed(ago_us, seen.window_us));
+        hidden.extend(self.lookups.iter().filter_map(Lookups::hidden).cloned());
         let lookups_lost = seen.lookups.as_ref().map_or(0, |lookups| lookups.lost);
         let lookups_bytes = self.lookups.as_ref().map_or(0, Lookups::map_bytes);
         self.meter.tell(&mut seen.overhead, &mut hidden);
