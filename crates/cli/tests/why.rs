@@ -548,6 +548,78 @@ fn a_command_that_no_signal_ends_is_said_to_be_left_behind() {
     }
 }
 
+/// A file server that gives a program out, and is silent once that runs, in a mount namespace of its own.
+const SILENT_SERVER: &str = r"
+import ctypes, os, select, struct, subprocess, sys, threading
+folder, overdue = sys.argv[1:]
+libc = ctypes.CDLL(None)
+user, group = os.getuid(), os.getgid()
+if libc.unshare(0x20000 if user == 0 else 0x10020000): sys.exit(77)
+if user:
+    for name, text in ('setgroups', 'deny'), ('uid_map', f'0 {user} 1'), ('gid_map', f'0 {group} 1'):
+        open('/proc/self/' + name, 'w').write(text)
+libc.mount(None, b'/', None, 0x44000, None)
+try: server = os.open('/dev/fuse', os.O_RDWR)
+except OSError: sys.exit(77)
+options = f'fd={server},rootmode=40000,user_id=0,group_id=0'
+if libc.mount(b'silent', folder.encode(), b'fuse', 0, options.encode()): sys.exit(77)
+content = open('/bin/cat', 'rb').read()
+def attributes(node):
+    mode, size = (0o40755, 0) if node == 1 else (0o100755, len(content))
+    return struct.pack('=6Q10I', node, size, size // 512 + 1, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+def answer(kind, node, body):
+    if kind == 26: return struct.pack('=4I2H2I2H8I', 7, 31, 65536, 0, 0, 0, 4096, 1, 0, 0, *[0] * 8) # FUSE_INIT
+    if kind == 1: return struct.pack('=4Q2I', 2, 0, 0, 0, 0, 0) + attributes(2) # FUSE_LOOKUP
+    if kind == 3: return struct.pack('=Q2I', 0, 0, 0) + attributes(node) # FUSE_GETATTR
+    if kind == 14: return struct.pack('=Q2I', 0, 0, 0) # FUSE_OPEN
+    if kind == 15: # FUSE_READ
+        _, at, size = struct.unpack_from('=QQI', body)
+        return content[at:at + size]
+    if kind in (18, 25): return b'' # FUSE_RELEASE, FUSE_FLUSH
+silent = False
+def serve():
+    while True:
+        select.select([server], [], [])
+        if silent: return
+        request = os.read(server, 1 << 18)
+        length, kind, unique, node = struct.unpack_from('=IIQQ', request)
+        if kind in (2, 36): continue # FUSE_FORGET, FUSE_INTERRUPT
+        body = answer(kind, node, request[40:])
+        error = -38 if body is None else 0
+        os.write(server, struct.pack('=IiQ', 16 + len(body or b''), error, unique) + (body or b''))
+threading.Thread(target=serve, daemon=True).start()
+cat = subprocess.Popen([folder + '/cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+cat.stdin.write(b'runs\n'); cat.stdin.flush(); cat.stdout.readline()
+silent = True
+try: code = subprocess.call([overdue, 'why', '--for', '1s', '--pid', str(cat.pid)], timeout=30)
+except subprocess.TimeoutExpired: code = 78
+cat.kill()
+os._exit(code) # With the server everybody who waits for it is let go.
+";
+
+/// Its program and what it has mapped cannot be read, and everything else can.
+#[test]
+fn a_process_whose_program_lies_on_a_silent_server_is_watched() {
+    let folder = env::temp_dir().join(format!("overdue-silent-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    let said = folder.with_extension("txt");
+    let file = fs::File::create(&said).unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", SILENT_SERVER]).arg(&folder).arg(env!("CARGO_BIN_EXE_overdue")).stdin(Stdio::null());
+    let status = command.stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
+    let text = fs::read_to_string(&said).unwrap();
+    fs::remove_dir(&folder).unwrap();
+    fs::remove_file(&said).unwrap();
+    if status.code() == Some(77) {
+        println!("no file server can be made here: skipped");
+        return;
+    }
+    assert_eq!(status.code(), Some(0), "{text}");
+    for part in ["nothing wrong was found", "user stacks", "goroutines", "did not answer", "watched 1"] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+}
+
 /// A shell that only waits says who works, and how to watch that one.
 #[test]
 fn a_shell_points_to_its_child() {

@@ -21,6 +21,9 @@ mod join;
 mod locks;
 mod lookups;
 pub mod machine;
+#[cfg(test)]
+#[path = "../tests/need/mod.rs"]
+mod need;
 mod off_cpu;
 mod patience;
 mod pause;

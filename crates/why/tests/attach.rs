@@ -4,6 +4,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail, and its time is real")]
 
+mod need;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -184,8 +186,7 @@ fn attach_and_detach(times: u32, budget: Duration) {
     let seen = once();
     let bpf = seen.not_visible.iter().find(|hidden| hidden.what.contains("BPF"));
     if let Some(hidden) = bpf {
-        assert!(std::env::var_os("CI").is_none(), "BPF is not allowed: {hidden:?}");
-        eprintln!("without BPF: {hidden:?}");
+        need::skip(format_args!("what needs BPF: {hidden:?}"));
     }
     await_helpers();
     let before = held();

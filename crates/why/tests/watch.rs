@@ -2,6 +2,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
+mod need;
+
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
@@ -491,8 +493,7 @@ threading.Thread(target=talk, daemon=True).start()";
 /// Whether BPF programs may be loaded and their cost be counted here.
 fn counts_cost(seen: &Observation) -> bool {
     if seen.overhead.bpf_us.is_none() {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{:?}", seen.not_visible);
-        println!("the cost of BPF programs is not counted here: {:?}", seen.not_visible);
+        need::skip(format_args!("the cost of BPF programs is not counted here: {:?}", seen.not_visible));
     }
     seen.overhead.bpf_us.is_some()
 }

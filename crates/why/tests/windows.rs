@@ -2,6 +2,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
+mod need;
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
@@ -110,7 +112,9 @@ fn what_is_told_is_of_the_last_seconds_and_nothing_is_lost() {
     client.order(20);
     let first = next(1_000);
     let has_bpf = first.connections.is_some();
-    assert!(has_bpf || std::env::var_os("CI").is_none(), "{:?}", first.not_visible);
+    if !has_bpf {
+        need::skip(format_args!("what needs BPF: {:?}", first.not_visible));
+    }
     assert_eq!(grown(&first), 21);
     if let Some(connections) = &first.connections {
         assert_eq!((connections.opened, connections.closed), (21, 20));
@@ -227,8 +231,7 @@ fn a_server_that_was_quick_once_is_slow_in_every_window() {
         }
     }
     let Some(connections) = last.connections else {
-        assert!(std::env::var_os("CI").is_none(), "{:?}", last.not_visible);
-        return;
+        return need::skip(format_args!("BPF is not allowed: {:?}", last.not_visible));
     };
     let [connection] = &connections.connections[..] else { panic!("{:?}", connections.connections) };
     assert_eq!((connection.opened, connection.turns), (Some(Moment::Before), 20));

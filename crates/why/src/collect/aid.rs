@@ -382,6 +382,7 @@ mod tests {
     use overdue_core::facts::TcpState;
 
     use super::*;
+    use crate::collect::need::skip;
 
     fn may(capability: &str) -> bool {
         Watcher::here().has(capability)
@@ -433,7 +434,7 @@ mod tests {
     #[test]
     fn a_stuck_connection_is_closed_and_what_its_owner_reads_is_what_was_said() {
         if !may("CAP_NET_ADMIN") {
-            return;
+            return skip("CAP_NET_ADMIN is missing");
         }
         let (mut ours, doomed) = closed_by_the_peer();
         let (mut other, _) = closed_by_the_peer();
@@ -454,7 +455,7 @@ mod tests {
     #[test]
     fn whoever_waits_goes_on_and_gives_the_descriptor_back() {
         if !may("CAP_NET_ADMIN") {
-            return;
+            return skip("CAP_NET_ADMIN is missing");
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -510,7 +511,7 @@ mod tests {
     #[test]
     fn another_socket_between_the_same_ends_is_not_meant() {
         if !may("CAP_NET_ADMIN") {
-            return;
+            return skip("CAP_NET_ADMIN is missing");
         }
         let (mut ours, doomed) = closed_by_the_peer();
         let (mut source, _) = Source::of(&own()).unwrap();

@@ -11,7 +11,7 @@ mod raw;
 mod redis;
 mod tls;
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 
 use aya::{
     Ebpf, Pod,
@@ -38,6 +38,8 @@ pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("connections/connec
 const LOOK_MAX: usize = 20_000;
 /// Sockets that are handed over in the end, at most.
 const HELD_MAX: u64 = 65_536;
+/// What is not visible where the kernel did not tell of them.
+const HELD: &str = "open connections, as they are now";
 /// What is always watched: rare, each of them.
 const RARE: [(&str, &str); 4] = [
     ("state_changed", "inet_sock_set_state"),
@@ -112,6 +114,16 @@ struct First {
     gaps: bool,
 }
 
+/// The connections that the process holds, as the kernel told of them last.
+#[derive(Debug, Default)]
+struct Held {
+    connections: Vec<RawConnection>,
+    /// When that was.
+    at: u64,
+    /// There was no room for them.
+    left_out: u64,
+}
+
 /// Watches the connections of one process. When it is dropped, everything is detached and freed.
 pub struct Connections {
     ebpf: Ebpf,
@@ -128,6 +140,7 @@ pub struct Connections {
     /// For how long they were, before that, in nanoseconds.
     watched: u64,
     lives: Lives,
+    held: Held,
     first: Overlap<First>,
     /// The monotonic clock when the watch began, in nanoseconds: the earliest that any look implies.
     epoch: u64,
@@ -160,6 +173,7 @@ impl Connections {
             counted: 0,
             watched: 0,
             lives: Lives::default(),
+            held: Held::default(),
             first: Overlap::new(First { counts: None, watched: 0, gaps: false }),
             epoch: now(),
             bytes,
@@ -173,7 +187,7 @@ impl Connections {
         // What is there already is made known before a read or write can be taken for something new.
         let program: &mut Iter = this.program("held")?;
         program.load("task_file", kernel.btf).map_err(refused)?;
-        this.held()?;
+        this.held = this.ask()?;
         this.watching.set(0, Watch { begun: 1, since: 0 }, 0).map_err(refused)?;
         let transfers = TRANSFERS.iter().try_for_each(|(name, event)| {
             let program: &mut BtfTracePoint = this.program(name)?;
@@ -235,7 +249,7 @@ impl Connections {
         let _ = self.ports.set(word, bits, 0);
     }
 
-    /// What could not be seen.
+    /// What could not be seen, at the last look.
     #[must_use]
     pub fn hidden(&self) -> &[Hidden] {
         &self.hidden
@@ -244,7 +258,7 @@ impl Connections {
     /// Events that were lost so far because the ring was full, or left out because they were too many.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.shared.get(&0, 0).map_or(0, |shared| shared.dropped) + self.lives.left_out
+        self.shared.get(&0, 0).map_or(0, |shared| shared.dropped) + self.lives.left_out + self.held.left_out
     }
 
     /// Memory that the kernel holds for it, but for what it keeps with each connection.
@@ -285,19 +299,21 @@ impl Connections {
     /// Another window begins. What ended before `begin_us`, when the one that is shown now began, is forgotten.
     pub(super) fn turn(&mut self, begin_us: u64) {
         self.drain();
-        let held = self.held().unwrap_or_default();
+        self.look_at_held();
         let counts = self.shared.get(&0, 0).ok();
         let gaps = self.transfers != Transfers::Always;
         self.first.turn(First { counts, watched: self.watched(), gaps });
-        self.lives.turn(&held, self.at(begin_us));
+        let begin = self.at(begin_us);
+        self.lives.turn(&self.held.connections, begin);
     }
 
     /// What was seen in a window that began at `begin_us`, the worst connections first.
     #[must_use]
     pub fn observed(&mut self, begin_us: u64) -> observation::Connections {
-        let held = self.held().unwrap_or_default();
+        let is_new = self.look_at_held();
         self.drain();
-        let now = now();
+        // Of the time since the kernel told of them nothing is known: not that they were silent.
+        let now = if is_new { now() } else { self.held.at };
         let first = *self.first.shown();
         let watched = self.watched().saturating_sub(first.watched);
         let transfers_us = (self.transfers != Transfers::Unseen).then_some(watched / 1000);
@@ -306,6 +322,7 @@ impl Connections {
             let word = self.ports.get(&u32::from(port >> 6), 0).unwrap_or(0);
             word >> (port & 63) & 1 == 1
         };
+        let held = &self.held.connections;
         let seen = self.lives.observed(held, now, Epoch(self.at(begin_us)), is_listener, all_transfers);
         let Ok(counts) = self.shared.get(&0, 0) else { return seen };
         let counts = first.counts.map_or(counts, |first| counts.since(&first));
@@ -344,14 +361,26 @@ impl Connections {
         }
     }
 
+    /// Looks at all connections that the process holds. Where the kernel does not tell, those of the last time stay.
+    fn look_at_held(&mut self) -> bool {
+        self.hidden.retain(|hidden| hidden.what != HELD);
+        let asked = self.ask().map(|held| self.held = held);
+        asked
+            .map_err(|why| self.hidden.push(Hidden { what: HELD.to_owned(), how: "watch again".to_owned(), ..why }))
+            .is_ok()
+    }
+
     /// Asks the kernel for all connections that the process holds.
-    fn held(&mut self) -> Result<Vec<RawConnection>, Hidden> {
+    fn ask(&mut self) -> Result<Held, Hidden> {
         let program: &mut Iter = self.program("held")?;
         let link = program.attach().map_err(refused)?;
-        let file = program.take_link(link).map_err(refused)?.into_file().map_err(refused)?;
+        let mut file = program.take_link(link).map_err(refused)?.into_file().map_err(refused)?;
         let mut bytes = Vec::new();
-        file.take(HELD_MAX * RawConnection::SIZE as u64).read_to_end(&mut bytes).map_err(refused)?;
-        Ok(bytes.chunks_exact(RawConnection::SIZE).filter_map(RawConnection::read).collect())
+        let size = RawConnection::SIZE as u64;
+        file.by_ref().take(HELD_MAX * size).read_to_end(&mut bytes).map_err(refused)?;
+        let left_out = io::copy(&mut file, &mut io::sink()).map_err(refused)? / size;
+        let connections = bytes.chunks_exact(RawConnection::SIZE).filter_map(RawConnection::read).collect();
+        Ok(Held { connections, at: now(), left_out })
     }
 
     fn attach_transfers(&mut self) -> Result<(), Hidden> {
@@ -400,7 +429,7 @@ impl Connections {
 }
 
 fn missing(what: &str) -> Hidden {
-    refused(std::io::Error::other(format!("a {what} is missing in the object")))
+    refused(io::Error::other(format!("a {what} is missing in the object")))
 }
 
 impl Shared {
@@ -461,7 +490,7 @@ pub(crate) mod fuzz {
                 lives.take(event);
             }
         }
-        let seen = lives.observed(Vec::new(), 1_000_000_000, Epoch(1000), |port| port == 443, false);
+        let seen = lives.observed(&[], 1_000_000_000, Epoch(1000), |port| port == 443, false);
         for connection in &seen.connections {
             std::hint::black_box(crate::timeline::stages(connection, 1_000_000));
         }

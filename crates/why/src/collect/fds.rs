@@ -31,6 +31,8 @@ pub struct Collector {
     protocols: HashMap<u64, &'static str>,
     counting: Pace,
     classifying: Pace,
+    /// What kept the last look from being one.
+    trouble: Option<io::Error>,
 }
 
 /// Descriptors by kind, with one of each as an example.
@@ -51,6 +53,7 @@ impl Collector {
             protocols: HashMap::new(),
             counting: Pace::default(),
             classifying: Pace::default(),
+            trouble: None,
         };
         this.classifying.begin(0);
         this.classify(0).map_err(|err| hidden(target, &err))?;
@@ -63,13 +66,11 @@ impl Collector {
     /// Counts; and now and then, the rarer the more there are, looks at each.
     pub fn look(&mut self, at_us: u64) {
         if self.classifying.begin(at_us) {
-            let _ = self.classify(at_us);
+            self.trouble = self.classify(at_us).err();
             self.read_limits();
             self.classifying.end(at_us);
         } else if self.counting.begin(at_us) {
-            if let Ok(count) = self.count() {
-                self.open.push(at_us, count);
-            }
+            self.trouble = self.count().map(|count| self.open.push(at_us, count)).err();
             self.counting.end(at_us);
         }
     }
@@ -77,7 +78,7 @@ impl Collector {
     /// A look at each, whatever it costs.
     pub fn look_at_all(&mut self, at_us: u64) {
         if self.target.is_alive() {
-            let _ = self.classify(at_us);
+            self.trouble = self.classify(at_us).err();
             self.read_limits();
         }
     }
@@ -90,7 +91,15 @@ impl Collector {
 
     /// What was seen in a window that began at `begin_us`. Of a process that has ended that is what the last looks saw.
     #[must_use]
-    pub fn observed(&self, begin_us: u64) -> Fds {
+    pub fn observed(&self, begin_us: u64, not_visible: &mut Vec<Hidden>) -> Fds {
+        if let Some(err) = self.trouble.as_ref().filter(|_| self.target.is_alive()) {
+            let how = "watch again".to_owned();
+            not_visible.push(Hidden {
+                what: "the last look at descriptors".to_owned(),
+                how,
+                ..hidden(&self.target, err)
+            });
+        }
         let mut kinds: BTreeMap<&str, FdKind> = BTreeMap::new();
         for (kind, (count, example)) in &self.last {
             kinds.insert(kind, FdKind { kind: (*kind).to_owned(), first: 0, last: *count, example: example.clone() });
@@ -229,15 +238,44 @@ impl Readings {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::collect::need::skip;
 
     #[test]
     fn limits_are_read() {
         let text = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 unlimited            files\n";
         assert_eq!(Limits::parse(text), Some(Limits { soft: 1024, hard: u64::MAX }));
         assert_eq!(Limits::parse("Max open files"), None);
+    }
+
+    /// Rights may be taken from the watcher, too, or the process may change its own.
+    #[test]
+    fn a_look_that_failed_is_said() {
+        if !rustix::process::geteuid().is_root() {
+            return skip("only root can give up the right to look");
+        }
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let target = Target::new(child.id()).unwrap();
+        let looks = std::thread::spawn(move || {
+            let mut fds = Collector::attach(&target).unwrap();
+            let nobody = rustix::process::Uid::from_raw(65534);
+            // Of this thread alone; its capabilities go with it.
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            let mut hidden = Vec::new();
+            fds.look_at_all(1);
+            let seen = fds.observed(0, &mut hidden);
+            (seen.open.len(), hidden)
+        });
+        let (readings, hidden) = looks.join().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let [hidden] = &hidden[..] else { panic!("{hidden:?}") };
+        assert_eq!((readings, hidden.what.as_str()), (1, "the last look at descriptors"));
+        assert!(hidden.why.contains("ermission denied"), "{hidden:?}");
     }
 
     #[test]

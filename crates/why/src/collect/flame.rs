@@ -119,6 +119,7 @@ impl Flame {
             Seer::Off(off) => {
                 let off = off.finish();
                 seen.overhead.dropped_events = off.lost;
+                seen.not_visible.extend(off.hidden);
                 let mut graph = Graph::new(Unit::Microseconds);
                 off.stacks.iter().for_each(|it| graph.add(&it.thread, &it.stack, Some(&it.inside), it.off_us));
                 Some(graph)
@@ -126,9 +127,10 @@ impl Flame {
             Seer::Wait(waits) => {
                 let Waits { mut stacks, mut go, mut threads } = *waits;
                 threads.iter_mut().for_each(|threads| threads.look_at_all(at_us));
-                seen.threads = threads.map(|threads| threads.observed(&mut self.hidden));
+                seen.threads = threads.map(|mut threads| threads.observed(&mut self.hidden));
                 stacks.iter_mut().for_each(|stacks| stacks.observed(&mut seen));
                 go.iter_mut().for_each(|go| go.look_at_all(at_us));
+                self.hidden.extend(go.iter().filter_map(Goroutines::hidden).cloned());
                 seen.go = go.map(|go| go.observed(0));
                 Graph::of(&seen, Sight::Wait)
             }

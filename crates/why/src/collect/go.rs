@@ -5,7 +5,14 @@
 //! and where things are changes with each release of Go. So nothing that is read is believed before it was checked, and a
 //! release whose layout is neither in the program's debug information nor in the table here is not guessed.
 
-use std::{cmp::Reverse, collections::HashMap, fs::File, io, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    fs::File,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rustix::{
     fs::{Mode, OFlags, openat},
@@ -20,11 +27,13 @@ use self::{
     globals::Globals,
     layout::Layout,
     memory::{Memory, Range},
-    runtime::Runtime,
+    runtime::{Counters, Runtime},
     sample::{Place, Reader, Sample},
 };
 use super::{
-    Target, clock, tiers,
+    Target, clock,
+    patience::{LOOK_WITHIN, Patience, patiently},
+    tiers,
     window::{self, Overlap},
 };
 use crate::observation::{Frame, Go, GoroutineGroup, Hidden, Reading, Stack};
@@ -43,6 +52,10 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
+/// What is not visible where they are not.
+pub(super) const TOPIC: &str = "goroutines";
+/// Why, where the program is not yet where it will be: it may only just begin.
+pub(super) const NOT_YET: &str = "the runtime was not found in memory";
 /// Groups that are handed over.
 const GROUPS_MAX: usize = 100;
 /// Frames of one of them.
@@ -56,6 +69,16 @@ const PPROF: &str = "ask the program itself, where it serves net/http/pprof: /de
 /// Where no section says what a program is, its data is searched up to here.
 const SEARCH_MAX: u64 = 16 << 20;
 
+/// A program that runs, and what reads it.
+#[derive(Debug)]
+struct Program {
+    memory: Memory,
+    code: Code,
+    runtime: Runtime,
+    /// Held by a look as long as it lasts: for good by one that never returns.
+    reader: Mutex<Reader>,
+}
+
 /// The goroutines of one process.
 ///
 /// A look costs some 50 microseconds: it reads the runtime's counters. The first one reads goroutines too (10,000 of them
@@ -65,10 +88,8 @@ const SEARCH_MAX: u64 = 16 << 20;
 pub struct Goroutines {
     target: Target,
     version: String,
-    memory: Memory,
-    code: Code,
-    runtime: Runtime,
-    reader: Reader,
+    program: Arc<Program>,
+    patience: Patience,
     first: Overlap<Option<Arc<Sample>>>,
     last: Option<Arc<Sample>>,
     /// When goroutines were read last, and what that cost.
@@ -85,6 +106,12 @@ impl Goroutines {
     /// # Errors
     /// It is a Go program, or may be one, and cannot be seen: why, and what would change that.
     pub fn attach(target: &Target) -> Result<Option<Self>, Hidden> {
+        let target = target.clone();
+        patiently(TOPIC, LOOK_WITHIN, move || Self::find(&target))?
+    }
+
+    /// Reads the file, which may lie on a dead server, and memory.
+    fn find(target: &Target) -> Result<Option<Self>, Hidden> {
         let file = match openat(target.folder(), "exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(file) => File::from(file),
             // The kernel's own threads have none.
@@ -101,11 +128,15 @@ impl Goroutines {
             return Err(hidden("the machine is not amd64, the only one whose code is understood", PPROF));
         }
         let entered_at = target.read("auxv", 4096).map_err(|error| unreadable(target, &error))?;
-        let entered_at = entry(&entered_at).ok_or_else(|| hidden("where it was loaded is not known", PPROF))?;
+        let entered_at = entry(&entered_at).ok_or_else(not_yet)?;
         let moved_by = binary.moved_by(entered_at);
 
         let known = binary.segments().first().map(|segment| segment.address.wrapping_add(moved_by)).unwrap_or_default();
-        let memory = Memory::new(target, Range { at: known, len: 16 }).map_err(|error| unreadable(target, &error))?;
+        let memory = Memory::new(target, Range { at: known, len: 16 }).map_err(|error| match error.raw_os_error() {
+            // The program's first bytes: the kernel is about to map them.
+            Some(libc::EFAULT | libc::EIO) => not_yet(),
+            _ => unreadable(target, &error),
+        })?;
         let version = match info {
             BuildInfo::Version(version) => version,
             BuildInfo::At(at) => pointed_at(&memory, at).unwrap_or_else(|| "go before 1.18".into()),
@@ -116,7 +147,7 @@ impl Goroutines {
         let code = Code::find(binary, &memory, moved_by, layout.functions_data).map_err(|why| match why {
             NoCode::NoTable => hidden("the program has no table of functions that could be read", PPROF),
             NoCode::OldTable => unknown(&version),
-            NoCode::NoModule => hidden("the runtime was not found in memory", "attach again: it may only just begin"),
+            NoCode::NoModule => not_yet(),
         })?;
         let globals = Globals::by_symbol(code.binary(), moved_by, &layout)
             .or_else(|| Globals::by_code(code.binary(), moved_by, &layout, code.table(), code.text()))
@@ -129,8 +160,18 @@ impl Goroutines {
         let same = Target::new(target.pid()).ok().filter(|_| target.is_alive());
         let target = same.ok_or_else(|| hidden("the process has ended", ""))?;
         let seen = Go { version: version.clone(), ..Go::default() };
-        let (reader, first, last) = (Reader::default(), Overlap::default(), None);
-        Ok(Some(Self { target, version, memory, code, runtime, reader, first, last, read_at: None, seen }))
+        let program = Arc::new(Program { memory, code, runtime, reader: Mutex::default() });
+        let patience = Patience::new(TOPIC, LOOK_WITHIN);
+        Ok(Some(Self {
+            target,
+            version,
+            program,
+            patience,
+            first: Overlap::default(),
+            last: None,
+            read_at: None,
+            seen,
+        }))
     }
 
     /// The version of Go, as the program says: `go1.26.1`.
@@ -139,45 +180,59 @@ impl Goroutines {
         &self.version
     }
 
+    /// Why they are not looked at any more.
+    pub(super) const fn hidden(&self) -> Option<&Hidden> {
+        self.patience.refused()
+    }
+
     /// Reads the runtime's counters, and goroutines when it is time to. `at_us` is the time since the watch began, in
     /// microseconds. A process that has ended adds nothing.
     pub fn look(&mut self, at_us: u64) {
-        if self.count(at_us) {
-            let due = self.read_at.is_none_or(|(at, cost)| now().saturating_sub(at) >= cost * SHARE);
-            if due {
-                self.read_goroutines();
-            }
-        }
-    }
-
-    /// Reads the runtime's counters, if they can be.
-    fn count(&mut self, at_us: u64) -> bool {
-        let counters = self.runtime.counters(&self.memory).filter(|_| self.target.is_alive());
-        if let Some(counters) = &counters {
-            let seen = &mut self.seen;
-            seen.ps = counters.ps;
-            for (readings, value) in [
-                (&mut seen.goroutines, Some(counters.goroutines)),
-                (&mut seen.heap_bytes, counters.heap_bytes),
-                (&mut seen.live_bytes, counters.live_bytes),
-                (&mut seen.collections, counters.collections),
-                (&mut seen.idle_ps, Some(counters.idle_ps)),
-                (&mut seen.run_queue, Some(counters.run_queue)),
-            ] {
-                readings.extend(value.map(|value| Reading { at_us, value }));
-                if readings.len() > READINGS_MAX {
-                    thin(readings);
-                }
-            }
-        }
-        counters.is_some()
+        let is_due = self.read_at.is_none_or(|(at, cost)| now().saturating_sub(at) >= cost * SHARE);
+        self.read(at_us, is_due);
     }
 
     /// Reads the counters and goroutines, whatever it costs.
     pub fn look_at_all(&mut self, at_us: u64) {
-        if self.count(at_us) {
-            self.read_goroutines();
+        self.read(at_us, true);
+    }
+
+    /// All of a look is on one thread, which may be left behind.
+    fn read(&mut self, at_us: u64, goroutines: bool) {
+        let (program, target) = (Arc::clone(&self.program), self.target.clone());
+        let looked = self.patience.ask(move || {
+            let counters = program.runtime.counters(&program.memory).filter(|_| target.is_alive());
+            let read = (goroutines && counters.is_some()).then(|| program.read(&target));
+            (counters, read)
+        });
+        let Some((counters, read)) = looked else { return };
+        counters.iter().for_each(|counters| self.count(at_us, counters));
+        read.into_iter().for_each(|read| self.take(read));
+    }
+
+    fn count(&mut self, at_us: u64, counters: &Counters) {
+        let seen = &mut self.seen;
+        seen.ps = counters.ps;
+        for (readings, value) in [
+            (&mut seen.goroutines, Some(counters.goroutines)),
+            (&mut seen.heap_bytes, counters.heap_bytes),
+            (&mut seen.live_bytes, counters.live_bytes),
+            (&mut seen.collections, counters.collections),
+            (&mut seen.idle_ps, Some(counters.idle_ps)),
+            (&mut seen.run_queue, Some(counters.run_queue)),
+        ] {
+            readings.extend(value.map(|value| Reading { at_us, value }));
+            if readings.len() > READINGS_MAX {
+                thin(readings);
+            }
         }
+    }
+
+    fn take(&mut self, (sample, began, ended): Read) {
+        self.read_at = Some((ended, ended.saturating_sub(began)));
+        let Some(sample) = sample.map(Arc::new) else { return };
+        self.first.both().filter(|first| first.is_none()).for_each(|first| *first = Some(Arc::clone(&sample)));
+        self.last = Some(sample);
     }
 
     /// Another window begins. What was read before `begin_us`, when the one that is shown now began, is forgotten.
@@ -195,7 +250,8 @@ impl Goroutines {
         for readings in readings(&mut seen) {
             *readings = window::since(std::mem::take(readings), begin_us);
         }
-        let Some(last) = self.last.as_deref() else { return seen };
+        // A look that does not return has the stacks.
+        let (Some(last), Ok(reader)) = (self.last.as_deref(), self.program.reader.try_lock()) else { return seen };
         let first = self.first.shown().as_deref().unwrap_or(last);
         seen.unreadable = last.unreadable;
         seen.read_in_full = last.members.len() as u64;
@@ -210,14 +266,19 @@ impl Goroutines {
         });
         places.dedup();
         places.truncate(GROUPS_MAX);
-        let now = u64::try_from(now().as_nanos()).unwrap_or(u64::MAX);
+        // As far as it was seen: what was read last may be old by now.
+        let read_at = self.read_at.map_or_else(now, |(at, _)| at);
+        let now = u64::try_from(read_at.as_nanos()).unwrap_or(u64::MAX);
         let groups = places.into_iter().map(|place| {
             let oldest = last.places.get(&place).map(|members| members.oldest).filter(|oldest| *oldest != 0);
             GoroutineGroup {
                 state: place.state,
-                wait_reason: place.reason.and_then(|reason| self.runtime.wait_reason(reason)).map(str::to_owned),
-                stack: self.stack(&place),
-                created_by: self.created_by(place.created_at),
+                wait_reason: place
+                    .reason
+                    .and_then(|reason| self.program.runtime.wait_reason(reason))
+                    .map(str::to_owned),
+                stack: self.program.stack(&reader, &place),
+                created_by: self.program.created_by(place.created_at),
                 first: count(first, &place),
                 last: count(last, &place),
                 stayed: stayed.get(&place).copied().unwrap_or(0),
@@ -231,23 +292,26 @@ impl Goroutines {
         seen.groups = groups.collect();
         seen
     }
+}
 
-    fn read_goroutines(&mut self) {
+/// Goroutines that were read, if they could be, when that began, and when it ended.
+type Read = (Option<Sample>, Duration, Duration);
+
+impl Program {
+    fn read(&self, target: &Target) -> Read {
         let began = now();
-        let list = self.runtime.list(&self.memory);
-        let sample =
-            list.and_then(|list| self.reader.read(&self.memory, &self.code, &self.runtime.layout().g, list).ok());
+        let read = |list| {
+            let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.read(&self.memory, &self.code, &self.runtime.layout().g, list).ok()
+        };
+        let sample = self.runtime.list(&self.memory).and_then(read);
         let ended = now();
-        self.read_at = Some((ended, ended.saturating_sub(began)));
         // What was read of a process that ended meanwhile may be of another that has its number.
-        let Some(sample) = sample.filter(|sample| !sample.places.is_empty() && self.target.is_alive()) else { return };
-        let sample = Arc::new(sample);
-        self.first.both().filter(|first| first.is_none()).for_each(|first| *first = Some(Arc::clone(&sample)));
-        self.last = Some(sample);
+        (sample.filter(|sample| !sample.places.is_empty() && target.is_alive()), began, ended)
     }
 
-    fn stack(&self, place: &Place) -> Stack {
-        let Some(trace) = self.reader.stack(place.stack) else { return Stack::default() };
+    fn stack(&self, reader: &Reader, place: &Place) -> Stack {
+        let Some(trace) = reader.stack(place.stack) else { return Stack::default() };
         let mut frames: Vec<Frame> = trace.pcs.iter().flat_map(|pc| self.code.frames(*pc)).collect();
         frames.truncate(FRAMES_MAX);
         Stack { frames, cut: trace.cut.map(str::to_owned) }
@@ -321,7 +385,11 @@ fn entry(auxv: &[u8]) -> Option<u64> {
 }
 
 fn hidden(why: &str, how: &str) -> Hidden {
-    Hidden { what: "goroutines".into(), why: why.into(), how: how.into() }
+    Hidden { what: TOPIC.into(), why: why.into(), how: how.into() }
+}
+
+fn not_yet() -> Hidden {
+    hidden(NOT_YET, "attach again: it may only just begin")
 }
 
 fn unknown(version: &str) -> Hidden {

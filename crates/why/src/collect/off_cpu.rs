@@ -96,6 +96,8 @@ pub(super) struct Seen {
     pub(super) stacks: Vec<OffStack>,
     /// Waits and stacks that there was no room for.
     pub(super) lost: u64,
+    /// Why stacks are not whole.
+    pub(super) hidden: Option<Hidden>,
 }
 
 /// Counts the switches of one process. Dropping it detaches and frees everything.
@@ -143,14 +145,12 @@ impl OffCpu {
     /// Enters the threads that sleep: whoever is switched off from now on is entered by the program, over this.
     fn seed(&mut self) {
         let since_ns = now_ns();
-        let memory = self.stacks.memory();
-        for thread in self.tasks.look() {
-            self.name(thread.tid, thread.name());
-            if thread.state == 0 || thread.tid == 0 {
-                continue;
-            }
-            let registers = Registers { ip: thread.ip, sp: thread.sp, bp: thread.bp };
-            let stack = self.stacks.live(registers, memory.as_ref());
+        let threads = self.tasks.look();
+        threads.iter().for_each(|thread| self.name(thread.tid, thread.name()));
+        let asleep: Vec<_> = threads.iter().filter(|thread| thread.state != 0 && thread.tid != 0).collect();
+        let registers = asleep.iter().map(|thread| Registers { ip: thread.ip, sp: thread.sp, bp: thread.bp });
+        let stacks = self.stacks.live(&registers.collect::<Vec<_>>());
+        for (thread, stack) in asleep.into_iter().zip(stacks) {
             let place = stack.map_or(0, |stack| self.places.enter(stack));
             let call = i32::try_from(thread.call).ok().filter(|call| *call < 1024).unwrap_or(NO_CALL);
             const NOEXIST: u64 = 1;
@@ -216,7 +216,7 @@ impl OffCpu {
             .collect();
         stacks.sort_by_key(|it| std::cmp::Reverse(it.off_us));
         let tally = self.tally.get(&0, 0).map(|all| all.iter().map(|one| one.lost_entries + one.lost_stacks).sum());
-        Seen { stacks, lost: tally.unwrap_or(0) + self.stacks.lost() }
+        Seen { stacks, lost: tally.unwrap_or(0) + self.stacks.lost(), hidden: self.stacks.hidden().cloned() }
     }
 }
 

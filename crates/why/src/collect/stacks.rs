@@ -31,12 +31,14 @@ use self::{
     symbols::{Namer, Names},
 };
 use super::Target;
-use crate::observation::Stack;
+use crate::observation::{Hidden, Stack};
 
 /// How many different stacks are kept.
 const STACKS_MAX: usize = 20_000;
 /// How much of a stack is read from a thread that waits.
 const LIVE_BYTES: usize = 32 * 1024;
+/// Threads whose stacks are read at a time, for the memory it takes.
+const LIVE_MAX: usize = 256;
 
 /// A stack that was seen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -112,21 +114,22 @@ impl Stacks {
         self.enter(Chain { code, cut: Some(Cut::FramePointersOnly) })
     }
 
-    /// The memory of the process, for [`live`](Self::live); `None` where it may not be read.
-    pub(crate) fn memory(&self) -> Option<File> {
-        openat(self.target.folder(), "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(File::from).ok()
+    /// Unwinds threads that wait, with these registers, from the process's memory as it is now.
+    pub(crate) fn live(&mut self, threads: &[Registers]) -> Vec<Option<StackId>> {
+        let mut ids = Vec::with_capacity(threads.len());
+        for threads in threads.chunks(LIVE_MAX) {
+            let (target, pointers) = (self.target.clone(), threads.iter().map(|at| at.sp).collect::<Vec<_>>());
+            let tops = self.modules.patience.ask(move || tops(&target, &pointers)).flatten();
+            // Where the memory may not be read, the registers alone tell something.
+            let mut tops = tops.unwrap_or_default().into_iter();
+            ids.extend(threads.iter().map(|at| self.unwind(*at, &tops.next().unwrap_or_default())));
+        }
+        ids
     }
 
-    /// Unwinds a thread that waits, with these registers, from the process's memory as it is now.
-    pub(crate) fn live(&mut self, registers: Registers, memory: Option<&File>) -> Option<StackId> {
-        let mut bytes = Vec::new();
-        if let Some(memory) = memory {
-            bytes.resize(LIVE_BYTES, 0);
-            // Near the outer end of a stack less is there; the read ends at what is not mapped.
-            let length = memory.read_at(&mut bytes, registers.sp).unwrap_or(0);
-            bytes.truncate(length);
-        }
-        self.unwind(registers, &bytes)
+    /// Why no more of the process is read than was.
+    pub(crate) const fn hidden(&self) -> Option<&Hidden> {
+        self.modules.patience.refused()
     }
 
     fn enter(&mut self, chain: Chain) -> Option<StackId> {
@@ -185,9 +188,23 @@ impl Stacks {
     }
 }
 
+/// The tops of stacks; `None` where the memory may not be read.
+fn tops(target: &Target, pointers: &[u64]) -> Option<Vec<Vec<u8>>> {
+    let memory =
+        openat(target.folder(), "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(File::from).ok()?;
+    let mut bytes = vec![0; LIVE_BYTES];
+    let mut top = |pointer: &u64| {
+        // Near the outer end of a stack less is there; the read ends at what is not mapped.
+        let length = memory.read_at(&mut bytes, *pointer).unwrap_or(0);
+        bytes.get(..length).unwrap_or_default().to_vec()
+    };
+    Some(pointers.iter().map(&mut top).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collect::patience::Patience;
 
     #[test]
     fn there_is_room_again_when_others_are_forgotten() {
@@ -201,5 +218,22 @@ mod tests {
         assert_eq!(stacks.by_addresses(&[8]), Some(kept), "it is the same stack yet");
         let new = stacks.by_addresses(&[u64::MAX]).unwrap();
         assert!(!ids.contains(&new), "no number is given twice");
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_once_and_has_the_stacks_of_registers_alone() {
+        let mut stacks = Stacks::new(&Target::new(std::process::id()).unwrap());
+        let word = 7_u64;
+        let at = Registers { ip: 1 << 46, sp: (&raw const word).addr() as u64, bp: 0 };
+        assert_eq!(tops(&stacks.target, &[at.sp, 8]).unwrap()[0][..8], word.to_ne_bytes());
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        stacks.modules.patience = Patience::new("memory", Duration::from_millis(10));
+        assert_eq!(stacks.hidden(), None);
+        assert_eq!(stacks.modules.patience.ask(move || ended.recv().is_ok()), None);
+        stacks.begin();
+        let ids = stacks.live(&[at; LIVE_MAX + 1]);
+        assert_eq!((ids.len(), stacks.hidden().is_some()), (LIVE_MAX + 1, true));
+        assert!(ids.iter().all(|id| id.is_some() && *id == ids[0]), "{ids:?}");
+        drop(end);
     }
 }

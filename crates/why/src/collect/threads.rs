@@ -7,11 +7,16 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     io,
-    time::Duration,
 };
 
 use self::sample::{Changed, Counts, Look, Waiter};
-use super::{Target, clock::Pace, patience::patiently, tiers, window::Overlap};
+use super::{
+    Target,
+    clock::Pace,
+    patience::{LOOK_WITHIN, Patience, patiently},
+    tiers,
+    window::Overlap,
+};
 use crate::observation::{Hidden, PollCall, Thread, ThreadCounts, ThreadState, Threads};
 
 /// Threads that are looked at, half of them the oldest and half the newest; the others are counted.
@@ -20,8 +25,6 @@ const THREADS: usize = 2_000;
 const EPOLLS: usize = 8;
 /// Of a thread that has waited for a lock for less it is not asked who holds it.
 const LOCKED_US: u64 = 1_000_000;
-/// How long one look at all of them may take.
-const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
 /// Collects [`Threads`].
 #[derive(Debug)]
@@ -35,6 +38,10 @@ pub struct Collector {
     /// Whether their system calls are read: not once that was refused, or took for ever.
     calls: bool,
     hidden: Option<Hidden>,
+    /// For asking who holds locks, which reads memory.
+    holders: Patience,
+    /// What kept the last look from being one.
+    trouble: Option<io::Error>,
     pace: Pace,
 }
 
@@ -77,6 +84,8 @@ impl Collector {
             round: 0,
             calls: true,
             hidden: None,
+            holders: Patience::new("who holds the locks that threads wait for", LOOK_WITHIN),
+            trouble: None,
             pace: Pace::default(),
         };
         this.pace.begin(0);
@@ -93,7 +102,7 @@ impl Collector {
     /// Another look; at very many busy threads not every time.
     pub fn look(&mut self, at_us: u64) {
         if self.pace.begin(at_us) {
-            let _ = self.round(at_us);
+            self.trouble = self.round(at_us).err();
             self.pace.end(at_us);
         }
     }
@@ -115,7 +124,7 @@ impl Collector {
     /// A look at all, whatever it costs.
     pub fn look_at_all(&mut self, at_us: u64) {
         if self.target.is_alive() {
-            let _ = self.round(at_us);
+            self.trouble = self.round(at_us).err();
         }
     }
 
@@ -130,8 +139,16 @@ impl Collector {
 
     /// What was seen in the window.
     #[must_use]
-    pub fn observed(&self, not_visible: &mut Vec<Hidden>) -> Threads {
-        not_visible.extend(self.hidden.iter().cloned());
+    pub fn observed(&mut self, not_visible: &mut Vec<Hidden>) -> Threads {
+        let held_by = self.held_by();
+        not_visible.extend(self.hidden.iter().chain(self.holders.refused()).cloned());
+        if let Some(err) = self.trouble.as_ref().filter(|_| self.target.is_alive()) {
+            not_visible.push(Hidden {
+                what: "the last look at threads".to_owned(),
+                why: format!("/proc/{}/task: {err}", self.target.pid()),
+                how: "watch again".to_owned(),
+            });
+        }
         if self.left_out > 0 {
             not_visible.push(Hidden {
                 what: format!("{} of its {} threads", self.left_out, self.last),
@@ -140,7 +157,6 @@ impl Collector {
             });
         }
         let mut threads: Vec<Thread> = self.threads.values().map(Record::observed).collect();
-        let held_by = self.held_by(not_visible);
         for thread in &mut threads {
             if let Some(blocked) = &mut thread.blocked_in {
                 blocked.held_by = held_by.get(&thread.tid).copied();
@@ -151,7 +167,7 @@ impl Collector {
     }
 
     /// Who holds what threads have waited for all along. Looked at last: a lock may change hands while somebody waits.
-    fn held_by(&self, not_visible: &mut Vec<Hidden>) -> HashMap<u32, u32> {
+    fn held_by(&mut self) -> HashMap<u32, u32> {
         let long = |record: &Record| record.thread.blocked_us >= LOCKED_US;
         let waiting: Vec<Waiter> = self
             .threads
@@ -164,15 +180,8 @@ impl Collector {
         }
         let target = self.target.clone();
         let all: Vec<u32> = self.threads.keys().copied().collect();
-        match patiently("who holds the locks that threads wait for", LOOK_WITHIN, move || {
-            sample::holders(&target, &waiting, &all)
-        }) {
-            Ok(held) => held.into_iter().collect(),
-            Err(hidden) => {
-                not_visible.push(hidden);
-                HashMap::new()
-            }
-        }
+        let held = self.holders.ask(move || sample::holders(&target, &waiting, &all));
+        held.into_iter().flatten().collect()
     }
 
     fn round(&mut self, at_us: u64) -> io::Result<()> {
@@ -322,5 +331,43 @@ impl Record {
             involuntary_switches: self.switches.1.saturating_sub(window.switches.1),
             ..self.thread.clone()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc::channel, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn who_holds_locks_stays_hidden_where_that_was_not_answered_once() {
+        let mut threads = Collector::attach(&Target::new(std::process::id()).unwrap()).unwrap();
+        threads.holders = Patience::new("holders", Duration::from_millis(10));
+        let (end, ended) = channel::<()>();
+        assert_eq!(threads.holders.ask(move || ended.recv().is_ok()), None);
+        for record in threads.threads.values_mut() {
+            (record.lock, record.thread.blocked_us) = (Some(8), LOCKED_US);
+        }
+        for _ in 0..2 {
+            let mut hidden = Vec::new();
+            let _ = threads.observed(&mut hidden);
+            assert!(hidden.iter().any(|hidden| hidden.what == "holders"), "{hidden:?}");
+        }
+        drop(end);
+    }
+
+    #[test]
+    fn a_look_that_failed_is_said_and_one_that_did_not_takes_it_back() {
+        let mut threads = Collector::attach(&Target::new(std::process::id()).unwrap()).unwrap();
+        let failed = |threads: &mut Collector| {
+            let mut hidden = Vec::new();
+            let _ = threads.observed(&mut hidden);
+            hidden.iter().any(|hidden| hidden.what == "the last look at threads")
+        };
+        threads.trouble = Some(io::ErrorKind::PermissionDenied.into());
+        assert!(failed(&mut threads));
+        threads.look_at_all(1);
+        assert!(!failed(&mut threads));
     }
 }

@@ -328,7 +328,7 @@ impl Trace {
     fn unfinished(&mut self, until_ns: u64, tell: &mut impl FnMut(&Event) -> io::Result<()>) -> io::Result<()> {
         let inside: HashMap<u32, Inside> = self.inside.iter().flatten().filter(|(_, it)| it.since_ns != 0).collect();
         let fds = self.descriptors.records(SeenFd::BYTES, SeenFd::parse);
-        let memory = self.stacks.memory();
+        let mut registers = Vec::new();
         let mut records = Vec::new();
         for thread in self.tasks.look().into_iter().filter(|thread| thread.state != 0) {
             let Some(it) = inside.get(&thread.tid).filter(|it| u64::from(it.number) == thread.call) else { continue };
@@ -350,10 +350,11 @@ impl Trace {
             let is_slow =
                 until_ns.saturating_sub(it.since_ns) >= u64::try_from(self.options.slow.as_nanos()).unwrap_or(0);
             if how.is_told(is_slow, record.what.as_ref()) {
-                let registers = Registers { ip: thread.ip, sp: thread.sp, bp: thread.bp };
-                records.push((self.stacks.live(registers, memory.as_ref()), record));
+                registers.push(Registers { ip: thread.ip, sp: thread.sp, bp: thread.bp });
+                records.push(record);
             }
         }
+        let records = self.stacks.live(&registers).into_iter().zip(records).collect();
         self.tell_all(records, &mut |event| tell(&Event { outcome: Outcome::Unfinished, ..event.clone() }))
     }
 

@@ -18,9 +18,9 @@ use super::{
     clock::{self, us},
     cost::{Meter, OwnCost},
     cpu, fds,
-    go::Goroutines,
+    go::{self, Goroutines},
     join,
-    lookups::Lookups,
+    lookups::{self, Lookups},
     pause::Pause,
     process, sockets, stat, threads,
     tiers::Watcher,
@@ -173,6 +173,8 @@ pub const SIGHT: Duration = Duration::from_secs(5);
 const WINDOW: Duration = Duration::from_millis(40);
 /// How long the first window lasts of a process that begins with the watch.
 const FIRST_WINDOW: Duration = Duration::from_secs(1);
+/// How long a program may take until it has mapped what it is known by: its runtime, its C library.
+const BEGINS: Duration = Duration::from_secs(2);
 /// How long it is left in peace then. Together they cost a busy server less than a hundredth of its throughput.
 const BETWEEN_WINDOWS: Duration = Duration::from_millis(435);
 
@@ -237,7 +239,6 @@ impl Watch {
         let kernel = seen(Kernel::new(), &mut hidden);
         let mut connections =
             kernel.as_ref().and_then(|kernel| seen(events(LIVES, Connections::attach(kernel, &target)), &mut hidden));
-        hidden.extend(connections.iter().flat_map(Connections::hidden).cloned());
         let waiting =
             kernel.as_ref().and_then(|kernel| seen(events(LOOPS, Waiting::attach(kernel, &target)), &mut hidden));
         let go = seen(Goroutines::attach(&target), &mut hidden).flatten();
@@ -405,14 +406,7 @@ impl Watch {
         let at_us = self.clock.at_us();
         let before = self.process.seen().exec_at_us;
         self.process.look(at_us);
-        // Another program: perhaps one of Go now.
-        if self.process.seen().exec_at_us != before {
-            self.go = Goroutines::attach(&self.target).ok().flatten();
-            // Probes are in a file, whoever maps it: they stay where the new program has the same library.
-            if let (None, Some(kernel), true) = (&self.lookups, &self.kernel, self.options.uprobes) {
-                self.lookups = Lookups::attach(kernel, &self.target).ok();
-            }
-        }
+        self.attach_to_program(self.process.seen().exec_at_us != before, at_us);
         self.lookups.iter_mut().for_each(Lookups::look);
         self.go.iter_mut().for_each(|go| go.look(at_us));
         self.fds.iter_mut().for_each(|fds| fds.look(at_us));
@@ -422,6 +416,23 @@ impl Watch {
         self.waiting.iter_mut().for_each(|waiting| waiting.look(at_us));
         self.connections.iter_mut().for_each(|connections| connections.look(at_us));
         self.remember(at_us);
+    }
+
+    /// Attaches again what is bound to a program: to another one, perhaps of Go now, and where it was too early.
+    fn attach_to_program(&mut self, is_new: bool, at_us: u64) {
+        let age_us = at_us.saturating_sub(self.process.seen().exec_at_us.unwrap_or(0));
+        let hidden = &mut self.not_visible;
+        if is_due(go::TOPIC, is_new, age_us, hidden) {
+            hidden.retain(|known| known.what != go::TOPIC);
+            self.go = seen(Goroutines::attach(&self.target), hidden).flatten();
+        }
+        // Probes are in a file, whoever maps it: they stay where the new program has the same library.
+        if let (None, Some(kernel), true) = (&self.lookups, &self.kernel, self.options.uprobes)
+            && is_due(lookups::TOPIC, is_new, age_us, hidden)
+        {
+            hidden.retain(|known| known.what != lookups::TOPIC);
+            self.lookups = seen(Lookups::attach(kernel, &self.target), hidden);
+        }
     }
 
     /// Enters what the collectors saw last.
@@ -486,16 +497,17 @@ impl Watch {
         }
         let mut hidden = self.not_visible.clone();
         let mut seen = Observation { window_us: at_us.saturating_sub(begin_us), ..Observation::default() };
-        seen.fds = self.fds.as_ref().map(|fds| fds.observed(begin_us));
+        seen.fds = self.fds.as_ref().map(|fds| fds.observed(begin_us, &mut hidden));
         if let Some(sockets) = &mut self.sockets {
             let (sockets, by_peer) = sockets.observed(begin_us, at_us, &mut hidden);
             seen.sockets = Some(sockets);
             seen.fds.iter_mut().for_each(|fds| fds.by_peer.clone_from(&by_peer));
         }
-        seen.threads = self.threads.as_ref().map(|threads| threads.observed(&mut hidden));
+        seen.threads = self.threads.as_mut().map(|threads| threads.observed(&mut hidden));
         let dropped = self.connections.as_ref().map_or(0, Connections::dropped);
         let map_bytes = self.connections.as_ref().map_or(0, Connections::map_bytes);
         seen.connections = self.connections.as_mut().map(|connections| connections.observed(begin_us));
+        hidden.extend(self.connections.iter().flat_map(Connections::hidden).cloned());
         seen.cpu = self.cpu.as_ref().map(|cpu| cpu.observed(begin_us));
         if let (Some(cpu), Some(threads)) = (&mut seen.cpu, &seen.threads) {
             cpu.runqueue_us = threads.threads.iter().map(|thread| thread.runqueue_us).sum();
@@ -506,9 +518,11 @@ impl Watch {
         if let Some(go) = &self.go {
             self.process.set_runtime(Runtime::Go { version: go.version().to_owned() });
             seen.go = Some(go.observed(begin_us));
+            hidden.extend(go.hidden().cloned());
         }
         let ago_us = self.clock.at_us().saturating_sub(begin_us);
         seen.lookups = self.lookups.as_mut().map(|lookups| lookups.observed(ago_us, seen.window_us));
+        hidden.extend(self.lookups.iter().filter_map(Lookups::hidden).cloned());
         let lookups_lost = seen.lookups.as_ref().map_or(0, |lookups| lookups.lost);
         let lookups_bytes = self.lookups.as_ref().map_or(0, Lookups::map_bytes);
         self.meter.tell(&mut seen.overhead, &mut hidden);
@@ -554,10 +568,34 @@ fn seen<T>(attached: Result<T, Hidden>, hidden: &mut Vec<Hidden>) -> Option<T> {
     attached.map_err(|why| hidden.push(why)).ok()
 }
 
+/// Whether to attach to a program that began `age_us` ago: it is another one, or was not yet what it is now when that was
+/// tried last. What else keeps it from being seen does not pass.
+fn is_due(topic: &str, is_new: bool, age_us: u64, hidden: &[Hidden]) -> bool {
+    let early = |known: &Hidden| known.what == topic && [go::NOT_YET, lookups::NOT_YET].contains(&known.why.as_str());
+    is_new || age_us < us(BEGINS) && hidden.iter().any(early)
+}
+
 /// The most memory that the watcher ever held, bytes.
 fn peak_rss() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kilobytes.unwrap_or_default().saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_attached_again_while_the_program_begins() {
+        let hidden = |what: &str, why: &str| Hidden { what: what.to_owned(), why: why.to_owned(), how: String::new() };
+        let early = [hidden(go::TOPIC, go::NOT_YET)];
+        assert!(is_due(go::TOPIC, false, 250_000, &early));
+        assert!(!is_due(go::TOPIC, false, us(BEGINS), &early), "what it has not got by then it never has");
+        assert!(!is_due(lookups::TOPIC, false, 250_000, &early), "another's trouble");
+        assert!(!is_due(go::TOPIC, false, 250_000, &[hidden(go::TOPIC, "unknown layout of go1.99")]), "stays so");
+        assert!(!is_due(go::TOPIC, false, 250_000, &[]));
+        assert!(is_due(go::TOPIC, true, 0, &[]));
+    }
 }

@@ -297,7 +297,7 @@ impl Lives {
     /// `is_listener` tells whether the process listens on a port.
     pub(crate) fn observed(
         &self,
-        open: Vec<RawConnection>,
+        open: &[RawConnection],
         now: u64,
         epoch: Epoch,
         is_listener: impl Fn(u16) -> bool,
@@ -307,12 +307,11 @@ impl Lives {
         let nothing = Heads::default();
         let mut all: Vec<(RawConnection, &Heads)> = Vec::with_capacity(self.ended.len() + open.len());
         all.extend(self.ended.iter().filter(|(raw, _)| raw.ended >= epoch.0).map(|(raw, heads)| (*raw, heads)));
-        for raw in open {
-            if raw.has(ENDED) {
-                // Its end was told of, or it was one too many to tell of.
-                if self.ended.iter().any(|(known, _)| same(known, &raw)) {
-                    continue;
-                }
+        let ended: HashSet<u64> = self.ended.iter().map(|(raw, _)| raw.cookie).collect();
+        for raw in open.iter().copied() {
+            // Its end was told of, or it was one too many to tell of; or `open` is older than its end.
+            if ended.contains(&raw.cookie) && self.ended.iter().any(|(known, _)| same(known, &raw)) {
+                continue;
             }
             let heads = self.heads.get(&raw.cookie).unwrap_or(&nothing);
             if heads.tls.as_deref().and_then(|tls| tls.hello_at).is_some_and(|at| at >= epoch.0) {

@@ -5,7 +5,10 @@ use std::{collections::HashMap, fs::File, os::unix::fs::MetadataExt as _, sync::
 use rustix::fs::{FileType, Mode, OFlags, openat};
 
 use super::{Code, elf::Tables};
-use crate::collect::Target;
+use crate::collect::{
+    Target,
+    patience::{LOOK_WITHIN, Patience},
+};
 
 /// How much of `/proc/PID/maps` is read.
 const MAPS_MAX: usize = 8 << 20;
@@ -36,6 +39,13 @@ pub(super) struct Mapping {
     pub(super) path: String,
 }
 
+impl Mapping {
+    /// What tells one module from another.
+    fn key(&self) -> (String, u64, String) {
+        (self.identity.0.clone(), self.identity.1, self.path.clone())
+    }
+}
+
 struct Range {
     start: u64,
     end: u64,
@@ -44,7 +54,6 @@ struct Range {
 }
 
 /// All of a process.
-#[derive(Default)]
 pub(super) struct Modules {
     list: Vec<Module>,
     by_identity: HashMap<(String, u64, String), u32>,
@@ -55,13 +64,35 @@ pub(super) struct Modules {
     may_refresh: bool,
     tables_bytes: usize,
     files: usize,
+    /// For its mappings, its memory and its files: what holds up one read of them holds up the others.
+    pub(super) patience: Patience,
+}
+
+impl Default for Modules {
+    fn default() -> Self {
+        Self {
+            list: Vec::new(),
+            by_identity: HashMap::new(),
+            ranges: Vec::new(),
+            program: None,
+            may_refresh: false,
+            tables_bytes: 0,
+            files: 0,
+            patience: Patience::new("user stacks: what is mapped, and memory", LOOK_WITHIN),
+        }
+    }
 }
 
 impl Modules {
     /// Unknown addresses may be looked up once more.
     pub(super) fn may_refresh(&mut self, target: &Target) {
         self.may_refresh = true;
-        if self.program.is_some() && program(target).is_some_and(|now| Some(now) != self.program) {
+        if self.program.is_none() {
+            return;
+        }
+        let read = target.clone();
+        let now = self.patience.ask(move || program(&read)).flatten();
+        if now.is_some() && now != self.program {
             self.refresh(target);
         }
     }
@@ -69,15 +100,17 @@ impl Modules {
     /// Reads the mappings; of a process that has ended the old ones stay.
     pub(super) fn refresh(&mut self, target: &Target) {
         self.may_refresh = false;
-        let Ok(text) = target.read_text("maps", MAPS_MAX) else { return };
-        let mappings: Vec<Mapping> = text.lines().filter_map(parse).collect();
-        if mappings.is_empty() {
-            return;
-        }
-        self.program = program(target);
+        let read = target.clone();
+        let mapped = self.patience.ask(move || {
+            let text = read.read_text("maps", MAPS_MAX).unwrap_or_default();
+            (text.lines().filter_map(parse).collect::<Vec<Mapping>>(), program(&read))
+        });
+        let Some((mappings, program)) = mapped.filter(|(mappings, _)| !mappings.is_empty()) else { return };
+        self.program = program;
+        self.open(&mappings, target);
         self.ranges.clear();
         for mapping in mappings {
-            if let Some(module) = self.module_of(&mapping, target) {
+            if let Some(module) = self.by_identity.get(&mapping.key()).copied() {
                 let Mapping { start, end, offset, .. } = mapping;
                 self.ranges.push(Range { start, end, offset, module });
             }
@@ -85,17 +118,36 @@ impl Modules {
         self.ranges.sort_by_key(|range| range.start);
     }
 
-    fn module_of(&mut self, mapping: &Mapping, target: &Target) -> Option<u32> {
-        let key = (mapping.identity.0.clone(), mapping.identity.1, mapping.path.clone());
-        if let Some(known) = self.by_identity.get(&key) {
-            return Some(*known);
+    /// Makes modules of those that are new.
+    fn open(&mut self, mappings: &[Mapping], target: &Target) {
+        let mut new: Vec<Mapping> = Vec::new();
+        for mapping in mappings {
+            let key = mapping.key();
+            let is_known = self.by_identity.contains_key(&key) || new.iter().any(|new| new.key() == key);
+            if !is_known && self.list.len() + new.len() < MODULES_MAX {
+                new.push(mapping.clone());
+            }
         }
-        let index = u32::try_from(self.list.len()).ok().filter(|_| self.list.len() < MODULES_MAX)?;
-        let file = (mapping.identity.1 != 0 && self.files < FILES_MAX).then(|| open(mapping, target)).flatten();
-        self.files += usize::from(file.is_some());
-        self.list.push(Module { path: mapping.path.clone(), file: file.map(Arc::new), tables: None });
-        self.by_identity.insert(key, index);
-        Some(index)
+        if new.is_empty() {
+            return;
+        }
+        let keys: Vec<_> = new.iter().map(Mapping::key).collect();
+        let (mut left, target) = (FILES_MAX.saturating_sub(self.files), target.clone());
+        let opened = self.patience.ask(move || {
+            let file = |mapping: &Mapping| {
+                let file = (mapping.identity.1 != 0 && left > 0).then(|| open(mapping, &target)).flatten();
+                left -= usize::from(file.is_some());
+                file.map(Arc::new)
+            };
+            new.iter().map(file).collect::<Vec<_>>()
+        });
+        let opened = opened.unwrap_or_default().into_iter().chain(std::iter::repeat(None));
+        for (key, file) in keys.into_iter().zip(opened) {
+            let Ok(index) = u32::try_from(self.list.len()) else { return };
+            self.files += usize::from(file.is_some());
+            self.list.push(Module { path: key.2.clone(), file, tables: None });
+            self.by_identity.insert(key, index);
+        }
     }
 
     pub(super) fn get(&self, index: u32) -> Option<&Module> {
@@ -128,7 +180,8 @@ impl Modules {
     pub(super) fn tables(&mut self, index: u32) -> Option<&Tables> {
         let module = self.list.get_mut(usize::try_from(index).ok()?)?;
         let tables = module.tables.get_or_insert_with(|| {
-            let tables = module.file.as_ref().and_then(|file| Tables::read(file))?;
+            let file = module.file.clone()?;
+            let tables = self.patience.ask(move || Tables::read(&file)).flatten()?;
             let bytes = self.tables_bytes + tables.bytes();
             (bytes <= TABLES_MAX).then(|| {
                 self.tables_bytes = bytes;

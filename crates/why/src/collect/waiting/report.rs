@@ -36,7 +36,7 @@ pub(super) fn fill(waiting: &mut Waiting, observation: &mut Observation) {
     observation.overhead.map_bytes += waiting.tables.bytes;
     observation.overhead.dropped_events +=
         tally.lost_entries + tally.lost_stacks + waiting.stacks.lost() + waiting.lost;
-    observation.not_visible.extend(waiting.hidden.iter().cloned());
+    observation.not_visible.extend(waiting.hidden.iter().chain(waiting.stacks.hidden()).cloned());
 
     let looked_us = waiting.counted.shown().looked_ns / 1000;
     let mut loops = Vec::new();

@@ -45,6 +45,12 @@ struct Wait {
     switches: u64,
 }
 
+impl Wait {
+    const fn of(seen: &SeenThread) -> Self {
+        Self { ip: seen.ip, sp: seen.sp, bp: seen.bp, switches: seen.voluntary }
+    }
+}
+
 /// Waits at one place by threads of one name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Waited {
@@ -71,14 +77,12 @@ impl Looks {
         if threads.is_empty() {
             return;
         }
-        let memory = stacks.memory();
-        let mut left = UNWOUND_MAX;
+        let moved = threads.iter().filter(|thread| self.has_moved(thread)).take(UNWOUND_MAX);
+        let (tids, registers): (Vec<u32>, Vec<Registers>) = moved.map(|thread| (thread.tid, registers(thread))).unzip();
+        let unwound: HashMap<u32, Option<StackId>> = tids.into_iter().zip(stacks.live(&registers)).collect();
         let before_us = std::mem::replace(&mut self.last_us, at_us);
         for thread in threads {
-            self.enter(thread, before_us, at_us, |registers| {
-                left = left.checked_sub(1)?;
-                stacks.live(registers, memory.as_ref())
-            });
+            self.enter(thread, before_us, at_us, || unwound.get(&thread.tid).copied().flatten());
         }
         // Those that have ended are kept for their names, as long as there is room.
         if self.threads.len() == THREADS_MAX {
@@ -111,13 +115,13 @@ impl Looks {
         waits.chain(self.threads.values().filter_map(|thread| thread.stack))
     }
 
-    fn enter(
-        &mut self,
-        seen: &SeenThread,
-        before_us: u64,
-        at_us: u64,
-        unwind: impl FnOnce(Registers) -> Option<StackId>,
-    ) {
+    /// Whether it waits, and not as it did at the last look.
+    fn has_moved(&self, seen: &SeenThread) -> bool {
+        let known = self.threads.get(&seen.tid);
+        seen.tid != 0 && seen.state != 0 && known.is_none_or(|thread| thread.wait != Some(Wait::of(seen)))
+    }
+
+    fn enter(&mut self, seen: &SeenThread, before_us: u64, at_us: u64, stack: impl FnOnce() -> Option<StackId>) {
         if seen.tid == 0 || self.threads.len() >= THREADS_MAX && !self.threads.contains_key(&seen.tid) {
             return;
         }
@@ -138,11 +142,11 @@ impl Looks {
             thread.polls_now = Some(call);
             thread.looked.both().for_each(|window| *window.in_poll.entry(call as u32).or_default() += 1);
         }
-        let wait = Wait { ip: seen.ip, sp: seen.sp, bp: seen.bp, switches: seen.voluntary };
+        let wait = Wait::of(seen);
         let is_new = thread.wait != Some(wait);
         if is_new {
             // The same place again needs no unwinding where it is surely the same stack: nothing ran since. Else it does.
-            thread.stack = unwind(Registers { ip: seen.ip, sp: seen.sp, bp: seen.bp });
+            thread.stack = stack();
             thread.wait = Some(wait);
             thread.waited_us = 0;
         }
@@ -157,6 +161,10 @@ impl Looks {
             total.longest_us = total.longest_us.max(thread.waited_us);
         }
     }
+}
+
+const fn registers(seen: &SeenThread) -> Registers {
+    Registers { ip: seen.ip, sp: seen.sp, bp: seen.bp }
 }
 
 /// The call by which a thread polls, by the number of a system call.
@@ -195,7 +203,7 @@ mod tests {
         let mut stacks = Stacks::new(&target);
         let mut looks = Looks::default();
         let mut see = |looks: &mut Looks, before, at, seen: &SeenThread| {
-            looks.enter(seen, before, at, |_| stacks.by_addresses(&[1]));
+            looks.enter(seen, before, at, || stacks.by_addresses(&[1]));
         };
         see(&mut looks, 0, 100, &thread(1, 5));
         see(&mut looks, 100, 200, &thread(1, 5));

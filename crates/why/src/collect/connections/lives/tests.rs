@@ -86,7 +86,7 @@ fn hours_of_short_connections_need_no_more_room_than_a_window() {
         let begin = window * WINDOW;
         lives.turn(&[], begin);
         assert!(lives.ended.len() < ENDED_MAX && lives.heads.len() <= FOLLOWED_MAX, "{}", lives.heads.len());
-        let seen = lives.observed(Vec::new(), begin + WINDOW, Epoch(begin), |_| false, true);
+        let seen = lives.observed(&[], begin + WINDOW, Epoch(begin), |_| false, true);
         assert_eq!(seen.connections.len(), KEPT);
         let in_window = |moment: Option<Moment>| matches!(moment, Some(Moment::At(us)) if us <= WINDOW / 1_000);
         assert!(seen.connections.iter().all(|it| in_window(it.opened) && in_window(it.closed)));
@@ -116,7 +116,7 @@ fn a_connection_that_goes_on_is_told_from_before_the_window() {
         ..RawConnection::default()
     };
     let told = |lives: &Lives, raw: &RawConnection, begin| {
-        lives.observed(vec![*raw], 30_000_000, Epoch(begin), |_| false, true).connections.remove(0)
+        lives.observed(&[*raw], 30_000_000, Epoch(begin), |_| false, true).connections.remove(0)
     };
     let first = told(&lives, &raw, 0);
     assert_eq!((first.opened, first.last_read), (Some(Moment::At(1_000)), Some(Moment::At(9_000))));
@@ -153,7 +153,7 @@ fn an_answer_that_was_not_watched_to_its_end_is_not_known_to_be_cut() {
         ..RawConnection::default()
     };
     let seen = |raw: RawConnection, all_transfers| {
-        let seen = lives.observed(vec![raw], 9_000_000, Epoch(0), |_| false, all_transfers);
+        let seen = lives.observed(&[raw], 9_000_000, Epoch(0), |_| false, all_transfers);
         let [connection] = &seen.connections[..] else { panic!("{seen:?}") };
         (connection.read_bytes - CHUNKS.len() as u64, connection.http.as_ref().unwrap().chunks_ended)
     };
