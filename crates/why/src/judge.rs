@@ -1,7 +1,7 @@
 //! The judge of a process: an [`Observation`] in, ranked verdicts out.
 //!
 //! Each rule looks at the whole observation and finds causes, or nothing; what was not observed is never taken for
-//! zero. Then findings that follow from others are put beneath them ([`EFFECTS`]), advisories are set apart, and the
+//! zero. Then findings that follow from others are put beneath them (`EFFECTS`), advisories are set apart, and the
 //! rest is ranked: by severity first, then by the share of stalled time, processor or limit that it explains.
 //!
 //! What counts as long, many or full is in [`thresholds`], but for what a single rule asks, which stands beside it.
