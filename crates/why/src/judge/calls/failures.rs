@@ -1,6 +1,6 @@
 //! Calls that failed, and calls that their callers gave up.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use overdue_core::{
     Cause, Confidence, Source, Stage,
@@ -11,7 +11,7 @@ use overdue_core::{
 use super::{
     Known, Meant, Trouble,
     facts::{CLOSE_NOTIFY, Stages, alert, facts, given_up, libc_errno, os, response_bytes, unread},
-    waits::{asked, came_since, can_be_meant, may_be_answered},
+    waits::{all_turn, asked, came_since, can_be_meant, may_be_answered},
 };
 use crate::{
     Observation,
@@ -302,6 +302,9 @@ pub(super) fn given_up_by_us(seen: &Observation, known: &Known<'_>) -> Option<Tr
     }
     if let Due::Body(missing) = due {
         (exchange.body_bytes, exchange.body_expected) = (of_body, Some(of_body.saturating_add(missing)));
+        // What lies there is not asked for, where nothing else holds up who would read it.
+        let came = known.socket.and_then(|socket| socket.last).filter(|_| unread(known) > 0 && all_turn(seen));
+        exchange.reader_away = came.map_or(Duration::ZERO, |tcp| Duration::from_millis(tcp.last_data_recv_ms.into()));
     }
     let mut trouble = Trouble { waits: false, ..Trouble::of(known, &facts, life) };
     if matches!(due, Due::Body(_)) && left_the_rest(known, trouble.verdict.cause, life) {

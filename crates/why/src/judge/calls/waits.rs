@@ -67,10 +67,15 @@ fn reads_at_its_pace(seen: &Observation, socket: &TcpSocket) -> bool {
     let has_read =
         socket.last.and_then(|tcp| tcp.bytes_received).is_some_and(|bytes| bytes > u64::from(socket.unread_bytes));
     let is_taken_by_choice = !socket.inbound && has_read && process.exec_at_us.is_none() && !process.stopped;
+    is_taken_by_choice && all_turn(seen) && callers(seen).is_empty()
+}
+
+/// Whether each thread of the process is a loop that turns.
+pub(super) fn all_turn(seen: &Observation) -> bool {
     let threads = || seen.threads.iter().flat_map(|threads| &threads.threads);
     // The other threads of Node's are a pool.
-    let is_loop = |thread: &Thread| process.runtime == Runtime::Node && thread.tid != process.pid || turns(thread);
-    is_taken_by_choice && threads().next().is_some() && threads().all(is_loop) && callers(seen).is_empty()
+    let is_pool = |thread: &Thread| seen.process.runtime == Runtime::Node && thread.tid != seen.process.pid;
+    threads().next().is_some() && threads().all(|thread| is_pool(thread) || turns(thread))
 }
 
 /// Whether a thread waits for whatever comes first, as a loop does, whenever it is looked at. A wait for nothing is a

@@ -72,6 +72,12 @@ fn who_leaves_the_rest_unread_has_what_it_wants() {
     };
     assert_eq!(judge(&left(29_696, 80)), Judgement::default());
     only(&left(29_696, 300), Cause::LocalStall);
+    // It could have read on, and did not.
+    let polls = blocked(left(29_696, 300), "poll", 99, 40_000).thread(|thread| {
+        let waits_for = vec![WaitsFor { fd: 9, events: 1, ..WaitsFor::default() }];
+        (thread.calls, thread.blocked_in.as_mut().unwrap().waits_for) = (vec![("poll".to_owned(), 20)], waits_for);
+    });
+    only(&polls, Cause::ReaderSlow);
     // It was looked at before the last read.
     let mut early = left(95_232, 36);
     early.sockets.as_mut().unwrap().tcp[0].last_seen_us = 300_000;
