@@ -25,13 +25,13 @@ use overdue_core::{
 use serde::Serialize;
 
 pub(super) use before::stopped_or_idle;
-pub(super) use callers::{callers, is_for_callers, led_to, listens_alone, may_wait, owes_an_answer, wrote_last};
+pub(super) use callers::{callers, is_for_callers, listens_alone, may_wait, owes_an_answer, wrote_last};
 pub(super) use handed_on::impatient;
 pub(super) use late::deadline_ignored;
 pub(super) use names::asked_lately;
 pub(super) use waits::all_transfers;
 
-use callers::{Callers, is_just_before, is_relayed, led_by};
+use callers::{Callers, Seen, led_by};
 use facts::libc_errno;
 use meant::Meant;
 use upstream::{goes_on_at, upstream, worst_waits_for_peer};
@@ -39,7 +39,6 @@ use upstream::{goes_on_at, upstream, worst_waits_for_peer};
 use super::{
     Finding, Severity, ShareOf, count, diag, share,
     sockets::peer_of,
-    threads::loop_waits_for,
     thresholds::{CROWD, PILE, WORTH},
     total,
     unanswered::own_threads,
@@ -68,6 +67,7 @@ pub struct Stall {
 
 /// The calls in trouble.
 pub(crate) fn stalls(seen: &Observation) -> Vec<Stall> {
+    let seen = &Seen::of(seen);
     let stall = |known: &Known<'_>| {
         let trouble = diagnose(seen, known).into_iter().next()?;
         let cookie =
@@ -97,6 +97,8 @@ struct Trouble {
     sent_ms: Option<u32>,
     /// The wait that is over, or was given up.
     span: Option<handed_on::Span>,
+    /// The process at the other end, where that is on this host.
+    peer_pid: Option<u32>,
     /// Whether nothing of what was said on it was seen.
     unseen: bool,
     /// Whether it may be a wait for what comes some day, in which nobody is held up.
@@ -114,6 +116,7 @@ struct Known<'a> {
 
 /// Calls to peers, grouped by cause and peer; and whether callers of this process wait for the same.
 pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
+    let seen = &Seen::of(seen);
     let known = join(seen);
     let mut troubles: Vec<Trouble> = known.iter().flat_map(|known| diagnose(seen, known)).collect();
     troubles.extend(names::names(seen));
@@ -131,18 +134,20 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
     let stalled = total(troubles.iter().map(|trouble| trouble.stalled_us)).max(crowd_us(seen));
     let all = troubles.len() as u64;
 
-    let mut groups: Vec<((Cause, String), Vec<Trouble>)> = Vec::new();
+    let mut groups: Vec<(String, Vec<Trouble>)> = Vec::new();
+    let mut places: HashMap<(&'static str, String), usize> = HashMap::new();
     for trouble in troubles {
-        let key = (trouble.verdict.cause, trouble.peer.clone());
-        match groups.iter_mut().find(|(of, _)| *of == key) {
+        let place = *places.entry((trouble.verdict.cause.id(), trouble.peer.clone())).or_insert(groups.len());
+        match groups.get_mut(place) {
             Some((_, group)) => group.push(trouble),
-            None => groups.push((key, vec![trouble])),
+            None => groups.push((trouble.peer.clone(), vec![trouble])),
         }
     }
     let before = handed_on::callers(seen);
     let led: Vec<HashSet<u64>> = groups.iter().map(|(_, group)| led_by(seen, group)).collect();
+    let all_led = led.iter().flatten().collect::<HashSet<_>>().len();
     let mut found = Vec::new();
-    for (((_, peer), mut group), own) in groups.into_iter().zip(&led) {
+    for ((peer, mut group), own) in groups.into_iter().zip(&led) {
         let spans: Vec<_> = group.iter().filter_map(|trouble| trouble.span).collect();
         let waited = handed_on::led_to(&before, &spans);
         // A failure among many calls that go well is the network's ordinary noise, unless callers wait for it.
@@ -162,10 +167,9 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         let mut meant = group.iter().map(|trouble| trouble.meant).min().unwrap_or(Meant::No);
         // A crowd whose requests wait for one peer is no chance. What may ask for nothing holds up nobody, however many
         // there are of it.
-        let elsewhere = led.iter().flatten().filter(|caller| !own.contains(*caller)).copied().collect();
-        let callers = Callers::of(seen, &group, &elsewhere);
+        let callers = Callers::of(seen, &group, all_led.saturating_sub(own.len()));
         let requests = group.iter().filter(|trouble| trouble.meant == Meant::Request).count() as u64;
-        let held_up = || callers.all() > 0 || loop_waits_for(seen, &peer);
+        let held_up = || callers.all() > 0 || seen.loop_waits_for(&peer);
         let may_be_held_up = matches!(meant, Meant::Called | Meant::Request | Meant::Perhaps);
         let handed_on = !waited.is_empty() && (may_be_held_up || meant == Meant::Unseen);
         if may_be_held_up && held_up() || handed_on || requests >= CROWD {
@@ -174,6 +178,7 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
         if others_are_served(seen, &group) {
             meant = Meant::OwnAffair;
         }
+        let next = goes_on_at(seen, &group);
         let Some(worst) = group.into_iter().next() else { continue };
         let stage = worst.verdict.stage;
         let severity = if waits { Severity::Waiting } else { Severity::Refusing };
@@ -206,11 +211,11 @@ pub(super) fn rule(seen: &Observation) -> Vec<Finding> {
                 upstream.verdict.confidence = upstream.verdict.confidence.min(Confidence::Medium);
                 upstream.verdict.rejected.push(doubt);
             }
-            upstream = upstream.and(goes_on_at(seen, &peer));
+            upstream = upstream.and(next);
             upstream.peer = Some(peer);
             found.push(upstream.share(ShareOf::StalledTime, part));
         } else if waits {
-            finding = finding.and(goes_on_at(seen, &peer));
+            finding = finding.and(next);
         }
         found.push(finding);
     }
@@ -289,7 +294,7 @@ fn join(seen: &Observation) -> Vec<Known<'_>> {
 }
 
 /// What is wrong with one connection: the worst first.
-fn diagnose(seen: &Observation, known: &Known<'_>) -> Vec<Trouble> {
+fn diagnose(seen: &Seen<'_>, known: &Known<'_>) -> Vec<Trouble> {
     if names::is_lookup(seen, known) {
         return Vec::new();
     }
@@ -302,7 +307,7 @@ fn diagnose(seen: &Observation, known: &Known<'_>) -> Vec<Trouble> {
     troubles
 }
 
-fn worst(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+fn worst(seen: &Seen<'_>, known: &Known<'_>) -> Option<Trouble> {
     let inbound = known.socket.is_some_and(|socket| socket.inbound)
         || known.connection.is_some_and(|connection| connection.side == Side::Server);
     if let Some(trouble) = waits::not_read(seen, known).or_else(|| waits::not_taken(known)) {
@@ -360,6 +365,19 @@ impl Trouble {
         let inbound = known.socket.is_some_and(|socket| socket.inbound);
         let ended = known.connection.is_some_and(|connection| connection.closed.is_some());
         let span = known.connection.and_then(handed_on::waited);
-        Self { peer, verdict, stalled_us, waits: true, ended, inbound, sent_ms, span, unseen, meant: Meant::No }
+        let peer_pid = known.socket.filter(|socket| !socket.inbound).and_then(|socket| socket.peer_pid);
+        Self {
+            peer,
+            verdict,
+            stalled_us,
+            waits: true,
+            ended,
+            inbound,
+            sent_ms,
+            span,
+            peer_pid,
+            unseen,
+            meant: Meant::No,
+        }
     }
 }

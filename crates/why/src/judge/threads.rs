@@ -218,10 +218,9 @@ fn sits(seen: &Observation, loops: &Loops<'_>) -> Option<Finding> {
     Some(finding)
 }
 
-/// Whether an event loop sits in a call to that peer, and all that it serves waits meanwhile.
-pub(super) fn loop_waits_for(seen: &Observation, peer: &str) -> bool {
-    let waits = |finding: &Finding| !finding.advisory && finding.peer.as_deref() == Some(peer);
-    runtime_blocked(seen).iter().any(waits)
+/// The peers of calls in which event loops sit, while all that they serve waits.
+pub(super) fn peers_of_loops(seen: &Observation) -> impl Iterator<Item = String> {
+    runtime_blocked(seen).into_iter().filter(|finding| !finding.advisory).filter_map(|finding| finding.peer)
 }
 
 /// The peer on whose connection, opened from here, a call waits.

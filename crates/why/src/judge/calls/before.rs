@@ -6,9 +6,8 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Meant, Trouble, callers,
+    Known, Meant, Seen, Trouble, callers,
     facts::{facts, passed, untaken},
-    is_just_before, is_relayed, led_to,
 };
 use crate::{
     Observation,
@@ -44,7 +43,7 @@ impl<'a> Sent<'a> {
 }
 
 /// A TLS handshake. Who waits on the connection tells that what was sent was a ClientHello, or its port does.
-pub(super) fn handshake(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+pub(super) fn handshake(seen: &Seen<'_>, known: &Known<'_>) -> Option<Trouble> {
     let Sent { socket, sent, received, silent_us, .. } = Sent::of(known)?;
     // What was seen of it says more.
     if known.connection.is_some_and(|connection| connection.tls.is_some() || connection.http.is_some()) {
@@ -56,7 +55,7 @@ pub(super) fn handshake(seen: &Observation, known: &Known<'_>) -> Option<Trouble
     let unanswered = received == 0;
     let told = if let Some(thread) = thread {
         proc(format!("thread {} ({}) waits in a TLS handshake", thread.tid, thread.name)).with("tid", thread.tid)
-    } else if unanswered && all_wait_in(seen, &GO_HANDSHAKE) {
+    } else if unanswered && seen.all_shake_hands {
         Evidence::new(Source::Memory, "a goroutine waits in a TLS handshake, since the watch began")
     } else if unanswered && TLS_PORTS.contains(&port) {
         diag(format!(
@@ -104,6 +103,14 @@ const GO_ANSWER: [&str; 3] = [
 /// two that are used for HTTPS.
 const TLS_PORTS: [u16; 14] = [443, 465, 636, 853, 989, 990, 993, 994, 995, 5061, 5671, 6443, 8443, 8883];
 
+pub(super) fn all_shake_hands(seen: &Observation) -> bool {
+    all_wait_in(seen, &GO_HANDSHAKE)
+}
+
+pub(super) fn all_wait_for_answers(seen: &Observation) -> bool {
+    all_wait_in(seen, &GO_ANSWER)
+}
+
 /// Whether goroutines have waited in one of those functions since the first look, no fewer than there are connections from
 /// before the watch that got no answer at all: so each of these is waited for.
 fn all_wait_in(seen: &Observation, functions: &[&str]) -> bool {
@@ -118,15 +125,11 @@ fn all_wait_in(seen: &Observation, functions: &[&str]) -> bool {
 }
 
 /// The last that passed was ours, a while ago, and has arrived.
-pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+pub(super) fn unanswered(seen: &Seen<'_>, known: &Known<'_>) -> Option<Trouble> {
     let Sent { socket, tcp, sent, received, silent_us } = Sent::of(known)?;
     // After an answer a client may have the last word, and wait for nothing: in HTTP/2 it most often has. Then only a
     // caller whose request came before it says that something is due.
-    let asked_before =
-        |caller: &&&TcpSocket| caller.last.is_some_and(|caller| caller.last_data_recv_ms >= tcp.last_data_sent_ms);
-    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
-    let led = sockets.filter(|caller| led_to(seen, caller, tcp.last_data_sent_ms)).count();
-    let calls = callers(seen).iter().filter(asked_before).count() + led;
+    let calls = seen.had_asked(tcp.last_data_sent_ms);
     if received > 0 && (tcp.last_data_recv_ms <= tcp.last_data_sent_ms || calls == 0) {
         return None;
     }
@@ -148,12 +151,12 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
     let untaken = untaken(socket);
     let wrote_on = socket.first.and_then(|tcp| tcp.bytes_acked).is_some_and(|acked| acked.saturating_sub(1) < sent);
     let goes_one_way = received == 0 && (wrote_on || sent > REQUEST_MAX);
-    let relayed = !untaken && is_relayed(seen, socket);
-    let awaited = received == 0 && all_wait_in(seen, &GO_ANSWER);
+    let relayed = !untaken && seen.is_relayed(socket);
+    let awaited = received == 0 && seen.all_wait_for_answers;
     let asks_to_wait = received > 0 && super::waits::asks_to_wait(known);
     let doubt = if relayed && received == 0 {
         Some("possible: lines that are sent one way, as logs and metrics are, have no answer")
-    } else if !untaken && !is_handed_on(seen, &tcp) {
+    } else if !untaken && !seen.is_handed_on(tcp.last_data_sent_ms) {
         Some("possible: what it asked was not seen, and may be to wait, for a job or for news")
     } else {
         None
@@ -170,16 +173,6 @@ pub(super) fn unanswered(seen: &Observation, known: &Known<'_>) -> Option<Troubl
         false => Meant::Unseen,
     };
     Some(trouble)
-}
-
-/// Whether it went out just when a caller had asked, who waits since.
-fn is_handed_on(seen: &Observation, tcp: &TcpInfo) -> bool {
-    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
-    let led = |caller: &TcpSocket| led_to(seen, caller, tcp.last_data_sent_ms);
-    let asked = |caller: &TcpSocket| {
-        caller.last.is_some_and(|caller| is_just_before(caller.last_data_recv_ms, tcp.last_data_sent_ms))
-    };
-    sockets.into_iter().any(led) || callers(seen).into_iter().any(asked)
 }
 
 /// Connections on which an answer may have stopped half-way before the watch began, where callers wait and nothing tells

@@ -4,13 +4,16 @@ use std::net::SocketAddr;
 
 use overdue_core::{Cause, Confidence, Evidence};
 
-use super::{callers::Callers, handed_on};
+use super::{
+    Trouble,
+    callers::{Callers, Seen},
+    handed_on,
+};
 use crate::{
     Observation,
     judge::{
         Finding, Severity, count, diag, proc,
-        sockets::{most_frequent, peer_of},
-        threads::loop_waits_for,
+        sockets::most_frequent,
         thresholds::{CROWD, SETTLED_US},
         time,
     },
@@ -27,7 +30,7 @@ pub(super) fn worst_waits_for_peer(finding: &Finding) -> bool {
 
 /// A server whose callers wait while it waits for this peer. `calls`: all of them, and those of them that have not ended.
 pub(super) fn upstream(
-    seen: &Observation,
+    seen: &Seen<'_>,
     peer: &str,
     stage: &'static str,
     (callers, waited): (Callers, &[handed_on::Caller]),
@@ -35,7 +38,7 @@ pub(super) fn upstream(
     stalled_us: u64,
 ) -> Option<Finding> {
     let waiting = callers.all();
-    let loop_waits = loop_waits_for(seen, peer);
+    let loop_waits = seen.loop_waits_for(peer);
     if waiting == 0 && waited.is_empty() && all < CROWD && !loop_waits {
         return None;
     }
@@ -145,10 +148,8 @@ fn is_own(seen: &Observation, peer: &str) -> bool {
 }
 
 /// Where to look next: the process at the other end of calls to this peer, if it is another one of this host.
-pub(super) fn goes_on_at(seen: &Observation, peer: &str) -> Option<Evidence> {
-    let sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
-    let theirs = sockets.filter(|socket| !socket.inbound && peer_of(socket) == peer);
-    let pids = theirs.filter_map(|socket| socket.peer_pid).filter(|pid| *pid != seen.process.pid);
+pub(super) fn goes_on_at(seen: &Observation, group: &[Trouble]) -> Option<Evidence> {
+    let pids = group.iter().filter_map(|trouble| trouble.peer_pid).filter(|pid| *pid != seen.process.pid);
     let (pid, _) = most_frequent(pids)?;
     Some(
         proc(format!("the other end is process {pid} of this host: `overdue why --pid {pid}` goes on there"))

@@ -8,10 +8,9 @@ use overdue_core::{
 };
 
 use super::{
-    Known, Meant, Trouble, callers,
+    Known, Meant, Seen, Trouble,
     facts::{Stages, facts, given_up, passed, response_bytes, since, since_or_until, unread, untaken},
     failures::{asked_in_tls, hidden_by_tls, went_elsewhere},
-    is_relayed,
 };
 use crate::{
     Observation,
@@ -27,7 +26,7 @@ use crate::{
 };
 
 /// Our own side does not read.
-pub(super) fn not_read(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+pub(super) fn not_read(seen: &Seen<'_>, known: &Known<'_>) -> Option<Trouble> {
     let socket = known.socket.filter(|socket| socket.unread_bytes >= QUEUE_FULL)?;
     // It takes nothing; or so little that what lies there lasts for several windows like this one.
     let received = |tcp: Option<TcpInfo>| tcp.and_then(|tcp| tcp.bytes_received);
@@ -62,12 +61,12 @@ pub(super) fn not_read(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
 
 /// Whether a process that has read from a peer, whose loop turns and which holds up nobody, asks for no more by itself: a
 /// player that has enough for now, a download with a limit to its rate.
-fn reads_at_its_pace(seen: &Observation, socket: &TcpSocket) -> bool {
+fn reads_at_its_pace(seen: &Seen<'_>, socket: &TcpSocket) -> bool {
     let process = &seen.process;
     let has_read =
         socket.last.and_then(|tcp| tcp.bytes_received).is_some_and(|bytes| bytes > u64::from(socket.unread_bytes));
     let is_taken_by_choice = !socket.inbound && has_read && process.exec_at_us.is_none() && !process.stopped;
-    is_taken_by_choice && all_turn(seen) && callers(seen).is_empty()
+    is_taken_by_choice && all_turn(seen) && seen.callers.is_empty()
 }
 
 /// Whether each thread of the process is a loop that turns.
@@ -187,7 +186,7 @@ fn handshake_bytes(tls: &TlsHandshake, known: &Known<'_>) -> u64 {
 }
 
 /// A request without answer, or an answer that does not come to its end.
-pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+pub(super) fn exchange(seen: &Seen<'_>, known: &Known<'_>) -> Option<Trouble> {
     let http = known.connection.and_then(|connection| connection.http.as_ref());
     // A known request that nobody has answered.
     if let Some(http) = http
@@ -285,17 +284,15 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
         // Whose wait has ended, and who then went on, waited for no answer.
         let wait_ended = sends_again && matches!(call.timeout_us, Some(Some(_)));
         let is_quick = is_usually_quick(known, waits.stalled_us);
-        let elsewhere = || answers_others(seen, known);
-        let goes_on = received == 0 && (several || sends_on || sends_again || elsewhere()) || wait_ended && !is_quick;
+        let goes_on = received == 0 && (several || sends_on || sends_again || seen.answers_others(socket))
+            || wait_ended && !is_quick;
         let one_way = goes_on && waits.unseen && !untaken;
         // After an answer it may send heartbeats, even in a program that was started to be watched.
         let beats = received > 0 && sends_on && !untaken && !is_request(known) && !is_quick;
         let meant = match waits.meant {
             _ if one_way => Meant::Unseen,
             Meant::No if beats => Meant::Perhaps,
-            Meant::No | Meant::Perhaps
-                if received > 0 && !untaken && !is_request(known) && is_relayed(seen, socket) =>
-            {
+            Meant::No | Meant::Perhaps if received > 0 && !untaken && !is_request(known) && seen.is_relayed(socket) => {
                 Meant::Relayed
             }
             meant => meant,
@@ -321,7 +318,7 @@ pub(super) fn exchange(seen: &Observation, known: &Known<'_>) -> Option<Trouble>
 
 /// A body in chunks of which nothing comes, where what was read last is not its end. It does not say how long it is, and a
 /// stream of news looks the same.
-fn chunks_stopped(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+fn chunks_stopped(seen: &Seen<'_>, known: &Known<'_>) -> Option<Trouble> {
     let connection = known.connection.filter(|it| !it.heads_hidden && unread(known) == 0)?;
     let http = connection.http.as_ref().filter(|http| http.chunks_ended == Some(false) && !http.half_head)?;
     let silent = since_or_until(connection.last_read?, known, seen.window_us).filter(|us| *us >= SETTLED_US)?;
@@ -365,7 +362,7 @@ fn sends_again(known: &Known<'_>) -> bool {
 }
 
 /// A request inside of TLS to which nothing has come yet.
-fn hidden(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+fn hidden(seen: &Seen<'_>, known: &Known<'_>) -> Option<Trouble> {
     let connection =
         known.connection.filter(|it| it.closed.is_none() && it.side == Side::Client && unread(known) == 0)?;
     let (tls, sent) = asked_in_tls(connection)?;
@@ -392,7 +389,7 @@ pub(super) fn wrote_last(socket: &TcpSocket, tcp: &TcpInfo) -> bool {
 }
 
 /// A body whose bytes come one by one. How long it may take nobody knows from outside; at this rate it is no transfer.
-fn trickle(seen: &Observation, known: &Known<'_>) -> Option<Trouble> {
+fn trickle(seen: &Seen<'_>, known: &Known<'_>) -> Option<Trouble> {
     let connection = known.connection.filter(|connection| connection.closed.is_none() && unread(known) == 0)?;
     let http = connection.http.as_ref()?;
     let missing = http.missing_bytes.filter(|missing| *missing > 0)?;
@@ -456,7 +453,7 @@ pub(super) fn slow_stages(known: &Known<'_>) -> Vec<Trouble> {
 
 /// Whether a wait may be what the connection is for: a subscriber waits for news, a long poll for an event, a worker for
 /// work. From outside it looks like a server that is slow, unless something shows that it is not meant.
-fn meant(seen: &Observation, known: &Known<'_>, waited: u64) -> Meant {
+fn meant(seen: &Seen<'_>, known: &Known<'_>, waited: u64) -> Meant {
     if asked(seen, known, waited) {
         return Meant::Asked;
     }
@@ -470,7 +467,8 @@ fn meant(seen: &Observation, known: &Known<'_>, waited: u64) -> Meant {
     }
     let is_request = is_request(known);
     // A consumer fetches at once while there is something to fetch, and keeps a connection for its heartbeats.
-    let is_unlike = is_usually_quick(known, waited) && (is_request || !answers_others(seen, known));
+    let is_unlike = is_usually_quick(known, waited)
+        && (is_request || !known.socket.is_some_and(|socket| seen.answers_others(socket)));
     if !can_be_meant(seen, known) || received == 0 || is_unlike {
         Meant::No
     } else if is_request {
@@ -527,19 +525,6 @@ fn is_usually_quick(known: &Known<'_>, waited: u64) -> bool {
     others >= USUAL_ANSWERS && (took / others).saturating_mul(10) <= waited
 }
 
-/// Whether its peer has answered on another connection since it was asked on this one.
-fn answers_others(seen: &Observation, known: &Known<'_>) -> bool {
-    let Some((socket, asked)) = known.socket.and_then(|socket| Some((socket, socket.last?))) else { return false };
-    let mut sockets = seen.sockets.iter().flat_map(|sockets| &sockets.tcp);
-    sockets.any(|other| {
-        let later = |tcp: TcpInfo| {
-            let has_last_word = tcp.last_data_recv_ms < tcp.last_data_sent_ms.saturating_add(TICK_MS);
-            tcp.bytes_received > Some(0) && has_last_word && tcp.last_data_recv_ms < asked.last_data_sent_ms
-        };
-        other.cookie != socket.cookie && other.remote == socket.remote && other.last.is_some_and(later)
-    })
-}
-
 /// Whether bytes were read since then: of an answer whose head was missed, perhaps.
 pub(super) fn came_since(known: &Known<'_>, requested: Moment) -> bool {
     known.connection.and_then(|connection| connection.last_read?.us()) > requested.us()
@@ -575,7 +560,7 @@ pub(super) fn may_be_answered(seen: &Observation, known: &Known<'_>, requested: 
     read || received.is_none_or(|received| received > requested)
 }
 
-fn waiting(seen: &Observation, known: &Known<'_>, waited: u64) -> Option<Trouble> {
+fn waiting(seen: &Seen<'_>, known: &Known<'_>, waited: u64) -> Option<Trouble> {
     if waited < SETTLED_US {
         return None;
     }
