@@ -98,6 +98,8 @@ struct Exchange {
     late: Option<Late>,
     /// Those before it that were answered by an error of the server, and when the last of them was.
     failed: Option<(FailedCalls, u64)>,
+    /// The one before it, as long as no answer to that was told of.
+    unanswered: Option<Box<Self>>,
 }
 
 /// A call that was answered when its caller waited no more.
@@ -171,6 +173,17 @@ impl Early {
 }
 
 impl Exchange {
+    /// It is the next on its connection.
+    fn follows(&mut self, before: Self) {
+        self.failed = before.failed();
+        if before.status.is_none() {
+            self.late = before.late.clone();
+            self.unanswered = Some(Box::new(Self { unanswered: None, ..before }));
+        } else {
+            self.late = before.late();
+        }
+    }
+
     /// It is over: what is remembered of it while the next goes on.
     fn late(self) -> Option<Late> {
         let Self { request, requested, answered, late, .. } = self;
@@ -413,10 +426,10 @@ impl Heads {
             exchange.take(piece);
         } else if let Some(request) = http::request(bytes) {
             let way = Some(piece.way);
-            let before = self.http.take();
-            let failed = before.as_ref().and_then(|before| before.failed());
-            let late = before.and_then(|before| before.late());
-            let mut exchange = Exchange { request, way, requested: piece.at, late, failed, ..Exchange::default() };
+            let mut exchange = Exchange { request, way, requested: piece.at, ..Exchange::default() };
+            if let Some(before) = self.http.take() {
+                exchange.follows(*before);
+            }
             // Where one thread writes and another reads, an answer may be read before the write is told.
             if let Some(early) = self.early.take()
                 && early.way != piece.way
@@ -444,6 +457,13 @@ impl Heads {
             && exchange.status.is_none()
         {
             match http::not_http(bytes) {
+                // The next request came before the answer to this was told of.
+                None if piece.at < exchange.requested && exchange.unanswered.is_some() => {
+                    if let Some(mut before) = exchange.unanswered.take() {
+                        before.take(piece);
+                        exchange.follows(*before);
+                    }
+                }
                 None => exchange.take(piece),
                 Some(other) if from_start => exchange.response.not_http = Some(other),
                 Some(_) => {}
