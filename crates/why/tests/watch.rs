@@ -524,8 +524,8 @@ fn what_it_costs_is_measured_and_what_is_too_dear_is_given_up() {
     let hidden: Vec<_> = poor.not_visible.iter().filter(|hidden| hidden.how.contains("--budget")).collect();
     assert!(!hidden.is_empty(), "{:?}", poor.not_visible);
     assert!(hidden.iter().all(|hidden| hidden.why.contains("more than the budget allows")), "{hidden:?}");
-    let looked_us = |seen: &Observation| seen.polling.as_ref().map(|polling| polling.looked_us);
-    assert!(looked_us(&poor) < looked_us(&free), "{:?} {:?}", looked_us(&poor), looked_us(&free));
+    let looked_us = |seen: &Observation| seen.polling.as_ref().expect("loops are looked at").looked_us;
+    assert!(looked_us(&poor) < looked_us(&free), "{} {}", looked_us(&poor), looked_us(&free));
     // The rest goes on, and what was seen is kept.
     assert_eq!(poor.sockets.unwrap().tcp.len(), 2);
     assert!(poor.connections.is_some() && poor.cpu.unwrap().used_us() > 1_000_000);
