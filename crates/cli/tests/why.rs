@@ -498,9 +498,9 @@ fn who_is_well_gets_no_first_aid() {
     assert!(stdout(&output).contains("no verdict calls for anything"), "{output:?}");
 }
 
-/// A file server that takes every question and answers none, in a mount namespace of its own.
-const DEAD_SERVER: &str = r"
-import ctypes, os, struct, subprocess, sys, threading
+/// A folder on a file server, in a mount namespace of its own.
+const FILE_SERVER: &str = r"
+import ctypes, os, select, struct, subprocess, sys, threading
 folder, overdue = sys.argv[1:]
 libc = ctypes.CDLL(None)
 user, group = os.getuid(), os.getgid()
@@ -512,7 +512,11 @@ libc.mount(None, b'/', None, 0x44000, None)
 try: server = os.open('/dev/fuse', os.O_RDWR)
 except OSError: sys.exit(77)
 options = f'fd={server},rootmode=40000,user_id=0,group_id=0'
-if libc.mount(b'dead', folder.encode(), b'fuse', 0, options.encode()): sys.exit(77)
+if libc.mount(b'server', folder.encode(), b'fuse', 0, options.encode()): sys.exit(77)
+";
+
+/// It takes every question and answers none.
+const DEAD_SERVER: &str = r"
 def serve():
     while True:
         length, kind, unique = struct.unpack_from('=IIQ', os.read(server, 1 << 17))
@@ -532,7 +536,11 @@ fn with_server(script: &str, name: &str) -> Option<String> {
     let said = folder.with_extension("txt");
     let file = fs::File::create(&said).unwrap();
     let mut command = Command::new("python3");
-    command.args(["-c", script]).arg(&folder).arg(env!("CARGO_BIN_EXE_overdue")).stdin(Stdio::null());
+    command
+        .args(["-c", &format!("{FILE_SERVER}{script}")])
+        .arg(&folder)
+        .arg(env!("CARGO_BIN_EXE_overdue"))
+        .stdin(Stdio::null());
     let status = command.stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
     let text = fs::read_to_string(&said).unwrap();
     fs::remove_dir(&folder).unwrap();
@@ -555,21 +563,8 @@ fn a_command_that_no_signal_ends_is_said_to_be_left_behind() {
     }
 }
 
-/// A file server that gives a program out, and is silent once that runs, in a mount namespace of its own.
+/// It gives a program out, and is silent once that runs.
 const SILENT_SERVER: &str = r"
-import ctypes, os, select, struct, subprocess, sys, threading
-folder, overdue = sys.argv[1:]
-libc = ctypes.CDLL(None)
-user, group = os.getuid(), os.getgid()
-if libc.unshare(0x20000 if user == 0 else 0x10020000): sys.exit(77)
-if user:
-    for name, text in ('setgroups', 'deny'), ('uid_map', f'0 {user} 1'), ('gid_map', f'0 {group} 1'):
-        open('/proc/self/' + name, 'w').write(text)
-libc.mount(None, b'/', None, 0x44000, None)
-try: server = os.open('/dev/fuse', os.O_RDWR)
-except OSError: sys.exit(77)
-options = f'fd={server},rootmode=40000,user_id=0,group_id=0'
-if libc.mount(b'silent', folder.encode(), b'fuse', 0, options.encode()): sys.exit(77)
 content = open('/bin/cat', 'rb').read()
 def attributes(node):
     mode, size = (0o40755, 0) if node == 1 else (0o100755, len(content))
